@@ -1,0 +1,209 @@
+"""Configuration of V-JEPA models: architecture and geometry, nothing about training."""
+
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Keyword arguments that `PreTrainedConfig` takes without declaring them as fields.
+_COMMON_KEYWORDS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+    "use_return_dict",
+}
+
+_VITL16: dict[str, Any] = {}
+_VITH16: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32}
+
+#: Architectures by name. `vitl16`, `vith16` and `vith16-384` are the published ones (V-JEPA, Table 10
+#: and the released checkpoints); the smaller ones are the usual ViT sizes with the published predictor,
+#: which always has as many heads as its encoder.
+PRESETS: dict[str, dict[str, Any]] = {
+    "vitt16": {
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "pred_num_attention_heads": 3,
+    },
+    "vits16": {
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "pred_num_attention_heads": 6,
+    },
+    "vitb16": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "pred_num_attention_heads": 12,
+    },
+    "vitl16": _VITL16,
+    "vith16": _VITH16,
+    "vith16-384": {**_VITH16, "crop_size": 384},
+}
+
+
+@strict
+class VJEPAConfig(PreTrainedConfig):
+    r"""
+    Architecture and geometry of a V-JEPA model. The defaults are the published ViT-L/16. Field names
+    follow [`~transformers.VJEPA2Config`] where the meaning is the same.
+
+    Args:
+        patch_size (`int`, defaults to 16): side of a patch, in pixels.
+        crop_size (`int`, defaults to 224): side of the square clip the position grid is laid out for, in
+            pixels; a multiple of `patch_size`. Other input sizes interpolate the grid.
+        frames_per_clip (`int`, defaults to 16): frames of the clip the position grid is laid out for; a
+            multiple of `tubelet_size`. With 1 the model is an image model (I-JEPA) with 2-D positions.
+        tubelet_size (`int`, defaults to 2): frames that one token spans.
+        hidden_size (`int`, defaults to 1024): width of the encoder; a multiple of `num_attention_heads`.
+        in_chans (`int`, defaults to 3): colour channels.
+        num_attention_heads (`int`, defaults to 16): attention heads of the encoder.
+        num_hidden_layers (`int`, defaults to 24): blocks of the encoder.
+        drop_path_rate (`float`, defaults to 0.0): stochastic depth at the last block, growing linearly
+            from 0 at the first; in [0, 1).
+        mlp_ratio (`float`, defaults to 4.0): width of the MLPs over `hidden_size`.
+        layer_norm_eps (`float`, defaults to 1e-6): epsilon of every LayerNorm of encoder and predictor.
+        qkv_bias (`bool`, defaults to `True`): biases on queries, keys and values.
+        attention_probs_dropout_prob (`float`, defaults to 0.0): dropout on attention weights; in [0, 1).
+        hidden_act (`str`, defaults to `"gelu"`): activation of the MLPs (exact GELU).
+        initializer_range (`float`, defaults to 0.02): standard deviation of the truncated normal.
+        uniform_power (`bool`, defaults to `True`): share the position channels evenly between time,
+            height and width (all released models) instead of D/2, D/4, D/4.
+        pred_hidden_size (`int`, defaults to 384): width of the predictor.
+        pred_num_attention_heads (`int`, defaults to 16): attention heads of the predictor (the published
+            models use as many as the encoder).
+        pred_num_hidden_layers (`int`, defaults to 12): blocks of the predictor.
+        pred_num_mask_tokens (`int`, defaults to 2): learnable mask tokens, one per mask generator.
+        pred_zero_init_mask_tokens (`bool`, defaults to `True`): start the mask tokens at zero.
+        pred_mlp_ratio (`float`, defaults to 4.0): width of the predictor's MLPs over `pred_hidden_size`.
+
+    Raises:
+        ValueError: sizes that do not divide, values out of range, or a field that does not exist.
+
+    Example:
+
+    ```python
+    >>> from transformers_vjepa import VJEPAConfig, VJEPAModel
+
+    >>> config = VJEPAConfig.from_preset("vitb16", crop_size=112)
+    >>> config.grid_size
+    (8, 7, 7)
+    >>> model = VJEPAModel(config)
+    ```
+    """
+
+    model_type = "vjepa"
+
+    patch_size: int = 16
+    crop_size: int = 224
+    frames_per_clip: int = 16
+    tubelet_size: int = 2
+    hidden_size: int = 1024
+    in_chans: int = 3
+    num_attention_heads: int = 16
+    num_hidden_layers: int = 24
+    drop_path_rate: float | int = 0.0
+    mlp_ratio: float | int = 4.0
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    attention_probs_dropout_prob: float | int = 0.0
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    uniform_power: bool = True
+    pred_hidden_size: int = 384
+    pred_num_attention_heads: int = 16
+    pred_num_hidden_layers: int = 12
+    pred_num_mask_tokens: int = 2
+    pred_zero_init_mask_tokens: bool = True
+    pred_mlp_ratio: float | int = 4.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        known = {field.name for field in fields(type(self))} | _COMMON_KEYWORDS
+        for name in kwargs:
+            # `PreTrainedConfig` would store a misspelled field silently and train with the default.
+            if name not in known and not name.startswith("_"):
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean `{close[0]}`?" if close else "remove it"
+                raise ValueError(f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: {hint}")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "VJEPAConfig":
+        """
+        The configuration of a named architecture (a key of `PRESETS`), with fields replaced by `overrides`.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @property
+    def grid_size(self) -> tuple[int, int, int]:
+        """Tokens along time, height and width."""
+        side = self.crop_size // self.patch_size
+        return self.frames_per_clip // self.tubelet_size, side, side
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens of a full clip."""
+        time, height, width = self.grid_size
+        return time * height * width
+
+    @property
+    def is_image_model(self) -> bool:
+        """Whether the model sees single pictures (I-JEPA): its positions are 2-D."""
+        return self.frames_per_clip == 1
+
+    def validate_architecture(self) -> None:
+        """Checks that hold between fields; run when the configuration is made and when it is saved."""
+        super().validate_architecture()
+        self._validate_ranges()
+        for total, part in (
+            ("crop_size", "patch_size"),
+            ("frames_per_clip", "tubelet_size"),
+            ("hidden_size", "num_attention_heads"),
+            ("pred_hidden_size", "pred_num_attention_heads"),
+        ):
+            value, divisor = getattr(self, total), getattr(self, part)
+            if value % divisor:
+                nearest = max(1, round(value / divisor)) * divisor
+                raise ValueError(
+                    f"`{total}`={value} is not a multiple of `{part}`={divisor}: "
+                    f"use {total}={nearest}, or another {part}"
+                )
+        # Each axis needs whole sine-cosine pairs; with `uniform_power` the surplus channels are cut off.
+        multiple = 4 if self.is_image_model else 1 if self.uniform_power else 8
+        for name in ("hidden_size", "pred_hidden_size"):
+            if getattr(self, name) % multiple:
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)} cannot hold the sine-cosine positions: "
+                    f"use a multiple of {multiple}"
+                )
+
+    def _validate_ranges(self) -> None:
+        positive = (
+            "patch_size crop_size frames_per_clip tubelet_size hidden_size in_chans num_attention_heads "
+            "num_hidden_layers pred_hidden_size pred_num_attention_heads pred_num_hidden_layers "
+            "pred_num_mask_tokens mlp_ratio pred_mlp_ratio layer_norm_eps initializer_range"
+        )
+        for name in positive.split():
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}`={getattr(self, name)} must be greater than 0")
+        for name in ("drop_path_rate", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}`={getattr(self, name)} must lie in [0, 1)")
+
+
+__all__ = ["PRESETS", "VJEPAConfig"]
