@@ -6,6 +6,9 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Keyword arguments that `PreTrainedConfig` takes without declaring them as fields.
 _COMMON_KEYWORDS = {
@@ -18,6 +21,7 @@ _COMMON_KEYWORDS = {
     "output_attentions",
     "quantization_config",
     "torch_dtype",
+    "use_cache",
     "use_return_dict",
 }
 
@@ -88,7 +92,7 @@ class VJEPAConfig(PreTrainedConfig):
         pred_mlp_ratio (`float`, defaults to 4.0): width of the predictor's MLPs over `pred_hidden_size`.
 
     Raises:
-        ValueError: sizes that do not divide, values out of range, or a field that does not exist.
+        ValueError: sizes that do not divide, values out of range, or a misspelled field.
 
     Example:
 
@@ -128,13 +132,16 @@ class VJEPAConfig(PreTrainedConfig):
     pred_mlp_ratio: float | int = 4.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        known = {field.name for field in fields(type(self))} | _COMMON_KEYWORDS
-        for name in kwargs:
-            # `PreTrainedConfig` would store a misspelled field silently and train with the default.
-            if name not in known and not name.startswith("_"):
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean `{close[0]}`?" if close else "remove it"
-                raise ValueError(f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: {hint}")
+        known = {field.name for field in fields(type(self))}
+        for name in kwargs.keys() - known - _COMMON_KEYWORDS:
+            # `PreTrainedConfig` stores any name: a misspelled field would silently leave the default in force.
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+            if close:
+                raise ValueError(
+                    f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: did you mean `{close[0]}`?"
+                )
+            if not name.startswith("_"):
+                logger.warning(f"`{name}` is not a field of {type(self).__name__}: it is kept, but has no effect")
         super().__post_init__(**kwargs)
 
     @classmethod

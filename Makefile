@@ -1,0 +1,24 @@
+# Everything sets itself up in $(VENV); nothing else is touched.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test style
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed-viz
+	$(RUN) scripts/demo.py
+
+test: $(VENV)/installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest
+
+style: $(VENV)/installed-test
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+$(VENV)/installed-%: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[$*]'
+	touch $@

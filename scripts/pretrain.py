@@ -1,0 +1,262 @@
+#!/usr/bin/env python
+"""
+Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an index file, archives or the Hub.
+
+    python scripts/pretrain.py --config scripts/recipes/tiny_cpu.yaml --output_dir outputs/tiny
+    accelerate launch scripts/pretrain.py --config scripts/recipes/vitl16.yaml \\
+        --dataset k710.csv=0.4 ssv2.csv=0.2 howto/=0.4 --output_dir outputs/vitl16
+
+A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
+"""
+
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from transformers_vjepa import (
+    PRESETS,
+    ClipSampling,
+    StreamPosition,
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPATrainer,
+    VJEPATrainingArguments,
+    VJEPAVideoProcessor,
+    clip_stream,
+)
+from transformers_vjepa.masking import get_mask_strategy
+from transformers_vjepa.streaming import TooManyBrokenVideosError, parse_sources
+from transformers_vjepa.synthetic import build_corpus
+from transformers_vjepa.trainer import CollapseError, DivergedError
+from transformers_vjepa.training_pictures import TrainingPictures
+
+logger = logging.get_logger("transformers_vjepa.pretrain")
+
+
+@dataclass
+class ModelArguments:
+    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from."""
+
+    _argument_group_name = "model"
+
+    preset: str = field(default="vitt16", metadata={"help": "Architecture to start from.", "choices": list(PRESETS)})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Continue from these weights (folder or Hub id) instead of a new model."}
+    )
+    crop_size: int | None = field(default=None, metadata={"help": "Side of a clip in pixels."})
+    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
+    frames_per_clip: int | None = field(default=None, metadata={"help": "Frames of a clip; 1 pretrains on images."})
+    tubelet_size: int | None = field(default=None, metadata={"help": "Frames that a token spans."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the encoder."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the encoder."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the encoder."})
+    pred_hidden_size: int | None = field(default=None, metadata={"help": "Width of the predictor."})
+    pred_num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the predictor."})
+    pred_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the predictor."})
+
+
+@dataclass
+class DataArguments:
+    """Where clips come from and how they are cut."""
+
+    _argument_group_name = "data"
+
+    dataset: list[str] = field(
+        default_factory=lambda: ["synthetic"],
+        metadata={
+            "help": "One or more of: a folder of videos, tars, Parquet or pictures; a text or CSV index ('path label' "
+            "per line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in "
+            "the mix. 'synthetic' renders the built-in corpus beside the output folder."
+        },
+    )
+    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
+    frame_step: int | None = field(default=None, metadata={"help": "Frames from one frame of a clip to the next (4)."})
+    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
+    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
+    short_videos: Literal["repeat_last", "refuse"] = field(
+        default="repeat_last",
+        metadata={"help": "Videos that end before a clip: repeat their last frame, or skip them."},
+    )
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.3, 1.0], metadata={"help": "Least and largest area of a random crop."}
+    )
+    crop_ratio: list[float] = field(
+        default_factory=lambda: [0.75, 1.35], metadata={"help": "Least and largest width/height of a random crop."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
+    max_broken_share: float = field(
+        default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
+    )
+    shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    pass
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
+    """Command line over recipe over defaults."""
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, VJEPATrainingArguments), description=__doc__, formatter_class=_HelpFormatter
+    )
+    parser.add_argument("--config", help="recipe: a YAML file with values for any of these arguments")
+    config = ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config")
+    recipe: Namespace = config.parse_known_args(argv)[0]
+    if recipe.config:
+        values = yaml.safe_load(Path(recipe.config).read_text()) or {}
+        known = {field.name for part in parser.dataclass_types for field in fields(part)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"{recipe.config} sets what is no argument: {', '.join(unknown)}")
+        parser.set_defaults(**values)
+    model, data, training, _ = parser.parse_args_into_dataclasses(argv)
+    return model, data, training
+
+
+def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
+    overrides = {
+        item.name: getattr(arguments, item.name)
+        for item in fields(arguments)
+        if item.name not in ("preset", "init_from") and getattr(arguments, item.name) is not None
+    }
+    if arguments.init_from:
+        return VJEPAForPreTraining.from_pretrained(arguments.init_from, **overrides)
+    config = VJEPAConfig.from_preset(arguments.preset, **overrides)
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    return VJEPAForPreTraining(config)
+
+
+def build_stream(data: DataArguments, config: VJEPAConfig, training: VJEPATrainingArguments, **changes):
+    """The clips of this process; `changes` replace arguments of `clip_stream`."""
+    sampling = ClipSampling(
+        num_frames=config.frames_per_clip,
+        frame_step=data.frame_step,
+        target_fps=data.target_fps,
+        duration=data.clip_duration,
+        short_video=data.short_videos,
+    )
+    settings = {
+        "seed": training.seed,
+        "rank": training.process_index,
+        "world_size": training.world_size,
+        "num_workers": training.dataloader_num_workers,
+        "batch_size": training.per_device_train_batch_size,
+        "split": data.split,
+        "video_column": data.video_column,
+        "shuffle_buffer": data.shuffle_buffer,
+        "crop_scale": tuple(data.crop_scale),
+        "crop_ratio": tuple(data.crop_ratio),
+        "flip_probability": data.flip_probability,
+        "backend": data.decoder,
+        "max_broken_share": data.max_broken_share,
+    }
+    return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
+
+
+def resolve_checkpoint(training: VJEPATrainingArguments) -> str | None:
+    """The checkpoint to resume from; refuses to start anew over an unfinished run."""
+    output_dir = Path(training.output_dir)
+    last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
+    wanted = training.resume_from_checkpoint
+    if wanted in ("auto", "last", "true", "True"):
+        if last is None and wanted != "auto":
+            raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
+        return last
+    if wanted is None and last is not None:
+        raise ValueError(
+            f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
+            "or choose another --output_dir"
+        )
+    return wanted
+
+
+def trained_steps(checkpoint: str) -> int:
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+
+
+def synthetic_root(output_dir: str) -> Path:
+    """Where the built-in corpus is kept: beside the runs that use it."""
+    return Path(output_dir).parent / "synthetic"
+
+
+def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments) -> None:
+    """Renders the built-in corpus where it is asked for, and names its folder instead."""
+    for index, source in enumerate(data.dataset):
+        name, *weight = source.split("=", 1)
+        if name == "synthetic":
+            root = synthetic_root(training.output_dir)
+            with training.main_process_first(desc="rendering the built-in corpus"):
+                build_corpus(root)
+            data.dataset[index] = "=".join([str(root / "train"), *weight])
+
+
+def report(trainer: VJEPATrainer, model_dir: Path) -> None:
+    """Says what happened and how to go on."""
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    change = f", loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
+    print(f"\n{trainer.state.global_step} of {trainer.state.max_steps} steps{change}")
+    if trainer.stop_signal:
+        print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
+    else:
+        print(f"model:    {model_dir}   (AutoModel.from_pretrained loads the target encoder)")
+        print(f"pictures: {model_dir / 'pictures'}")
+
+
+def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
+    """The trainer of a command line, and the checkpoint it resumes from."""
+    model_arguments, data, training = parse_arguments(argv)
+    checkpoint = resolve_checkpoint(training)
+    set_seed(training.seed)
+    place_synthetic_corpus(data, training)
+    model = build_model(model_arguments, training)
+    position = StreamPosition()
+    stream = build_stream(data, model.config, training, position=position)
+    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size)
+    trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
+    preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1)
+    trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
+    return trainer, checkpoint
+
+
+def run(argv: list[str]) -> VJEPATrainer:
+    """One pretraining run from its command line; what the user can mend ends it with one line."""
+    try:
+        trainer, checkpoint = build(argv)
+    except (ValueError, OSError, StrictDataclassError) as error:
+        logger.debug("details", exc_info=True)
+        sys.exit(f"error: {error}")
+    if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
+        print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
+        return trainer
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (CollapseError, DivergedError, TooManyBrokenVideosError) as error:
+        # From a worker the message is a traceback, whose last line is the error.
+        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+    if not trainer.stop_signal:
+        trainer.save_model()
+        trainer.save_state()
+    if trainer.is_world_process_zero():
+        report(trainer, Path(trainer.args.output_dir))
+    return trainer
+
+
+def main() -> None:
+    trainer = run(sys.argv[1:])
+    if trainer.stop_signal:
+        sys.exit(128 + trainer.stop_signal)  # the shell's convention for an end by signal
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,623 @@
+"""
+Corpora -> a shuffled, sharded, resumable stream of uint8 clips.
+
+The stream is a function of the position: global batch `g` of a run holds the positions
+
+    g * world_size * batch_size + rank * batch_size + (0 ... batch_size - 1)
+
+and a position determines the video, the clip, the crop and the flip. DataLoader worker `w` of `W` makes the
+batches `start + w`, `start + w + W`, ... of its rank, which the DataLoader puts back in order. So the batches do
+not depend on the number of workers, the ranks share out one global order, and resuming is starting at a batch.
+"""
+
+import io
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any, NamedTuple
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import IterableDataset
+from PIL import Image, ImageOps
+from torch.utils.data import get_worker_info
+
+from .clip_order import ClipOrder, Draw, hash_counters, permutation
+from .configuration_vjepa import VJEPAConfig
+from .corpora import EncodedClip, IndexedCorpus, SequentialCorpus, open_corpus
+from .decoding import Backend, ClipSampling, CorruptVideoError, DecodingError, read_clip
+from .video_processing_vjepa import CROP_RATIO, CROP_SCALE, augment_clip, resize_and_center_crop
+
+logger = logging.getLogger(__name__)
+
+#: Videos over which the share of broken ones is taken, and the failures from which on it can stop a run.
+BROKEN_WINDOW, MIN_BROKEN = 1000, 20
+# Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
+_MAX_CHUNK_BYTES = 256 * 2**20
+# What a broken video raises. Anything else is a mistake of ours and stops the run at once.
+_BROKEN = (DecodingError, OSError, pa.ArrowInvalid)
+
+
+class TooManyBrokenVideosError(RuntimeError):
+    """The share of videos that cannot be read or decoded is above the bound."""
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """A corpus of a mix: anything that `open_corpus` takes, and its weight."""
+
+    source: str | IterableDataset
+    #: Share of the stream, relative to the other weights; `None` in all: in proportion to the number of videos.
+    weight: float | None = None
+
+
+def parse_sources(values: Sequence[str]) -> list[CorpusSource]:
+    """
+    Read command-line sources: `parse_sources(["k710.csv=0.6", "clips/=0.4"])`. The weight is what follows the
+    last `=`, if that is a number.
+    """
+    sources = []
+    for value in values:
+        name, _, weight = value.rpartition("=")
+        try:
+            sources.append(CorpusSource(name, float(weight)) if name else CorpusSource(value))
+        except ValueError:  # an `=` in a path
+            sources.append(CorpusSource(value))
+    return sources
+
+
+@dataclass
+class StreamPosition:
+    """
+    Where a stream starts. The stream looks when it is iterated (that is, at `iter(dataloader)`), so a trainer
+    can seek after it has loaded its state.
+    """
+
+    #: Batches of each rank already consumed (micro-batches, with gradient accumulation).
+    start_batch: int = 0
+    #: Progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
+    cursors: dict[str, str] = field(default_factory=dict)
+
+    def seek(self, start_batch: int, *, cursors: Mapping[str, str] | None = None) -> None:
+        """
+        Continue after `start_batch` batches.
+
+        Raises:
+            ValueError: a negative batch.
+        """
+        _check_at_least(start_batch=(start_batch, 0))
+        self.start_batch = start_batch
+        self.cursors = dict(cursors or {})
+
+
+def record_cursors(cursors: dict[str, str], batch: Sequence[str]) -> None:
+    """
+    Note the progress that a consumed batch reports: `batch` is its `"cursor"` list. `cursors` then has one
+    entry per rank and lane and is what `StreamPosition.seek` takes; dicts of several ranks can be merged.
+    """
+    for cursor in batch:
+        state = json.loads(cursor)
+        cursors[f"{state['rank']}/{state['lane']}"] = cursor
+
+
+class BrokenVideoMonitor:
+    """
+    Counts broken videos among the last `BROKEN_WINDOW` that this process tried, and logs each. From
+    `MIN_BROKEN` failures in the window on, a share above `max_share` raises `TooManyBrokenVideosError`.
+    """
+
+    def __init__(self, max_share: float) -> None:
+        self._max_share = max_share
+        self._broken: deque[bool] = deque(maxlen=BROKEN_WINDOW)
+        self._examples: deque[str] = deque(maxlen=3)
+
+    def succeeded(self) -> None:
+        self._broken.append(False)
+
+    def failed(self, path: str, error: Exception) -> None:
+        reason = error.reason if isinstance(error, DecodingError) else error  # the rest repeats the path
+        example = f"{path} ({type(error).__name__}: {reason})"
+        logger.warning("skipped a broken video: %s", example)
+        self._broken.append(True)
+        self._examples.append(example)
+        failures = sum(self._broken)
+        if failures >= MIN_BROKEN and failures > self._max_share * len(self._broken):
+            raise TooManyBrokenVideosError(
+                f"{failures} of the last {len(self._broken)} videos are broken "
+                f"({failures / len(self._broken):.1%}), more than max_broken_share={self._max_share:.1%}; the last "
+                f"ones: {'; '.join(self._examples)}. Repair or drop them, or raise max_broken_share"
+            ) from error
+
+
+class _LaneReader:
+    """
+    One lane of a sequential corpus, endless: chunks of references are read, shuffled and handed out, so that a
+    position in it is (epoch, state of the data set before the chunk, references handed out of the chunk).
+    """
+
+    def __init__(
+        self,
+        corpus: SequentialCorpus,
+        *,
+        lane: int,
+        lanes: int,
+        seed: int,
+        shuffle_buffer: int,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self._corpus = corpus
+        self._dataset, self._stride, self._offset = corpus.lane(lane, lanes=lanes)
+        self._lane, self._lanes, self._seed, self._shuffle_buffer = lane, lanes, seed, shuffle_buffer
+        #: What to save to continue after the last reference handed out.
+        self.state = state or {"epoch": 0, "row": 0, "dataset": None, "done": 0}
+        self._references = self._iterate()
+
+    def __next__(self) -> EncodedClip:
+        return next(self._references)
+
+    def _iterate(self) -> Iterator[EncodedClip]:
+        state = self.state
+        for epoch in count(state["epoch"]):
+            # Reorders the shards of this lane; 0 leaves them in place.
+            self._dataset.set_epoch(
+                hash_counters(self._seed, Draw.SHARDS, epoch) >> 32 if self._shuffle_buffer > 1 else 0
+            )
+            if state["dataset"] is not None:
+                self._dataset.load_state_dict(state["dataset"])
+            # Not `iter(dataset)`: in a DataLoader worker that would split the lane once more.
+            rows = ((state["row"] + n, batch) for n, batch in enumerate(self._dataset.iter(batch_size=1)))
+            start, done, empty = dict(state), state["done"], state["row"] == 0
+            while chunk := self._read_chunk(rows):
+                empty = False
+                after = {**start, "row": self._next_row, "dataset": self._dataset.state_dict(), "done": 0}
+                order = self._chunk_order(len(chunk), epoch=epoch, row=start["row"])
+                for number in range(done, len(chunk)):
+                    last = number + 1 == len(chunk)
+                    self.state = after if last else {**start, "done": number + 1}
+                    reference, chunk[order[number]] = chunk[order[number]], None  # let go of the bytes
+                    yield reference
+                start, done = after, 0
+            if empty:
+                raise ValueError(
+                    f"{self._corpus.name} has no rows for reader {self._lane} of {self._lanes}: use fewer "
+                    "DataLoader workers or processes"
+                )
+            self._dataset.load_state_dict(None)
+            state = {"epoch": epoch + 1, "row": 0, "dataset": None, "done": 0}
+
+    def _chunk_order(self, length: int, *, epoch: int, row: int) -> list[int]:
+        if self._shuffle_buffer == 1:
+            return list(range(length))
+        return permutation(length, self._seed, Draw.CHUNK, self._lane, epoch, row).tolist()
+
+    def _read_chunk(self, rows: Iterator[tuple[int, dict[str, list]]]) -> list[EncodedClip]:
+        chunk: list[EncodedClip] = []
+        size = 0
+        for number, batch in rows:
+            self._next_row = number + 1
+            if number % self._stride != self._offset:
+                continue
+            row = {name: cell[0] for name, cell in batch.items()}
+            where = f"row {number} of reader {self._lane}/{self._lanes}"
+            chunk.append(self._corpus.encoded(row, where=where))
+            size += len(chunk[-1].data)
+            if len(chunk) == self._shuffle_buffer or size >= _MAX_CHUNK_BYTES:
+                break
+        return chunk
+
+
+def _read_frames(
+    clip: EncodedClip, *, sampling: ClipSampling, generator: torch.Generator | None, backend: Backend
+) -> torch.Tensor:
+    """uint8 (frames, 3, height, width); a picture is repeated to the length of a clip."""
+    data = clip.data
+    if not data:
+        raise OSError(f"{clip.path} is empty")
+    if isinstance(data, str) and "://" in data:
+        with fsspec.open(data, "rb") as file:
+            data = file.read()
+    if not clip.is_picture:
+        return read_clip(data, sampling=sampling, generator=generator, backend=backend)
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
+            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:  # and OSError
+        raise CorruptVideoError(clip.path, f"cannot be decoded as a picture: {error}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).expand(sampling.num_frames, -1, -1, -1)
+
+
+class _Item(NamedTuple):
+    clip: EncodedClip
+    frames: torch.Tensor
+    num_skipped: int
+
+
+def _check_workers(num_workers: int) -> tuple[int, int]:
+    """(index, number) of the DataLoader worker this runs in; (0, 1) outside of one."""
+    info = get_worker_info()
+    if info is None:
+        return 0, 1
+    if info.num_workers != num_workers:
+        raise ValueError(
+            f"the DataLoader has num_workers={info.num_workers}, but the stream was made for "
+            f"num_workers={num_workers}: give both the same number"
+        )
+    return info.id, info.num_workers
+
+
+@dataclass(frozen=True)
+class _ClipStream:
+    """What the workers need to make their part of the stream; the DataLoader hands it to them."""
+
+    corpora: tuple[IndexedCorpus | SequentialCorpus, ...]
+    weights: tuple[float | None, ...]
+    crop_size: int
+    sampling: ClipSampling
+    position: StreamPosition
+    seed: int
+    rank: int
+    world_size: int
+    num_workers: int
+    batch_size: int
+    shuffle: bool
+    shuffle_buffer: int
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    flip_probability: float
+    backend: Backend
+    max_broken_share: float
+
+    @property
+    def is_sequential(self) -> bool:
+        return any(isinstance(corpus, SequentialCorpus) for corpus in self.corpora)
+
+    def order(self) -> ClipOrder:
+        sizes = [None if isinstance(corpus, SequentialCorpus) else len(corpus) for corpus in self.corpora]
+        return ClipOrder(sizes, weights=self.weights, seed=self.seed, shuffle=self.shuffle)
+
+
+class _Worker:
+    """The part of a stream that one DataLoader worker makes."""
+
+    def __init__(self, stream: _ClipStream) -> None:
+        self._stream = stream
+        self._worker, workers = _check_workers(stream.num_workers)
+        self._workers = workers
+        self._order = stream.order()
+        self._monitor = BrokenVideoMonitor(stream.max_broken_share)
+        self._states = self._load_cursors(stream.position.cursors)
+        self._lanes = next((state["lanes"] for state in self._states.values()), workers)
+        if self._lanes % workers:
+            allowed = [n for n in range(1, self._lanes + 1) if self._lanes % n == 0]
+            raise ValueError(
+                f"num_workers={workers} cannot continue a stream saved with {self._lanes} lanes: choose one of "
+                f"{[0, *allowed]}"
+            )
+        self._readers: dict[tuple[int, int], _LaneReader] = {}
+
+    def _load_cursors(self, cursors: Mapping[str, str]) -> dict[int, dict[str, Any]]:
+        states = [json.loads(cursor) for cursor in cursors.values()]
+        for state in states:
+            if state["world_size"] != self._stream.world_size:
+                raise ValueError(
+                    f"the cursors were saved by {state['world_size']} processes, this run has "
+                    f"{self._stream.world_size}: a streamed corpus continues with the same number only"
+                )
+        if not states and self._stream.is_sequential and self._stream.position.start_batch:
+            raise ValueError(
+                f"a streamed corpus cannot go to batch {self._stream.position.start_batch} by itself: seek with "
+                "the cursors that record_cursors collected up to there"
+            )
+        return {state["lane"]: state for state in states if state["rank"] == self._stream.rank}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        stream = self._stream
+        for batch in count(stream.position.start_batch + self._worker, self._workers):
+            first = (batch * stream.world_size + stream.rank) * stream.batch_size
+            lane = batch % self._lanes
+            for position in range(first, first + stream.batch_size):
+                example = self._example(position, lane=lane)
+                if stream.is_sequential:
+                    example["cursor"] = self._cursor(lane)
+                yield example
+
+    def _example(self, position: int, *, lane: int) -> dict[str, Any]:
+        stream = self._stream
+        clip_seed = hash_counters(stream.seed, Draw.CLIP, position)
+        # The crop draws from a generator of its own: decoding may draw more or fewer numbers.
+        item = self._first_readable(position, lane=lane, clip_seed=clip_seed)
+        frames = augment_clip(
+            item.frames,
+            size=stream.crop_size,
+            generator=torch.Generator().manual_seed(hash_counters(clip_seed)),
+            scale=stream.crop_scale,
+            ratio=stream.crop_ratio,
+            flip_probability=stream.flip_probability,
+        )
+        return {
+            "pixel_values_videos": frames,
+            "clip_seed": clip_seed,
+            "path": item.clip.path,
+            "label": item.clip.label,
+            "num_skipped": item.num_skipped,
+        }
+
+    def _first_readable(self, position: int, *, lane: int, clip_seed: int) -> _Item:
+        """The video due at `position`, or the first of its replacements that can be read."""
+        stream = self._stream
+        # Ends: when nothing can be read, the monitor raises.
+        for attempt in count():
+            path, find = self._due(position, lane=lane, attempt=attempt)
+            generator = torch.Generator().manual_seed(clip_seed)
+            try:
+                clip = find()
+                frames = _read_frames(clip, sampling=stream.sampling, generator=generator, backend=stream.backend)
+            except _BROKEN as error:
+                self._monitor.failed(path, error)
+            else:
+                self._monitor.succeeded()
+                return _Item(clip, frames, attempt)
+        raise AssertionError("unreachable")
+
+    def _due(self, position: int, *, lane: int, attempt: int) -> tuple[str, Callable[[], EncodedClip]]:
+        """Name of the video to try at `position` after `attempt` broken ones, and how to find it."""
+        number, n = self._order.locate(position)
+        corpus = self._stream.corpora[number]
+        if isinstance(corpus, SequentialCorpus):
+            clip = next(self._reader(number, lane))
+            return clip.path, lambda: clip
+        index = self._order.replacement(number, position, attempt) if attempt else self._order.index(number, n)
+        return corpus.describe(index), partial(corpus.read, index)
+
+    def _reader(self, corpus: int, lane: int) -> _LaneReader:
+        stream = self._stream
+        if (corpus, lane) not in self._readers:
+            self._readers[corpus, lane] = _LaneReader(
+                stream.corpora[corpus],
+                lane=stream.rank * self._lanes + lane,
+                lanes=stream.world_size * self._lanes,
+                seed=hash_counters(stream.seed, corpus),
+                shuffle_buffer=stream.shuffle_buffer if stream.shuffle else 1,
+                state=self._states.get(lane, {}).get("readers", {}).get(str(corpus)),
+            )
+        return self._readers[corpus, lane]
+
+    def _cursor(self, lane: int) -> str:
+        """Progress of a lane after the example just made."""
+        # A corpus that the lane has not needed since resuming stays where it was.
+        readers = dict(self._states.get(lane, {}).get("readers", {}))
+        readers |= {str(corpus): reader.state for (corpus, of), reader in self._readers.items() if of == lane}
+        stream = self._stream
+        return json.dumps(
+            {
+                "rank": stream.rank,
+                "world_size": stream.world_size,
+                "lane": lane,
+                "lanes": self._lanes,
+                "readers": readers,
+            }
+        )
+
+
+def _check_at_least(**values: tuple[int, int]) -> None:
+    for name, (value, bound) in values.items():
+        if value < bound:
+            raise ValueError(f"{name}={value} must be at least {bound}")
+
+
+def _stream_lane(lanes: list[int], stream: _ClipStream) -> Iterator[dict[str, Any]]:
+    """
+    Generator behind the data set. `datasets` gives each DataLoader worker one of `lanes`, so that every
+    worker runs it once; which part of the stream that is depends on the worker only, because `set_epoch`
+    shuffles the lanes. Outside of a worker it is called for the lanes in turn; the first never ends.
+    """
+    yield from _Worker(stream)
+
+
+def _as_sources(sources: Any) -> list[CorpusSource]:
+    if isinstance(sources, str | os.PathLike | CorpusSource | IterableDataset):
+        sources = [sources]
+    if not sources:
+        raise ValueError("no source given: pass at least one folder, index, pattern or Hub data set id")
+    return [source if isinstance(source, CorpusSource) else CorpusSource(source) for source in sources]
+
+
+def _open(source: CorpusSource, *, split: str, video_column: str | None) -> IndexedCorpus | SequentialCorpus:
+    corpus = open_corpus(source.source, split=split, video_column=video_column)
+    if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
+        raise FileNotFoundError(f"{source.source} holds no videos or pictures")
+    return corpus
+
+
+def _check_frames(sampling: ClipSampling, config: VJEPAConfig) -> None:
+    if sampling.num_frames != config.frames_per_clip:
+        raise ValueError(
+            f"sampling.num_frames={sampling.num_frames} differs from config.frames_per_clip="
+            f"{config.frames_per_clip}: sample as many frames as the model takes"
+        )
+
+
+def _check_broken_share(max_broken_share: float) -> None:
+    if not 0 <= max_broken_share < 1:
+        raise ValueError(f"max_broken_share={max_broken_share} must lie in [0, 1)")
+
+
+def clip_stream(
+    sources: str | CorpusSource | IterableDataset | Sequence[str | CorpusSource | IterableDataset],
+    *,
+    config: VJEPAConfig,
+    sampling: ClipSampling,
+    position: StreamPosition | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    batch_size: int = 1,
+    split: str = "train",
+    video_column: str | None = None,
+    shuffle: bool = True,
+    shuffle_buffer: int = 256,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip_probability: float = 0.5,
+    backend: Backend = "pyav",
+    max_broken_share: float = 0.05,
+) -> IterableDataset:
+    """
+    The endless training stream of this process, for `DataLoader(stream, batch_size=batch_size,
+    num_workers=num_workers)`. It is split over processes and workers already: do not split it again.
+
+    A video that cannot be read is logged and replaced: by another of its corpus, drawn from the position, or
+    in a streamed corpus by the next.
+
+    Args:
+        sources: one corpus or a mix, see [`open_corpus`] and [`CorpusSource`].
+        config: geometry of the clips: `crop_size`, `frames_per_clip`.
+        sampling: which frames make a clip; a picture is repeated to a clip.
+        position: where to start. Keep the object, and `seek` to resume.
+        seed: the same for all ranks; determines everything random.
+        rank, world_size: this process among those that train.
+        num_workers, batch_size: those of the DataLoader; `batch_size` is per process and micro-batch.
+        split, video_column: see [`open_corpus`].
+        shuffle: shuffle the videos; otherwise they come in the order of the corpus.
+        shuffle_buffer: encoded videos that each lane of a streamed corpus holds to shuffle (fewer above 256
+            MiB), besides its shards; with 1 it keeps the order of the corpus. On resume a lane reads again at
+            most the references of one such chunk, plus what `datasets` needs to find its place in the shard.
+        crop_scale, crop_ratio, flip_probability: see [`augment_clip`].
+        backend: see [`read_clip`].
+        max_broken_share: share of broken videos among the last `BROKEN_WINDOW` tried by a worker, above which
+            the run stops; in [0, 1).
+
+    Returns:
+        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop); `clip_seed`, a 63-bit int
+        that is a function of seed and position; `path`; `label` (-1 if unknown); `num_skipped`, broken videos
+        at this position; and, if a corpus is streamed, `cursor` for [`record_cursors`].
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: see [`open_corpus`] and [`ClipOrder`]; settings out of range. While iterating: a DataLoader
+            with another number of workers, or cursors that do not fit.
+        TooManyBrokenVideosError: while iterating.
+    """
+    _check_frames(sampling, config)
+    _check_broken_share(max_broken_share)
+    _check_at_least(batch_size=(batch_size, 1), shuffle_buffer=(shuffle_buffer, 1), num_workers=(num_workers, 0))
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
+    opened = _as_sources(sources)
+    stream = _ClipStream(
+        corpora=tuple(_open(source, split=split, video_column=video_column) for source in opened),
+        weights=tuple(source.weight for source in opened),
+        crop_size=config.crop_size,
+        sampling=sampling,
+        position=StreamPosition() if position is None else position,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        num_workers=num_workers,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        shuffle_buffer=shuffle_buffer,
+        crop_scale=crop_scale,
+        crop_ratio=crop_ratio,
+        flip_probability=flip_probability,
+        backend=backend,
+        max_broken_share=max_broken_share,
+    )
+    stream.order()  # refuses wrong weights here rather than in a worker
+    return _lanes_dataset(_stream_lane, lanes=max(1, num_workers), stream=stream)
+
+
+def _lanes_dataset(generator: Callable, *, lanes: int, **kwargs: Any) -> IterableDataset:
+    """A data set of `lanes` shards, so that each of as many DataLoader workers gets one."""
+    return IterableDataset.from_generator(generator, gen_kwargs={"lanes": list(range(lanes)), **kwargs})
+
+
+def _iterate_lane(
+    lanes: list[int],
+    corpus: IndexedCorpus,
+    size: int,
+    sampling: ClipSampling,
+    num_workers: int,
+    batch_size: int,
+    backend: Backend,
+    max_broken_share: float,
+) -> Iterator[dict[str, Any]]:
+    worker, workers = _check_workers(num_workers)
+    if get_worker_info() is None and lanes != [0]:
+        return  # the call for the first lane has given all clips
+    monitor = BrokenVideoMonitor(max_broken_share)
+    for first in range(worker * batch_size, len(corpus), workers * batch_size):
+        for index in range(first, min(first + batch_size, len(corpus))):
+            try:
+                clip = corpus.read(index)
+                frames = _read_frames(clip, sampling=sampling, generator=None, backend=backend)
+            except _BROKEN as error:
+                monitor.failed(corpus.describe(index), error)
+                continue
+            monitor.succeeded()
+            yield {
+                "pixel_values_videos": resize_and_center_crop(frames, size=size),
+                "path": clip.path,
+                "label": clip.label,
+            }
+
+
+def iterate_clips(
+    source: str,
+    *,
+    config: VJEPAConfig,
+    sampling: ClipSampling,
+    num_workers: int = 0,
+    batch_size: int = 1,
+    video_column: str | None = None,
+    backend: Backend = "pyav",
+    max_broken_share: float = 0.05,
+) -> IterableDataset:
+    """
+    Every video of a local corpus once and in order, as its centred clip in evaluation geometry, for
+    `DataLoader(clips, batch_size=batch_size, num_workers=num_workers)`. Broken videos are left out and logged.
+
+    Returns:
+        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop); `path`; `label`.
+
+    Raises:
+        FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed.
+        TooManyBrokenVideosError: while iterating, see [`clip_stream`].
+    """
+    _check_frames(sampling, config)
+    _check_broken_share(max_broken_share)
+    _check_at_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
+    corpus = _open(CorpusSource(source), split="train", video_column=video_column)
+    if isinstance(corpus, SequentialCorpus):
+        raise ValueError(f"{source!r} can only be streamed: download it, and pass the folder or files")
+    return _lanes_dataset(
+        _iterate_lane,
+        lanes=max(1, num_workers),
+        num_workers=num_workers,
+        corpus=corpus,
+        size=config.crop_size,
+        sampling=sampling,
+        batch_size=batch_size,
+        backend=backend,
+        max_broken_share=max_broken_share,
+    )
+
+
+__all__ = [
+    "BrokenVideoMonitor",
+    "CorpusSource",
+    "StreamPosition",
+    "TooManyBrokenVideosError",
+    "clip_stream",
+    "iterate_clips",
+    "parse_sources",
+    "record_cursors",
+]

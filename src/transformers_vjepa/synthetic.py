@@ -1,0 +1,528 @@
+"""The built-in corpus: rendered video files with known motion and shape, for the demo and the tests.
+
+One textured shape per video moves over a faintly textured background that drifts on its own. Each video
+has two labels that say nothing about each other: how the shape moves (`MOTIONS`) and what it is
+(`APPEARANCES`). The corpus is made to be a fair judge of frozen features:
+
+- Opposite motions are one render read in the two directions of time: `render_clip(motion="left", seed=s)`
+  is `render_clip(motion="right", seed=s)` backwards, frame by frame. So no statistic of frames without
+  their order can tell them apart.
+- The picture is a torus (what leaves on one side enters on the other) and the orientation is uniform on the
+  circle, so position and orientation have the same distribution in every frame of every motion. Size has
+  it in the middle of the video; away from it zooms are somewhat smaller or larger than the others, as a
+  zoom must be.
+- All shapes of one radius cover the same area; colours, textures, background, drift and illumination are
+  drawn independently of both labels.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+MOTIONS = (
+    "left",
+    "right",
+    "up",
+    "down",
+    "rotate_clockwise",
+    "rotate_counterclockwise",
+    "zoom_in",
+    "zoom_out",
+)
+# Five shapes and eight motions have no common divisor: that is what makes `_labels` balanced, see there.
+APPEARANCES = ("disc", "ring", "triangle", "cross", "bar")
+SPLITS = ("train", "test")
+
+# Raise it with every change that alters a rendered pixel or the layout on disk.
+_FORMAT_VERSION = 1
+
+# Motions that are rendered as another one and played backwards.
+_REVERSE_OF = {
+    "left": "right",
+    "up": "down",
+    "rotate_counterclockwise": "rotate_clockwise",
+    "zoom_out": "zoom_in",
+}
+
+# Ranges that the random numbers of a scene are drawn from, uniformly. Lengths are fractions of the picture's
+# side, so that a video looks the same at every size; "per frame" is at the video's frame rate.
+_RADIUS = (0.17, 0.27)  # of the disc with the shape's area, in the middle of the video; log-uniform
+_SPEED = (0.011, 0.022)  # per frame
+_TURN = (math.radians(4.5), math.radians(8.5))  # per frame
+_ZOOM = (0.016, 0.028)  # change of log(radius) per frame
+_DRIFT = (0.0, 0.003)  # speed of the background, any direction: at most a third of the slowest shape
+_ILLUMINATION = 0.25  # largest change of log(brightness) over the whole video, either sign
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What `build_corpus` renders.
+
+    Args:
+        num_train, num_test: videos per split. Every multiple of 40 has each pair of labels equally often.
+        size: height and width of a video in pixels; even (H.264 halves the colour planes), at least 16.
+        num_frames: frames per video, at least 2. The default holds a clip of 8 frames at stride 2 with room
+            for a random start.
+        fps: frame rate written to the files; it does not change the pictures.
+        seed: corpora of different seeds share no scene.
+
+    Raises:
+        ValueError: a value is out of bounds.
+    """
+
+    num_train: int = 2400
+    num_test: int = 800
+    size: int = 64
+    num_frames: int = 20
+    fps: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {"num_train": 1, "num_test": 1, "size": 16, "num_frames": 2, "fps": 1, "seed": 0}
+        for name, lowest in bounds.items():
+            value = getattr(self, name)
+            if value < lowest:
+                raise ValueError(f"{name} is {value}, but it must be at least {lowest}")
+        if self.size % 2:
+            raise ValueError(f"size is {self.size}, but H.264 needs an even one: use {self.size + 1}")
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video of a corpus and its labels."""
+
+    path: Path
+    split: str
+    motion: str
+    appearance: str
+
+
+# --- Shapes: signed distances in units of the radius, negative inside, each with the area pi of the unit
+# disc. A signed distance d drawn as clip(1/2 - d in pixels, 0, 1) is an edge antialiased over one pixel.
+
+
+def _box(u: np.ndarray, v: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+    return np.maximum(np.abs(u) - half_width, np.abs(v) - half_height)
+
+
+def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.hypot(u, v) - 1.0
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    hole = 0.55  # of the outer radius
+    outer = 1.0 / math.sqrt(1.0 - hole**2)
+    distance = np.hypot(u, v)
+    return np.maximum(distance - outer, hole * outer - distance)
+
+
+def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    # Equilateral with inradius q: area 3 sqrt(3) q^2.
+    inradius = math.sqrt(math.pi / (3.0 * math.sqrt(3.0)))
+    slanted = np.abs(u) * (math.sqrt(3.0) / 2.0) - v * 0.5
+    return np.maximum(slanted, v) - inradius
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    # Two bars of length 2a and width 2wa: area (8w - 4w^2) a^2.
+    width = 0.3
+    arm = math.sqrt(math.pi / (8.0 * width - 4.0 * width**2))
+    return np.minimum(_box(u, v, arm, width * arm), _box(u, v, width * arm, arm))
+
+
+def _bar(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    aspect = 2.8
+    half_width = math.sqrt(math.pi * aspect / 4.0)
+    return _box(u, v, half_width, half_width / aspect)
+
+
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": _disc,
+    "ring": _ring,
+    "triangle": _triangle,
+    "cross": _cross,
+    "bar": _bar,
+}
+
+
+# --- One clip.
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Everything random about a clip. It is drawn before the labels are looked at, so it cannot know them."""
+
+    centre: np.ndarray  # (2,) x, y in pixels, in the middle of the video
+    angle: float
+    radius: float  # pixels
+    speed: float  # pixels per frame
+    turn: float  # radians per frame
+    zoom: float  # log(radius) per frame
+    drift: np.ndarray  # (2,) pixels per frame
+    illumination: float  # log of the last frame's brightness over the first one's
+    shape_waves: np.ndarray  # (waves, 2) radians per radius
+    shape_phases: np.ndarray  # (waves,)
+    background_waves: np.ndarray  # (waves, 2) radians per pixel
+    background_phases: np.ndarray  # (waves,)
+    shape_colours: np.ndarray  # (2, 3) the two ends of the shape's texture, in [0, 1]
+    background_colours: np.ndarray  # (2, 3)
+
+
+def _waves(rng: np.random.Generator, *, number: int, shortest: float, longest: float) -> np.ndarray:
+    """Wave vectors (number, 2) of any direction with wavelengths in the given range."""
+    lengths = 2.0 * math.pi / rng.uniform(shortest, longest, number)
+    directions = rng.uniform(0.0, 2.0 * math.pi, number)
+    return np.stack([lengths * np.cos(directions), lengths * np.sin(directions)], axis=1)
+
+
+def _colour(*, lightness: float, hue: float, chroma: float) -> np.ndarray:
+    """RGB with the given mean over the three channels, so that hue and lightness are independent."""
+    return lightness + chroma * np.cos(hue - 2.0 * math.pi / 3.0 * np.arange(3))
+
+
+def _sample_scene(rng: np.random.Generator, *, size: int) -> _Scene:
+    drift_direction = rng.uniform(0.0, 2.0 * math.pi)
+    drift_speed = size * rng.uniform(*_DRIFT)
+    # A bright shape on a dark background or the other way round; the texture stays on its side of the gap.
+    polarity = rng.choice([-1.0, 1.0])
+    ground = 0.5 - polarity * rng.uniform(0.17, 0.27)
+    hues = rng.uniform(0.0, 2.0 * math.pi, 3)
+    return _Scene(
+        centre=rng.uniform(0.0, size, 2),
+        angle=rng.uniform(0.0, 2.0 * math.pi),
+        radius=size * math.exp(rng.uniform(math.log(_RADIUS[0]), math.log(_RADIUS[1]))),
+        speed=size * rng.uniform(*_SPEED),
+        turn=rng.uniform(*_TURN),
+        zoom=rng.uniform(*_ZOOM),
+        drift=drift_speed * np.array([math.cos(drift_direction), math.sin(drift_direction)]),
+        illumination=rng.uniform(-_ILLUMINATION, _ILLUMINATION),
+        shape_waves=_waves(rng, number=2, shortest=1.6, longest=3.2),
+        shape_phases=rng.uniform(0.0, 2.0 * math.pi, 2),
+        background_waves=_waves(rng, number=4, shortest=0.15 * size, longest=0.6 * size),
+        background_phases=rng.uniform(0.0, 2.0 * math.pi, 4),
+        shape_colours=np.stack(
+            [
+                _colour(lightness=ground + polarity * 0.28, hue=hues[0], chroma=0.16),
+                _colour(lightness=ground + polarity * 0.52, hue=hues[1], chroma=0.16),
+            ]
+        ),
+        background_colours=np.stack(
+            [_colour(lightness=ground + contrast, hue=hues[2], chroma=0.06) for contrast in (-0.06, 0.06)]
+        ),
+    )
+
+
+def _plane_waves(
+    x: np.ndarray, y: np.ndarray, *, waves: np.ndarray, phases: np.ndarray, sharpness: float
+) -> np.ndarray:
+    """A texture in [0, 1]: the sum of plane waves, clipped.
+
+    A plane wave is the product of a function of x and one of y, so all waves of a frame are one small matrix
+    product instead of a cosine per pixel.
+
+    Args:
+        x, y: pixel coordinates, each (frames, size).
+        waves: wave vectors in radians per pixel, (frames, number, 2).
+        phases: radians, (number,).
+        sharpness: factor on the sum before it is clipped.
+
+    Returns:
+        float32 (frames, size, size), rows first.
+    """
+    along_x = np.exp(1j * (waves[:, :, :1] * x[:, None, :] + phases[:, None])).astype(np.complex64)
+    along_y = np.exp(1j * (waves[:, :, 1:] * y[:, None, :])).astype(np.complex64)
+    summed = (along_y.transpose(0, 2, 1) @ along_x).real
+    return np.clip(0.5 + (0.5 * sharpness / phases.size) * summed, 0.0, 1.0)
+
+
+def _render_shape(
+    scene: _Scene, *, appearance: str, motion: str, size: int, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and texture of the shape, each float32 (frames, size, size) in [0, 1].
+
+    Args:
+        times: frames since the middle of the video, (frames,).
+    """
+    direction = {"right": (1.0, 0.0), "down": (0.0, 1.0)}.get(motion, (0.0, 0.0))
+    centre = scene.centre + scene.speed * times[:, None] * np.array(direction)
+    # y points down, so a growing angle turns clockwise on the screen.
+    angle = scene.angle + (scene.turn if motion == "rotate_clockwise" else 0.0) * times
+    radius = scene.radius * np.exp((scene.zoom if motion == "zoom_in" else 0.0) * times)
+
+    pixels = np.arange(size) + 0.5
+    # Offsets from the centre on the torus, in [-size/2, size/2).
+    x = (pixels - centre[:, :1] + size / 2) % size - size / 2
+    y = (pixels - centre[:, 1:] + size / 2) % size - size / 2
+    cosine, sine = np.cos(angle) / radius, np.sin(angle) / radius
+    # Coordinates in the shape's own frame: turn back by the angle, divide by the radius.
+    x32, y32, c32, s32 = (array.astype(np.float32) for array in (x, y, cosine, sine))
+    u = (c32[:, None] * x32)[:, None, :] + (s32[:, None] * y32)[:, :, None]
+    v = (c32[:, None] * y32)[:, :, None] - (s32[:, None] * x32)[:, None, :]
+    distance = _SHAPES[appearance](u, v) * radius.astype(np.float32)[:, None, None]
+    coverage = np.clip(0.5 - distance, 0.0, 1.0)
+
+    # The texture is fixed to the shape, so its wave vectors turn and shrink with it.
+    waves = np.stack(
+        [
+            scene.shape_waves[:, 0] * cosine[:, None] - scene.shape_waves[:, 1] * sine[:, None],
+            scene.shape_waves[:, 0] * sine[:, None] + scene.shape_waves[:, 1] * cosine[:, None],
+        ],
+        axis=2,
+    )
+    return coverage, _plane_waves(x, y, waves=waves, phases=scene.shape_phases, sharpness=2.5)
+
+
+def render_clip(
+    *, motion: str, appearance: str, seed: int | Sequence[int], size: int = 64, num_frames: int = 20
+) -> np.ndarray:
+    """Render one clip.
+
+    The same arguments give the same pixels. With one seed, opposite motions are each other's time reversal.
+
+    Args:
+        motion: one of `MOTIONS`. Directions are those seen on the screen.
+        appearance: one of `APPEARANCES`.
+        seed: seed of everything else (a non-negative integer, or several that act as one seed).
+        size: height and width in pixels.
+        num_frames: number of frames.
+
+    Returns:
+        uint8 (num_frames, size, size, 3), RGB.
+
+    Raises:
+        ValueError: `motion` or `appearance` is not one of the known names.
+    """
+    for name, value, known in (("motion", motion, MOTIONS), ("appearance", appearance, APPEARANCES)):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(known)}")
+    scene = _sample_scene(np.random.default_rng(seed), size=size)
+    times = np.arange(num_frames) - (num_frames - 1) / 2
+    coverage, texture = _render_shape(
+        scene, appearance=appearance, motion=_REVERSE_OF.get(motion, motion), size=size, times=times
+    )
+    pixels = np.arange(size) + 0.5
+    background = _plane_waves(
+        pixels - scene.drift[0] * times[:, None],
+        pixels - scene.drift[1] * times[:, None],
+        waves=np.broadcast_to(scene.background_waves, (num_frames, *scene.background_waves.shape)),
+        phases=scene.background_phases,
+        sharpness=1.5,
+    )
+    gain = np.exp(scene.illumination * times / max(1, num_frames - 1)).astype(np.float32)[:, None, None]
+    frames = np.empty((num_frames, size, size, 3), dtype=np.uint8)
+    for channel in range(3):
+        shape_low, shape_high = scene.shape_colours[:, channel].astype(np.float32)
+        ground_low, ground_high = scene.background_colours[:, channel].astype(np.float32)
+        ground = ground_low + (ground_high - ground_low) * background
+        shape = shape_low + (shape_high - shape_low) * texture
+        light = (ground + coverage * (shape - ground)) * gain
+        frames[..., channel] = np.clip(light * 255.0 + 0.5, 0.0, 255.0)
+    if motion in _REVERSE_OF:
+        frames = np.ascontiguousarray(frames[::-1])
+    return frames
+
+
+# --- The corpus on disk.
+
+
+def _labels(config: CorpusConfig, split: str) -> list[tuple[str, str]]:
+    """(motion, appearance) of every video of a split, in the order of the files.
+
+    Video i has motion i mod 8 and appearance i mod 5: as 8 and 5 have no common divisor, 40 successive
+    videos have each pair once (Chinese remainder theorem), and any number of videos has every motion, every
+    appearance and every pair equally often, up to one. The order is then shuffled.
+    """
+    number = config.num_train if split == "train" else config.num_test
+    pairs = [(MOTIONS[i % len(MOTIONS)], APPEARANCES[i % len(APPEARANCES)]) for i in range(number)]
+    order = np.random.default_rng([config.seed, SPLITS.index(split)]).permutation(number)
+    return [pairs[i] for i in order]
+
+
+def _records(root: Path, config: CorpusConfig) -> list[VideoRecord]:
+    return [
+        VideoRecord(root / split / f"{index:06d}.mp4", split, motion, appearance)
+        for split in SPLITS
+        for index, (motion, appearance) in enumerate(_labels(config, split))
+    ]
+
+
+def _encode(frames: np.ndarray, path: Path, *, fps: int) -> None:
+    """Write frames (frames, size, size, 3) as H.264 with B-frames and a keyframe at least every 12 frames."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        # b_strategy 0: B-frames at fixed places, where the fast presets would leave most of them out.
+        # mbtree 0: on pictures this small, x264's macroblock tree gives files that differ from run to run.
+        options = {"crf": "18", "preset": "veryfast", "b_strategy": "0", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 12
+        stream.codec_context.max_b_frames = 2
+        # One thread per file: the corpus is rendered by several processes already.
+        stream.codec_context.thread_count = 1
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _render_file(job: tuple[VideoRecord, CorpusConfig]) -> None:
+    """Render one video of the corpus. At module level, so that spawned processes find it."""
+    record, config = job
+    # Three numbers where the label order uses two: no stream of random numbers is used twice.
+    seed = [config.seed, SPLITS.index(record.split), int(record.path.stem)]
+    frames = render_clip(
+        motion=record.motion,
+        appearance=record.appearance,
+        seed=seed,
+        size=config.size,
+        num_frames=config.num_frames,
+    )
+    # A file under its final name is a whole file: an interrupted render leaves only the other name behind.
+    unfinished = record.path.with_suffix(f".{os.getpid()}.unfinished")
+    _encode(frames, unfinished, fps=config.fps)
+    os.replace(unfinished, record.path)
+
+
+def _render_files(jobs: list[tuple[VideoRecord, CorpusConfig]], *, num_processes: int | None) -> None:
+    from tqdm.auto import tqdm
+
+    if num_processes is None:
+        # A new process imports this package first, which costs as much as some hundred videos.
+        num_processes = min(os.cpu_count() or 1, math.ceil(len(jobs) / 400))
+    progress = {"total": len(jobs), "desc": "rendering the synthetic corpus", "unit": "video"}
+    if num_processes <= 1:
+        for job in tqdm(jobs, **progress):
+            _render_file(job)
+        return
+    # Spawned, not forked: the caller may have started threads (torch does), and those do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        for _ in tqdm(pool.map(_render_file, jobs, chunksize=16), **progress):
+            pass
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _write_index(root: Path, records: list[VideoRecord]) -> None:
+    rows = ["path,split,motion,appearance"]
+    rows += [f"{r.path.relative_to(root).as_posix()},{r.split},{r.motion},{r.appearance}" for r in records]
+    _write_text(root / "labels.csv", "\n".join(rows) + "\n")
+    for split in SPLITS:
+        for label, names in (("motion", MOTIONS), ("appearance", APPEARANCES)):
+            lines = [
+                f"{r.path.relative_to(root).as_posix()} {names.index(getattr(r, label))}\n"
+                for r in records
+                if r.split == split
+            ]
+            _write_text(root / f"{split}_{label}.csv", "".join(lines))
+
+
+def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
+    """Refuse a folder that holds a corpus of other settings, or something that is no corpus.
+
+    Raises:
+        ValueError: it does.
+    """
+    try:
+        found = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if any(root.iterdir()):
+            raise ValueError(
+                f"{root} is not empty and not a synthetic corpus (it has no config.json): "
+                "choose another folder or empty it"
+            ) from None
+        return
+    names = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    if names:
+        changes = ", ".join(f"{name} {found.get(name)} (asked for: {wanted.get(name)})" for name in names)
+        raise ValueError(f"{root} holds a corpus with {changes}: delete the folder or choose another one")
+
+
+def build_corpus(
+    root: str | os.PathLike, *, config: CorpusConfig | None = None, num_processes: int | None = None
+) -> Path:
+    """Render the corpus into a folder, unless it is there already.
+
+    ```
+    root/config.json             the settings; written first
+    root/train/000000.mp4 ...    H.264, yuv420p, with B-frames
+    root/test/000000.mp4 ...
+    root/labels.csv              path,split,motion,appearance
+    root/train_motion.csv        "path label" per line, the label a position in MOTIONS; the index format of
+                                 the published code. Likewise test_motion, train_appearance, test_appearance.
+    root/manifest.json           the settings; written last: with it the corpus is complete
+    ```
+    Paths in these files are relative to `root`. A render that was interrupted is completed by the next call,
+    which renders what is missing. The frames before encoding do not depend on the number of processes.
+
+    Several processes of a script use spawned workers: call it under `if __name__ == "__main__":`. Where many
+    ranks start together, call it on the main one first.
+
+    Args:
+        root: folder; made if absent.
+        config: what to render; `CorpusConfig()` if not given.
+        num_processes: processes to render with. By default up to one per CPU, fewer for few videos.
+
+    Returns:
+        `root` as a path.
+
+    Raises:
+        ValueError: the folder holds a corpus of other settings, or other files.
+    """
+    root, config = Path(root), config or CorpusConfig()
+    root.mkdir(parents=True, exist_ok=True)
+    settings = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(config)}
+    _check_same_corpus(root, settings)
+    if (root / "manifest.json").exists():
+        return root
+    _write_text(root / "config.json", json.dumps(settings, indent=2) + "\n")
+    records = _records(root, config)
+    for split in SPLITS:
+        (root / split).mkdir(exist_ok=True)
+        for leftover in (root / split).glob("*.unfinished"):
+            leftover.unlink()
+    jobs = [(record, config) for record in records if not record.path.exists()]
+    if jobs:
+        _render_files(jobs, num_processes=num_processes)
+    _write_index(root, records)
+    _write_text(root / "manifest.json", json.dumps(settings, indent=2) + "\n")
+    return root
+
+
+def load_labels(root: str | os.PathLike, *, split: Literal["train", "test"]) -> list[VideoRecord]:
+    """The videos of one split and their labels, in the order of the files.
+
+    Args:
+        root: folder that `build_corpus` returned.
+        split: one of `SPLITS`.
+
+    Raises:
+        ValueError: there is no such split.
+        FileNotFoundError: there is no complete corpus in the folder.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}")
+    root = Path(root)
+    if not (root / "manifest.json").exists():
+        raise FileNotFoundError(f"{root} holds no complete corpus (no manifest.json): call build_corpus first")
+    with open(root / "labels.csv", encoding="utf-8", newline="") as file:
+        return [
+            VideoRecord(root / row["path"], row["split"], row["motion"], row["appearance"])
+            for row in csv.DictReader(file)
+            if row["split"] == split
+        ]

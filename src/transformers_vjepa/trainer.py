@@ -1,0 +1,444 @@
+"""Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`."""
+
+import json
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import IterableDataset
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
+from transformers.utils import logging
+
+from .configuration_vjepa import VJEPAConfig
+from .diagnostics import feature_health
+from .masking import VJEPAMaskCollator, mask_ratios
+from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
+from .schedules import learning_rate_at, momentum_at, weight_decay_at
+from .streaming import StreamPosition, record_cursors
+from .video_processing_vjepa import VJEPAVideoProcessor, normalize_clips
+
+logger = logging.get_logger(__name__)
+
+# Positions per clip that the diagnostics look at: enough for stable figures, cheap at any model size.
+_DIAGNOSED_POSITIONS = 64
+
+
+class CollapseError(RuntimeError):
+    """The target features have (almost) stopped to differ between clips."""
+
+
+class DivergedError(RuntimeError):
+    """The loss is NaN or infinite."""
+
+
+@dataclass
+class VJEPATrainingArguments(TrainingArguments):
+    """
+    Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`] with the defaults of the
+    published V-JEPA recipe where they differ, and the knobs it adds.
+    """
+
+    # Changed defaults.
+    learning_rate: float = field(default=6.25e-4, metadata={"help": "Peak learning rate, after warm-up."})
+    weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the first step."})
+    max_grad_norm: float = field(
+        default=10.0,
+        metadata={"help": "Clip the gradients of encoder and predictor to this norm, each alone. 0: never."},
+    )
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps to run; they are the clock, not epochs."})
+    warmup_steps: float = field(
+        default=0.13,
+        metadata={"help": "Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."},
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are no columns."})
+    ignore_data_skip: bool = field(
+        default=True,
+        metadata={"help": "Must be on: the stream goes to its position without reading up to it."},
+    )
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+
+    # The V-JEPA recipe.
+    start_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate before warm-up."})
+    final_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
+    final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end of the schedule."})
+    ema_momentum: float = field(default=0.998, metadata={"help": "Momentum of the target encoder at the first step."})
+    final_ema_momentum: float = field(default=1.0, metadata={"help": "Momentum at the end of the schedule."})
+    schedule_scale: float = field(
+        default=1.25, metadata={"help": "Lay all schedules out over this many times max_steps; at least 1."}
+    )
+    clip_grad_from_step: int | None = field(
+        default=None,
+        metadata={"help": "First step (from 0) that clips gradients. Default: the one after warm-up."},
+    )
+    loss_exponent: float = field(default=1.0, metadata={"help": "p of the loss |prediction - target|^p / p."})
+    variance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the variance regulariser on the predictions (published: 0)."},
+    )
+    mask_strategy: str = field(
+        default="multiblock", metadata={"help": "Name of a mask strategy (see transformers_vjepa.masking)."}
+    )
+    mask_truncation: Literal["balanced", "published"] = field(
+        default="balanced",
+        metadata={"help": "How masks get equal lengths: fixed counts per sample, or cut to the batch minimum."},
+    )
+
+    # Alarms.
+    collapse_action: Literal["warn", "stop"] = field(
+        default="warn", metadata={"help": "What to do when the target features collapse."}
+    )
+    collapse_std: float = field(
+        default=0.02,
+        metadata={"help": "Collapsed below this std of the target features over clips (healthy: 0.1-1)."},
+    )
+    collapse_rank: float = field(
+        default=1.5,
+        metadata={"help": "Collapsed below this effective rank of the target features over clips."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least, most in (
+            ("ema_momentum", 0.0, 1.0),
+            ("final_ema_momentum", 0.0, 1.0),
+            ("schedule_scale", 1.0, float("inf")),
+            ("loss_exponent", 1.0, float("inf")),
+            ("variance_weight", 0.0, float("inf")),
+            ("max_steps", 1, float("inf")),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [{least}, {most}]")
+        for name, needed in (
+            ("logging_nan_inf_filter", False),
+            ("remove_unused_columns", False),
+            ("ignore_data_skip", True),
+        ):
+            if getattr(self, name) is not needed:
+                raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
+
+
+class _SeekStream(TrainerCallback):
+    """Sends the clip stream to the first batch that the restored state has not seen."""
+
+    def __init__(self, position: StreamPosition):
+        self.position = position
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.position.seek(state.global_step * args.gradient_accumulation_steps, cursors=self.position.cursors)
+
+
+class _StopOnSignal(TrainerCallback):
+    """On SIGINT or SIGTERM: finish the step, save a checkpoint, end training. A second SIGINT interrupts at once."""
+
+    def __init__(self, trainer: "VJEPATrainer"):
+        self.trainer = trainer
+        self._previous: dict[int, Any] = {}
+
+    def _note(self, signum: int, frame: Any) -> None:
+        self.trainer.stop_signal = signum
+        signal.signal(signum, self._previous[signum])
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # All ranks must stop at the same step, and the signal may reach them at different ones.
+        noted = torch.tensor(self.trainer.stop_signal, device=args.device)
+        self.trainer.stop_signal = int(self.trainer.accelerator.gather(noted.reshape(1)).max())
+        if self.trainer.stop_signal:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+
+def _prepare_worker(worker: int, *, num_workers: int, rank: int) -> None:
+    """Seeds a DataLoader worker, and leaves Ctrl-C to the main process, which wants to save first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seed_worker(worker, num_workers=num_workers, rank=rank)
+
+
+class VJEPATrainer(Trainer):
+    """
+    Pretrains a [`VJEPAForPreTraining`] on a stream of clips.
+
+    One step: schedules, forward, backward, clipping of encoder and predictor apart, optimizer, then the
+    target encoder with this step's momentum (V-JEPA, section 3 and appendix; published order).
+
+    Args:
+        model: in float32; use `bf16=True` or `fp16=True` for mixed precision.
+        args: training arguments.
+        train_dataset: what [`~streaming.clip_stream`] made for this process, or any iterable data set of dicts
+            with `pixel_values_videos` (uint8) and `clip_seed` that is split over processes already.
+        position: the position of that stream, so that resuming can seek in it.
+        processing_class: its mean and standard deviation normalise the clips; saved with every checkpoint.
+
+    Raises:
+        ValueError: parameters that are not float32, or another number of mask generators than mask tokens.
+    """
+
+    def __init__(
+        self,
+        model: VJEPAForPreTraining,
+        args: VJEPATrainingArguments,
+        train_dataset: IterableDataset,
+        position: StreamPosition | None = None,
+        processing_class: VJEPAVideoProcessor | None = None,
+        **kwargs: Any,
+    ):
+        wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+        if wrong:
+            raise ValueError(
+                f"the model has {wrong.pop()} parameters: a momentum near 1 rounds away in them; load it with "
+                "dtype=torch.float32 and train with bf16=True"
+            )
+        collator = kwargs.pop("data_collator", None) or VJEPAMaskCollator(
+            model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
+        )
+        if isinstance(collator, VJEPAMaskCollator):
+            self._check_mask_tokens(model.config, collator)
+        if processing_class is None:
+            processing_class = VJEPAVideoProcessor(crop_size=model.config.crop_size)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=collator,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        # The loss is a mean over this batch: the Trainer divides it by the accumulated batches.
+        self.model_accepts_loss_kwargs = False
+        self.position = StreamPosition() if position is None else position
+        self.add_callback(_SeekStream(self.position))
+        self.stop_signal = 0
+        self.add_callback(_StopOnSignal(self))
+        self._cursors: dict[str, str] = {}
+        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._skipped = 0.0
+        self._waited = 0.0
+        self._clips = 0
+        self._since = time.perf_counter()
+
+    @staticmethod
+    def _check_mask_tokens(config: VJEPAConfig, collator: VJEPAMaskCollator) -> None:
+        generators = len(collator.generators)
+        if generators != config.pred_num_mask_tokens:
+            raise ValueError(
+                f"the mask strategy has {generators} generators for pred_num_mask_tokens="
+                f"{config.pred_num_mask_tokens}: make the model with pred_num_mask_tokens={generators}"
+            )
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this rank. The stream splits itself over ranks and workers, so accelerate must not."""
+        args = self.args
+        workers = args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            num_workers=workers,
+            collate_fn=self.data_collator,
+            pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context if workers else None,
+            worker_init_fn=partial(_prepare_worker, num_workers=workers, rank=args.process_index),
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        started = time.perf_counter()
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waited += time.perf_counter() - started
+        return batches, num_items
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._cursors:
+            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (folder / f"stream_{self.args.process_index}.json").write_text(json.dumps(self._cursors))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for file in sorted(Path(checkpoint).glob("stream_*.json")) if checkpoint else []:
+            self._cursors |= json.loads(file.read_text())
+        self.position.cursors = dict(self._cursors)
+
+    # Schedules, optimizer, target encoder
+
+    @property
+    def schedule_step(self) -> int:
+        """Updates made so far; an update that mixed precision skipped does not count."""
+        return self.lr_scheduler.last_epoch
+
+    def _schedule_length(self) -> float:
+        return self.args.schedule_scale * self.args.max_steps
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """All but biases, norms and other vectors."""
+        return [name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith("bias")]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        for group in optimizer.param_groups:
+            group["decays"] = group["weight_decay"] > 0
+        # A skipped step (overflow in fp16) calls neither, so it moves neither schedule nor target.
+        optimizer.register_step_pre_hook(self._before_update)
+        optimizer.register_step_post_hook(self._after_update)
+        return optimizer
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        value = weight_decay_at(
+            self.schedule_step,
+            start=self.args.weight_decay,
+            final=self.args.final_weight_decay,
+            total_steps=self._schedule_length(),
+        )
+        for group in optimizer.param_groups:
+            if group["decays"]:
+                group["weight_decay"] = value
+        self._metrics["weight_decay"] = [value]
+
+    def _after_update(self, *_: Any) -> None:
+        value = momentum_at(
+            self.schedule_step,
+            start=self.args.ema_momentum,
+            final=self.args.final_ema_momentum,
+            total_steps=self._schedule_length(),
+        )
+        self.accelerator.unwrap_model(self.model).update_target(value)
+        self._metrics["ema_momentum"] = [value]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            args = self.args
+            at = partial(
+                learning_rate_at,
+                start=args.start_learning_rate,
+                peak=args.learning_rate,
+                final=args.final_learning_rate,
+                warmup_steps=args.get_warmup_steps(num_training_steps),
+                total_steps=self._schedule_length(),
+            )
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: at(step) / args.learning_rate
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """Clips encoder and predictor apart, after warm-up only; returns the norm of all gradients."""
+        first = self.args.clip_grad_from_step
+        if first is None:
+            first = self.args.get_warmup_steps(self.args.max_steps) + 1
+        limit = self.args.max_grad_norm if self.schedule_step >= first else float("inf")
+        network = self.accelerator.unwrap_model(model)
+        norms = {
+            "encoder_grad_norm": self.accelerator.clip_grad_norm_(network.context_encoder.parameters(), limit),
+            "predictor_grad_norm": self.accelerator.clip_grad_norm_(network.vjepa.predictor.parameters(), limit),
+        }
+        for name, norm in norms.items():
+            norms[name] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+            self._metrics[name].append(norms[name].item())
+        return torch.linalg.vector_norm(torch.stack(list(norms.values())))
+
+    # Loss and what is logged of it
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, VJEPAForPreTrainingOutput]:
+        clips = inputs["pixel_values_videos"]
+        if clips.dtype == torch.uint8:  # the stream's; floats are taken as normalised
+            processor = self.processing_class
+            clips = normalize_clips(clips, mean=processor.image_mean, std=processor.image_std)
+        outputs = model(
+            pixel_values_videos=clips,
+            context_mask=inputs["context_mask"],
+            target_mask=inputs["target_mask"],
+            loss_exponent=self.args.loss_exponent,
+            variance_weight=self.args.variance_weight,
+        )
+        if not torch.isfinite(outputs.loss):
+            raise DivergedError(
+                f"the loss is {outputs.loss.item()} at step {self.state.global_step} on the videos "
+                f"{', '.join(inputs.get('path', ['(no names)']))}: lower the learning rate or look at them"
+            )
+        self._record(inputs, outputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    @torch.no_grad()
+    def _record(self, inputs: dict[str, Any], outputs: VJEPAForPreTrainingOutput) -> None:
+        """Collects figures for the next log; those that cost only where it comes after this step."""
+        metrics = self._metrics
+        self._clips += len(inputs["pixel_values_videos"])
+        self._skipped += float(inputs["num_skipped"].sum()) if "num_skipped" in inputs else 0.0
+        record_cursors(self._cursors, inputs.get("cursor", []))
+        num_patches = outputs.target_hidden_state.shape[1]
+        ratios = mask_ratios(inputs["context_mask"], inputs["target_mask"], num_patches=num_patches)
+        for name, ratio in ratios.items():
+            metrics[name].append(ratio)
+        if (self.state.global_step + 1) % self.state.logging_steps:
+            return
+        if outputs.variance_loss is not None:
+            metrics["variance_loss"].append(outputs.variance_loss.item())
+        stds = [prediction.float().std(dim=1).mean().item() for prediction in outputs.predictions]
+        metrics["predictor_std"].append(sum(stds) / len(stds))
+        stride = -(-num_patches // _DIAGNOSED_POSITIONS)
+        features = self.accelerator.gather(outputs.target_hidden_state[:, ::stride].float().contiguous())
+        normalised = torch.nn.functional.layer_norm(features, features.shape[-1:])
+        health = feature_health(normalised)
+        for name, value in health.items():
+            metrics[name].append(value)
+        self._sound_alarm(health)
+
+    def _sound_alarm(self, health: dict[str, float]) -> None:
+        for name, bound in (
+            ("target_std_over_clips", self.args.collapse_std),
+            ("target_rank_over_clips", self.args.collapse_rank),
+        ):
+            if name in health and health[name] < bound:
+                message = (
+                    f"collapse at step {self.state.global_step}: {name}={health[name]:.4g} is below {bound}; "
+                    "the target encoder gives all clips the same features. Lower the learning rate, raise "
+                    "ema_momentum, or check the masks"
+                )
+                if self.args.collapse_action == "stop":
+                    raise CollapseError(message)
+                logger.warning(message)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # not the summary at the end of training
+            elapsed = time.perf_counter() - self._since
+            means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
+            means["data_wait_share"] = self._waited / elapsed
+            names = sorted(means)
+            local = torch.tensor([means[name] for name in names] + [self._clips / elapsed, self._skipped])
+            total = self.accelerator.reduce(local.to(self.args.device), reduction="sum").cpu()
+            shared = (total[: len(names)] / self.accelerator.num_processes).tolist()
+            logs |= dict(zip(names, shared, strict=True))
+            logs |= {"clips_per_second": total[-2].item(), "videos_skipped": total[-1].item()}
+            self._metrics.clear()
+            self._waited, self._clips, self._since = 0.0, 0, time.perf_counter()
+        super().log(logs, start_time)
+
+
+__all__ = ["CollapseError", "DivergedError", "VJEPATrainer", "VJEPATrainingArguments"]

@@ -1,0 +1,188 @@
+"""The pretraining script, run as its users run it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from transformers_vjepa import VJEPAConfig, VJEPAModel
+from transformers_vjepa.synthetic import CorpusConfig, build_corpus
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+import pretrain  # noqa: E402  (a script, not a module of the package)
+
+TINY = """
+    --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
+    --num_hidden_layers 2 --num_attention_heads 2 --pred_hidden_size 12 --pred_num_hidden_layers 1
+    --pred_num_attention_heads 2 --per_device_train_batch_size 4 --logging_steps 1 --use_cpu true
+""".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus") / "synthetic"
+    return build_corpus(root, config=CorpusConfig(num_train=16, num_test=1, size=32, num_frames=10), num_processes=1)
+
+
+def command(corpus, output_dir, **settings):
+    settings = {"dataset": corpus / "train", "output_dir": output_dir, "max_steps": 4, "save_steps": 2} | settings
+    return TINY + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def environment():
+    """Two threads in each of several processes would fight over the cores."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_run_ends_as_the_uninterrupted_one(corpus, tmp_path, workers):
+    whole = pretrain.run(command(corpus, tmp_path / "whole", dataloader_num_workers=workers))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    settings = {"dataloader_num_workers": workers, "resume_from_checkpoint": "auto"}
+    resumed = pretrain.run(command(corpus, tmp_path / "resumed", **settings))
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, resumed)]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+
+
+def test_leaves_a_model_a_processor_and_pictures(corpus, tmp_path, capsys):
+    trainer = pretrain.run(command(corpus, tmp_path / "run"))
+    model = VJEPAModel.from_pretrained(tmp_path / "run")
+    target = trainer.model.vjepa.encoder.layernorm.weight
+    assert torch.equal(model.encoder.layernorm.weight, target)
+    assert (tmp_path / "run" / "video_preprocessor_config.json").is_file()
+    assert {file.name for file in (tmp_path / "run" / "pictures").glob("*.png")} == {
+        "masks.png",
+        "curves.png",
+        "features.png",
+    }
+    assert "4 of 4 steps, loss" in capsys.readouterr().out
+    # The same command again has nothing to do, and says so.
+    pretrain.run(command(corpus, tmp_path / "run", resume_from_checkpoint="auto"))
+    assert "has all 4 steps: nothing left to train" in capsys.readouterr().out
+
+
+def test_continues_from_weights(corpus, tmp_path):
+    first = pretrain.run(command(corpus, tmp_path / "first", max_steps=1))
+    arguments = command(corpus, tmp_path / "second", max_steps=1, init_from=tmp_path / "first")
+    model_arguments, _, training = pretrain.parse_arguments(arguments)
+    model = pretrain.build_model(model_arguments, training)
+    expected = first.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_stream(corpus, tmp_path):
+    # Steps of one process on 8 clips, or of two on 4 each: the same clips and masks, so the same weights. Adam's
+    # usual epsilon would turn rounding differences of tiny gradients into whole steps.
+    settings = {"max_steps": 2, "adam_epsilon": 0.01, "start_learning_rate": 0.1, "learning_rate": 0.1}
+    config = SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    launch.append(str(SCRIPTS / "pretrain.py"))
+    arguments = command(corpus, tmp_path / "two", dataloader_num_workers=2, **settings)
+    done = subprocess.run(launch + arguments, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 of 2 steps, loss") == 1
+    alone = command(corpus, tmp_path / "one", per_device_train_batch_size=8, **settings)
+    pretrain.run(alone)
+    start = pretrain.build(command(corpus, tmp_path / "start", **settings))[0].model.state_dict()
+    expected, got = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((start[name] - value).abs().max() for name, value in expected.items()) > 1e-3
+    for name, value in expected.items():
+        assert torch.allclose(got[name], value, atol=1e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
+    arguments = command(corpus, tmp_path / "run", max_steps=100000, save_steps=100000, dataloader_num_workers=1)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "pretrain.py"), *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    # The mask sheet is drawn when training begins.
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "pictures" / "masks.png").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "continue with the same command and --resume_from_checkpoint auto" in output
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert pretrain.trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
+    assert (checkpoint / "model.safetensors").is_file()
+
+
+def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"hidden_size": 48, "learning_rate": 0.5, "crop_scale": [0.5, 1.0]}))
+    arguments = ["--config", str(recipe), "--learning_rate", "0.25", "--output_dir", str(tmp_path)]
+    model, data, training = pretrain.parse_arguments(arguments)
+    assert (model.hidden_size, training.learning_rate, data.crop_scale) == (48, 0.25, [0.5, 1.0])
+
+
+@pytest.mark.parametrize("name, preset, clips", [("vitl16", "vitl16", 24), ("vith16", "vith16", 24)])
+def test_published_recipes(tmp_path, name, preset, clips):
+    recipe = SCRIPTS / "recipes" / f"{name}.yaml"
+    model, data, training = pretrain.parse_arguments(
+        ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
+    )
+    assert model.preset == preset
+    assert training.per_device_train_batch_size == clips
+    assert (training.max_steps, training.warmup_steps, training.clip_grad_from_step) == (90000, 12000, 12300)
+    assert (training.start_learning_rate, training.learning_rate) == (2e-4, 6.25e-4)
+    assert (training.ema_momentum, training.mask_truncation) == (0.998, "published")
+
+
+@pytest.mark.parametrize("recipe", sorted((SCRIPTS / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
+    model, _, _ = pretrain.parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
+    fields = {name: value for name, value in vars(model).items() if name not in ("preset", "init_from") and value}
+    assert VJEPAConfig.from_preset(model.preset, **fields).num_patches > 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dataset": "/no/such/folder"}, "error: .*/no/such/folder"),
+        ({"crop_size": 33}, "(?s)error: .*`crop_size`=33 is not a multiple of `patch_size`=8"),
+        ({"mask_strategy": "stripes"}, "error: unknown mask strategy 'stripes'"),
+        ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
+    ],
+)
+def test_mistakes_end_with_one_line(corpus, tmp_path, changes, message):
+    with pytest.raises(SystemExit, match=message) as exit_info:
+        pretrain.run(command(corpus, tmp_path / "run", **changes))
+    assert str(exit_info.value).count("\n") <= 1
+
+
+def test_unknown_recipe_entries_are_refused(corpus, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lerning_rate: 1.0\n")
+    with pytest.raises(SystemExit, match="recipe.yaml sets what is no argument: lerning_rate"):
+        pretrain.run([*command(corpus, tmp_path / "run"), "--config", str(recipe)])
+
+
+def test_a_run_is_not_started_over_another(corpus, tmp_path):
+    (tmp_path / "run" / "checkpoint-2").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="continue it with --resume_from_checkpoint auto"):
+        pretrain.run(command(corpus, tmp_path / "run"))
