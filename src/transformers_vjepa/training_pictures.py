@@ -93,7 +93,8 @@ class TrainingPictures(TrainerCallback):
     def _draw(self, state) -> None:
         if not (self._enabled and state.is_world_process_zero):
             return
-        plot_training_curves(state.log_history, path=self._folder / "curves.png")
+        if any("loss" in entry for entry in state.log_history):  # a checkpoint may come before the first log
+            plot_training_curves(state.log_history, path=self._folder / "curves.png")
         files = {int(re.search(r"\d+", file.stem)[0]): file for file in self._folder.glob("features/*.safetensors")}
         snapshots = [(step, load_file(files[step])["features"]) for step in sorted(files)]
         clips = self._batch["pixel_values_videos"]
