@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -190,6 +191,23 @@ def test_weight_decay_spares_vectors(tmp_path):
     assert "vjepa.predictor.mask_tokens" in decayed
     assert "context_encoder.layer.0.attention.query.weight" in decayed
     assert not [name for name in decayed if name.endswith("bias") or "norm" in name]
+
+
+def test_weight_decay_may_start_at_zero(tmp_path):
+    trainer = tiny_trainer(tmp_path, weight_decay=0.0, final_weight_decay=0.4, max_steps=2, schedule_scale=1.0)
+    trainer.train()
+    groups = {group["decays"]: group["weight_decay"] for group in trainer.optimizer.param_groups}
+    assert groups == {True: pytest.approx(0.4), False: 0.0}
+
+
+def test_signal_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    model = tiny_model()
+    with torch.no_grad():
+        model.context_encoder.layernorm.bias.fill_(float("nan"))
+    with pytest.raises(DivergedError):
+        tiny_trainer(tmp_path, model).train()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_nan_loss_stops_with_step_and_names(tmp_path):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -140,31 +141,18 @@ class _SeekStream(TrainerCallback):
 
 
 class _StopOnSignal(TrainerCallback):
-    """On SIGINT or SIGTERM: finish the step, save a checkpoint, end training. A second SIGINT interrupts at once."""
+    """After a noted signal: save a checkpoint and end training at the end of the step."""
 
     def __init__(self, trainer: "VJEPATrainer"):
         self.trainer = trainer
-        self._previous: dict[int, Any] = {}
-
-    def _note(self, signum: int, frame: Any) -> None:
-        self.trainer.stop_signal = signum
-        signal.signal(signum, self._previous[signum])
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._previous[signum] = signal.signal(signum, self._note)
 
     def on_step_end(self, args, state, control, **kwargs):
-        # All ranks must stop at the same step, and the signal may reach them at different ones.
-        noted = torch.tensor(self.trainer.stop_signal, device=args.device)
-        self.trainer.stop_signal = int(self.trainer.accelerator.gather(noted.reshape(1)).max())
+        if args.world_size > 1:
+            # All ranks must stop at the same step, and the signal may reach them at different ones.
+            noted = torch.tensor([self.trainer.stop_signal], device=args.device)
+            self.trainer.stop_signal = int(self.trainer.accelerator.gather(noted).max())
         if self.trainer.stop_signal:
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
 
 
 def _prepare_worker(worker: int, *, num_workers: int, rank: int) -> None:
@@ -228,12 +216,39 @@ class VJEPATrainer(Trainer):
         self.add_callback(_SeekStream(self.position))
         self.stop_signal = 0
         self.add_callback(_StopOnSignal(self))
+        self._scheduled_optimizer: torch.optim.Optimizer | None = None
         self._cursors: dict[str, str] = {}
         self._metrics: dict[str, list[float]] = defaultdict(list)
         self._skipped = 0.0
         self._waited = 0.0
         self._clips = 0
         self._since = time.perf_counter()
+
+    def train(self, *args: Any, **kwargs: Any):
+        """
+        Trains as [`~transformers.Trainer.train`] does. SIGINT and SIGTERM end it after the current step, with
+        a checkpoint saved and the signal in `stop_signal`; a second one interrupts at once.
+        """
+        self._since = time.perf_counter()
+        with self._noting_signals():
+            return super().train(*args, **kwargs)
+
+    @contextmanager
+    def _noting_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals
+            return
+
+        def note(signum: int, frame: Any) -> None:
+            self.stop_signal = signum
+            signal.signal(signum, previous[signum])
+
+        previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
 
     @staticmethod
     def _check_mask_tokens(config: VJEPAConfig, collator: VJEPAMaskCollator) -> None:
@@ -295,11 +310,16 @@ class VJEPATrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
-        for group in optimizer.param_groups:
-            group["decays"] = group["weight_decay"] > 0
-        # A skipped step (overflow in fp16) calls neither, so it moves neither schedule nor target.
-        optimizer.register_step_pre_hook(self._before_update)
-        optimizer.register_step_post_hook(self._after_update)
+        if self._scheduled_optimizer is not optimizer:
+            self._scheduled_optimizer = optimizer
+            network = self.model if model is None else model
+            names = set(self.get_decay_parameter_names(network))
+            decaying = {id(value) for name, value in network.named_parameters() if name in names}
+            for group in optimizer.param_groups:
+                group["decays"] = any(id(parameter) in decaying for parameter in group["params"])
+            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target.
+            optimizer.register_step_pre_hook(self._before_update)
+            optimizer.register_step_post_hook(self._after_update)
         return optimizer
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
