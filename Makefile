@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test style
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/installed-viz
+demo: $(VENV)/installed-viz,probe
 	$(RUN) scripts/demo.py
 
 test: $(VENV)/installed-test

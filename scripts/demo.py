@@ -16,16 +16,16 @@ import torch
 from transformers import set_seed
 
 from transformers_vjepa import ClipSampling, VJEPAModel, VJEPAVideoProcessor
-from transformers_vjepa.probing import extract_time_means, knn_predict
+from transformers_vjepa.probing import extract_time_means, fit_read_out
 from transformers_vjepa.synthetic import APPEARANCES, MOTIONS, load_labels
 
 RECIPE = Path(__file__).parent / "recipes" / "tiny_cpu.yaml"
-NEIGHBOURS = 10
 CLASSES = {"motion": MOTIONS, "appearance": APPEARANCES}
+READ_OUTS = ("neighbours", "ridge")
 
 
-def read_out(model: VJEPAModel, root: Path, *, sampling: ClipSampling) -> dict[str, float]:
-    """Accuracy in percent of a nearest-neighbour vote among the labelled training clips, on the test clips."""
+def read_out(model: VJEPAModel, root: Path, *, sampling: ClipSampling) -> dict[str, dict[str, float]]:
+    """Accuracy on the test clips, in percent, of read-outs that know the labels of the training clips."""
     features, labels = {}, {}
     processor = VJEPAVideoProcessor(crop_size=model.config.crop_size)
     for split in ("train", "test"):
@@ -39,23 +39,28 @@ def read_out(model: VJEPAModel, root: Path, *, sampling: ClipSampling) -> dict[s
         }
     accuracy = {}
     for task in CLASSES:
-        predicted = knn_predict(features["train"], labels["train"][task], features["test"], k=NEIGHBOURS)
-        accuracy[task] = 100 * (predicted == labels["test"][task]).float().mean().item()
+        fitted = {kind: fit_read_out(kind, features["train"], labels["train"][task]) for kind in READ_OUTS}
+        truth = labels["test"][task].numpy()
+        accuracy[task] = {
+            kind: 100 * float((classifier.predict(features["test"].numpy()) == truth).mean())
+            for kind, classifier in fitted.items()
+        }
     return accuracy
 
 
-def show(results: dict[str, dict[str, float]], root: Path) -> None:
+def show(results: dict[str, dict[str, dict[str, float]]], root: Path) -> None:
     counts = {split: len(load_labels(root, split=split)) for split in ("train", "test")}
     # Half the width of a 95 % interval at 50 %, the widest.
     margin = 196 * (0.25 / counts["test"]) ** 0.5
     print(
-        f"\nWhat frozen features know: {NEIGHBOURS} nearest of {counts['train']} labelled clips, "
+        f"\nWhat frozen features know, read off {counts['train']} labelled clips: "
         f"accuracy in % on {counts['test']} others (+-{margin:.1f})\n"
     )
-    print(f"{'':12}{'chance':>9}{'untrained':>12}{'V-JEPA':>9}")
+    print(f"{'':12}{'read-out':>12}{'chance':>9}{'untrained':>12}{'V-JEPA':>9}")
     for task, names in CLASSES.items():
-        untrained, trained = results["untrained"][task], results["pretrained"][task]
-        print(f"{task:12}{100 / len(names):9.1f}{untrained:12.1f}{trained:9.1f}")
+        for kind in READ_OUTS:
+            untrained, trained = (results[name][task][kind] for name in ("untrained", "pretrained"))
+            print(f"{task:12}{kind:>12}{100 / len(names):9.1f}{untrained:12.1f}{trained:9.1f}")
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
+import sys
+
 import pytest
 import torch
 from reference import TINY
 from videos import write_video
 
 from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor, read_clip
-from transformers_vjepa.probing import extract_time_means, knn_predict
+from transformers_vjepa.probing import extract_time_means, fit_read_out
 
 
 def test_time_means_by_hand(tmp_path):
@@ -24,25 +26,31 @@ def test_time_means_by_hand(tmp_path):
     assert torch.allclose(features[1], expected, atol=1e-5)
 
 
-def test_neighbours_by_hand():
-    # On the unit circle: two classes on the right and one above; standardised by the symmetric training set.
-    train = torch.tensor([[2.0, 0.1], [2.0, -0.1], [-2.0, 0.1], [-2.0, -0.1], [0.1, 2.0], [-0.1, -2.0]])
-    labels = [0, 0, 1, 1, 2, 2]
-    test = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 5.0]])
-    assert knn_predict(train, labels, test, k=1).tolist() == [0, 1, 2]
-    assert knn_predict(train, labels, test, k=2).tolist()[:2] == [0, 1]
+def on_the_line(*places):
+    """Features that differ along one direction; the other one is the same for all."""
+    return torch.tensor([[place, 1.0] for place in places])
 
 
-def test_a_near_neighbour_outvotes_two_far_ones():
-    train = torch.tensor([[1.0, 0.0], [-0.6, 1.0], [-0.6, -1.0], [0.2, 0.0]])
-    # Seen from (1, 0) the first is at cosine 1; the two of class 1 are on the other side and do not count.
-    assert knn_predict(train, [0, 1, 1, 0], torch.tensor([[1.0, 0.0]]), k=4).tolist() == [0]
+def test_neighbours_are_the_nearest_by_angle():
+    # 11 clips of class 0 on the right and 11 of class 1 on the left; lengths do not matter.
+    features = torch.cat([torch.tensor([[1.0 + i, 0.1 * i], [-1.0 - i, -0.1 * i]]) for i in range(11)])
+    labels = torch.tensor([0, 1] * 11)
+    read_out = fit_read_out("neighbours", features, labels)
+    assert read_out.predict(torch.tensor([[100.0, 1.0], [-0.5, 0.0]]).numpy()).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "labels, k, message",
-    [([0, 1], 3, r"k=3 must lie in \[1, 2\]"), ([0, 1], 0, "k=0 must lie"), ([0], 1, "1 labels for 2 training")],
-)
-def test_wrong_calls_are_refused(labels, k, message):
-    with pytest.raises(ValueError, match=message):
-        knn_predict(torch.eye(2), labels, torch.eye(2), k=k)
+def test_ridge_by_hand():
+    # Least squares through (-1, -1), (1, 1) and so on crosses 0 in the middle.
+    read_out = fit_read_out("ridge", on_the_line(-3.0, -1.0, 1.0, 3.0), torch.tensor([0, 0, 1, 1]))
+    assert read_out.predict(on_the_line(-0.1, 0.1, 5.0).numpy()).tolist() == [0, 1, 1]
+
+
+def test_unknown_read_outs_are_refused():
+    with pytest.raises(ValueError, match="kind='tree' is no read-out: choose one of neighbours, ridge"):
+        fit_read_out("tree", on_the_line(0.0, 1.0), torch.tensor([0, 1]))
+
+
+def test_missing_scikit_learn_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(ImportError, match=r"pip install transformers_vjepa\[probe\]"):
+        fit_read_out("ridge", on_the_line(0.0, 1.0), torch.tensor([0, 1]))
