@@ -11,8 +11,11 @@ has two labels that say nothing about each other: how the shape moves (`MOTIONS`
   circle, so position and orientation have the same distribution in every frame of every motion. Size has
   it in the middle of the video; away from it zooms are somewhat smaller or larger than the others, as a
   zoom must be.
-- All shapes of one radius cover the same area; colours, textures, background, drift and illumination are
-  drawn independently of both labels.
+- All shapes of one radius cover the same area; colours, textures, background and drift are drawn
+  independently of both labels.
+- Every frame of every video has the same mean colour, so nothing can be read off means, not even that a
+  bright shape grows. Nor can an encoder win by telling dark clips from bright ones: masked regions are
+  easiest to predict by what a whole clip shares, and features would hold little else.
 """
 
 import csv
@@ -61,7 +64,9 @@ _SPEED = (0.011, 0.022)  # per frame
 _TURN = (math.radians(4.5), math.radians(8.5))  # per frame
 _ZOOM = (0.016, 0.028)  # change of log(radius) per frame
 _DRIFT = (0.0, 0.003)  # speed of the background, any direction: at most a third of the slowest shape
-_ILLUMINATION = 0.25  # largest change of log(brightness) over the whole video, either sign
+# Lightness, in [0, 1]: of the mean of each frame, and of the shape's darkest and brightest part over the ground.
+_MEAN_LIGHTNESS = 0.38
+_SHAPE_LIGHTNESS = (0.24, 0.48)
 
 
 @dataclass(frozen=True)
@@ -169,13 +174,12 @@ class _Scene:
     turn: float  # radians per frame
     zoom: float  # log(radius) per frame
     drift: np.ndarray  # (2,) pixels per frame
-    illumination: float  # log of the last frame's brightness over the first one's
     shape_waves: np.ndarray  # (waves, 2) radians per radius
     shape_phases: np.ndarray  # (waves,)
     background_waves: np.ndarray  # (waves, 2) radians per pixel
     background_phases: np.ndarray  # (waves,)
-    shape_colours: np.ndarray  # (2, 3) the two ends of the shape's texture, in [0, 1]
-    background_colours: np.ndarray  # (2, 3)
+    shape_colours: np.ndarray  # (2, 3) the two ends of the shape's texture, relative to the ground
+    background_colours: np.ndarray  # (2, 3) likewise
 
 
 def _waves(rng: np.random.Generator, *, number: int, shortest: float, longest: float) -> np.ndarray:
@@ -193,9 +197,6 @@ def _colour(*, lightness: float, hue: float, chroma: float) -> np.ndarray:
 def _sample_scene(rng: np.random.Generator, *, size: int) -> _Scene:
     drift_direction = rng.uniform(0.0, 2.0 * math.pi)
     drift_speed = size * rng.uniform(*_DRIFT)
-    # A bright shape on a dark background or the other way round; the texture stays on its side of the gap.
-    polarity = rng.choice([-1.0, 1.0])
-    ground = 0.5 - polarity * rng.uniform(0.17, 0.27)
     hues = rng.uniform(0.0, 2.0 * math.pi, 3)
     return _Scene(
         centre=rng.uniform(0.0, size, 2),
@@ -205,19 +206,18 @@ def _sample_scene(rng: np.random.Generator, *, size: int) -> _Scene:
         turn=rng.uniform(*_TURN),
         zoom=rng.uniform(*_ZOOM),
         drift=drift_speed * np.array([math.cos(drift_direction), math.sin(drift_direction)]),
-        illumination=rng.uniform(-_ILLUMINATION, _ILLUMINATION),
         shape_waves=_waves(rng, number=2, shortest=1.6, longest=3.2),
         shape_phases=rng.uniform(0.0, 2.0 * math.pi, 2),
         background_waves=_waves(rng, number=4, shortest=0.15 * size, longest=0.6 * size),
         background_phases=rng.uniform(0.0, 2.0 * math.pi, 4),
         shape_colours=np.stack(
             [
-                _colour(lightness=ground + polarity * 0.28, hue=hues[0], chroma=0.16),
-                _colour(lightness=ground + polarity * 0.52, hue=hues[1], chroma=0.16),
+                _colour(lightness=lightness, hue=hue, chroma=0.16)
+                for lightness, hue in zip(_SHAPE_LIGHTNESS, hues[:2], strict=True)
             ]
         ),
         background_colours=np.stack(
-            [_colour(lightness=ground + contrast, hue=hues[2], chroma=0.06) for contrast in (-0.06, 0.06)]
+            [_colour(lightness=lightness, hue=hues[2], chroma=0.03) for lightness in (-0.06, 0.06)]
         ),
     )
 
@@ -318,14 +318,14 @@ def render_clip(
         phases=scene.background_phases,
         sharpness=1.5,
     )
-    gain = np.exp(scene.illumination * times / max(1, num_frames - 1)).astype(np.float32)[:, None, None]
     frames = np.empty((num_frames, size, size, 3), dtype=np.uint8)
     for channel in range(3):
         shape_low, shape_high = scene.shape_colours[:, channel].astype(np.float32)
         ground_low, ground_high = scene.background_colours[:, channel].astype(np.float32)
         ground = ground_low + (ground_high - ground_low) * background
         shape = shape_low + (shape_high - shape_low) * texture
-        light = (ground + coverage * (shape - ground)) * gain
+        light = ground + coverage * (shape - ground)
+        light += _MEAN_LIGHTNESS - light.mean(axis=(1, 2), keepdims=True)
         frames[..., channel] = np.clip(light * 255.0 + 0.5, 0.0, 255.0)
     if motion in _REVERSE_OF:
         frames = np.ascontiguousarray(frames[::-1])
