@@ -4,7 +4,7 @@ V-JEPA in minutes: render the built-in corpus, pretrain on it without labels, an
 know about motion and appearance beside those of an untrained encoder. Run again, it goes on where it stopped.
 
     python scripts/demo.py                       # about 10 minutes on two CPU cores
-    python scripts/demo.py --max_steps 50        # any argument of pretrain.py
+    python scripts/demo.py --max_steps 50        # any argument of pretrain.py but --dataset
 """
 
 import json
@@ -66,6 +66,8 @@ def show(results: dict[str, dict[str, dict[str, float]]], root: Path) -> None:
 def main() -> None:
     defaults = ["--config", str(RECIPE), "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
     argv = defaults + sys.argv[1:]
+    if "--dataset" in sys.argv:
+        sys.exit("error: the demo reads motion and appearance off its own corpus: use pretrain.py for --dataset")
     trainer = pretrain.run(argv)
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
@@ -75,7 +77,7 @@ def main() -> None:
     pretrained = VJEPAModel.from_pretrained(output_dir)
     set_seed(training.seed)
     models = {"untrained": VJEPAModel(pretrained.config), "pretrained": pretrained}
-    sampling = ClipSampling(num_frames=pretrained.config.frames_per_clip, frame_step=data.frame_step)
+    sampling = pretrain.clip_sampling(data, pretrained.config)
     results = {name: read_out(model, root, sampling=sampling) for name, model in models.items()}
     (output_dir / "readout.json").write_text(json.dumps(results, indent=2) + "\n")
     show(results, root)

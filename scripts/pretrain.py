@@ -9,17 +9,20 @@ Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an inde
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
 
+import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import yaml
+from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from transformers_vjepa import (
@@ -105,47 +108,93 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
     pass
 
 
+_SPACINGS = ("frame_step", "target_fps", "clip_duration")
+
+
+def read_recipe(path: str, parser: HfArgumentParser, argv: list[str]) -> dict:
+    """The values of a recipe, in the form the command line would give them."""
+    values = yaml.safe_load(Path(path).read_text()) or {}
+    known = {field.name: field for part in parser.dataclass_types for field in fields(part)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}")
+    given = {part.removeprefix("--").partition("=")[0] for part in argv if part.startswith("--")}
+    if given & set(_SPACINGS):  # one of them on the command line replaces the recipe's
+        values = {name: value for name, value in values.items() if name not in _SPACINGS}
+    if isinstance(values.get("dataset"), str):
+        values["dataset"] = [values["dataset"]]
+    return values
+
+
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
     """Command line over recipe over defaults."""
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, VJEPATrainingArguments), description=__doc__, formatter_class=_HelpFormatter
+        (ModelArguments, DataArguments, VJEPATrainingArguments),
+        description=__doc__,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", help="recipe: a YAML file with values for any of these arguments")
     config = ArgumentParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     recipe: Namespace = config.parse_known_args(argv)[0]
+    parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     if recipe.config:
-        values = yaml.safe_load(Path(recipe.config).read_text()) or {}
-        known = {field.name for part in parser.dataclass_types for field in fields(part)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"{recipe.config} sets what is no argument: {', '.join(unknown)}")
-        parser.set_defaults(**values)
+        parser.set_defaults(**read_recipe(recipe.config, parser, argv))
     model, data, training, _ = parser.parse_args_into_dataclasses(argv)
     return model, data, training
 
 
+def check_processes(training: VJEPATrainingArguments) -> None:
+    """Refuses several processes that know nothing of each other: each would do, and save, all of the work."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes != training.world_size:
+        raise ValueError(
+            f"the launcher started {processes} processes, but training sees {training.world_size}: on machines "
+            "without GPUs pass --use_cpu true"
+        )
+
+
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
-    overrides = {
+    """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
+    fields_given = {
         item.name: getattr(arguments, item.name)
         for item in fields(arguments)
         if item.name not in ("preset", "init_from") and getattr(arguments, item.name) is not None
     }
     if arguments.init_from:
-        return VJEPAForPreTraining.from_pretrained(arguments.init_from, **overrides)
-    config = VJEPAConfig.from_preset(arguments.preset, **overrides)
+        config = VJEPAConfig.from_pretrained(arguments.init_from)
+        for name, value in fields_given.items():
+            # The weights hold at another size of the clip, and at no other architecture.
+            if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
+                raise ValueError(
+                    f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
+                )
+        config = VJEPAConfig(**(config.to_diff_dict() | fields_given))
+    else:
+        config = VJEPAConfig.from_preset(arguments.preset, **fields_given)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
-    return VJEPAForPreTraining(config)
+    if not arguments.init_from:
+        return VJEPAForPreTraining(config)
+    # Mask tokens of another number of generators start anew; all else has been checked to fit.
+    return VJEPAForPreTraining.from_pretrained(
+        arguments.init_from, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
 
 
-def build_stream(data: DataArguments, config: VJEPAConfig, training: VJEPATrainingArguments, **changes):
-    """The clips of this process; `changes` replace arguments of `clip_stream`."""
-    sampling = ClipSampling(
+def clip_sampling(data: DataArguments, config: VJEPAConfig) -> ClipSampling:
+    return ClipSampling(
         num_frames=config.frames_per_clip,
         frame_step=data.frame_step,
         target_fps=data.target_fps,
         duration=data.clip_duration,
         short_video=data.short_videos,
     )
+
+
+def build_stream(
+    data: DataArguments, config: VJEPAConfig, training: VJEPATrainingArguments, **changes: Any
+) -> IterableDataset:
+    """The clips of this process; `changes` replace arguments of `clip_stream`."""
     settings = {
         "seed": training.seed,
         "rank": training.process_index,
@@ -161,33 +210,45 @@ def build_stream(data: DataArguments, config: VJEPAConfig, training: VJEPATraini
         "backend": data.decoder,
         "max_broken_share": data.max_broken_share,
     }
+    sampling = clip_sampling(data, config)
     return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
+
+
+def trained_steps(checkpoint: str | Path) -> int:
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint: the Trainer writes its state last."""
+    complete = [file.parent for file in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return max(complete, key=trained_steps, default=None)
 
 
 def resolve_checkpoint(training: VJEPATrainingArguments) -> str | None:
     """The checkpoint to resume from; refuses to start anew over an unfinished run."""
     output_dir = Path(training.output_dir)
-    last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
+    last = last_checkpoint(output_dir)
     wanted = training.resume_from_checkpoint
     if wanted in ("auto", "last", "true", "True"):
         if last is None and wanted != "auto":
             raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
-        return last
+        return None if last is None else str(last)
     if wanted is None and last is not None:
         raise ValueError(
             f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
             "or choose another --output_dir"
         )
+    if wanted is not None and not (Path(wanted) / TRAINER_STATE_NAME).is_file():
+        raise ValueError(f"{wanted} is no complete checkpoint (it has no {TRAINER_STATE_NAME}): pass 'auto'")
     return wanted
-
-
-def trained_steps(checkpoint: str) -> int:
-    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
 
 
 def synthetic_root(output_dir: str) -> Path:
     """Where the built-in corpus is kept: beside the runs that use it."""
-    return Path(output_dir).parent / "synthetic"
+    root = Path(output_dir).parent / "synthetic"
+    if root == Path(output_dir):
+        raise ValueError(f"--output_dir {output_dir} is where the built-in corpus goes: choose another name")
+    return root
 
 
 def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments) -> None:
@@ -201,21 +262,23 @@ def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments
             data.dataset[index] = "=".join([str(root / "train"), *weight])
 
 
-def report(trainer: VJEPATrainer, model_dir: Path) -> None:
+def report(trainer: VJEPATrainer) -> None:
     """Says what happened and how to go on."""
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    output_dir, state = Path(trainer.args.output_dir), trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     change = f", loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
-    print(f"\n{trainer.state.global_step} of {trainer.state.max_steps} steps{change}")
+    print(f"\n{state.global_step} of {state.max_steps} steps{change}")
     if trainer.stop_signal:
         print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
     else:
-        print(f"model:    {model_dir}   (AutoModel.from_pretrained loads the target encoder)")
-        print(f"pictures: {model_dir / 'pictures'}")
+        print(f"model:    {output_dir}   (AutoModel.from_pretrained loads the target encoder)")
+        print(f"pictures: {output_dir / 'pictures'}")
 
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     """The trainer of a command line, and the checkpoint it resumes from."""
     model_arguments, data, training = parse_arguments(argv)
+    check_processes(training)
     checkpoint = resolve_checkpoint(training)
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
@@ -229,6 +292,20 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     return trainer, checkpoint
 
 
+def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
+    """Trains what is left to train, and saves the model once all steps are done."""
+    if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
+        print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
+        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        trainer.model = VJEPAForPreTraining.from_pretrained(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.state.global_step >= trainer.args.max_steps:
+        trainer.stop_signal = 0  # too late to stop anything
+        trainer.save_model()
+        trainer.save_state()
+
+
 def run(argv: list[str]) -> VJEPATrainer:
     """One pretraining run from its command line; what the user can mend ends it with one line."""
     try:
@@ -236,19 +313,13 @@ def run(argv: list[str]) -> VJEPATrainer:
     except (ValueError, OSError, StrictDataclassError) as error:
         logger.debug("details", exc_info=True)
         sys.exit(f"error: {error}")
-    if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
-        print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
-        return trainer
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train(trainer, checkpoint)
     except (CollapseError, DivergedError, TooManyBrokenVideosError) as error:
         # From a worker the message is a traceback, whose last line is the error.
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
-    if not trainer.stop_signal:
-        trainer.save_model()
-        trainer.save_state()
     if trainer.is_world_process_zero():
-        report(trainer, Path(trainer.args.output_dir))
+        report(trainer)
     return trainer
 
 

@@ -1,5 +1,6 @@
 """The pretraining script, run as its users run it."""
 
+import math
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ import pretrain  # noqa: E402  (a script, not a module of the package)
 TINY = """
     --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
     --num_hidden_layers 2 --num_attention_heads 2 --pred_hidden_size 12 --pred_num_hidden_layers 1
-    --pred_num_attention_heads 2 --per_device_train_batch_size 4 --logging_steps 1 --use_cpu true
+    --pred_num_attention_heads 2 --per_device_train_batch_size 4 --logging_steps 1
 """.split()
 
 
@@ -77,13 +79,60 @@ def test_leaves_a_model_a_processor_and_pictures(corpus, tmp_path, capsys):
     assert "has all 4 steps: nothing left to train" in capsys.readouterr().out
 
 
+def built_from(corpus, tmp_path, **settings):
+    arguments = command(corpus, tmp_path / "second", max_steps=1, init_from=tmp_path / "first", **settings)
+    model_arguments, _, training = pretrain.parse_arguments(arguments)
+    return pretrain.build_model(model_arguments, training)
+
+
 def test_continues_from_weights(corpus, tmp_path):
     first = pretrain.run(command(corpus, tmp_path / "first", max_steps=1))
-    arguments = command(corpus, tmp_path / "second", max_steps=1, init_from=tmp_path / "first")
-    model_arguments, _, training = pretrain.parse_arguments(arguments)
-    model = pretrain.build_model(model_arguments, training)
+    model = built_from(corpus, tmp_path)
     expected = first.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in model.vjepa.encoder.parameters())
+    assert all(parameter.requires_grad for parameter in model.context_encoder.parameters())
+    # Another size of the clip and another strategy keep all weights but the mask tokens.
+    other = built_from(corpus, tmp_path, crop_size=64, mask_strategy="random_tube")
+    assert other.config.crop_size == 64
+    assert other.vjepa.predictor.mask_tokens.shape[0] == 1
+    kept = other.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in expected.items() if "mask_tokens" not in name)
+    with pytest.raises(ValueError, match="hidden_size=48 differs from the 24 of .*first: leave it out"):
+        built_from(corpus, tmp_path, hidden_size=48)
+
+
+def test_a_resumed_run_follows_its_arguments(corpus, tmp_path):
+    pretrain.run(command(corpus, tmp_path / "run", max_steps=2))
+    shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "slower" / "checkpoint-2")
+    settings = {"max_steps": 4, "learning_rate": 1e-5, "warmup_steps": 1, "resume_from_checkpoint": "auto"}
+    trainer = pretrain.run(command(corpus, tmp_path / "slower", **settings))
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry][2:]
+    # Updates 3 and 4 of a cosine over int(1.25 * 4) - 1 steps from 1e-5 to 1e-6.
+    expected = [1e-6 + 9e-6 * (1 + math.cos(math.pi * done / 4)) / 2 for done in (2, 3)]
+    assert rates == pytest.approx(expected)
+
+
+def test_an_incomplete_checkpoint_is_passed_over(corpus, tmp_path):
+    pretrain.run(command(corpus, tmp_path / "run"))
+    (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").unlink()
+    _, _, training = pretrain.parse_arguments(command(corpus, tmp_path / "run", resume_from_checkpoint="auto"))
+    assert pretrain.resolve_checkpoint(training) == str(tmp_path / "run" / "checkpoint-2")
+
+
+def test_a_model_that_was_not_saved_is_saved_when_nothing_is_left(corpus, tmp_path):
+    pretrain.run(command(corpus, tmp_path / "run", max_steps=2))
+    expected = weights(tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    pretrain.run(command(corpus, tmp_path / "run", max_steps=2, resume_from_checkpoint="auto"))
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
+
+
+def test_pictures_of_an_earlier_run_do_not_stop_this_one(corpus, tmp_path):
+    settings = {"max_steps": 1, "save_strategy": "no"}
+    pretrain.run(command(corpus, tmp_path / "run", **settings))
+    pretrain.run(command(corpus, tmp_path / "run", crop_size=64, **settings))
+    assert VJEPAModel.from_pretrained(tmp_path / "run").config.crop_size == 64
 
 
 @pytest.mark.slow
@@ -116,6 +165,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     # The mask sheet is drawn when training begins.
     deadline = time.monotonic() + 120
@@ -123,7 +173,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)
-    process.send_signal(signum)
+    os.killpg(process.pid, signum)  # the workers get it too, as from a terminal or a scheduler
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert "continue with the same command and --resume_from_checkpoint auto" in output
@@ -138,6 +188,21 @@ def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
     arguments = ["--config", str(recipe), "--learning_rate", "0.25", "--output_dir", str(tmp_path)]
     model, data, training = pretrain.parse_arguments(arguments)
     assert (model.hidden_size, training.learning_rate, data.crop_scale) == (48, 0.25, [0.5, 1.0])
+
+
+def test_recipe_values_take_the_form_of_arguments(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("dataset: some/folder\nframe_step: 2\n")
+    arguments = ["--config", str(recipe), "--output_dir", str(tmp_path)]
+    assert pretrain.parse_arguments(arguments)[1].dataset == ["some/folder"]
+    _, data, _ = pretrain.parse_arguments([*arguments, "--target_fps", "5"])
+    assert (data.frame_step, data.target_fps) == (None, 5.0)
+
+
+def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="the launcher started 2 processes, but training sees 1"):
+        pretrain.check_processes(SimpleNamespace(world_size=1))
 
 
 @pytest.mark.parametrize("name, preset, clips", [("vitl16", "vitl16", 24), ("vith16", "vith16", 24)])
@@ -167,11 +232,17 @@ def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
         ({"crop_size": 33}, "(?s)error: .*`crop_size`=33 is not a multiple of `patch_size`=8"),
         ({"mask_strategy": "stripes"}, "error: unknown mask strategy 'stripes'"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
+        ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is no complete checkpoint"),
+        ({"flip_probability": 2}, "error: `flip_probability`=2.0 must lie in"),
+        ({"output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),
     ],
 )
 def test_mistakes_end_with_one_line(corpus, tmp_path, changes, message):
+    settings = {"output_dir": tmp_path / "run"} | changes
+    if "output_dir" in changes:
+        settings["dataset"] = "synthetic"
     with pytest.raises(SystemExit, match=message) as exit_info:
-        pretrain.run(command(corpus, tmp_path / "run", **changes))
+        pretrain.run(command(corpus, **settings))
     assert str(exit_info.value).count("\n") <= 1
 
 
@@ -183,6 +254,6 @@ def test_unknown_recipe_entries_are_refused(corpus, tmp_path):
 
 
 def test_a_run_is_not_started_over_another(corpus, tmp_path):
-    (tmp_path / "run" / "checkpoint-2").mkdir(parents=True)
+    pretrain.run(command(corpus, tmp_path / "run", max_steps=2))
     with pytest.raises(SystemExit, match="continue it with --resume_from_checkpoint auto"):
         pretrain.run(command(corpus, tmp_path / "run"))

@@ -185,6 +185,15 @@ def test_clipping_is_separate_and_starts_after_warmup(tmp_path):
     assert steps_of(trainer)[1]["predictor_grad_norm"] > 1e-2  # logged before clipping
 
 
+def test_gradients_are_unscaled_once_a_step_and_norms_logged_without_clipping(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tmp_path, max_grad_norm=0.0, max_steps=2)
+    calls = []
+    monkeypatch.setattr(trainer.accelerator, "unscale_gradients", lambda *_: calls.append(1))
+    trainer.train()
+    assert len(calls) == 2  # fp16 refuses a second time
+    assert all(entry["predictor_grad_norm"] > 0 for entry in steps_of(trainer))
+
+
 def test_weight_decay_spares_vectors(tmp_path):
     trainer = tiny_trainer(tmp_path)
     decayed = trainer.get_decay_parameter_names(trainer.model)

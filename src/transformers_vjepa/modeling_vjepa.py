@@ -611,13 +611,15 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model.vjepa.encoder.requires_grad_(False)  # loading makes every parameter trainable
         if model._lacks_context_encoder:
             model.context_encoder.load_state_dict(model.vjepa.encoder.state_dict())
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
         # The only place that sees the missing keys before those to ignore are taken off.
-        self._lacks_context_encoder = any(key.startswith("context_encoder.") for key in loading_info.missing_keys)
+        context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
+        self._lacks_context_encoder = context <= set(loading_info.missing_keys)
         super()._adjust_missing_and_unexpected_keys(loading_info)
 
     def train(self, mode: bool = True) -> "VJEPAForPreTraining":

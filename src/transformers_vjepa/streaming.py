@@ -33,7 +33,13 @@ from .clip_order import ClipOrder, Draw, hash_counters, permutation
 from .configuration_vjepa import VJEPAConfig
 from .corpora import EncodedClip, IndexedCorpus, SequentialCorpus, open_corpus
 from .decoding import Backend, ClipSampling, CorruptVideoError, DecodingError, read_clip
-from .video_processing_vjepa import CROP_RATIO, CROP_SCALE, augment_clip, resize_and_center_crop
+from .video_processing_vjepa import (
+    CROP_RATIO,
+    CROP_SCALE,
+    augment_clip,
+    check_augmentation,
+    resize_and_center_crop,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -508,6 +514,7 @@ def clip_stream(
     """
     _check_frames(sampling, config)
     _check_broken_share(max_broken_share)
+    check_augmentation(scale=crop_scale, ratio=crop_ratio, flip_probability=flip_probability)
     _check_at_least(batch_size=(batch_size, 1), shuffle_buffer=(shuffle_buffer, 1), num_workers=(num_workers, 0))
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")

@@ -31,6 +31,8 @@ logger = logging.get_logger(__name__)
 
 # Positions per clip that the diagnostics look at: enough for stable figures, cheap at any model size.
 _DIAGNOSED_POSITIONS = 64
+# How long DataLoader workers outlive a SIGTERM, so that the main process can finish its step and save.
+_SECONDS_TO_SAVE = 60
 
 
 class CollapseError(RuntimeError):
@@ -156,8 +158,13 @@ class _StopOnSignal(TrainerCallback):
 
 
 def _prepare_worker(worker: int, *, num_workers: int, rank: int) -> None:
-    """Seeds a DataLoader worker, and leaves Ctrl-C to the main process, which wants to save first."""
+    """
+    Seeds a DataLoader worker, and leaves signals that reach the whole process group to the main process, which
+    wants to save first.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM is also how a worker is told to end, if it does not by itself.
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_SECONDS_TO_SAVE))
     seed_worker(worker, num_workers=num_workers, rank=rank)
 
 
@@ -177,7 +184,8 @@ class VJEPATrainer(Trainer):
         processing_class: its mean and standard deviation normalise the clips; saved with every checkpoint.
 
     Raises:
-        ValueError: parameters that are not float32, or another number of mask generators than mask tokens.
+        ValueError: parameters that are not float32, or another number of mask generators than mask tokens,
+            or several GPUs for one process.
     """
 
     def __init__(
@@ -194,6 +202,11 @@ class VJEPATrainer(Trainer):
             raise ValueError(
                 f"the model has {wrong.pop()} parameters: a momentum near 1 rounds away in them; load it with "
                 "dtype=torch.float32 and train with bf16=True"
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process for {args.n_gpu} GPUs would run nn.DataParallel: start one process for each with "
+                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one"
             )
         collator = kwargs.pop("data_collator", None) or VJEPAMaskCollator(
             model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
@@ -293,6 +306,12 @@ class VJEPATrainer(Trainer):
         for file in sorted(Path(checkpoint).glob("stream_*.json")) if checkpoint else []:
             self._cursors |= json.loads(file.read_text())
         self.position.cursors = dict(self._cursors)
+        if checkpoint:
+            # The checkpoint holds the rate that its own arguments gave this step.
+            rate = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.lr_scheduler._last_lr = [rate] * len(self.optimizer.param_groups)
 
     # Schedules, optimizer, target encoder
 
@@ -347,16 +366,20 @@ class VJEPATrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None:
             args = self.args
-            at = partial(
-                learning_rate_at,
-                start=args.start_learning_rate,
-                peak=args.learning_rate,
-                final=args.final_learning_rate,
-                warmup_steps=args.get_warmup_steps(num_training_steps),
-                total_steps=self._schedule_length(),
-            )
+            optimizer = self.optimizer if optimizer is None else optimizer
+            for group in optimizer.param_groups:
+                # The schedule gives rates, not factors: so a resumed run follows its arguments, as the rest does.
+                group["initial_lr"] = 1.0
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: at(step) / args.learning_rate
+                optimizer,
+                partial(
+                    learning_rate_at,
+                    start=args.start_learning_rate,
+                    peak=args.learning_rate,
+                    final=args.final_learning_rate,
+                    warmup_steps=args.get_warmup_steps(num_training_steps),
+                    total_steps=self._schedule_length(),
+                ),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -366,16 +389,20 @@ class VJEPATrainer(Trainer):
         first = self.args.clip_grad_from_step
         if first is None:
             first = self.args.get_warmup_steps(self.args.max_steps) + 1
-        limit = self.args.max_grad_norm if self.schedule_step >= first else float("inf")
+        clips = self.args.max_grad_norm > 0 and self.schedule_step >= first
+        limit = self.args.max_grad_norm if clips else float("inf")
         network = self.accelerator.unwrap_model(model)
-        norms = {
-            "encoder_grad_norm": self.accelerator.clip_grad_norm_(network.context_encoder.parameters(), limit),
-            "predictor_grad_norm": self.accelerator.clip_grad_norm_(network.vjepa.predictor.parameters(), limit),
-        }
-        for name, norm in norms.items():
-            norms[name] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            self._metrics[name].append(norms[name].item())
-        return torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        self.accelerator.unscale_gradients()
+        norms = []
+        for name, part in (("encoder", network.context_encoder), ("predictor", network.vjepa.predictor)):
+            norm = torch.nn.utils.clip_grad_norm_(part.parameters(), limit)
+            norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            self._metrics[f"{name}_grad_norm"].append(norms[-1].item())
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        # Without clipping the Trainer asks here, and the norms are logged all the same.
+        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
 
     # Loss and what is logged of it
 

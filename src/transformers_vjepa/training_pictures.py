@@ -64,6 +64,9 @@ class TrainingPictures(TrainerCallback):
                 path=self._folder / "masks.png",
             )
         if state.global_step == 0:
+            if state.is_world_process_zero:
+                for leftover in self._folder.glob("features/*.safetensors"):  # of an earlier run
+                    leftover.unlink()
             self._keep_features(state, model)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -97,6 +100,8 @@ class TrainingPictures(TrainerCallback):
             plot_training_curves(state.log_history, path=self._folder / "curves.png")
         files = {int(re.search(r"\d+", file.stem)[0]): file for file in self._folder.glob("features/*.safetensors")}
         snapshots = [(step, load_file(files[step])["features"]) for step in sorted(files)]
+        if not snapshots:  # resumed from a run that kept none
+            return
         clips = self._batch["pixel_values_videos"]
         plot_feature_pca(clips, snapshots, config=self._collator.config, path=self._folder / "features.png")
 

@@ -48,8 +48,7 @@ def _check_frames(frames: torch.Tensor) -> None:
 
 
 def _check_range(name: str, value: Sequence[float], *, upper: float) -> None:
-    low, high = value
-    if not 0 < low <= high <= upper:
+    if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
         bound = "" if math.isinf(upper) else f" <= {upper:g}"
         raise ValueError(f"`{name}`={tuple(value)} must be a pair with 0 < low <= high{bound}")
 
@@ -177,6 +176,16 @@ def augment_clip(
     # Drawn whatever the probability, so that changing it does not change the boxes that follow.
     flip = torch.rand((), generator=generator).item() < flip_probability
     return crop_and_resize(frames, box=box, size=size, flip=flip)
+
+
+def check_augmentation(*, scale: Sequence[float], ratio: Sequence[float], flip_probability: float) -> None:
+    """
+    Raises:
+        ValueError: settings that `augment_clip` would refuse.
+    """
+    _check_range("scale", scale, upper=1.0)
+    _check_range("ratio", ratio, upper=math.inf)
+    _check_probability(flip_probability)
 
 
 def _check_probability(flip_probability: float) -> None:
@@ -625,6 +634,7 @@ __all__ = [
     "CROP_SCALE",
     "VJEPAVideoProcessor",
     "augment_clip",
+    "check_augmentation",
     "crop_and_resize",
     "evaluation_resize_edge",
     "normalize_clips",
