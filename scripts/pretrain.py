@@ -37,7 +37,7 @@ from transformers_vjepa import (
     clip_stream,
 )
 from transformers_vjepa.masking import get_mask_strategy
-from transformers_vjepa.streaming import TooManyBrokenVideosError, parse_sources
+from transformers_vjepa.streaming import StreamError, TooManyBrokenVideosError, parse_sources
 from transformers_vjepa.synthetic import build_corpus
 from transformers_vjepa.trainer import CollapseError, DivergedError
 from transformers_vjepa.training_pictures import TrainingPictures
@@ -88,7 +88,10 @@ class DataArguments:
     clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
     short_videos: Literal["repeat_last", "refuse"] = field(
         default="repeat_last",
-        metadata={"help": "Videos that end before a clip: repeat their last frame, or skip them."},
+        metadata={
+            "help": "Videos that end before a clip does: repeat their last frame, or skip them as broken ones. "
+            "Videos with fewer frames than a clip are skipped in any case."
+        },
     )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.3, 1.0], metadata={"help": "Least and largest area of a random crop."}
@@ -287,7 +290,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     stream = build_stream(data, model.config, training, position=position)
     processor = VJEPAVideoProcessor(crop_size=model.config.crop_size)
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
-    preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1)
+    preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
     trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
     return trainer, checkpoint
 
@@ -315,7 +318,7 @@ def run(argv: list[str]) -> VJEPATrainer:
         sys.exit(f"error: {error}")
     try:
         train(trainer, checkpoint)
-    except (CollapseError, DivergedError, TooManyBrokenVideosError) as error:
+    except (CollapseError, DivergedError, StreamError, TooManyBrokenVideosError) as error:
         # From a worker the message is a traceback, whose last line is the error.
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
     if trainer.is_world_process_zero():

@@ -2,6 +2,7 @@ import io
 import json
 import pickle
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -257,3 +258,55 @@ def test_refuses_several_kinds_and_unknown_files(tmp_path):
         open_corpus(tmp_path / "c.pkl")
     with pytest.raises(ValueError, match="only .tar and .parquet URLs can be streamed"):
         open_corpus("https://host/x.zip")
+
+
+def test_damaged_tars_are_refused(tmp_path):
+    whole = write_tar(tmp_path / "whole.tar", {f"{n}.mp4": bytes(600) for n in range(4)})
+    assert len(open_corpus(str(whole))) == 4
+    data = whole.read_bytes()
+    second = data.index(b"1.mp4")
+    for name, damaged in (
+        ("header", data[:second] + b"x" * 30 + data[second + 30 :]),
+        ("cut", data[: second + 100]),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name}.tar is damaged or cut short at byte {second}"):
+            open_corpus(str(tmp_path / f"{name}.tar"))
+
+
+def test_tar_without_an_end_mark_is_read_with_a_warning(tmp_path, caplog):
+    whole = write_tar(tmp_path / "whole.tar", {f"{n}.mp4": bytes(600) for n in range(4)}).read_bytes()
+    (tmp_path / "open.tar").write_bytes(whole[: whole.index(b"2.mp4")])
+    assert len(open_corpus(str(tmp_path / "open.tar"))) == 2
+    assert "open.tar has no end mark" in caplog.text
+
+
+def test_parquet_files_that_do_not_belong_together_are_refused(tmp_path):
+    for name, column in (("a", "video"), ("b", "sound")):
+        table = pa.table({column: pa.array([b"x"], pa.binary())})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match="b.parquet has no column 'video', which .*a.parquet has"):
+        open_corpus(str(tmp_path / "*.parquet"))
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for file in (tmp_path / "videos" / "a" / "1.mp4", tmp_path / "elsewhere" / "2.mp4"):
+        file.write_bytes(b"")
+    (tmp_path / "videos" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos" / "a" / "loop").symlink_to(tmp_path / "videos")
+    corpus = open_corpus(str(tmp_path / "videos"))
+    assert [Path(corpus.describe(n)).name for n in range(len(corpus))] == ["1.mp4", "2.mp4"]
+
+
+def test_index_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "index.csv").write_text("a.mp4 1\nb.mp4 2\n", encoding="utf-8-sig")
+    corpus = open_corpus(str(tmp_path / "index.csv"))
+    assert [Path(corpus.describe(n)).name for n in range(2)] == ["a.mp4", "b.mp4"]
+
+
+def test_label_that_does_not_fit_is_refused(tmp_path):
+    (tmp_path / "index.csv").write_text("a.mp4 4294967296\n")
+    with pytest.raises(ValueError, match="index.csv, line 1: label 4294967296 does not fit 32 bits"):
+        open_corpus(str(tmp_path / "index.csv"))

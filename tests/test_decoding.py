@@ -450,3 +450,24 @@ class TestOptionalBackends:
             monkeypatch.setitem(__import__("sys").modules, module, None)
         with pytest.raises(ImportError, match=re.escape(f"pip install transformers_vjepa[{backend}]")):
             read_clip(video, backend=backend)
+
+
+def test_damaged_and_hidden_pictures_of_a_folder(tmp_path):
+    for n in range(3):
+        Image.new("RGB", (8, 8), (n, n, n)).save(tmp_path / f"{n}.png")
+    (tmp_path / "._0.png").write_bytes(b"not a picture")
+    assert decode_frames(tmp_path, [0, 2])[:, 0, 0, 0].tolist() == [0, 2]
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "1.png")
+    data = bytearray((tmp_path / "1.png").read_bytes())
+    start = data.index(b"IDAT") - 4
+    data[start : start + 4] = (20).to_bytes(4, "big")  # what follows is then taken for the next chunk
+    (tmp_path / "1.png").write_bytes(data)
+    with pytest.raises(CorruptVideoError, match="1.png is not a whole picture"):
+        decode_frames(tmp_path, [1])
+
+
+def test_a_colon_in_a_relative_path_is_no_protocol(video, tmp_path, monkeypatch):
+    (tmp_path / "12:30.mp4").write_bytes(video.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert _indices(decode_frames("12:30.mp4", [7])) == [7]

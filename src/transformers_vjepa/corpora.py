@@ -179,10 +179,22 @@ def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
                 elif base.endswith((".cls", ".json")):
                     label = _parse_label(archive.extractfile(member).read(), where=f"{tar}::{member.name}")
             yield from ((*entry, label) for entry in media)
+            _check_tar_end(tar, archive.offset)
     except tarfile.TarError as error:
         raise ValueError(
             f"{tar} cannot be read as an uncompressed tar ({error}): copy it again, or decompress it first"
         ) from error
+
+
+def _check_tar_end(tar: str, offset: int) -> None:
+    """tarfile takes a damaged or incomplete header for the end of the archive: a block of zeros is the end."""
+    with open(tar, "rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if not block:
+        logger.warning("%s has no end mark: it may have been cut short", tar)
+    elif block != bytes(tarfile.BLOCKSIZE):
+        raise ValueError(f"{tar} is damaged or cut short at byte {offset}: copy the tar again")
 
 
 def _parse_label(data: bytes, *, where: str) -> int:
@@ -217,6 +229,13 @@ class ParquetCorpus:
         group_file, group_number, rows, largest = array("q"), array("q"), array("q"), 0
         for number, file in enumerate(self._files):
             metadata = pq.read_metadata(file)
+            columns = metadata.schema.to_arrow_schema().names
+            for column in (self._column, self._label):
+                if column is not None and column not in columns:
+                    raise ValueError(
+                        f"{file} has no column {column!r}, which {files[0]} has (only {', '.join(columns)}): name "
+                        "files that belong together"
+                    )
             for group in range(metadata.num_row_groups):
                 group_file.append(number)
                 group_number.append(group)
@@ -360,12 +379,14 @@ def _is_media(path: str) -> bool:
 def _open_index(file: str) -> FileCorpus:
     """Index in the published format: path and integer label per line, separated by a space or a comma."""
     paths, labels = [], array("l")
-    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.strip()
             match = _INDEX_LINE.match(line)
             if match:
                 path, label = match["path"], int(match["label"])
+                if abs(label) >= 2**31:
+                    raise ValueError(f"{file}, line {number}: label {label} does not fit 32 bits")
             elif _is_media(line.strip('"')):
                 path, label = line, _NO_LABEL
             elif not line or (number == 1 and _HEADER_LINE.match(line)):
@@ -383,8 +404,14 @@ def _open_index(file: str) -> FileCorpus:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Files under a folder, relative to it, in sorted order, without hidden ones."""
-    for current, folders, files in os.walk(folder):
+    """Files under a folder, relative to it, in sorted order, without hidden ones; links are followed once."""
+    seen = set()
+    for current, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):

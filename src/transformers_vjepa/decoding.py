@@ -10,7 +10,8 @@ otherwise is said at `Backend`.
 
 Decoding runs on one thread: data-loader workers are the parallelism. Every function opens, reads and closes
 its video within the call, so no decoder is ever carried across a fork. Pictures come out in the size and with
-the rotation the file asks for; pixels that are not square stay as they are stored.
+the rotation the file asks for; pixels that are not square stay as they are stored. Damage that leaves a
+decodable bit stream (random bytes in a small picture, say) is seen by no decoder.
 """
 
 import bisect
@@ -319,7 +320,8 @@ def _open(source: VideoSource, *, backend: Backend) -> _Video:
             return _PictureFolder(path)
         if not path.exists():
             raise DecodingError(str(path), "there is no such file")
-        return _BACKENDS[backend](str(path), str(path))
+        # Absolute, or FFmpeg takes what is before a colon for a protocol.
+        return _BACKENDS[backend](os.path.abspath(path), str(path))
     if not hasattr(source, "read") or not hasattr(source, "seek"):
         raise TypeError(f"`source` is a {type(source).__name__}: give a path, bytes or a seekable file object")
     return _BACKENDS[backend](source, str(getattr(source, "name", f"<{type(source).__name__}>")))
@@ -670,7 +672,9 @@ class _PictureFolder:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        pictures = [file for file in path.iterdir() if file.suffix.lower() in _PICTURES]
+        pictures = [
+            file for file in path.iterdir() if file.suffix.lower() in _PICTURES and not file.name.startswith(".")
+        ]
         self._pictures = sorted(pictures, key=lambda file: _natural_order(file.name))
         self.num_frames = len(pictures)
         if not pictures:
@@ -691,7 +695,8 @@ class _PictureFolder:
         try:
             with Image.open(path) as picture:
                 rgb = ImageOps.exif_transpose(picture).convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+            # Pillow reports broken PNG chunks as SyntaxError.
             raise CorruptVideoError(self.name, f"{path.name} is not a whole picture ({error})") from error
         return _channels_first(np.asarray(rgb))
 

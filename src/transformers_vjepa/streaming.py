@@ -64,13 +64,20 @@ class CorpusSource:
     weight: float | None = None
 
 
+class StreamError(ValueError):
+    """A stream that cannot start, or not where it is asked to, with this number of workers or processes."""
+
+
 def parse_sources(values: Sequence[str]) -> list[CorpusSource]:
     """
     Read command-line sources: `parse_sources(["k710.csv=0.6", "clips/=0.4"])`. The weight is what follows the
-    last `=`, if that is a number.
+    last `=`, if that is a number and `value` no file or folder.
     """
     sources = []
     for value in values:
+        if os.path.exists(os.path.expanduser(value)):
+            sources.append(CorpusSource(value))
+            continue
         name, _, weight = value.rpartition("=")
         try:
             sources.append(CorpusSource(name, float(weight)) if name else CorpusSource(value))
@@ -159,7 +166,6 @@ class _LaneReader:
         state: dict[str, Any] | None,
     ) -> None:
         self._corpus = corpus
-        self._dataset, self._stride, self._offset = corpus.lane(lane, lanes=lanes)
         self._lane, self._lanes, self._seed, self._shuffle_buffer = lane, lanes, seed, shuffle_buffer
         #: What to save to continue after the last reference handed out.
         self.state = state or {"epoch": 0, "row": 0, "dataset": None, "done": 0}
@@ -171,6 +177,10 @@ class _LaneReader:
     def _iterate(self) -> Iterator[EncodedClip]:
         state = self.state
         for epoch in count(state["epoch"]):
+            # Lanes may hold different numbers of videos, and give equally many clips: so they change places.
+            self._dataset, self._stride, self._offset = self._corpus.lane(
+                (self._lane + epoch) % self._lanes, lanes=self._lanes
+            )
             # Reorders the shards of this lane; 0 leaves them in place.
             self._dataset.set_epoch(
                 hash_counters(self._seed, Draw.SHARDS, epoch) >> 32 if self._shuffle_buffer > 1 else 0
@@ -191,11 +201,10 @@ class _LaneReader:
                     yield reference
                 start, done = after, 0
             if empty:
-                raise ValueError(
+                raise StreamError(
                     f"{self._corpus.name} has no rows for reader {self._lane} of {self._lanes}: use fewer "
                     "DataLoader workers or processes"
                 )
-            self._dataset.load_state_dict(None)
             state = {"epoch": epoch + 1, "row": 0, "dataset": None, "done": 0}
 
     def _chunk_order(self, length: int, *, epoch: int, row: int) -> list[int]:
@@ -251,7 +260,7 @@ def _check_workers(num_workers: int) -> tuple[int, int]:
     if info is None:
         return 0, 1
     if info.num_workers != num_workers:
-        raise ValueError(
+        raise StreamError(
             f"the DataLoader has num_workers={info.num_workers}, but the stream was made for "
             f"num_workers={num_workers}: give both the same number"
         )
@@ -302,7 +311,7 @@ class _Worker:
         self._lanes = next((state["lanes"] for state in self._states.values()), workers)
         if self._lanes % workers:
             allowed = [n for n in range(1, self._lanes + 1) if self._lanes % n == 0]
-            raise ValueError(
+            raise StreamError(
                 f"num_workers={workers} cannot continue a stream saved with {self._lanes} lanes: choose one of "
                 f"{[0, *allowed]}"
             )
@@ -312,12 +321,12 @@ class _Worker:
         states = [json.loads(cursor) for cursor in cursors.values()]
         for state in states:
             if state["world_size"] != self._stream.world_size:
-                raise ValueError(
+                raise StreamError(
                     f"the cursors were saved by {state['world_size']} processes, this run has "
                     f"{self._stream.world_size}: a streamed corpus continues with the same number only"
                 )
         if not states and self._stream.is_sequential and self._stream.position.start_batch:
-            raise ValueError(
+            raise StreamError(
                 f"a streamed corpus cannot go to batch {self._stream.position.start_batch} by itself: seek with "
                 "the cursors that record_cursors collected up to there"
             )
@@ -621,6 +630,7 @@ def iterate_clips(
 __all__ = [
     "BrokenVideoMonitor",
     "CorpusSource",
+    "StreamError",
     "StreamPosition",
     "TooManyBrokenVideosError",
     "clip_stream",

@@ -296,10 +296,13 @@ class VJEPATrainer(Trainer):
         return batches, num_items
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        # First, and on every rank: the Trainer's state, which is written last, marks a checkpoint as complete.
         if self._cursors:
             folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / f"stream_{self.args.process_index}.json").write_text(json.dumps(self._cursors))
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
