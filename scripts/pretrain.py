@@ -111,6 +111,7 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
     pass
 
 
+_RECIPES = Path(__file__).parent / "recipes"
 _SPACINGS = ("frame_step", "target_fps", "clip_duration")
 
 
@@ -136,10 +137,14 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", help="recipe: a YAML file with values for any of these arguments")
+    parser.add_argument(
+        "--config", help="recipe: a YAML file with values for any of these arguments (tiny_cpu without --dataset)"
+    )
     config = ArgumentParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     recipe: Namespace = config.parse_known_args(argv)[0]
+    if not recipe.config and not any(part.partition("=")[0] == "--dataset" for part in argv):
+        recipe.config = str(_RECIPES / "tiny_cpu.yaml")  # the size that suits the built-in corpus
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     if recipe.config:
         parser.set_defaults(**read_recipe(recipe.config, parser, argv))

@@ -190,6 +190,12 @@ def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
     assert (model.hidden_size, training.learning_rate, data.crop_scale) == (48, 0.25, [0.5, 1.0])
 
 
+def test_without_arguments_it_is_the_demo():
+    model, data, training = pretrain.parse_arguments([])
+    assert (model.hidden_size, data.dataset, training.output_dir) == (96, ["synthetic"], "outputs/pretrain")
+    assert pretrain.parse_arguments(["--dataset", "videos"])[0].hidden_size is None
+
+
 def test_recipe_values_take_the_form_of_arguments(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("dataset: some/folder\nframe_step: 2\n")

@@ -50,7 +50,10 @@ class VJEPATrainingArguments(TrainingArguments):
     published V-JEPA recipe where they differ, and the knobs it adds.
     """
 
+    _argument_group_name = "training"  # where --help lists them
+
     # Changed defaults.
+    output_dir: str | None = field(default="outputs/pretrain", metadata={"help": "Where everything is written."})
     learning_rate: float = field(default=6.25e-4, metadata={"help": "Peak learning rate, after warm-up."})
     weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the first step."})
     max_grad_norm: float = field(
