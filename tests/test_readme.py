@@ -52,6 +52,12 @@ def test_training_in_python_then_features_in_five_lines(corpus, tmp_path):
     assert names["features"].shape == (1, 64, 24)
 
 
+def test_plain_lines_install_what_make_does():
+    extras = set(re.findall(r"\$\(VENV\)/installed-([\w,]+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert extras == {"viz,probe", "test"}
+    assert all(f"'.[{names}]'" in README for names in extras)
+
+
 def test_every_python_block_is_run():
     assert len(BLOCKS) == 2
 
