@@ -78,6 +78,6 @@ def test_commands_name_existing_files_and_arguments():
         assert (ROOT / path).is_file(), path
     known = {name for part in (pretrain.ModelArguments, pretrain.DataArguments) for name in part.__annotations__}
     known |= set(pretrain.VJEPATrainingArguments.__dataclass_fields__) | {"config"}
-    launcher = {"editable", "cpu", "multi_gpu", "num_processes", "config_file", "help"}
+    launcher = {"editable", "cpu", "multi_gpu", "num_processes", "config_file", "help", "num_cpu_threads_per_process"}
     for name in set(re.findall(r"--(\w+)", README)) - launcher:
         assert name in known, name
