@@ -66,7 +66,7 @@ def show(results: dict[str, dict[str, dict[str, float]]], root: Path) -> None:
 def main() -> None:
     defaults = ["--config", str(RECIPE), "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
     argv = defaults + sys.argv[1:]
-    if "--dataset" in sys.argv:
+    if "dataset" in pretrain.names_given(sys.argv):
         sys.exit("error: the demo reads motion and appearance off its own corpus: use pretrain.py for --dataset")
     trainer = pretrain.run(argv)
     if trainer.stop_signal:

@@ -112,7 +112,14 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 
 
 _RECIPES = Path(__file__).parent / "recipes"
-_SPACINGS = ("frame_step", "target_fps", "clip_duration")
+_SPACINGS = {"frame_step", "target_fps", "clip_duration"}
+# What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
+_ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {"init_from", "crop_size", "frames_per_clip"}
+
+
+def names_given(argv: list[str]) -> set[str]:
+    """Arguments that a command line names, in either spelling."""
+    return {part[2:].partition("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
 
 
 def read_recipe(path: str, parser: HfArgumentParser, argv: list[str]) -> dict:
@@ -121,9 +128,11 @@ def read_recipe(path: str, parser: HfArgumentParser, argv: list[str]) -> dict:
     known = {field.name: field for part in parser.dataclass_types for field in fields(part)}
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}")
-    given = {part.removeprefix("--").partition("=")[0] for part in argv if part.startswith("--")}
-    if given & set(_SPACINGS):  # one of them on the command line replaces the recipe's
-        values = {name: value for name, value in values.items() if name not in _SPACINGS}
+    given = names_given(argv)
+    replaced = _SPACINGS if given & _SPACINGS else set()
+    if given & {"preset", "init_from"}:
+        replaced = replaced | _ARCHITECTURE
+    values = {name: value for name, value in values.items() if name not in replaced}
     if isinstance(values.get("dataset"), str):
         values["dataset"] = [values["dataset"]]
     return values
@@ -138,12 +147,14 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", help="recipe: a YAML file with values for any of these arguments (tiny_cpu without --dataset)"
+        "--config",
+        help="recipe: a YAML file with values for any of these arguments; tiny_cpu where neither this nor --dataset, "
+        "--preset or --init_from is given",
     )
     config = ArgumentParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     recipe: Namespace = config.parse_known_args(argv)[0]
-    if not recipe.config and not any(part.partition("=")[0] == "--dataset" for part in argv):
+    if not recipe.config and not names_given(argv) & {"dataset", "preset", "init_from"}:
         recipe.config = str(_RECIPES / "tiny_cpu.yaml")  # the size that suits the built-in corpus
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
     if recipe.config:

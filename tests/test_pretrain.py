@@ -190,6 +190,15 @@ def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
     assert (model.hidden_size, training.learning_rate, data.crop_scale) == (48, 0.25, [0.5, 1.0])
 
 
+def test_a_preset_on_the_command_line_wins_over_the_architecture_of_a_recipe():
+    recipe = str(SCRIPTS / "recipes" / "tiny_cpu.yaml")
+    for argv in (["--config", recipe, "--preset", "vits16"], ["--preset=vits16"]):
+        model, _, _ = pretrain.parse_arguments(argv)
+        assert (model.preset, model.hidden_size, model.patch_size) == ("vits16", None, None)
+    model, data, _ = pretrain.parse_arguments(["--config", recipe, "--init-from", "somewhere", "--target-fps", "5"])
+    assert (model.hidden_size, model.crop_size, data.frame_step) == (None, 32, None)
+
+
 def test_without_arguments_it_is_the_demo():
     model, data, training = pretrain.parse_arguments([])
     assert (model.hidden_size, data.dataset, training.output_dir) == (96, ["synthetic"], "outputs/pretrain")

@@ -403,7 +403,8 @@ class _PyAVVideo:
         try:
             marks = self._scan()
             self._timeline = self._trusted_timeline(marks)
-        except BaseException:  # whatever it was goes on; only the file must not stay open
+        # Whatever it was goes on; only the file must not stay open.
+        except BaseException:
             self._container.close()
             raise
         times = sorted(mark.pts for mark in marks if mark.pts is not None)

@@ -5,6 +5,7 @@ Pictures of a training run: its curves, what its masks hide, and what its featur
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -244,7 +245,7 @@ def _curves(
 def _draw_panel(
     axis: Axes, title: str, label: str, log: bool, curves: Mapping[str, tuple[list[float], list[float]]]
 ) -> None:
-    for color, (name, (steps, values)) in zip(_COLORS * 2, curves.items(), strict=False):
+    for color, (name, (steps, values)) in zip(itertools.cycle(_COLORS), curves.items(), strict=False):
         few = len(steps) < 30
         axis.plot(steps, values, color=color, label=name, linewidth=1.6, marker="o" if few else None, markersize=3)
     if log and all(value > 0 for _, values in curves.values() for value in values):
