@@ -16,6 +16,7 @@ import torch
 from transformers import set_seed
 
 from transformers_vjepa import ClipSampling, VJEPAModel, VJEPAVideoProcessor
+from transformers_vjepa.command_line import names_given
 from transformers_vjepa.probing import extract_time_means, fit_read_out
 from transformers_vjepa.synthetic import APPEARANCES, MOTIONS, load_labels
 
@@ -66,7 +67,7 @@ def show(results: dict[str, dict[str, dict[str, float]]], root: Path) -> None:
 def main() -> None:
     defaults = ["--config", str(RECIPE), "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
     argv = defaults + sys.argv[1:]
-    if "dataset" in pretrain.names_given(sys.argv):
+    if "dataset" in names_given(sys.argv):
         sys.exit("error: the demo reads motion and appearance off its own corpus: use pretrain.py for --dataset")
     trainer = pretrain.run(argv)
     if trainer.stop_signal:

@@ -9,21 +9,15 @@ Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an inde
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
 
-import os
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from datasets import IterableDataset
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, TrainerState, set_seed
+from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
 from transformers_vjepa import (
     PRESETS,
@@ -31,18 +25,20 @@ from transformers_vjepa import (
     StreamPosition,
     VJEPAConfig,
     VJEPAForPreTraining,
+    VJEPAImageProcessor,
     VJEPATrainer,
     VJEPATrainingArguments,
     VJEPAVideoProcessor,
     clip_stream,
 )
+from transformers_vjepa.checkpoints import resolve_checkpoint, trained_steps
+from transformers_vjepa.clip_reading import TooManyBrokenVideosError
+from transformers_vjepa.command_line import check_processes, parse_with_recipe, user_errors
 from transformers_vjepa.masking import get_mask_strategy
-from transformers_vjepa.streaming import StreamError, TooManyBrokenVideosError, parse_sources
+from transformers_vjepa.streaming import StreamError, parse_sources
 from transformers_vjepa.synthetic import build_corpus
 from transformers_vjepa.trainer import CollapseError, DivergedError
 from transformers_vjepa.training_pictures import TrainingPictures
-
-logger = logging.get_logger("transformers_vjepa.pretrain")
 
 
 @dataclass
@@ -107,70 +103,35 @@ class DataArguments:
     shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    pass
-
-
 _RECIPES = Path(__file__).parent / "recipes"
 _SPACINGS = {"frame_step", "target_fps", "clip_duration"}
 # What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
 _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {"init_from", "crop_size", "frames_per_clip"}
 
 
-def names_given(argv: list[str]) -> set[str]:
-    """Arguments that a command line names, in either spelling."""
-    return {part[2:].partition("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
+def _overridden(given: set[str]) -> set[str]:
+    """What a recipe must not set, from what the command line does."""
+    architecture = _ARCHITECTURE if given & {"preset", "init_from"} else set()
+    return architecture | (_SPACINGS if given & _SPACINGS else set())
 
 
-def read_recipe(path: str, parser: HfArgumentParser, argv: list[str]) -> dict:
-    """The values of a recipe, in the form the command line would give them."""
-    values = yaml.safe_load(Path(path).read_text()) or {}
-    known = {field.name: field for part in parser.dataclass_types for field in fields(part)}
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}")
-    given = names_given(argv)
-    replaced = _SPACINGS if given & _SPACINGS else set()
-    if given & {"preset", "init_from"}:
-        replaced = replaced | _ARCHITECTURE
-    values = {name: value for name, value in values.items() if name not in replaced}
-    if isinstance(values.get("dataset"), str):
-        values["dataset"] = [values["dataset"]]
-    return values
+def _default_recipe(given: set[str]) -> Path | None:
+    """The size that suits the built-in corpus."""
+    return None if given & {"dataset", "preset", "init_from"} else _RECIPES / "tiny_cpu.yaml"
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
     """Command line over recipe over defaults."""
-    parser = HfArgumentParser(
+    return parse_with_recipe(
+        argv,
         (ModelArguments, DataArguments, VJEPATrainingArguments),
         description=__doc__,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
+        recipe_help="recipe: a YAML file with values for any of these arguments; tiny_cpu where neither this nor "
+        "--dataset, --preset or --init_from is given",
+        default_recipe=_default_recipe,
+        overridden=_overridden,
+        use_cpu=not torch.accelerator.is_available(),
     )
-    parser.add_argument(
-        "--config",
-        help="recipe: a YAML file with values for any of these arguments; tiny_cpu where neither this nor --dataset, "
-        "--preset or --init_from is given",
-    )
-    config = ArgumentParser(add_help=False, allow_abbrev=False)
-    config.add_argument("--config")
-    recipe: Namespace = config.parse_known_args(argv)[0]
-    if not recipe.config and not names_given(argv) & {"dataset", "preset", "init_from"}:
-        recipe.config = str(_RECIPES / "tiny_cpu.yaml")  # the size that suits the built-in corpus
-    parser.set_defaults(use_cpu=not torch.accelerator.is_available())
-    if recipe.config:
-        parser.set_defaults(**read_recipe(recipe.config, parser, argv))
-    model, data, training, _ = parser.parse_args_into_dataclasses(argv)
-    return model, data, training
-
-
-def check_processes(training: VJEPATrainingArguments) -> None:
-    """Refuses several processes that know nothing of each other: each would do, and save, all of the work."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    if processes != training.world_size:
-        raise ValueError(
-            f"the launcher started {processes} processes, but training sees {training.world_size}: on machines "
-            "without GPUs pass --use_cpu true"
-        )
 
 
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
@@ -233,35 +194,6 @@ def build_stream(
     return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
 
 
-def trained_steps(checkpoint: str | Path) -> int:
-    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest complete checkpoint: the Trainer writes its state last."""
-    complete = [file.parent for file in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    return max(complete, key=trained_steps, default=None)
-
-
-def resolve_checkpoint(training: VJEPATrainingArguments) -> str | None:
-    """The checkpoint to resume from; refuses to start anew over an unfinished run."""
-    output_dir = Path(training.output_dir)
-    last = last_checkpoint(output_dir)
-    wanted = training.resume_from_checkpoint
-    if wanted in ("auto", "last", "true", "True"):
-        if last is None and wanted != "auto":
-            raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
-        return None if last is None else str(last)
-    if wanted is None and last is not None:
-        raise ValueError(
-            f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
-            "or choose another --output_dir"
-        )
-    if wanted is not None and not (Path(wanted) / TRAINER_STATE_NAME).is_file():
-        raise ValueError(f"{wanted} is no complete checkpoint (it has no {TRAINER_STATE_NAME}): pass 'auto'")
-    return wanted
-
-
 def synthetic_root(output_dir: str) -> Path:
     """Where the built-in corpus is kept: beside the runs that use it."""
     root = Path(output_dir).parent / "synthetic"
@@ -297,14 +229,16 @@ def report(trainer: VJEPATrainer) -> None:
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     """The trainer of a command line, and the checkpoint it resumes from."""
     model_arguments, data, training = parse_arguments(argv)
-    check_processes(training)
-    checkpoint = resolve_checkpoint(training)
+    check_processes(training.world_size)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     model = build_model(model_arguments, training)
     position = StreamPosition()
     stream = build_stream(data, model.config, training, position=position)
-    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size)
+    processor = VJEPAVideoProcessor(
+        crop_size=model.config.crop_size, num_frames=model.config.frames_per_clip, frame_step=data.frame_step or 4
+    )
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
     trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
@@ -322,21 +256,17 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
     if trainer.state.global_step >= trainer.args.max_steps:
         trainer.stop_signal = 0  # too late to stop anything
         trainer.save_model()
+        if trainer.args.should_save:
+            VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(trainer.args.output_dir)
         trainer.save_state()
 
 
 def run(argv: list[str]) -> VJEPATrainer:
     """One pretraining run from its command line; what the user can mend ends it with one line."""
-    try:
+    with user_errors():
         trainer, checkpoint = build(argv)
-    except (ValueError, OSError, StrictDataclassError) as error:
-        logger.debug("details", exc_info=True)
-        sys.exit(f"error: {error}")
-    try:
+    with user_errors(CollapseError, DivergedError, StreamError, TooManyBrokenVideosError):
         train(trainer, checkpoint)
-    except (CollapseError, DivergedError, StreamError, TooManyBrokenVideosError) as error:
-        # From a worker the message is a traceback, whose last line is the error.
-        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
     if trainer.is_world_process_zero():
         report(trainer)
     return trainer

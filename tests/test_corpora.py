@@ -4,6 +4,7 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,9 @@ from transformers_vjepa.corpora import (
     PackedStrings,
     ParquetCorpus,
     SequentialCorpus,
+    SubsetCorpus,
     TarCorpus,
+    is_corpus,
     open_corpus,
 )
 
@@ -310,3 +313,66 @@ def test_label_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "index.csv").write_text("a.mp4 4294967296\n")
     with pytest.raises(ValueError, match="index.csv, line 1: label 4294967296 does not fit 32 bits"):
         open_corpus(str(tmp_path / "index.csv"))
+
+
+def labelled_corpora(tmp_path):
+    """The same labels in every kind of corpus that can be read at random."""
+    for name in ("c/1.mp4", "a/2.mp4", "0.mp4", "b/3.mp4"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).touch()
+    (tmp_path / "list.csv").write_text("0.mp4 -1\na.mp4 0\nb.mp4 1\nc.mp4 2\n")
+    members = {f"{n}.mp4": b"x" for n in range(4)} | {f"{n}.cls": str(n - 1).encode() for n in range(1, 4)}
+    write_tar(tmp_path / "x.tar", dict(sorted(members.items())))
+    write_parquet(tmp_path / "x.parquet", [(b"0", None), (b"a", 0), (b"b", 1), (b"c", 2)])
+    return {name: open_corpus(tmp_path / name) for name in ("folder", "list.csv", "x.tar", "x.parquet")}
+
+
+def test_labels_and_class_names(tmp_path):
+    corpora = labelled_corpora(tmp_path)
+    for corpus in corpora.values():
+        assert corpus.labels.tolist() == [-1, 0, 1, 2]
+        assert corpus.labels.dtype == np.int64
+        assert corpus.labels.tolist() == [clip.label for clip in contents(corpus)]
+    names = {name: corpus.class_names for name, corpus in corpora.items()}
+    assert names == {"folder": ("a", "b", "c"), "list.csv": (), "x.tar": (), "x.parquet": ("a", "b", "c")}
+
+
+def test_labels_of_parquet_read_no_video(tmp_path, monkeypatch):
+    corpus = open_corpus(write_parquet(tmp_path / "x.parquet", [(b"a", 2), (b"b", 0), (b"c", 1)]))
+    columns = []
+    read_table = pq.read_table
+    monkeypatch.setattr(
+        pq, "read_table", lambda file, **kwargs: (columns.append(kwargs["columns"]), read_table(file, **kwargs))[1]
+    )
+    assert corpus.labels.tolist() == [2, 0, 1]
+    assert columns == [["label"]]
+
+
+def test_parquet_without_a_label_column(tmp_path):
+    pq.write_table(pa.table({"video": pa.array([b"x", b"y"], pa.binary())}), tmp_path / "x.parquet")
+    corpus = open_corpus(tmp_path / "x.parquet")
+    assert corpus.labels.tolist() == [-1, -1] and corpus.class_names == ()
+
+
+def test_subset_has_its_videos_in_order(tmp_path):
+    for corpus in labelled_corpora(tmp_path).values():
+        subset = pickle.loads(pickle.dumps(SubsetCorpus(corpus, [3, 0])))
+        assert len(subset) == 2 and subset.labels.tolist() == [2, -1]
+        assert subset.class_names == corpus.class_names
+        assert [subset.describe(n) for n in range(2)] == [corpus.describe(3), corpus.describe(0)]
+        assert [subset.read(n) for n in range(2)] == [corpus.read(3), corpus.read(0)]
+        assert SubsetCorpus(subset, [1]).describe(0) == corpus.describe(0)
+        with pytest.raises(ValueError, match="index 4 is outside of a corpus of 4 videos"):
+            SubsetCorpus(corpus, [0, 4])
+        with pytest.raises(ValueError, match="index -1 is outside"):
+            SubsetCorpus(corpus, np.array([-1]))
+
+
+def test_opened_corpora_are_opened_as_they_are(tmp_path):
+    for corpus in labelled_corpora(tmp_path).values():
+        assert is_corpus(corpus) and open_corpus(corpus) is corpus
+    dataset = load_dataset("parquet", data_files={"train": str(tmp_path / "x.parquet")}, split="train", streaming=True)
+    sequential = open_corpus(dataset)
+    assert is_corpus(sequential) and open_corpus(sequential) is sequential
+    assert sequential.class_names == ("a", "b", "c")
+    assert not is_corpus(dataset) and not is_corpus(str(tmp_path))

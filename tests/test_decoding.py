@@ -20,9 +20,11 @@ from transformers_vjepa.decoding import (
     TooShortVideoError,
     VideoInfo,
     decode_frames,
+    plan_clips,
     probe_video,
     read_clip,
     read_segments,
+    segment_places,
 )
 
 FRAMES, FPS = 100, 25
@@ -118,6 +120,30 @@ class TestSampling:
     def test_spacings(self, video, sampling, expected):
         assert _indices(read_clip(video, sampling=sampling)) == expected
 
+    @pytest.mark.parametrize(
+        "num_frames, frame_step, expected",
+        [
+            # 0, 64 / 15, 128 / 15 ... 64, rounded down, the last one drawn back from 64.
+            (16, 4, [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]),
+            (16, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
+            (4, 2, [0, 2, 5, 7]),  # 0, 8 / 3, 16 / 3, 8
+            (2, 3, [0, 5]),
+            (1, 4, [0]),
+        ],
+    )
+    def test_linspace_is_the_published_one(self, num_frames, frame_step, expected):
+        sampling = ClipSampling(num_frames=num_frames, frame_step=frame_step, spacing="linspace")
+        assert sampling.offsets() == expected
+
+    def test_linspace_places_clips_as_a_stride_does(self, video, tmp_path):
+        sampling = ClipSampling(num_frames=4, frame_step=5, spacing="linspace")  # 0, 6, 13, 19: spans 20
+        # 81 starts: 0, 40 and 80.
+        expected = [0, 6, 13, 19, 40, 46, 53, 59, 80, 86, 93, 99]
+        assert _indices(read_segments(video, num_segments=3, sampling=sampling)) == expected
+        assert _indices(read_clip(video, sampling=sampling)) == [40, 46, 53, 59]
+        path = _render(tmp_path / "short.mp4", frames=18, qp="4")
+        assert _indices(read_clip(path, sampling=ClipSampling(spacing="linspace"))) == [0, 4, 8, 12] + [17] * 12
+
     def test_random_starts_cover_the_video_and_replay(self, video):
         sampling = ClipSampling(num_frames=2, frame_step=96)  # starts 0 to 3
         generator = torch.Generator().manual_seed(0)
@@ -154,6 +180,36 @@ class TestSampling:
         one = read_segments(video, num_segments=1, sampling=sampling)
         assert torch.equal(one[0], read_clip(video, sampling=sampling))
 
+    def test_random_segments_start_in_each_part_of_the_video(self, video):
+        sampling = ClipSampling(num_frames=2, frame_step=40)  # 60 starts, 20 for each of three segments
+        generator = torch.Generator().manual_seed(0)
+        draws = [
+            _indices(read_segments(video, num_segments=3, sampling=sampling, generator=generator)[:, 0])
+            for _ in range(8)
+        ]
+        for segment, starts in enumerate(zip(*draws, strict=True)):
+            assert 20 * segment <= min(starts) < max(starts) < 20 * (segment + 1)
+        # One segment is a random clip, by the same number.
+        clip = read_clip(video, sampling=sampling, generator=torch.Generator().manual_seed(5))
+        one = read_segments(video, num_segments=1, sampling=sampling, generator=torch.Generator().manual_seed(5))
+        assert torch.equal(one[0], clip)
+
+    def test_plan_without_a_video(self):
+        sampling = ClipSampling(num_frames=4, frame_step=2)  # spans 7
+        assert plan_clips(10, sampling=sampling, places=segment_places(3)) == [
+            [0, 2, 4, 6],
+            [2, 4, 6, 8],
+            [3, 5, 7, 9],
+        ]
+        assert plan_clips(10, sampling=sampling) == [[2, 4, 6, 8]]
+        assert plan_clips(5, sampling=sampling) == [[0, 2, 4, 4]]
+        assert plan_clips(20, sampling=ClipSampling(num_frames=2, target_fps=5), fps=20) == [[8, 12]]
+        assert segment_places(1) == [0.5] and segment_places(5) == [0, 0.25, 0.5, 0.75, 1]
+        with pytest.raises(TooShortVideoError, match="<frames>: 3 frames are fewer than the 4"):
+            plan_clips(3, sampling=sampling)
+        with pytest.raises(DecodingError, match="mine: the frame rate is unknown"):
+            plan_clips(9, sampling=ClipSampling(num_frames=2, duration=1), name="mine")
+
     @pytest.mark.parametrize(
         "arguments, message",
         [
@@ -164,6 +220,11 @@ class TestSampling:
             ({"duration": float("inf")}, "`duration`=inf must be positive and finite"),
             ({"frame_step": 4, "target_fps": 8}, "frame_step and target_fps are both given"),
             ({"short_video": "loop"}, "`short_video`='loop' must be"),
+            ({"spacing": "even"}, "`spacing`='even' must be 'stride' or 'linspace'"),
+            (
+                {"spacing": "linspace", "target_fps": 8},
+                "`spacing`='linspace' spreads over whole frames: give `frame_step`, not {'target_fps': 8}",
+            ),
         ],
     )
     def test_refuses_values(self, arguments, message):

@@ -1,11 +1,13 @@
 """What the README shows works as it stands; only paths and sizes are replaced."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification, VJEPAImageProcessor, VJEPAVideoProcessor
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +54,28 @@ def test_training_in_python_then_features_in_five_lines(corpus, tmp_path):
     assert names["features"].shape == (1, 64, 24)
 
 
+def test_pipeline_and_several_segments_and_views(corpus, tmp_path):
+    config = VJEPAConfig(
+        crop_size=32,
+        patch_size=8,
+        frames_per_clip=4,
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=5,
+    )
+    VJEPAForVideoClassification(config).save_pretrained(tmp_path)
+    for processor in (VJEPAVideoProcessor(crop_size=32, num_frames=4), VJEPAImageProcessor(crop_size=32)):
+        processor.save_pretrained(tmp_path)
+    video = next((corpus / "train").glob("*.mp4"))
+    replacements = {'"models/vitl16-k400"': f'"{tmp_path}"', '"video.mp4"': f'"{video}"'}
+    best = run_block(block_with("pipeline("), replacements)["best"]
+    assert [sorted(entry) for entry in best] == [["label", "score"]] * 3
+    names = run_block(block_with("num_segments=8"), replacements)
+    assert names["inputs"]["pixel_values_videos"].shape == (1, 3, 8, 4, 3, 32, 32)
+    assert abs(names["probabilities"].sum().item() - 1) < 1e-5
+
+
 def test_plain_lines_install_what_make_does():
     extras = set(re.findall(r"\$\(VENV\)/installed-([\w,]+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert extras == {"viz,probe", "test"}
@@ -59,7 +83,7 @@ def test_plain_lines_install_what_make_does():
 
 
 def test_every_python_block_is_run():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 4
 
 
 def test_file_tree_is_complete():
@@ -70,14 +94,24 @@ def test_file_tree_is_complete():
         assert list(ROOT.glob(f"*/**/{name}")), name
 
 
-def test_commands_name_existing_files_and_arguments():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import pretrain
+LAUNCHER = {"editable", "cpu", "multi_gpu", "num_processes", "config_file", "help", "num_cpu_threads_per_process"}
 
-    for path in re.findall(r"scripts/[\w./]+\.(?:py|yaml)", README):
+
+def help_of(script):
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_commands_name_existing_files_and_arguments():
+    for path in re.findall(r"(?:scripts|tests|benchmarks)/[\w./]+\.(?:py|yaml)", README):
         assert (ROOT / path).is_file(), path
-    known = {name for part in (pretrain.ModelArguments, pretrain.DataArguments) for name in part.__annotations__}
-    known |= set(pretrain.VJEPATrainingArguments.__dataclass_fields__) | {"config"}
-    launcher = {"editable", "cpu", "multi_gpu", "num_processes", "config_file", "help", "num_cpu_threads_per_process"}
-    for name in set(re.findall(r"--(\w+)", README)) - launcher:
+    known = set()
+    for script in ("pretrain", "train_classifier", "evaluate", "extract_features", "convert_checkpoint"):
+        options = set(re.findall(r"--(\w+)", help_of(script)))
+        known |= options
+        # Whole commands: a script takes every option that stands behind it.
+        for command in re.findall(rf"^.*scripts/{script}\.py(?:[^\n]*\\\n)*[^\n]*$", README, flags=re.MULTILINE):
+            given = set(re.findall(r"--(\w+)", command.partition(f"scripts/{script}.py")[2].partition("`")[0]))
+            assert given <= options, command
+    for name in set(re.findall(r"--(\w+)", README)) - LAUNCHER - {"optimizer"}:
         assert name in known, name

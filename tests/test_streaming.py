@@ -12,17 +12,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from videos import write_tar, write_video
 
-from transformers_vjepa import streaming
+from transformers_vjepa import clip_reading, streaming
+from transformers_vjepa.clip_reading import BrokenVideoMonitor, TooManyBrokenVideosError
 from transformers_vjepa.configuration_vjepa import VJEPAConfig
+from transformers_vjepa.corpora import SubsetCorpus, open_corpus
 from transformers_vjepa.decoding import ClipSampling, CorruptVideoError
 from transformers_vjepa.masking import VJEPAMaskCollator
 from transformers_vjepa.streaming import (
-    BrokenVideoMonitor,
     CorpusSource,
     StreamPosition,
-    TooManyBrokenVideosError,
     clip_stream,
-    iterate_clips,
     parse_sources,
     record_cursors,
 )
@@ -125,6 +124,17 @@ def test_examples_are_uint8_clips_with_their_video(folder):
     assert batch["num_skipped"].tolist() == [0] * 5
 
 
+def test_segments_are_cropped_each_by_itself(folder):
+    [batch] = take(1, str(folder), num_segments=3)
+    assert batch["pixel_values_videos"].shape == (3, 3, 4, 3, 16, 16)
+    # The order of videos is that of single clips, and so is everything that the number of segments does not change.
+    [single] = take(1, str(folder))
+    assert names([batch]) == names([single])
+    assert batch["clip_seed"].tolist() == single["clip_seed"].tolist()
+    with pytest.raises(ValueError, match="num_segments=0 must be at least 1"):
+        loader(str(folder), num_segments=0)
+
+
 def test_stream_is_endless_and_each_epoch_holds_each_video_once(folder):
     seen = names(take(6, str(folder), batch_size=5))
     epochs = [seen[start : start + NUM_VIDEOS] for start in (0, 10, 20)]
@@ -163,9 +173,9 @@ def test_resume_gives_the_batches_of_the_uninterrupted_run(folder, tars, num_wor
 
 def test_resume_reads_nothing_again(folder, monkeypatch):
     read = []
-    read_clip = streaming.read_clip
+    read_frames = streaming.read_frames
     monkeypatch.setattr(
-        streaming, "read_clip", lambda source, **kwargs: (read.append(source), read_clip(source, **kwargs))[1]
+        streaming, "read_frames", lambda clip, **kwargs: (read.append(clip.path), read_frames(clip, **kwargs))[1]
     )
     (batch,) = take(1, str(folder), start=1000)
     assert read == batch["path"]
@@ -211,7 +221,8 @@ def test_pictures_are_clips_of_one_frame_or_still(tmp_path):
 
 
 def test_mix_has_its_proportions(folder, tars, monkeypatch):
-    monkeypatch.setattr(streaming, "read_clip", lambda source, **kwargs: torch.zeros(4, 3, 20, 20, dtype=torch.uint8))
+    frames = torch.zeros(1, 4, 3, 20, 20, dtype=torch.uint8)
+    monkeypatch.setattr(streaming, "read_frames", lambda clip, **kwargs: frames)
     mix = [CorpusSource(str(folder), 3), CorpusSource(str(tars), 1)]
     paths = [path for batch in take(20, mix, batch_size=100) for path in batch["path"]]
     for block in (paths[:1000], paths[1000:]):
@@ -306,6 +317,34 @@ def test_chunks_of_references_are_bounded_in_bytes(tars, monkeypatch):
     assert cursor["readers"]["0"]["done"] == 0  # chunks of one: each example ends its own
 
 
+# Opened corpora and pictures
+
+
+def test_opened_corpora_are_streamed_as_they_are(folder):
+    corpus = open_corpus(str(folder))
+    assert_same(take(3, corpus), take(3, str(folder)))
+    half = SubsetCorpus(corpus, range(0, NUM_VIDEOS, 2))
+    paths = {path for batch in take(4, [half, CorpusSource(half)]) for path in batch["path"]}
+    assert paths == {half.describe(index) for index in range(len(half))}
+
+
+def test_picture_is_cropped_once_and_repeated(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    cropped = []
+    augment = streaming.augment_clip
+    monkeypatch.setattr(
+        streaming, "augment_clip", lambda frames, **kwargs: (cropped.append(len(frames)), augment(frames, **kwargs))[1]
+    )
+    [batch] = take(1, str(tmp_path), batch_size=1)
+    clip = batch["pixel_values_videos"][0]
+    assert cropped == [1]
+    assert clip.shape == (4, 3, 16, 16) and all(torch.equal(frame, clip[0]) for frame in clip)
+    [batch] = take(1, str(tmp_path), batch_size=1, num_segments=2)
+    assert batch["pixel_values_videos"].shape == (1, 2, 4, 3, 16, 16)
+    assert cropped == [1, 1, 1]
+
+
 # Broken videos
 
 
@@ -326,7 +365,7 @@ def test_broken_videos_are_replaced_counted_and_named(partly_broken, caplog):
     assert len(set(seen)) == NUM_VIDEOS  # twelve positions: all good videos, and two replacements
     skipped = torch.cat([batch["num_skipped"] for batch in batches])
     assert (skipped > 0).sum() == 2
-    messages = [record.getMessage() for record in caplog.records if record.name == streaming.__name__]
+    messages = [record.getMessage() for record in caplog.records if record.name == clip_reading.__name__]
     assert len(messages) == skipped.sum()
     assert any("a/broken.mp4 (CorruptVideoError: " in message for message in messages)
     assert any("b/dangling.mp4 (" in message for message in messages)
@@ -451,51 +490,6 @@ def test_parse_sources():
     ]
     assert parse_sources(["user/name", "a=b/c.csv"]) == [CorpusSource("user/name"), CorpusSource("a=b/c.csv")]
     assert parse_sources(["a=b.csv=2"]) == [CorpusSource("a=b.csv", 2.0)]
-
-
-# Feature extraction
-
-
-@pytest.mark.parametrize("num_workers", [0, 2, 3])
-def test_iterate_clips_gives_each_video_once_in_order(folder, files, num_workers):
-    clips = iterate_clips(str(folder), config=CONFIG, sampling=SAMPLING, num_workers=num_workers, batch_size=3)
-    batches = list(DataLoader(clips, batch_size=3, num_workers=num_workers))
-    assert names(batches) == [path.name for path in sorted(files)]
-    assert [len(batch["path"]) for batch in batches] == [3, 3, 3, 1]
-    assert batches[0]["pixel_values_videos"].shape == (3, 4, 3, 16, 16)
-    assert batches[0]["label"].tolist() == [0, 0, 0] and batches[-1]["label"].tolist() == [1]
-
-
-def test_iterate_clips_outside_of_a_loader_gives_each_video_once(folder):
-    clips = iterate_clips(str(folder), config=CONFIG, sampling=SAMPLING, num_workers=2)
-    clips.set_epoch(3)
-    assert len(list(clips)) == NUM_VIDEOS
-
-
-def test_iterate_clips_leaves_out_broken_videos(partly_broken, caplog):
-    clips = list(iterate_clips(str(partly_broken), config=CONFIG, sampling=SAMPLING))
-    assert len(clips) == NUM_VIDEOS
-    assert "broken.mp4" in caplog.text and "dangling.mp4" in caplog.text
-
-
-def test_iterate_clips_refuses_what_can_only_be_streamed(tars):
-    with pytest.raises(ValueError, match="can only be streamed: download it"):
-        iterate_clips(streamed_tars(tars), config=CONFIG, sampling=SAMPLING)
-
-
-# Real files
-
-
-def test_awkward_files_are_read_or_skipped(shared, caplog):
-    config = VJEPAConfig(crop_size=32)
-    clips = list(
-        iterate_clips(str(shared / "data" / "decoder"), config=config, sampling=ClipSampling(), max_broken_share=0.9)
-    )
-    read = {Path(clip["path"]).name for clip in clips}
-    assert {"sample.mkv", "sample_av1.mp4", "no_duration.webm", "pigs_in_a_polka.gif"} <= read
-    skipped = {"empty.mp4", "noise.mp4", "truncated.mp4", "invalid-bitstream.webm", "sample.audio.mp4"}
-    assert not skipped & read
-    assert all(name in caplog.text for name in skipped)
 
 
 def test_paths_that_look_like_weights(tmp_path):

@@ -1,9 +1,13 @@
 """Crops, resizing and normalisation against reference values, and the processor around them."""
 
+import functools
+import http.server
 import json
 import math
+import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,9 +16,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import RandomResizedCrop
 from transformers import AutoVideoProcessor
 
-from transformers_vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.video_processing_vjepa import (
-    VJEPAVideoProcessor,
+from transformers_vjepa.clip_transforms import (
     augment_clip,
     crop_and_resize,
     evaluation_resize_edge,
@@ -23,6 +25,9 @@ from transformers_vjepa.video_processing_vjepa import (
     resize_and_crop_views,
     sample_crop_box,
 )
+from transformers_vjepa.configuration_vjepa import VJEPAConfig
+from transformers_vjepa.decoding import CorruptVideoError, DecodingError, TooShortVideoError, read_segments
+from transformers_vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -74,8 +79,8 @@ def test_eval_crops_match_published(reference, processor):
     center = processor(reference["frames"], return_tensors="pt")["pixel_values_videos"]
     assert (grey_levels(center[0]) - grey_levels(reference["eval.center"])).abs().max() < 1.01
     views = processor(reference["frames"], num_views=3, return_tensors="pt")["pixel_values_videos"]
-    assert views.shape == (3, 8, 3, 32, 32)
-    for i, view in enumerate(views):
+    assert views.shape == (1, 3, 1, 8, 3, 32, 32)
+    for i, view in enumerate(views[0, :, 0]):
         assert (grey_levels(view) - grey_levels(reference[f"eval.view{i}"])).abs().max() < 1.01
 
 
@@ -443,8 +448,184 @@ def test_reads_files(shared, processor):
     path = str(shared / "data" / "decoder" / "unordered.mov")
     whole = processor(path, return_tensors="pt")["pixel_values_videos"]
     assert whole.shape == (1, 4, 3, 32, 32)
-    two = processor([path, path], num_frames=2, do_sample_frames=True, return_tensors="pt")
-    assert torch.equal(two["pixel_values_videos"], whole[:, ::2].expand(2, -1, -1, -1, -1))
+    sampled = {"num_frames": 2, "frame_step": 2, "do_sample_frames": True}
+    two = processor([path, path], **sampled, return_tensors="pt")["pixel_values_videos"]
+    # Starts 0 and 1 leave room for frames 0 and 2, or 1 and 3: the middle one is the second.
+    assert torch.equal(two, whole[:, 1::2].expand(2, -1, -1, -1, -1))
+
+
+# --- the processor: sampling
+
+
+LEVELS = 2 * 255 / 219  # between frames: two steps of the luma that a file stores
+
+
+@pytest.fixture(scope="module")
+def steps() -> torch.Tensor:
+    """Frame `i` of 100 is grey of level `LEVELS * i`."""
+    return (LEVELS * torch.arange(100)).round().to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 36, 48)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """The same frames, as near as the codec comes."""
+    return write_steps(tmp_path_factory.mktemp("video") / "steps.mp4", num_frames=100)
+
+
+def write_steps(path: Path, *, num_frames: int) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = 36, 48, "yuv420p"
+        for i in range(num_frames):
+            picture = np.full((36, 48, 3), round(LEVELS * i), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def frame_numbers(pixel_values: torch.Tensor) -> list[int]:
+    levels = grey_levels(pixel_values).mean((-3, -2, -1)).flatten()
+    return (levels / LEVELS).round().int().tolist()
+
+
+def sampled_numbers(processor: VJEPAVideoProcessor, videos: object, **arguments) -> list[int]:
+    values = processor(videos, do_sample_frames=True, return_tensors="pt", **arguments)["pixel_values_videos"]
+    assert values.shape[-4:] == (arguments.get("num_frames", 16), 3, 32, 32)
+    return frame_numbers(values)
+
+
+def test_samples_the_middle_clip_at_a_true_stride(processor, file, steps):
+    # 16 frames at step 4 span 61, which leaves 40 starts; the middle one is 20.
+    expected = list(range(20, 81, 4))
+    data = file.read_bytes()
+    for videos in (str(file), file, data, [data], [str(file)], steps, steps.numpy(), steps[None]):
+        assert sampled_numbers(processor, videos) == expected
+    # 4 frames at step 1 span 4: 97 starts.
+    for videos in (str(file), data, steps):
+        assert sampled_numbers(processor, videos, num_frames=4, frame_step=1) == [48, 49, 50, 51]
+    stored = VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1, do_sample_frames=True)
+    assert frame_numbers(stored(data, return_tensors="pt")["pixel_values_videos"]) == [48, 49, 50, 51]
+
+
+def test_samples_at_a_rate(processor, file, steps):
+    # 5 of 25 frames per second is every fifth: 4 span 16, which leaves 85 starts.
+    assert sampled_numbers(processor, str(file), num_frames=4, fps=5) == [42, 47, 52, 57]
+    with pytest.raises(DecodingError, match="<array>: the frame rate is unknown.*use `frame_step`"):
+        processor(steps, do_sample_frames=True, fps=5)
+
+
+def test_samples_every_video_of_a_batch(processor, file, steps):
+    mixed = [str(file), steps[:61].permute(0, 2, 3, 1).numpy(), file.read_bytes()]
+    # 61 frames have one start.
+    expected = [*range(20, 81, 4), *range(0, 61, 4), *range(20, 81, 4)]
+    assert sampled_numbers(processor, mixed) == expected
+    assert sampled_numbers(processor, [[mixed[0]], mixed[1:]]) == expected
+    # The format is that of arrays; files have their own. 4 frames at step 4 span 13: 88 starts.
+    last = {"input_data_format": "channels_last", "num_frames": 4}
+    assert sampled_numbers(processor, [str(file), steps.permute(0, 2, 3, 1)], **last) == [44, 48, 52, 56] * 2
+
+
+def test_segments_from_the_first_to_the_last_frame(processor, file, steps):
+    arguments = {"num_frames": 4, "frame_step": 5, "num_segments": 3}  # spans 16
+    expected = [0, 5, 10, 15, 42, 47, 52, 57, 84, 89, 94, 99]
+    for videos in (str(file), steps):
+        assert sampled_numbers(processor, videos, **arguments) == expected
+        values = processor(videos, do_sample_frames=True, return_tensors="pt", **arguments)["pixel_values_videos"]
+        assert values.shape == (1, 1, 3, 4, 3, 32, 32)
+
+
+def test_segments_and_views_are_two_axes(processor):
+    video = random_clip(12, 3, 40, 60)
+    batch = processor(
+        [video, video.flip(0)],
+        do_sample_frames=True,
+        num_frames=2,
+        frame_step=3,
+        num_segments=2,
+        num_views=3,
+        return_tensors="pt",
+    )["pixel_values_videos"]
+    assert batch.shape == (2, 3, 2, 2, 3, 32, 32)
+    segments = (video[[0, 3]], video[[8, 11]])
+    for index, segment in enumerate(segments):
+        assert torch.equal(batch[0, :, index], normalize_clips(resize_and_crop_views(segment, size=32)))
+    assert torch.equal(batch[1, :, 0], batch[0, :, 1].flip(1))
+    # One view and several segments: the centre crop.
+    centre = processor(video, do_sample_frames=True, num_frames=2, frame_step=3, num_segments=2, return_tensors="pt")
+    expected = torch.stack([normalize_clips(resize_and_center_crop(segment, size=32)) for segment in segments])
+    assert torch.equal(centre["pixel_values_videos"][0, 0], expected)
+
+
+def test_short_videos(processor, tmp_path, steps):
+    path = write_steps(tmp_path / "short.mp4", num_frames=18)
+    for videos in (str(path), steps[:18]):
+        assert sampled_numbers(processor, videos) == [0, 4, 8, 12, 16] + [17] * 11
+    # As many frames as a clip has: it is one.
+    assert sampled_numbers(processor, steps[:16]) == list(range(16))
+    assert sampled_numbers(processor, steps[:16], num_segments=2) == [*range(16), *range(16)]
+    path = write_steps(tmp_path / "still.mp4", num_frames=15)
+    for videos, name in ((str(path), "still.mp4"), (steps[:15], "<array>")):
+        with pytest.raises(TooShortVideoError, match=f"{name}: 15 frames are fewer than the 16 of a clip.*num_frames"):
+            processor(videos, do_sample_frames=True)
+
+
+def test_samples_where_the_header_promises_too_much(shared, processor):
+    path = shared / "data/decoder/RATRACE_wave_f_nm_np1_fr_goo_37.avi"
+    clips = read_segments(path, num_segments=2)
+    for videos in (str(path), path.read_bytes()):
+        values = processor(videos, do_sample_frames=True, num_segments=2, return_tensors="pt")["pixel_values_videos"]
+        for clip, segment in zip(values[0, 0], clips, strict=True):
+            assert torch.equal(clip, normalize_clips(resize_and_center_crop(segment, size=32)))
+
+
+def test_samples_a_url(processor, file):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(file.parent))
+    handler.log_message = lambda *arguments: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert sampled_numbers(processor, f"{address}/{file.name}") == list(range(20, 81, 4))
+            with pytest.raises(FileNotFoundError, match="gone.mp4"):
+                processor(f"{address}/gone.mp4", do_sample_frames=True)
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("videos", "arguments", "error", "match"),
+    [
+        ("gone.mp4", {}, DecodingError, "gone.mp4: there is no such file"),
+        (b"not a video", {}, CorruptVideoError, "<11 bytes>"),
+        (3, {}, ValueError, "a int is no video"),
+        (torch.zeros(20, 5, 8, 8), {}, ValueError, "is not RGB"),
+        (torch.zeros(20, 3, 8, 8), {"num_frames": 0}, ValueError, "`num_frames`=0 must be at least 1"),
+        (torch.zeros(20, 3, 8, 8), {"num_segments": 0}, ValueError, "`num_segments`=0 must be at least 1"),
+        (torch.zeros(20, 3, 8, 8), {"return_metadata": True}, ValueError, "`return_metadata` with .*leave it out"),
+        (
+            torch.zeros(20, 3, 8, 8),
+            {"video_metadata": [{"fps": 25}]},
+            ValueError,
+            "`video_metadata` with",
+        ),
+        (
+            torch.zeros(20, 3, 8, 8),
+            {"training": True, "generator": generator(), "num_segments": 2},
+            ValueError,
+            "`num_segments`=2: choose one of them",
+        ),
+    ],
+)
+def test_sampling_errors(processor, videos, arguments, error, match):
+    with pytest.raises(error, match=match):
+        processor(videos, do_sample_frames=True, **arguments)
+
+
+def test_what_only_sampling_takes(processor, steps):
+    with pytest.raises(ValueError, match="`num_segments`=8 spreads clips.*`do_sample_frames=True`.*`num_segments=1`"):
+        processor(steps, num_segments=8)
+    with pytest.raises(ValueError, match="a bytes is no video.*`do_sample_frames=True` also takes the bytes"):
+        processor(b"data")
 
 
 # --- the processor: steps
@@ -467,11 +648,14 @@ def test_steps_can_be_left_out(clip, processor):
     assert torch.allclose(as_given["pixel_values_videos"][0], torch.tensor(300.0))
 
 
-def test_views_lie_next_to_each_other(processor):
+def test_views_have_an_axis_of_their_own(processor):
     wide, tall = random_clip(2, 3, 40, 60), random_clip(2, 3, 60, 40, seed=1)
     batch = processor([wide, tall], num_views=3, return_tensors="pt")["pixel_values_videos"]
-    assert batch.shape == (6, 2, 3, 32, 32)
-    assert torch.equal(batch[3:], normalize_clips(resize_and_crop_views(tall, size=32)))
+    assert batch.shape == (2, 3, 1, 2, 3, 32, 32)
+    assert torch.equal(batch[0, :, 0], normalize_clips(resize_and_crop_views(wide, size=32)))
+    assert torch.equal(batch[1, :, 0], normalize_clips(resize_and_crop_views(tall, size=32)))
+    listed = processor([wide, tall], num_views=3)["pixel_values_videos"]
+    assert [clip.shape for clip in listed] == [(3, 1, 2, 3, 32, 32)] * 2
     stored = VJEPAVideoProcessor(crop_size=32, num_views=3)
     assert torch.equal(stored([wide, tall], return_tensors="pt")["pixel_values_videos"], batch)
 
@@ -512,7 +696,13 @@ def test_size_follows_the_crop(processor):
 def test_save_and_load(tmp_path, clip):
     AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
     saved = VJEPAVideoProcessor(
-        crop_size=48, size=50, image_mean=[0.5, 0.4, 0.3], num_views=3, random_crop_scale=(0.5, 1.0)
+        crop_size=48,
+        size=50,
+        image_mean=[0.5, 0.4, 0.3],
+        num_views=3,
+        num_frames=8,
+        frame_step=2,
+        random_crop_scale=(0.5, 1.0),
     )
     saved.save_pretrained(tmp_path)
     for cls in (VJEPAVideoProcessor, AutoVideoProcessor):
@@ -539,6 +729,9 @@ def test_save_and_load(tmp_path, clip):
         ({"crop_size": 32, "size": 30}, "smaller than the crop of 32 pixels: leave `size` out to get 36"),
         ({"resample": 3}, "V-JEPA sees bilinear frames only"),
         ({"num_views": 0}, "`num_views`=0 must be at least 1"),
+        ({"num_segments": 0}, "`num_segments`=0 must be at least 1"),
+        ({"num_frames": 0}, "`num_frames`=0 must be at least 1"),
+        ({"frame_step": 0}, "`frame_step`=0 must be at least 1"),
         ({"random_crop_scale": (0.3, 2.0)}, r"`random_crop_scale`=\(0.3, 2.0\) must be a pair"),
         ({"random_crop_ratio": (2.0, 1.0)}, r"`random_crop_ratio`=\(2.0, 1.0\) must be a pair"),
         ({"flip_probability": -0.1}, "`flip_probability`=-0.1 must lie in"),

@@ -9,7 +9,13 @@ from PIL import Image
 
 from transformers_vjepa import visualization
 from transformers_vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.visualization import plot_feature_pca, plot_masked_clips, plot_training_curves
+from transformers_vjepa.visualization import (
+    plot_class_accuracies,
+    plot_confusion_matrix,
+    plot_feature_pca,
+    plot_masked_clips,
+    plot_training_curves,
+)
 
 CONFIG = VJEPAConfig(crop_size=32, patch_size=16, frames_per_clip=4, tubelet_size=2)  # grid 2 x 2 x 2
 LOGS = [
@@ -140,3 +146,85 @@ def test_single_channel_clips_are_drawn_grey():
     config = VJEPAConfig(crop_size=32, patch_size=16, frames_per_clip=4, in_chans=1)
     frames = visualization._tubelet_frames(torch.full((1, 4, 1, 32, 32), 51, dtype=torch.uint8), config)
     torch.testing.assert_close(frames, torch.full((1, 2, 32, 32, 3), 0.2))
+
+
+class Texts:
+    """Keeps figures instead of writing them, and lists what the last one says."""
+
+    def __init__(self, monkeypatch):
+        self.figures = []
+        monkeypatch.setattr(visualization, "_save", lambda figure, path: self.figures.append(figure))
+
+    def __call__(self):
+        return {text.get_text() for text in self.figures[-1].findobj(lambda artist: hasattr(artist, "get_text"))}
+
+
+def test_confusion_matrix(tmp_path):
+    from matplotlib import colormaps
+
+    matrix = np.array([[8, 2, 0], [0, 10, 0], [5, 0, 5]])
+    image = pixels(plot_confusion_matrix(matrix, ["kick", "hug", "push"], tmp_path / "new" / "confusion.png"))
+    # The shades of a full cell, of a half and of none.
+    assert all(share(image, colormaps["Blues"](part)[:3]) > 0.02 for part in (1.0, 0.5, 0.0))
+
+
+def test_confusion_matrix_names_and_counts(tmp_path, monkeypatch):
+    texts = Texts(monkeypatch)
+    matrix = np.diag([7] * 20)
+    matrix[3, 4] = 13
+    plot_confusion_matrix(matrix, [f"class {n}" for n in range(20)], tmp_path / "x.png")
+    assert {"7", "13", "class 0", "class 19", "predicted", "Confusion matrix: 140 of 153 right (91.5%)"} <= texts()
+    many = np.diag([7] * 21)
+    many[3, 4] = 13
+    plot_confusion_matrix(many, [f"class {n}" for n in range(21)], tmp_path / "x.png")
+    assert "13" not in texts() and "class 20" in texts()
+    assert any("class 3 \N{RIGHTWARDS ARROW} class 4" in text for text in texts())
+    plot_confusion_matrix(np.eye(400, dtype=int), [f"class {n}" for n in range(400)], tmp_path / "x.png")
+    assert "predicted class (number)" in texts() and "class 0" not in texts()
+
+
+def test_confusion_matrix_of_400_classes_keeps_its_size(tmp_path):
+    image = pixels(plot_confusion_matrix(np.eye(400, dtype=int), ["x" * 50] * 400, tmp_path / "x.png"))
+    assert max(image.shape) < 2000
+
+
+def test_confusion_matrix_refuses_what_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"`matrix` of shape \(2, 3\) must be square"):
+        plot_confusion_matrix(np.ones((2, 3)), ["a", "b"], tmp_path / "x.png")
+    with pytest.raises(ValueError, match="count at least one clip"):
+        plot_confusion_matrix(np.zeros((2, 2)), ["a", "b"], tmp_path / "x.png")
+    with pytest.raises(ValueError, match="1 class names do not go with 2 classes"):
+        plot_confusion_matrix(np.eye(2), ["a"], tmp_path / "x.png")
+
+
+def test_class_accuracies_are_sorted_with_intervals(tmp_path, monkeypatch):
+    texts = Texts(monkeypatch)
+    names = ["kick", "hug", "none", "push"]
+    plot_class_accuracies([0.5, 1.0, float("nan"), 0.0], [10, 4, 0, 6], names, tmp_path / "x.png")
+    [axis] = texts.figures[-1].axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["hug  (4)", "kick  (10)", "push  (6)"]
+    assert [bar.get_width() for bar in axis.patches] == [1.0, 0.5, 0.0]
+    [intervals] = axis.collections
+    # Wilson interval of 5 of 10.
+    assert intervals.get_segments()[1][:, 0] == pytest.approx([0.2366, 0.7634], abs=1e-4)
+    assert "Accuracy 45.0%, mean of 3 classes with clips 50.0%" in texts()
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path, monkeypatch):
+    texts = Texts(monkeypatch)
+    plot_class_accuracies(np.arange(100) / 99, [99] * 100, [f"class {n}" for n in range(100)], tmp_path / "x.png")
+    best, worst = ([label.get_text() for label in axis.get_yticklabels()] for axis in texts.figures[-1].axes)
+    assert best == [f"class {n}  (99)" for n in range(99, 79, -1)]
+    assert worst == [f"class {n}  (99)" for n in range(19, -1, -1)]
+
+
+def test_class_accuracies_are_written(tmp_path):
+    image = pixels(plot_class_accuracies([0.5, 1.0], [10, 4], ["kick", "hug"], tmp_path / "classes.png"))
+    assert image.shape[1] > 600
+
+
+def test_class_accuracies_refuse_what_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="3 class names do not go with 2 classes"):
+        plot_class_accuracies([0.5, 1.0], [10, 4], ["a", "b", "c"], tmp_path / "x.png")
+    with pytest.raises(ValueError, match="must count at least one clip of 2 classes"):
+        plot_class_accuracies([0.5, 1.0], [0, 0], ["a", "b"], tmp_path / "x.png")

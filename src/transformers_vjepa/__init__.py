@@ -3,21 +3,36 @@
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoVideoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
 
 from .configuration_vjepa import PRESETS, VJEPAConfig
-from .modeling_vjepa import VJEPAForPreTraining, VJEPAModel
+from .image_processing_vjepa import VJEPAImageProcessor
+from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 AutoConfig.register("vjepa", VJEPAConfig, exist_ok=True)
 AutoModel.register(VJEPAConfig, VJEPAModel, exist_ok=True)
 AutoModelForPreTraining.register(VJEPAConfig, VJEPAForPreTraining, exist_ok=True)
+AutoModelForVideoClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
+# The same class: a picture is a still clip.
+AutoModelForImageClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
+AutoImageProcessor.register(VJEPAConfig, image_processor_classes={"torchvision": VJEPAImageProcessor}, exist_ok=True)
 
 # Loaded when first used: who only loads a model need not wait for `datasets` and the trainer.
 _LAZY = {
     "ClipSampling": "decoding",
     "StreamPosition": "streaming",
+    "VJEPAClassificationArguments": "classification_trainer",
+    "VJEPAClassificationTrainer": "classification_trainer",
     "VJEPAMaskCollator": "masking",
     "VJEPATrainer": "trainer",
     "VJEPATrainingArguments": "trainer",
@@ -32,4 +47,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["PRESETS", "VJEPAConfig", "VJEPAForPreTraining", "VJEPAModel", "VJEPAVideoProcessor", *_LAZY]
+__all__ = [
+    "PRESETS",
+    "VJEPAConfig",
+    "VJEPAForPreTraining",
+    "VJEPAForVideoClassification",
+    "VJEPAImageProcessor",
+    "VJEPAModel",
+    "VJEPAVideoProcessor",
+    *_LAZY,
+]

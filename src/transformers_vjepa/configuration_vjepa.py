@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -27,10 +27,11 @@ _COMMON_KEYWORDS = {
 
 _VITL16: dict[str, Any] = {}
 _VITH16: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32}
+_IMAGE: dict[str, Any] = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
 
 #: Architectures by name. `vitl16`, `vith16` and `vith16-384` are the published ones (V-JEPA, Table 10
-#: and the released checkpoints); the smaller ones are the usual ViT sizes with the published predictor,
-#: which always has as many heads as its encoder.
+#: and the released checkpoints), and so are those of I-JEPA, for single pictures; the smaller ones are the usual
+#: ViT sizes with the published predictor, which always has as many heads as its encoder.
 PRESETS: dict[str, dict[str, Any]] = {
     "vitt16": {
         "hidden_size": 192,
@@ -53,6 +54,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vitl16": _VITL16,
     "vith16": _VITH16,
     "vith16-384": {**_VITH16, "crop_size": 384},
+    "ijepa-vith14": {**_VITH16, **_IMAGE, "patch_size": 14},
+    "ijepa-vith16-448": {**_VITH16, **_IMAGE, "crop_size": 448},
+    "ijepa-vitg16": {
+        **_IMAGE,
+        "hidden_size": 1408,
+        "num_hidden_layers": 40,
+        "mlp_ratio": 48 / 11,
+        "pred_num_hidden_layers": 16,
+    },
 }
 
 
@@ -90,6 +100,11 @@ class VJEPAConfig(PreTrainedConfig):
         pred_num_mask_tokens (`int`, defaults to 2): learnable mask tokens, one per mask generator.
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): start the mask tokens at zero.
         pred_mlp_ratio (`float`, defaults to 4.0): width of the predictor's MLPs over `pred_hidden_size`.
+        pooling (`str`, defaults to `"attentive"`): how a classifier pools the tokens: a learned query attends to
+            them (the published probes), or their `"mean"`.
+        num_pooler_layers (`int`, defaults to 0): self-attention blocks of the attentive pooler, after its
+            cross-attention; a published probe of depth d has d - 1.
+        pooler_layer_norm_eps (`float`, defaults to 1e-5): epsilon of every LayerNorm of the attentive pooler.
 
     Raises:
         ValueError: sizes that do not divide, values out of range, or a misspelled field.
@@ -130,6 +145,9 @@ class VJEPAConfig(PreTrainedConfig):
     pred_num_mask_tokens: int = 2
     pred_zero_init_mask_tokens: bool = True
     pred_mlp_ratio: float | int = 4.0
+    pooling: Literal["attentive", "mean"] = "attentive"
+    num_pooler_layers: int = 0
+    pooler_layer_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
         known = {field.name for field in fields(type(self))}
@@ -169,6 +187,11 @@ class VJEPAConfig(PreTrainedConfig):
         return time * height * width
 
     @property
+    def num_frames(self) -> int:
+        """Frames of a clip, under the name by which the video pipelines ask for it."""
+        return self.frames_per_clip
+
+    @property
     def is_image_model(self) -> bool:
         """Whether the model sees single pictures (I-JEPA): its positions are 2-D."""
         return self.frames_per_clip == 1
@@ -203,11 +226,13 @@ class VJEPAConfig(PreTrainedConfig):
         positive = (
             "patch_size crop_size frames_per_clip tubelet_size hidden_size in_chans num_attention_heads "
             "num_hidden_layers pred_hidden_size pred_num_attention_heads pred_num_hidden_layers "
-            "pred_num_mask_tokens mlp_ratio pred_mlp_ratio layer_norm_eps initializer_range"
+            "pred_num_mask_tokens mlp_ratio pred_mlp_ratio layer_norm_eps pooler_layer_norm_eps initializer_range"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}`={getattr(self, name)} must be greater than 0")
+        if self.num_pooler_layers < 0:
+            raise ValueError(f"`num_pooler_layers`={self.num_pooler_layers} must be at least 0")
         for name in ("drop_path_rate", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}`={getattr(self, name)} must lie in [0, 1)")

@@ -46,6 +46,13 @@ class EncodedClip(NamedTuple):
 class IndexedCorpus(Protocol):
     """Videos that can be read in any order. References are flat arrays: cheap to fork, pickle and hold."""
 
+    #: Names of the labels; empty where none are known.
+    class_names: tuple[str, ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of every video, -1 where none is known: int64 (videos,), without reading any."""
+
     def __len__(self) -> int: ...
 
     def describe(self, index: int) -> str:
@@ -101,8 +108,11 @@ class FileCorpus:
         self._paths = PackedStrings(paths)
         self._labels = np.fromiter(labels, dtype=np.int32)
         self._root = root
-        #: Names of the labels where folders gave them.
         self.class_names = tuple(class_names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -126,6 +136,8 @@ class TarCorpus:
         ValueError: a file that is not an uncompressed tar, or is cut short.
     """
 
+    class_names = ()
+
     def __init__(self, tars: Sequence[str]) -> None:
         self._tars = tuple(tars)
         columns: dict[str, array] = {name: array("q") for name in ("tar", "offset", "size", "label")}
@@ -139,6 +151,10 @@ class TarCorpus:
 
         self._names = PackedStrings(names())
         self._tar, self._offset, self._size, self._label = (np.array(column) for column in columns.values())
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._label.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -226,6 +242,7 @@ class ParquetCorpus:
         features = Features.from_arrow_schema(pq.read_schema(files[0]))
         self._column, self._is_picture = _find_media_column(features, video_column, source=files[0])
         self._label = _find_label_column(features)
+        self.class_names = _class_names(features, self._label)
         group_file, group_number, rows, largest = array("q"), array("q"), array("q"), 0
         for number, file in enumerate(self._files):
             metadata = pq.read_metadata(file)
@@ -259,6 +276,15 @@ class ParquetCorpus:
     def __len__(self) -> int:
         return int(self._group_start[-1])
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Reads the label column of all files, and no other."""
+        if self._label is None:
+            return np.full(len(self), _NO_LABEL, dtype=np.int64)
+        columns = [pq.read_table(file, columns=[self._label], partitioning=None)[self._label] for file in self._files]
+        chunks = [chunk.cast(pa.int64()).fill_null(_NO_LABEL) for column in columns for chunk in column.chunks]
+        return np.concatenate([chunk.to_numpy() for chunk in chunks])
+
     def _locate(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._group_start, index, side="right")) - 1
         return group, index - int(self._group_start[group])
@@ -285,6 +311,36 @@ class ParquetCorpus:
         return clip
 
 
+class SubsetCorpus:
+    """
+    Some of the videos of another corpus, in the order of `indices`.
+
+    Raises:
+        ValueError: an index that the corpus does not have.
+    """
+
+    def __init__(self, corpus: IndexedCorpus, indices: Iterable[int]) -> None:
+        self._corpus = corpus
+        self._indices = np.fromiter(indices, dtype=np.int64)
+        outside = self._indices[(self._indices < 0) | (self._indices >= len(corpus))]
+        if len(outside):
+            raise ValueError(f"index {outside[0]} is outside of a corpus of {len(corpus)} videos")
+        self.class_names = tuple(corpus.class_names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._corpus.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def describe(self, index: int) -> str:
+        return self._corpus.describe(int(self._indices[index]))
+
+    def read(self, index: int) -> EncodedClip:
+        return self._corpus.read(int(self._indices[index]))
+
+
 class SequentialCorpus:
     """
     Videos that can only be read in order: a streaming `datasets.IterableDataset`. The video column is left
@@ -305,6 +361,7 @@ class SequentialCorpus:
         self.name = name
         self._column, self._is_picture = _find_media_column(dataset.features, video_column, source=name)
         self._label = _find_label_column(dataset.features)
+        self.class_names = _class_names(dataset.features, self._label)
         for encoded in (Video(decode=False), Image(decode=False)):
             if isinstance(dataset.features[self._column], type(encoded)):
                 dataset = dataset.cast_column(self._column, encoded)
@@ -370,6 +427,11 @@ def _find_label_column(features: Features) -> str | None:
         if isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype):
             return name
     return None
+
+
+def _class_names(features: Features, column: str | None) -> tuple[str, ...]:
+    feature = None if column is None else features[column]
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
 def _is_media(path: str) -> bool:
@@ -484,9 +546,17 @@ def _expand_braces(pattern: str) -> list[str]:
     return [path for number in numbers for path in _expand_braces(head + number + tail)]
 
 
+Corpus = IndexedCorpus | SequentialCorpus
+
+
+def is_corpus(source: object) -> bool:
+    """Whether `source` is a corpus that has been opened."""
+    return isinstance(source, SequentialCorpus) or hasattr(source, "describe")
+
+
 def open_corpus(
-    source: str | os.PathLike | IterableDataset, *, split: str = "train", video_column: str | None = None
-) -> IndexedCorpus | SequentialCorpus:
+    source: str | os.PathLike | IterableDataset | Corpus, *, split: str = "train", video_column: str | None = None
+) -> Corpus:
     """
     Open a corpus, whatever it is.
 
@@ -500,7 +570,8 @@ def open_corpus(
               `part-{000..127}.tar`;
             - a URL of `.tar` or `.parquet` files (`https://`, `hf://`, ...);
             - a Hub data set id, `user/name` or `user/name:config`;
-            - a streaming `datasets.IterableDataset`.
+            - a streaming `datasets.IterableDataset`;
+            - a corpus that has been opened, which is returned as it is.
         split: split of a Hub data set.
         video_column: column with the videos; by default the only one that can be meant.
 
@@ -511,6 +582,8 @@ def open_corpus(
         FileNotFoundError: nothing is there.
         ValueError: something is there that cannot be read, or several things that could be meant.
     """
+    if is_corpus(source):
+        return source
     if isinstance(source, IterableDataset):
         return SequentialCorpus(source, name="the data set", video_column=video_column)
     source = os.path.expanduser(os.fspath(source))
@@ -540,12 +613,15 @@ def open_corpus(
 
 
 __all__ = [
+    "Corpus",
     "EncodedClip",
     "FileCorpus",
     "IndexedCorpus",
     "PackedStrings",
     "ParquetCorpus",
     "SequentialCorpus",
+    "SubsetCorpus",
     "TarCorpus",
+    "is_corpus",
     "open_corpus",
 ]

@@ -95,9 +95,14 @@ class ClipSampling:
     Which frames make a clip. Exactly one of `frame_step`, `target_fps` and `duration` says how far apart they
     are; with none of them, `frame_step` is 4 (the published recipe: 16 frames, every fourth).
 
-    The stride is true: frame `i` of the clip is frame `start + floor(i * step + 0.5)` of the video, so a
-    whole step gives 0, 4, 8 ... 60 and never the uneven indices of a rounded linspace. Seconds become
-    frames by the mean rate of the video; a `target_fps` above that rate repeats frames.
+    By default the stride is true: frame `i` of the clip is frame `start + floor(i * step + 0.5)` of the video, so
+    a whole step gives 0, 4, 8 ... 60. Seconds become frames by the mean rate of the video; a `target_fps` above
+    that rate repeats frames. Pretraining, fine-tuning and [`VJEPAVideoProcessor`] sample so.
+
+    `spacing="linspace"` is for comparing with published numbers: their evaluation of videos spreads the frames
+    over the whole `num_frames * frame_step`, from end to end, and rounds down: frame `i` is
+    `start + floor(i * num_frames * frame_step / (num_frames - 1))`, the last one drawn back by one. Sixteen
+    frames at step 4 are then 0, 4, 8, 12, 17, 21 ... 59, 63: uneven, and a little more than 4 apart.
 
     Args:
         num_frames (`int`, defaults to 16): frames of a clip.
@@ -108,9 +113,11 @@ class ClipSampling:
             does. `"repeat_last"` reads it from its start at the true stride and repeats its last frame;
             `"refuse"` raises. A video of fewer than `num_frames` frames, which would be mostly a still, is
             refused in either case.
+        spacing (`str`, defaults to `"stride"`): `"stride"` or, with `frame_step` only, `"linspace"`; see above.
 
     Raises:
-        ValueError: a value out of range, or more than one of the three spacings.
+        ValueError: a value out of range, more than one of the three distances, or a linspace over one that is no
+            `frame_step`.
     """
 
     num_frames: int = 16
@@ -118,10 +125,11 @@ class ClipSampling:
     target_fps: float | None = None
     duration: float | None = None
     short_video: Literal["repeat_last", "refuse"] = "repeat_last"
+    spacing: Literal["stride", "linspace"] = "stride"
 
     def __post_init__(self) -> None:
-        spacings = {name: getattr(self, name) for name in ("frame_step", "target_fps", "duration")}
-        given = {name: value for name, value in spacings.items() if value is not None}
+        distances = {name: getattr(self, name) for name in ("frame_step", "target_fps", "duration")}
+        given = {name: value for name, value in distances.items() if value is not None}
         if not given:
             object.__setattr__(self, "frame_step", 4)
             given = {"frame_step": 4}
@@ -137,6 +145,33 @@ class ClipSampling:
                 raise ValueError(f"`{name}`={value} must be a whole number; `target_fps` takes fractions")
         if self.short_video not in ("repeat_last", "refuse"):
             raise ValueError(f"`short_video`={self.short_video!r} must be 'repeat_last' or 'refuse'")
+        if self.spacing not in ("stride", "linspace"):
+            raise ValueError(f"`spacing`={self.spacing!r} must be 'stride' or 'linspace'")
+        if self.spacing == "linspace" and self.frame_step is None:
+            raise ValueError(f"`spacing`='linspace' spreads over whole frames: give `frame_step`, not {given}")
+
+    def offsets(self, fps: float | None = None) -> list[int]:
+        """
+        Frames of the video from the first frame of the clip to each of its frames, ascending from 0.
+
+        Args:
+            fps: frames per second of the video; used with `target_fps` and `duration` only.
+
+        Raises:
+            ValueError: the rate is needed and not known.
+        """
+        if self.spacing == "linspace":
+            span = self.num_frames * self.frame_step
+            # In whole numbers, so that no rounding error moves a frame.
+            return [min(i * span // max(self.num_frames - 1, 1), span - 1) for i in range(self.num_frames)]
+        step: float | int
+        if self.frame_step is not None:
+            step = self.frame_step
+        elif fps is None:
+            raise ValueError("the frame rate is unknown, so seconds mean nothing: use `frame_step`")
+        else:
+            step = fps / (self.target_fps or self.num_frames / self.duration)
+        return [int(i * step + 0.5) for i in range(self.num_frames)]
 
 
 @dataclass(frozen=True)
@@ -187,10 +222,9 @@ def read_clip(
         DecodingError: no such file, or no frame rate where `sampling` needs one.
         ImportError: the backend is not installed.
     """
-    sampling = ClipSampling() if sampling is None else sampling
     place = 0.5 if generator is None else torch.rand((), generator=generator).item()
     with _open(source, backend=backend) as video:
-        return _read_planned(video, lambda total: _plan(video, total, sampling=sampling, places=[place]))[0]
+        return _read_planned(video, sampling=sampling, places=[place])[0]
 
 
 def read_segments(
@@ -198,22 +232,24 @@ def read_segments(
     *,
     num_segments: int,
     sampling: ClipSampling | None = None,
+    generator: torch.Generator | None = None,
     backend: Backend = "pyav",
 ) -> torch.Tensor:
     """
     Clips spread evenly over a video, for the frozen evaluation: the first starts with the first frame, the
-    last ends with the last frame, and one alone is the middle clip; in a short video they overlap. A
-    frame is decoded once. Otherwise as `read_clip`.
+    last ends with the last frame, and one alone is the middle clip; in a short video they overlap. With a
+    `generator` the possible starts are divided into as many equal parts, and each part gives one start at random
+    (for training). A frame is decoded once. Otherwise as `read_clip`.
 
     Returns:
         uint8 tensor (num_segments, num_frames, 3, height, width).
     """
-    if num_segments < 1:
-        raise ValueError(f"`num_segments`={num_segments} must be at least 1")
-    sampling = ClipSampling() if sampling is None else sampling
-    places = [0.5] if num_segments == 1 else [i / (num_segments - 1) for i in range(num_segments)]
+    places = segment_places(num_segments)
+    if generator is not None:
+        draws = torch.rand(num_segments, generator=generator).tolist()
+        places = [(segment + draw) / num_segments for segment, draw in enumerate(draws)]
     with _open(source, backend=backend) as video:
-        return _read_planned(video, lambda total: _plan(video, total, sampling=sampling, places=places))
+        return _read_planned(video, sampling=sampling, places=places)
 
 
 def decode_frames(source: VideoSource, indices: Sequence[int], *, backend: Backend = "pyav") -> torch.Tensor:
@@ -258,39 +294,69 @@ class _Video(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-def _plan(video: _Video, total: int, *, sampling: ClipSampling, places: Sequence[float]) -> list[list[int]]:
+def segment_places(num_segments: int) -> list[float]:
     """
-    Indices of one clip for every place in [0, 1] in a video of `total` frames:
+    Places of clips spread evenly over a video, for [`plan_clips`]: 0 for the first, 1 for the last; one alone is
+    in the middle.
+
+    Raises:
+        ValueError: less than one segment.
+    """
+    if num_segments < 1:
+        raise ValueError(f"`num_segments`={num_segments} must be at least 1")
+    return [0.5] if num_segments == 1 else [i / (num_segments - 1) for i in range(num_segments)]
+
+
+def plan_clips(
+    total: int,
+    *,
+    sampling: ClipSampling,
+    places: Sequence[float] = (0.5,),
+    fps: float | None = None,
+    name: str = "<frames>",
+) -> list[list[int]]:
+    """
+    Indices of one clip for every place in a video of `total` frames:
 
         place 0    |x...x...x...x|           |      place 1 ends with the last frame
         place 0.5  |      x...x...x...x      |
+
+    Args:
+        total: frames of the video.
+        sampling: which frames make a clip.
+        places: in [0, 1]; uniform ones make every start equally likely.
+        fps: frames per second of the video, where `sampling` needs it.
+        name: what errors call the video.
+
+    Returns:
+        `sampling.num_frames` ascending indices below `total` for each place.
+
+    Raises:
+        TooShortVideoError: fewer frames than `sampling` accepts.
+        DecodingError: no frame rate where `sampling` needs one.
     """
     if total < sampling.num_frames:
         reason = f"{total} frames are fewer than the {sampling.num_frames} of a clip: use a smaller `num_frames`"
-        raise TooShortVideoError(video.name, reason, total)
-    step: float | int
-    if sampling.frame_step is not None:
-        step = sampling.frame_step
-    elif video.fps is None:
-        reason = "the frame rate is unknown, so seconds mean nothing: use `frame_step`"
-        raise DecodingError(video.name, reason)
-    else:
-        step = video.fps / (sampling.target_fps or sampling.num_frames / sampling.duration)
-    offsets = [int(i * step + 0.5) for i in range(sampling.num_frames)]
+        raise TooShortVideoError(name, reason, total)
+    try:
+        offsets = sampling.offsets(fps)
+    except ValueError as error:
+        raise DecodingError(name, str(error)) from error
     room = total - offsets[-1]
     if room < 1 and sampling.short_video == "refuse":
         reason = f"{total} frames are fewer than the {offsets[-1] + 1} that {sampling} spans: use a closer spacing"
-        raise TooShortVideoError(video.name, reason + " or short_video='repeat_last'", total)
+        raise TooShortVideoError(name, reason + " or short_video='repeat_last'", total)
     # Every start is equally likely when a place is uniform in [0, 1); place 1 is the last start.
     starts = [min(int(place * max(room, 1)), max(room, 1) - 1) for place in places]
     return [[min(start + offset, total - 1) for offset in offsets] for start in starts]
 
 
-def _read_planned(video: _Video, plan: Callable[[int], list[list[int]]]) -> torch.Tensor:
-    """The clips of `plan(total)`, planned anew when fewer frames decode than the container promises."""
+def _read_planned(video: _Video, *, sampling: ClipSampling | None, places: Sequence[float]) -> torch.Tensor:
+    """A clip for each place, planned anew when fewer frames decode than the container promises."""
+    sampling = ClipSampling() if sampling is None else sampling
     total = video.num_frames
     for _ in range(_MAX_PLANS):
-        clips = plan(total)
+        clips = plan_clips(total, sampling=sampling, places=places, fps=video.fps, name=video.name)
         try:
             frames = _gather(video, [index for clip in clips for index in clip])
         except TooShortVideoError as error:
@@ -736,7 +802,9 @@ __all__ = [
     "TooShortVideoError",
     "VideoInfo",
     "decode_frames",
+    "plan_clips",
     "probe_video",
     "read_clip",
     "read_segments",
+    "segment_places",
 ]

@@ -1,4 +1,4 @@
-"""V-JEPA networks: encoder, predictor and the pretraining model.
+"""V-JEPA networks: encoder, predictor, the pretraining model and the classifier.
 
 Paper: "Revisiting Feature Prediction for Learning Visual Representations from Video"
 (arXiv 2404.08471). This file imports nothing of the package but the configuration, so that it can
@@ -73,6 +73,28 @@ class VJEPAForPreTrainingOutput(ModelOutput):
     targets: list[torch.Tensor] | None = None
     context_hidden_states: list[torch.Tensor] | None = None
     target_hidden_state: torch.Tensor | None = None
+
+
+@dataclass
+class VJEPAVideoClassifierOutput(ModelOutput):
+    """
+    Output of [`VJEPAForVideoClassification`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*): where labels are given; the mean over views and clips.
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): of one view, its own; of several, those whose
+            probabilities are the mean of the views' probabilities (for regression, the mean).
+        view_logits (`torch.Tensor` of shape `(batch, views, num_labels)`): of every view by itself.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): of the encoder, the clips of the batch one after the
+            other: `(batch * views * segments, tokens, hidden_size)`.
+        attentions (`tuple[torch.Tensor]`, *optional*): of the encoder, likewise.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    view_logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def gather_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -293,12 +315,14 @@ class VJEPALayer(GradientCheckpointingLayer):
         num_attention_heads: int,
         mlp_ratio: float,
         drop_path_rate: float = 0.0,
+        layer_norm_eps: float | None = None,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        eps = config.layer_norm_eps if layer_norm_eps is None else layer_norm_eps
+        self.norm1 = nn.LayerNorm(hidden_size, eps=eps)
         self.attention = VJEPAAttention(config, hidden_size, num_attention_heads)
         self.drop_path = VJEPADropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=eps)
         self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
 
     def forward(
@@ -434,6 +458,97 @@ class VJEPAPredictor(nn.Module):
         return output
 
 
+# The published probes have MLPs of this ratio, whatever the encoder.
+_POOLER_MLP_RATIO = 4.0
+
+
+class VJEPAPoolerCrossAttention(nn.Module):
+    """
+    Attention of one learned query to the tokens; no projection follows the heads.
+
+    A single query needs no keys and values of the tokens: `q . (K x) = (K' q) . x`, and the weighted sum of
+    values is the value of the weighted sum. That is the same map, computed `hidden_size / heads` times cheaper
+    and without two more copies of all tokens.
+    """
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """`query` (1, 1, width), `tokens` (batch, tokens, width): (batch, 1, width)."""
+        by_head = (self.num_heads, self.head_size)
+        query = self.q_proj(query).view(by_head) * self.head_size**-0.5
+        directions = torch.einsum("hs,hsd->hd", query, self.k_proj.weight.unflatten(0, by_head))
+        # The key bias moves all scores of a head alike; it stays in the graph so that every parameter has a gradient.
+        offsets = (query * self.k_proj.bias.view(by_head)).sum(dim=1)
+        scores = nn.functional.linear(tokens, directions, offsets).transpose(1, 2)
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(tokens.dtype)
+        summaries = torch.matmul(weights, tokens)
+        values = torch.einsum("bhd,hsd->bhs", summaries, self.v_proj.weight.unflatten(0, by_head))
+        return (values.flatten(1) + self.v_proj.bias).unsqueeze(1)
+
+
+class VJEPAPoolerCrossAttentionLayer(nn.Module):
+    """The learned query attends to the normed tokens, then passes through an MLP; both residual."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.pooler_layer_norm_eps)
+        self.cross_attn = VJEPAPoolerCrossAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.pooler_layer_norm_eps)
+        self.mlp = VJEPAMLP(config, config.hidden_size, _POOLER_MLP_RATIO)
+
+    def forward(self, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        hidden_states = query + self.cross_attn(query, self.norm1(tokens))
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class VJEPAAttentivePooler(nn.Module):
+    """
+    Attentive pooling (V-JEPA, section 4.2 and appendix): one learned query cross-attends to the tokens; deeper
+    poolers go on with `num_pooler_layers` self-attention blocks on the query.
+    """
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.query_tokens = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.cross_attention_layer = VJEPAPoolerCrossAttentionLayer(config)
+        self.self_attention_layers = nn.ModuleList(
+            VJEPALayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                _POOLER_MLP_RATIO,
+                layer_norm_eps=config.pooler_layer_norm_eps,
+            )
+            for _ in range(config.num_pooler_layers)
+        )
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` (batch, tokens, hidden_size): (batch, hidden_size)."""
+        hidden_states = self.cross_attention_layer(self.query_tokens, tokens)
+        return run_layers(self.self_attention_layers, hidden_states).last_hidden_state.squeeze(1)
+
+
+class VJEPAMeanPooler(nn.Module):
+    """The mean over all tokens."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` (batch, tokens, hidden_size): (batch, hidden_size)."""
+        return tokens.mean(dim=1)
+
+
+POOLERS = {"attentive": VJEPAAttentivePooler, "mean": VJEPAMeanPooler}
+
+
 class VJEPAPreTrainedModel(PreTrainedModel):
     """Weight initialisation and loading, as for every model of `transformers`."""
 
@@ -443,7 +558,7 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VJEPALayer", "VJEPAEmbeddings"]
+    _no_split_modules = ["VJEPALayer", "VJEPAEmbeddings", "VJEPAPoolerCrossAttentionLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     # A pretraining checkpoint also holds the context encoder, which only pretraining needs.
@@ -465,6 +580,8 @@ class VJEPAPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.mask_tokens)
             else:
                 init.trunc_normal_(module.mask_tokens, std=std)
+        elif isinstance(module, VJEPAAttentivePooler):
+            init.trunc_normal_(module.query_tokens, std=std)
         elif isinstance(module, VJEPAPositions):
             init.copy_(module.table, module.compute_table())
 
@@ -479,6 +596,16 @@ class VJEPAPreTrainedModel(PreTrainedModel):
                 f"{self.config._attn_implementation!r} never forms: call set_attn_implementation('eager') first"
             )
         return {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+
+
+def _only_pixels(pixel_values_videos: torch.Tensor | None, pixel_values: torch.Tensor | None) -> torch.Tensor:
+    """Clips and pictures go the same way; image processors and pipelines only name them differently."""
+    given = [pixels for pixels in (pixel_values_videos, pixel_values) if pixels is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"{len(given)} of pixel_values_videos (clips) and pixel_values (pictures) are given: pass one of them"
+        )
+    return given[0]
 
 
 Masks = torch.Tensor | Sequence[torch.Tensor]
@@ -510,12 +637,18 @@ class VJEPAModel(VJEPAPreTrainedModel):
     """
     The V-JEPA encoder and predictor. Loaded from a pretraining checkpoint it holds the target (exponential
     moving average) encoder, which is the one to evaluate and publish.
+
+    Args:
+        add_predictor (`bool`, defaults to `True`): also make the predictor; a classifier has none.
     """
 
-    def __init__(self, config: VJEPAConfig):
+    # What checkpoints of the other classes hold besides; the predictor is among it only where it was not asked for.
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"(^|\.)predictor\.", r"^(pooler|classifier)\."]
+
+    def __init__(self, config: VJEPAConfig, add_predictor: bool = True):
         super().__init__(config)
         self.encoder = VJEPAEncoder(config)
-        self.predictor = VJEPAPredictor(config)
+        self.predictor = VJEPAPredictor(config) if add_predictor else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -527,12 +660,13 @@ class VJEPAModel(VJEPAPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values_videos: torch.Tensor,
+        pixel_values_videos: torch.Tensor | None = None,
         context_mask: Masks | None = None,
         target_mask: Masks | None = None,
         skip_predictor: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
     ) -> VJEPAModelOutput:
         """
         Args:
@@ -548,15 +682,18 @@ class VJEPAModel(VJEPAPreTrainedModel):
             skip_predictor (`bool`): do not run the predictor even where `target_mask` is given.
             output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block;
                 attentions need `attn_implementation="eager"`.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): pictures, by the name that
+                image processors give them; instead of `pixel_values_videos`.
 
         Returns:
             [`VJEPAModelOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: sizes that do not divide, integer pixels, or masks of the wrong type or number.
+            ValueError: no pixels or twice, sizes that do not divide, integer pixels, masks of the wrong type or
+                number, or target masks for a model without a predictor.
         """
         wanted = self._resolve_outputs(output_hidden_states, output_attentions)
-        patches, grid_size = self.encoder.embeddings.patchify(pixel_values_videos)
+        patches, grid_size = self.encoder.embeddings.patchify(_only_pixels(pixel_values_videos, pixel_values))
         contexts: list[torch.Tensor | None] = [None]
         if context_mask is not None:
             contexts = _check_masks("context_mask", context_mask, patches.shape[0])
@@ -564,6 +701,8 @@ class VJEPAModel(VJEPAPreTrainedModel):
 
         predictor_output = None
         if target_mask is not None and not skip_predictor:
+            if self.predictor is None:
+                raise ValueError("target_mask needs the predictor, which this model was made without")
             targets = _check_masks("target_mask", target_mask, patches.shape[0])
             pairs = zip(_pair_masks(encoded, targets), _pair_masks(contexts, targets), targets, strict=True)
             predictor_output = tuple(
@@ -720,10 +859,143 @@ def _variance_hinge(prediction: torch.Tensor) -> torch.Tensor:
     return nn.functional.relu(1.0 - std).mean()
 
 
+class VJEPAForVideoClassification(VJEPAPreTrainedModel):
+    """
+    Classifier of clips and pictures: encoder, pooler (`config.pooling`) and a linear layer. With the encoder frozen
+    it is the probe of the frozen evaluation (V-JEPA, section 4.2).
+
+    Pretraining checkpoints load into it as they are and give it the target encoder.
+    """
+
+    # What pretraining checkpoints hold besides.
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"(^|\.)predictor\."]
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vjepa = VJEPAModel(config, add_predictor=False)
+        self.pooler = POOLERS[config.pooling](config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self._encoder_is_frozen = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vjepa.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.vjepa.set_input_embeddings(value)
+
+    def freeze_encoder(self) -> None:
+        """Keeps the encoder as it is: no gradients, and no noise even in training mode."""
+        self._encoder_is_frozen = True
+        self.vjepa.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VJEPAForVideoClassification":
+        """Training mode for all but a frozen encoder."""
+        super().train(mode)
+        if self._encoder_is_frozen:
+            self.vjepa.eval()
+        return self
+
+    def encode(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """
+        Tokens that the pooler sees.
+
+        Args:
+            pixel_values_videos: as for `forward`.
+
+        Returns:
+            `(batch, views, segments * tokens, hidden_size)`: one after the other, the tokens of all segments of a
+            view.
+        """
+        return self._encode(pixel_values_videos)[0]
+
+    def _encode(self, pixels: torch.Tensor, **wanted: bool) -> tuple[torch.Tensor, VJEPAModelOutput]:
+        grouping = pixels.shape[:3] if pixels.ndim == 7 else (pixels.shape[0], 1, 1)
+        clips = pixels.flatten(0, 2) if pixels.ndim == 7 else pixels
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_is_frozen):
+            output = self.vjepa(clips, **wanted)
+        return output.last_hidden_state.unflatten(0, grouping).flatten(2, 3), output
+
+    def classify(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> VJEPAVideoClassifierOutput:
+        """
+        The classifier on tokens that have been encoded before.
+
+        Args:
+            tokens (`torch.Tensor` of shape `(batch, views, tokens, hidden_size)`): what `encode` gives.
+            labels: as for `forward`.
+        """
+        pooled = self.pooler(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        view_logits = self.classifier(pooled)
+        loss = None if labels is None else self._loss(view_logits, labels)
+        return VJEPAVideoClassifierOutput(loss=loss, logits=self._average(view_logits), view_logits=view_logits)
+
+    def _loss(self, view_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits, labels = view_logits.flatten(0, 1), labels.repeat_interleave(view_logits.shape[1], dim=0)
+        if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
+            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))  # shares of classes: mixed clips
+        return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+
+    def _average(self, view_logits: torch.Tensor) -> torch.Tensor:
+        if view_logits.shape[1] == 1:
+            return view_logits.squeeze(1)
+        problem_type = self.config.problem_type
+        if problem_type == "regression" or self.num_labels == 1:
+            return view_logits.mean(dim=1)
+        logits = view_logits.float()
+        if problem_type == "multi_label_classification":
+            yes, no = (nn.functional.logsigmoid(sign * logits).logsumexp(dim=1) for sign in (1, -1))
+            return (yes - no).to(view_logits.dtype)
+        mean = logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(view_logits.shape[1])
+        return mean.to(view_logits.dtype)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+    ) -> VJEPAVideoClassifierOutput:
+        """
+        Args:
+            pixel_values_videos (`torch.Tensor`): normalised pixels, one of
+                - `(batch, frames, channels, height, width)`: one clip of each video;
+                - `(batch, views, segments, frames, channels, height, width)`: several. The tokens of the segments of
+                  a view are classified together, and the probabilities of the views are averaged;
+                - `(batch, channels, height, width)`: pictures, each repeated to a clip.
+            labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*): class indices; shares of
+                classes (with `config.problem_type="single_label_classification"`); or what the problem types
+                `"multi_label_classification"` and `"regression"` of `transformers` take.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every encoder block;
+                attentions need `attn_implementation="eager"`.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): pictures, by the name that
+                image processors give them; instead of `pixel_values_videos`.
+
+        Returns:
+            [`VJEPAVideoClassifierOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: see [`VJEPAModel.forward`].
+        """
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
+        tokens, encoded = self._encode(_only_pixels(pixel_values_videos, pixel_values), **wanted)
+        output = self.classify(tokens, labels)
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        return output
+
+
 __all__ = [
+    "POOLERS",
+    "VJEPAAttentivePooler",
     "VJEPAForPreTraining",
     "VJEPAForPreTrainingOutput",
+    "VJEPAForVideoClassification",
+    "VJEPAMeanPooler",
     "VJEPAModel",
     "VJEPAModelOutput",
     "VJEPAPreTrainedModel",
+    "VJEPAVideoClassifierOutput",
 ]

@@ -10,56 +10,39 @@ batches `start + w`, `start + w + W`, ... of its rank, which the DataLoader puts
 not depend on the number of workers, the ranks share out one global order, and resuming is starting at a batch.
 """
 
-import io
 import json
-import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
-import fsspec
-import numpy as np
-import pyarrow as pa
 import torch
 from datasets import IterableDataset
-from PIL import Image, ImageOps
 from torch.utils.data import get_worker_info
 
 from .clip_order import ClipOrder, Draw, hash_counters, permutation
-from .configuration_vjepa import VJEPAConfig
-from .corpora import EncodedClip, IndexedCorpus, SequentialCorpus, open_corpus
-from .decoding import Backend, ClipSampling, CorruptVideoError, DecodingError, read_clip
-from .video_processing_vjepa import (
-    CROP_RATIO,
-    CROP_SCALE,
-    augment_clip,
-    check_augmentation,
-    resize_and_center_crop,
+from .clip_reading import (
+    BROKEN_VIDEO_ERRORS,
+    BrokenVideoMonitor,
+    check_broken_share,
+    read_frames,
 )
+from .clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augmentation
+from .configuration_vjepa import VJEPAConfig
+from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
+from .decoding import Backend, ClipSampling
 
-logger = logging.getLogger(__name__)
-
-#: Videos over which the share of broken ones is taken, and the failures from which on it can stop a run.
-BROKEN_WINDOW, MIN_BROKEN = 1000, 20
 # Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
 _MAX_CHUNK_BYTES = 256 * 2**20
-# What a broken video raises. Anything else is a mistake of ours and stops the run at once.
-_BROKEN = (DecodingError, OSError, pa.ArrowInvalid)
-
-
-class TooManyBrokenVideosError(RuntimeError):
-    """The share of videos that cannot be read or decoded is above the bound."""
 
 
 @dataclass(frozen=True)
 class CorpusSource:
     """A corpus of a mix: anything that `open_corpus` takes, and its weight."""
 
-    source: str | IterableDataset
+    source: str | IterableDataset | Corpus
     #: Share of the stream, relative to the other weights; `None` in all: in proportion to the number of videos.
     weight: float | None = None
 
@@ -118,35 +101,6 @@ def record_cursors(cursors: dict[str, str], batch: Sequence[str]) -> None:
     for cursor in batch:
         state = json.loads(cursor)
         cursors[f"{state['rank']}/{state['lane']}"] = cursor
-
-
-class BrokenVideoMonitor:
-    """
-    Counts broken videos among the last `BROKEN_WINDOW` that this process tried, and logs each. From
-    `MIN_BROKEN` failures in the window on, a share above `max_share` raises `TooManyBrokenVideosError`.
-    """
-
-    def __init__(self, max_share: float) -> None:
-        self._max_share = max_share
-        self._broken: deque[bool] = deque(maxlen=BROKEN_WINDOW)
-        self._examples: deque[str] = deque(maxlen=3)
-
-    def succeeded(self) -> None:
-        self._broken.append(False)
-
-    def failed(self, path: str, error: Exception) -> None:
-        reason = error.reason if isinstance(error, DecodingError) else error  # the rest repeats the path
-        example = f"{path} ({type(error).__name__}: {reason})"
-        logger.warning("skipped a broken video: %s", example)
-        self._broken.append(True)
-        self._examples.append(example)
-        failures = sum(self._broken)
-        if failures >= MIN_BROKEN and failures > self._max_share * len(self._broken):
-            raise TooManyBrokenVideosError(
-                f"{failures} of the last {len(self._broken)} videos are broken "
-                f"({failures / len(self._broken):.1%}), more than max_broken_share={self._max_share:.1%}; the last "
-                f"ones: {'; '.join(self._examples)}. Repair or drop them, or raise max_broken_share"
-            ) from error
 
 
 class _LaneReader:
@@ -228,26 +182,6 @@ class _LaneReader:
         return chunk
 
 
-def _read_frames(
-    clip: EncodedClip, *, sampling: ClipSampling, generator: torch.Generator | None, backend: Backend
-) -> torch.Tensor:
-    """uint8 (frames, 3, height, width); a picture is repeated to the length of a clip."""
-    data = clip.data
-    if not data:
-        raise OSError(f"{clip.path} is empty")
-    if isinstance(data, str) and "://" in data:
-        with fsspec.open(data, "rb") as file:
-            data = file.read()
-    if not clip.is_picture:
-        return read_clip(data, sampling=sampling, generator=generator, backend=backend)
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
-            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:  # and OSError
-        raise CorruptVideoError(clip.path, f"cannot be decoded as a picture: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).expand(sampling.num_frames, -1, -1, -1)
-
-
 class _Item(NamedTuple):
     clip: EncodedClip
     frames: torch.Tensor
@@ -271,7 +205,7 @@ def _check_workers(num_workers: int) -> tuple[int, int]:
 class _ClipStream:
     """What the workers need to make their part of the stream; the DataLoader hands it to them."""
 
-    corpora: tuple[IndexedCorpus | SequentialCorpus, ...]
+    corpora: tuple[Corpus, ...]
     weights: tuple[float | None, ...]
     crop_size: int
     sampling: ClipSampling
@@ -288,6 +222,7 @@ class _ClipStream:
     flip_probability: float
     backend: Backend
     max_broken_share: float
+    num_segments: int
 
     @property
     def is_sequential(self) -> bool:
@@ -348,16 +283,22 @@ class _Worker:
         clip_seed = hash_counters(stream.seed, Draw.CLIP, position)
         # The crop draws from a generator of its own: decoding may draw more or fewer numbers.
         item = self._first_readable(position, lane=lane, clip_seed=clip_seed)
-        frames = augment_clip(
-            item.frames,
-            size=stream.crop_size,
-            generator=torch.Generator().manual_seed(hash_counters(clip_seed)),
-            scale=stream.crop_scale,
-            ratio=stream.crop_ratio,
-            flip_probability=stream.flip_probability,
-        )
+        generator = torch.Generator().manual_seed(hash_counters(clip_seed))
+        segments = [
+            augment_clip(
+                frames,
+                size=stream.crop_size,
+                generator=generator,
+                scale=stream.crop_scale,
+                ratio=stream.crop_ratio,
+                flip_probability=stream.flip_probability,
+            )
+            for frames in item.frames.expand(stream.num_segments, -1, -1, -1, -1)
+        ]
+        # A picture has been cropped once: its repeats cost nothing.
+        pixels = torch.stack(segments).expand(-1, stream.sampling.num_frames, -1, -1, -1)
         return {
-            "pixel_values_videos": frames,
+            "pixel_values_videos": pixels if stream.num_segments > 1 else pixels[0],
             "clip_seed": clip_seed,
             "path": item.clip.path,
             "label": item.clip.label,
@@ -373,8 +314,14 @@ class _Worker:
             generator = torch.Generator().manual_seed(clip_seed)
             try:
                 clip = find()
-                frames = _read_frames(clip, sampling=stream.sampling, generator=generator, backend=stream.backend)
-            except _BROKEN as error:
+                frames = read_frames(
+                    clip,
+                    sampling=stream.sampling,
+                    num_segments=stream.num_segments,
+                    generator=generator,
+                    backend=stream.backend,
+                )
+            except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
             else:
                 self._monitor.succeeded()
@@ -437,14 +384,14 @@ def _stream_lane(lanes: list[int], stream: _ClipStream) -> Iterator[dict[str, An
 
 
 def _as_sources(sources: Any) -> list[CorpusSource]:
-    if isinstance(sources, str | os.PathLike | CorpusSource | IterableDataset):
+    if isinstance(sources, str | os.PathLike | CorpusSource | IterableDataset) or is_corpus(sources):
         sources = [sources]
     if not sources:
         raise ValueError("no source given: pass at least one folder, index, pattern or Hub data set id")
     return [source if isinstance(source, CorpusSource) else CorpusSource(source) for source in sources]
 
 
-def _open(source: CorpusSource, *, split: str, video_column: str | None) -> IndexedCorpus | SequentialCorpus:
+def _open(source: CorpusSource, *, split: str, video_column: str | None) -> Corpus:
     corpus = open_corpus(source.source, split=split, video_column=video_column)
     if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
         raise FileNotFoundError(f"{source.source} holds no videos or pictures")
@@ -459,13 +406,8 @@ def _check_frames(sampling: ClipSampling, config: VJEPAConfig) -> None:
         )
 
 
-def _check_broken_share(max_broken_share: float) -> None:
-    if not 0 <= max_broken_share < 1:
-        raise ValueError(f"max_broken_share={max_broken_share} must lie in [0, 1)")
-
-
 def clip_stream(
-    sources: str | CorpusSource | IterableDataset | Sequence[str | CorpusSource | IterableDataset],
+    sources: str | CorpusSource | IterableDataset | Corpus | Sequence[str | CorpusSource | IterableDataset | Corpus],
     *,
     config: VJEPAConfig,
     sampling: ClipSampling,
@@ -484,6 +426,7 @@ def clip_stream(
     flip_probability: float = 0.5,
     backend: Backend = "pyav",
     max_broken_share: float = 0.05,
+    num_segments: int = 1,
 ) -> IterableDataset:
     """
     The endless training stream of this process, for `DataLoader(stream, batch_size=batch_size,
@@ -509,9 +452,12 @@ def clip_stream(
         backend: see [`read_clip`].
         max_broken_share: share of broken videos among the last `BROKEN_WINDOW` tried by a worker, above which
             the run stops; in [0, 1).
+        num_segments: clips of each video, one at random in each of as many equal parts, cropped and flipped each by
+            itself.
 
     Returns:
-        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop); `clip_seed`, a 63-bit int
+        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or with several segments
+        (segments, frames, 3, crop, crop); `clip_seed`, a 63-bit int
         that is a function of seed and position; `path`; `label` (-1 if unknown); `num_skipped`, broken videos
         at this position; and, if a corpus is streamed, `cursor` for [`record_cursors`].
 
@@ -522,9 +468,14 @@ def clip_stream(
         TooManyBrokenVideosError: while iterating.
     """
     _check_frames(sampling, config)
-    _check_broken_share(max_broken_share)
+    check_broken_share(max_broken_share)
     check_augmentation(scale=crop_scale, ratio=crop_ratio, flip_probability=flip_probability)
-    _check_at_least(batch_size=(batch_size, 1), shuffle_buffer=(shuffle_buffer, 1), num_workers=(num_workers, 0))
+    _check_at_least(
+        batch_size=(batch_size, 1),
+        shuffle_buffer=(shuffle_buffer, 1),
+        num_workers=(num_workers, 0),
+        num_segments=(num_segments, 1),
+    )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
     opened = _as_sources(sources)
@@ -546,6 +497,7 @@ def clip_stream(
         flip_probability=flip_probability,
         backend=backend,
         max_broken_share=max_broken_share,
+        num_segments=num_segments,
     )
     stream.order()  # refuses wrong weights here rather than in a worker
     return _lanes_dataset(_stream_lane, lanes=max(1, num_workers), stream=stream)
@@ -556,85 +508,11 @@ def _lanes_dataset(generator: Callable, *, lanes: int, **kwargs: Any) -> Iterabl
     return IterableDataset.from_generator(generator, gen_kwargs={"lanes": list(range(lanes)), **kwargs})
 
 
-def _iterate_lane(
-    lanes: list[int],
-    corpus: IndexedCorpus,
-    size: int,
-    sampling: ClipSampling,
-    num_workers: int,
-    batch_size: int,
-    backend: Backend,
-    max_broken_share: float,
-) -> Iterator[dict[str, Any]]:
-    worker, workers = _check_workers(num_workers)
-    if get_worker_info() is None and lanes != [0]:
-        return  # the call for the first lane has given all clips
-    monitor = BrokenVideoMonitor(max_broken_share)
-    for first in range(worker * batch_size, len(corpus), workers * batch_size):
-        for index in range(first, min(first + batch_size, len(corpus))):
-            try:
-                clip = corpus.read(index)
-                frames = _read_frames(clip, sampling=sampling, generator=None, backend=backend)
-            except _BROKEN as error:
-                monitor.failed(corpus.describe(index), error)
-                continue
-            monitor.succeeded()
-            yield {
-                "pixel_values_videos": resize_and_center_crop(frames, size=size),
-                "path": clip.path,
-                "label": clip.label,
-            }
-
-
-def iterate_clips(
-    source: str,
-    *,
-    config: VJEPAConfig,
-    sampling: ClipSampling,
-    num_workers: int = 0,
-    batch_size: int = 1,
-    video_column: str | None = None,
-    backend: Backend = "pyav",
-    max_broken_share: float = 0.05,
-) -> IterableDataset:
-    """
-    Every video of a local corpus once and in order, as its centred clip in evaluation geometry, for
-    `DataLoader(clips, batch_size=batch_size, num_workers=num_workers)`. Broken videos are left out and logged.
-
-    Returns:
-        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop); `path`; `label`.
-
-    Raises:
-        FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed.
-        TooManyBrokenVideosError: while iterating, see [`clip_stream`].
-    """
-    _check_frames(sampling, config)
-    _check_broken_share(max_broken_share)
-    _check_at_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
-    corpus = _open(CorpusSource(source), split="train", video_column=video_column)
-    if isinstance(corpus, SequentialCorpus):
-        raise ValueError(f"{source!r} can only be streamed: download it, and pass the folder or files")
-    return _lanes_dataset(
-        _iterate_lane,
-        lanes=max(1, num_workers),
-        num_workers=num_workers,
-        corpus=corpus,
-        size=config.crop_size,
-        sampling=sampling,
-        batch_size=batch_size,
-        backend=backend,
-        max_broken_share=max_broken_share,
-    )
-
-
 __all__ = [
-    "BrokenVideoMonitor",
     "CorpusSource",
     "StreamError",
     "StreamPosition",
-    "TooManyBrokenVideosError",
     "clip_stream",
-    "iterate_clips",
     "parse_sources",
     "record_cursors",
 ]

@@ -1,22 +1,12 @@
 """Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`."""
 
-import json
-import signal
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import IterableDataset
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from .configuration_vjepa import VJEPAConfig
@@ -24,23 +14,18 @@ from .diagnostics import feature_health
 from .masking import VJEPAMaskCollator, mask_ratios
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
-from .streaming import StreamPosition, record_cursors
-from .video_processing_vjepa import VJEPAVideoProcessor, normalize_clips
+from .stream_trainer import DivergedError, StreamTrainer
+from .streaming import StreamPosition
+from .video_processing_vjepa import VJEPAVideoProcessor
 
 logger = logging.get_logger(__name__)
 
 # Positions per clip that the diagnostics look at: enough for stable figures, cheap at any model size.
 _DIAGNOSED_POSITIONS = 64
-# How long DataLoader workers outlive a SIGTERM, so that the main process can finish its step and save.
-_SECONDS_TO_SAVE = 60
 
 
 class CollapseError(RuntimeError):
     """The target features have (almost) stopped to differ between clips."""
-
-
-class DivergedError(RuntimeError):
-    """The loss is NaN or infinite."""
 
 
 @dataclass
@@ -135,43 +120,7 @@ class VJEPATrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
 
 
-class _SeekStream(TrainerCallback):
-    """Sends the clip stream to the first batch that the restored state has not seen."""
-
-    def __init__(self, position: StreamPosition):
-        self.position = position
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.position.seek(state.global_step * args.gradient_accumulation_steps, cursors=self.position.cursors)
-
-
-class _StopOnSignal(TrainerCallback):
-    """After a noted signal: save a checkpoint and end training at the end of the step."""
-
-    def __init__(self, trainer: "VJEPATrainer"):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if args.world_size > 1:
-            # All ranks must stop at the same step, and the signal may reach them at different ones.
-            noted = torch.tensor([self.trainer.stop_signal], device=args.device)
-            self.trainer.stop_signal = int(self.trainer.accelerator.gather(noted).max())
-        if self.trainer.stop_signal:
-            control.should_save = control.should_training_stop = True
-
-
-def _prepare_worker(worker: int, *, num_workers: int, rank: int) -> None:
-    """
-    Seeds a DataLoader worker, and leaves signals that reach the whole process group to the main process, which
-    wants to save first.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM is also how a worker is told to end, if it does not by itself.
-    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_SECONDS_TO_SAVE))
-    seed_worker(worker, num_workers=num_workers, rank=rank)
-
-
-class VJEPATrainer(Trainer):
+class VJEPATrainer(StreamTrainer):
     """
     Pretrains a [`VJEPAForPreTraining`] on a stream of clips.
 
@@ -206,11 +155,6 @@ class VJEPATrainer(Trainer):
                 f"the model has {wrong.pop()} parameters: a momentum near 1 rounds away in them; load it with "
                 "dtype=torch.float32 and train with bf16=True"
             )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"one process for {args.n_gpu} GPUs would run nn.DataParallel: start one process for each with "
-                "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one"
-            )
         collator = kwargs.pop("data_collator", None) or VJEPAMaskCollator(
             model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
         )
@@ -224,47 +168,10 @@ class VJEPATrainer(Trainer):
             train_dataset=train_dataset,
             data_collator=collator,
             processing_class=processing_class,
+            position=position,
             **kwargs,
         )
-        # The loss is a mean over this batch: the Trainer divides it by the accumulated batches.
-        self.model_accepts_loss_kwargs = False
-        self.position = StreamPosition() if position is None else position
-        self.add_callback(_SeekStream(self.position))
-        self.stop_signal = 0
-        self.add_callback(_StopOnSignal(self))
         self._scheduled_optimizer: torch.optim.Optimizer | None = None
-        self._cursors: dict[str, str] = {}
-        self._metrics: dict[str, list[float]] = defaultdict(list)
-        self._skipped = 0.0
-        self._waited = 0.0
-        self._clips = 0
-        self._since = time.perf_counter()
-
-    def train(self, *args: Any, **kwargs: Any):
-        """
-        Trains as [`~transformers.Trainer.train`] does. SIGINT and SIGTERM end it after the current step, with
-        a checkpoint saved and the signal in `stop_signal`; a second one interrupts at once.
-        """
-        self._since = time.perf_counter()
-        with self._noting_signals():
-            return super().train(*args, **kwargs)
-
-    @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may handle signals
-            return
-
-        def note(signum: int, frame: Any) -> None:
-            self.stop_signal = signum
-            signal.signal(signum, previous[signum])
-
-        previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
 
     @staticmethod
     def _check_mask_tokens(config: VJEPAConfig, collator: VJEPAMaskCollator) -> None:
@@ -275,43 +182,8 @@ class VJEPATrainer(Trainer):
                 f"{config.pred_num_mask_tokens}: make the model with pred_num_mask_tokens={generators}"
             )
 
-    # Data
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches of this rank. The stream splits itself over ranks and workers, so accelerate must not."""
-        args = self.args
-        workers = args.dataloader_num_workers
-        return DataLoader(
-            self.train_dataset,
-            batch_size=self._train_batch_size,
-            num_workers=workers,
-            collate_fn=self.data_collator,
-            pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context if workers else None,
-            worker_init_fn=partial(_prepare_worker, num_workers=workers, rank=args.process_index),
-        )
-
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
-        started = time.perf_counter()
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._waited += time.perf_counter() - started
-        return batches, num_items
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # First, and on every rank: the Trainer's state, which is written last, marks a checkpoint as complete.
-        if self._cursors:
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"stream_{self.args.process_index}.json").write_text(json.dumps(self._cursors))
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        for file in sorted(Path(checkpoint).glob("stream_*.json")) if checkpoint else []:
-            self._cursors |= json.loads(file.read_text())
-        self.position.cursors = dict(self._cursors)
         if checkpoint:
             # The checkpoint holds the rate that its own arguments gave this step.
             rate = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
@@ -419,22 +291,14 @@ class VJEPATrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, VJEPAForPreTrainingOutput]:
-        clips = inputs["pixel_values_videos"]
-        if clips.dtype == torch.uint8:  # the stream's; floats are taken as normalised
-            processor = self.processing_class
-            clips = normalize_clips(clips, mean=processor.image_mean, std=processor.image_std)
         outputs = model(
-            pixel_values_videos=clips,
+            pixel_values_videos=self.normalized(inputs["pixel_values_videos"]),
             context_mask=inputs["context_mask"],
             target_mask=inputs["target_mask"],
             loss_exponent=self.args.loss_exponent,
             variance_weight=self.args.variance_weight,
         )
-        if not torch.isfinite(outputs.loss):
-            raise DivergedError(
-                f"the loss is {outputs.loss.item()} at step {self.state.global_step} on the videos "
-                f"{', '.join(inputs.get('path', ['(no names)']))}: lower the learning rate or look at them"
-            )
+        self.check_loss(outputs.loss, inputs)
         self._record(inputs, outputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -442,9 +306,7 @@ class VJEPATrainer(Trainer):
     def _record(self, inputs: dict[str, Any], outputs: VJEPAForPreTrainingOutput) -> None:
         """Collects figures for the next log; those that cost only where it comes after this step."""
         metrics = self._metrics
-        self._clips += len(inputs["pixel_values_videos"])
-        self._skipped += float(inputs["num_skipped"].sum()) if "num_skipped" in inputs else 0.0
-        record_cursors(self._cursors, inputs.get("cursor", []))
+        self.count_clips(inputs, len(inputs["pixel_values_videos"]))
         num_patches = outputs.target_hidden_state.shape[1]
         ratios = mask_ratios(inputs["context_mask"], inputs["target_mask"], num_patches=num_patches)
         for name, ratio in ratios.items():
@@ -477,21 +339,6 @@ class VJEPATrainer(Trainer):
                 if self.args.collapse_action == "stop":
                     raise CollapseError(message)
                 logger.warning(message)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:  # not the summary at the end of training
-            elapsed = time.perf_counter() - self._since
-            means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
-            means["data_wait_share"] = self._waited / elapsed
-            names = sorted(means)
-            local = torch.tensor([means[name] for name in names] + [self._clips / elapsed, self._skipped])
-            total = self.accelerator.reduce(local.to(self.args.device), reduction="sum").cpu()
-            shared = (total[: len(names)] / self.accelerator.num_processes).tolist()
-            logs |= dict(zip(names, shared, strict=True))
-            logs |= {"clips_per_second": total[-2].item(), "videos_skipped": total[-1].item()}
-            self._metrics.clear()
-            self._waited, self._clips, self._since = 0.0, 0, time.perf_counter()
-        super().log(logs, start_time)
 
 
 __all__ = ["CollapseError", "DivergedError", "VJEPATrainer", "VJEPATrainingArguments"]

@@ -1,20 +1,19 @@
 """
-From frames to `pixel_values_videos`: crops, resizing, flips and normalisation.
+From videos to `pixel_values_videos`: [`VJEPAVideoProcessor`], for everything that holds a processor: scripts,
+pipelines, the Hub.
 
-The functions work on tensors of (frames, channels, height, width) and take every random choice from an
-explicit generator; the training stream calls them directly and keeps the frames in uint8.
-[`VJEPAVideoProcessor`] wraps them for everything that holds a processor: scripts, pipelines, the Hub. The
-file needs nothing else of this package, so that it can travel with a checkpoint as remote code.
-
-Frames that a decoder delivers as (frames, height, width, channels) are best permuted, not copied, into that
-shape: torch resizes this memory layout faster than planes (measured: 1.5 to 2.5 times on x86), and the copy
-would cost more than the resize.
+What is done to the frames stands in `clip_transforms`, which frames are taken in `decoding`; with those two files
+this one travels to the Hub as remote code. Settings, and the way from a picture to its values, are shared with the
+processor of pictures.
 """
 
+import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import fsspec
 import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode
@@ -30,286 +29,26 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
-from transformers.video_utils import load_video
+from transformers.video_utils import convert_to_rgb, load_video
 
-#: Share of the frame's area, and width / height, of the training crops in the published pretraining recipe.
-CROP_SCALE = (0.3, 1.0)
-CROP_RATIO = (0.75, 1.35)
-
-_CROP_TRIES = 10
-
-
-def _check_frames(frames: torch.Tensor) -> None:
-    if frames.ndim != 4 or 0 in frames.shape:
-        raise ValueError(
-            f"frames of shape {tuple(frames.shape)}: pass one clip as a tensor (frames, channels, height, "
-            "width) with at least one frame and pixel"
-        )
-
-
-def _check_range(name: str, value: Sequence[float], *, upper: float) -> None:
-    if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
-        bound = "" if math.isinf(upper) else f" <= {upper:g}"
-        raise ValueError(f"`{name}`={tuple(value)} must be a pair with 0 < low <= high{bound}")
-
-
-def sample_crop_box(
-    height: int,
-    width: int,
-    *,
-    generator: torch.Generator,
-    scale: Sequence[float] = CROP_SCALE,
-    ratio: Sequence[float] = CROP_RATIO,
-) -> tuple[int, int, int, int]:
-    """
-    Box of a random resized crop. The law is that of `torchvision.transforms.RandomResizedCrop`, which takes
-    no generator: the area is uniform in `scale` times the frame's area, the logarithm of width / height
-    uniform between those of `ratio`, the position uniform. A box that does not fit is drawn again; after ten
-    tries the largest central box with the nearest allowed aspect ratio is taken.
-
-    Args:
-        height, width: size of the frame, in pixels.
-        generator: source of the draws.
-        scale: smallest and largest share of the area, in (0, 1].
-        ratio: smallest and largest width / height.
-
-    Returns:
-        Top, left, height and width of the box, in pixels; always inside the frame.
-
-    Raises:
-        ValueError: an empty frame, or a `scale` or `ratio` out of range.
-    """
-    if height < 1 or width < 1:
-        raise ValueError(f"a frame of {height} x {width} pixels has no crop: both sides must be at least 1")
-    _check_range("scale", scale, upper=1.0)
-    _check_range("ratio", ratio, upper=math.inf)
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
-
-    def integer(high: int) -> int:
-        return int(torch.randint(0, high + 1, (), generator=generator))
-
-    for _ in range(_CROP_TRIES):
-        area = height * width * uniform(*scale)
-        aspect = math.exp(uniform(math.log(ratio[0]), math.log(ratio[1])))
-        box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < box_height <= height and 0 < box_width <= width:
-            return integer(height - box_height), integer(width - box_width), box_height, box_width
-
-    aspect = min(max(width / height, ratio[0]), ratio[1])
-    box_height = max(1, min(height, round(width / aspect)))
-    box_width = max(1, min(width, round(height * aspect)))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
-
-
-def _resize(frames: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    # Without antialiasing, as published. uint8 stays uint8 (fixed-point where the processor has it).
-    return tvF.resize(frames, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=False)
-
-
-def crop_and_resize(
-    frames: torch.Tensor, *, box: tuple[int, int, int, int], size: int, flip: bool = False
-) -> torch.Tensor:
-    """
-    Cut one box out of all frames, then resize it to a square (bilinear, no antialiasing). Nothing outside the
-    box is touched, so that the cost is that of the crop and not of the frame.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        box: top, left, height and width, in pixels.
-        size: side of the result, in pixels.
-        flip: mirror left and right, after resizing.
-
-    Returns:
-        (frames, channels, size, size), same type as `frames`, contiguous. uint8 is rounded: at most one grey
-        level from the rounded result in float.
-
-    Raises:
-        ValueError: frames that are not one clip, or a box that does not lie inside them.
-    """
-    _check_frames(frames)
-    top, left, box_height, box_width = box
-    height, width = frames.shape[-2:]
-    inside = 0 <= top and 0 <= left and top + box_height <= height and left + box_width <= width
-    if not inside or box_height < 1 or box_width < 1:
-        raise ValueError(
-            f"box (top, left, height, width) = {tuple(box)} does not lie inside frames of {height} x {width} "
-            "pixels: draw it with `sample_crop_box` for this size"
-        )
-    resized = _resize(frames[..., top : top + box_height, left : left + box_width], height=size, width=size)
-    if flip:
-        resized = resized.flip(-1)
-    # A view of the full frames would take all of them along when a worker process sends it.
-    return resized.contiguous()
-
-
-def augment_clip(
-    frames: torch.Tensor,
-    *,
-    size: int,
-    generator: torch.Generator,
-    scale: Sequence[float] = CROP_SCALE,
-    ratio: Sequence[float] = CROP_RATIO,
-    flip_probability: float = 0.5,
-) -> torch.Tensor:
-    """
-    Training augmentation: a random resized crop and a horizontal flip, the same for all frames of the clip.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        size: side of the result, in pixels.
-        generator: source of the draws.
-        scale, ratio: see [`sample_crop_box`].
-        flip_probability: probability of the flip, in [0, 1].
-
-    Returns:
-        (frames, channels, size, size), same type as `frames`.
-
-    Raises:
-        ValueError: see [`sample_crop_box`] and [`crop_and_resize`]; a probability outside [0, 1].
-    """
-    _check_frames(frames)
-    _check_probability(flip_probability)
-    height, width = frames.shape[-2:]
-    box = sample_crop_box(height, width, generator=generator, scale=scale, ratio=ratio)
-    # Drawn whatever the probability, so that changing it does not change the boxes that follow.
-    flip = torch.rand((), generator=generator).item() < flip_probability
-    return crop_and_resize(frames, box=box, size=size, flip=flip)
-
-
-def check_augmentation(*, scale: Sequence[float], ratio: Sequence[float], flip_probability: float) -> None:
-    """
-    Raises:
-        ValueError: settings that `augment_clip` would refuse.
-    """
-    _check_range("scale", scale, upper=1.0)
-    _check_range("ratio", ratio, upper=math.inf)
-    _check_probability(flip_probability)
-
-
-def _check_probability(flip_probability: float) -> None:
-    if not 0 <= flip_probability <= 1:
-        raise ValueError(f"`flip_probability`={flip_probability} must lie in [0, 1]")
-
-
-def evaluation_resize_edge(crop_size: int) -> int:
-    """Short side before the centre crop of the published evaluation: crop x 256 / 224, in whole pixels."""
-    return crop_size * 256 // 224
-
-
-def _resize_short_side(frames: torch.Tensor, *, edge: int) -> torch.Tensor:
-    height, width = frames.shape[-2:]
-    long = edge * max(height, width) // min(height, width)
-    return _resize(frames, height=edge if height <= width else long, width=long if height <= width else edge)
-
-
-def _center_crop(frames: torch.Tensor, *, size: int) -> torch.Tensor:
-    height, width = frames.shape[-2:]
-    if min(height, width) < size:
-        raise ValueError(
-            f"frames of {height} x {width} pixels are smaller than the crop of {size}: resize the short "
-            f"side to at least {size} first"
-        )
-    top, left = (height - size) // 2, (width - size) // 2
-    return frames[..., top : top + size, left : left + size].contiguous()
-
-
-def resize_and_center_crop(frames: torch.Tensor, *, size: int, resize_edge: int | None = None) -> torch.Tensor:
-    """
-    Evaluation geometry: resize the short side (bilinear, no antialiasing), then crop the centre.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        size: side of the crop, in pixels.
-        resize_edge: short side before the crop, in pixels; by default `size` x 256 / 224, as published.
-
-    Returns:
-        (frames, channels, size, size), same type as `frames`, contiguous.
-
-    Raises:
-        ValueError: frames that are not one clip, or `resize_edge` below `size`.
-    """
-    _check_frames(frames)
-    edge = evaluation_resize_edge(size) if resize_edge is None else resize_edge
-    return _center_crop(_resize_short_side(frames, edge=edge), size=size)
-
-
-def resize_and_crop_views(frames: torch.Tensor, *, size: int, num_views: int = 3) -> torch.Tensor:
-    """
-    Spatial views of the multi-view evaluation: resize the short side to the crop (bilinear, no antialiasing),
-    then take evenly spaced crops along the long side, left to right or top to bottom.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        size: side of the crops, in pixels.
-        num_views: number of crops; published: 3.
-
-    Returns:
-        (num_views, frames, channels, size, size), same type as `frames`.
-
-    Raises:
-        ValueError: frames that are not one clip, or fewer than two views.
-    """
-    _check_frames(frames)
-    if num_views < 2:
-        raise ValueError(f"`num_views`={num_views} must be at least 2: for one view `resize_and_center_crop`")
-    resized = _resize_short_side(frames, edge=size)
-    axis = -2 if resized.shape[-2] > resized.shape[-1] else -1
-    margin = resized.shape[axis] - size
-    starts = (margin * view // (num_views - 1) for view in range(num_views))
-    return torch.stack([resized.narrow(axis, start, size) for start in starts])
-
-
-def _normalize(
-    frames: torch.Tensor,
-    *,
-    scale: float,
-    mean: float | Sequence[float],
-    std: float | Sequence[float],
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """(frames x scale - mean) / std per channel of (..., channels, height, width), as one multiply-add."""
-    # On the CPU, so that checking the constants does not wait for an accelerator.
-    mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (mean, std))
-    for name, value in (("mean", mean), ("std", std)):
-        if len(value) not in (1, frames.shape[-3]):
-            raise ValueError(
-                f"`{name}` has {len(value)} values for {frames.shape[-3]} channels: pass one value for each"
-            )
-    if not (std > 0).all():
-        raise ValueError(f"`std`={std.flatten().tolist()} must be greater than 0 everywhere")
-    # bfloat16 holds neither the factor nor the offset to a grey level: round the result, not the constants.
-    working = torch.promote_types(dtype, torch.float32)
-    factor, offset = (value.to(frames.device, working) for value in (scale / std, -mean / std))
-    return torch.addcmul(offset, frames.to(working), factor).to(dtype)
-
-
-def normalize_clips(
-    frames: torch.Tensor,
-    *,
-    mean: float | Sequence[float] = IMAGENET_DEFAULT_MEAN,
-    std: float | Sequence[float] = IMAGENET_DEFAULT_STD,
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """
-    (frames / 255 - mean) / std, on the device where the frames are.
-
-    Args:
-        frames: uint8 (..., channels, height, width), any number of leading axes.
-        mean, std: one value per channel, or one for all, on the scale 0 to 1.
-        dtype: floating type of the result.
-
-    Returns:
-        Same shape as `frames`, of type `dtype`; computed in at least float32.
-
-    Raises:
-        ValueError: frames that are not uint8 (they may be normalised already), or `mean` or `std` that do not
-            fit the channels.
-    """
-    if frames.dtype != torch.uint8:
-        raise ValueError(f"frames of {frames.dtype}: pass uint8, floats may be normalised already")
-    return _normalize(frames, scale=1 / 255, mean=mean, std=std, dtype=dtype)
+from .clip_transforms import (
+    CROP_RATIO,
+    CROP_SCALE,
+    augment_clip,
+    center_crop,
+    check_augmentation,
+    check_probability,
+    check_range,
+    crop_and_resize,
+    evaluation_resize_edge,
+    normalize,
+    normalize_clips,
+    resize_and_center_crop,
+    resize_and_crop_views,
+    resize_short_side,
+    sample_crop_box,
+)
+from .decoding import ClipSampling, plan_clips, read_segments, segment_places
 
 
 def _is_array(value: Any) -> bool:
@@ -357,14 +96,51 @@ def _as_clips(videos: Any) -> list[np.ndarray | torch.Tensor]:
         return [clip for item in videos for clip in _as_clips(item)]
     what = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
     raise ValueError(
-        f"{what} is no video: pass arrays, tensors, PIL pictures, lists of them, or a file path as a string"
+        f"{what} is no video: pass arrays, tensors, PIL pictures, lists of them, or a file path as a string; "
+        "`do_sample_frames=True` also takes the bytes of a file"
     )
 
 
-def _holds_paths(videos: Any) -> bool:
+def _holds(videos: Any, *, kinds: tuple[type, ...]) -> bool:
+    """Whether `videos` is, or holds at any depth, a file in one of these forms."""
     if isinstance(videos, (list, tuple)):
-        return any(_holds_paths(item) for item in videos)
-    return isinstance(videos, str)
+        return any(_holds(item, kinds=kinds) for item in videos)
+    return isinstance(videos, kinds)
+
+
+def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.BytesIO:
+    """A URL -> what is behind it, in memory and called by it in errors; anything else as it is."""
+    if not (isinstance(source, str) and "://" in source):
+        return source
+    with fsspec.open(source, "rb") as file:
+        fetched = io.BytesIO(file.read())
+    fetched.name = source
+    return fetched
+
+
+def _sample_segments(
+    videos: Any,
+    *,
+    sampling: ClipSampling,
+    num_segments: int,
+    input_data_format: str | ChannelDimension | None,
+) -> list[torch.Tensor]:
+    """Files and in-memory videos -> the clips of each, one behind the other: (segments x frames, channels, h, w)."""
+    if isinstance(videos, (str, bytes, os.PathLike)):
+        return [read_segments(_fetch(videos), num_segments=num_segments, sampling=sampling).flatten(0, 1)]
+    if _holds(videos, kinds=(str, bytes, os.PathLike)):
+        settings = {"sampling": sampling, "num_segments": num_segments, "input_data_format": input_data_format}
+        return [clip for item in videos for clip in _sample_segments(item, **settings)]
+    sampled = []
+    for video in _as_clips(videos):
+        if len(video) == sampling.num_frames:
+            # As many frames as a clip has: it was sampled already.
+            clips = [list(range(len(video)))] * num_segments
+        else:
+            clips = plan_clips(len(video), sampling=sampling, places=segment_places(num_segments), name="<array>")
+        indices = [index for clip in clips for index in clip]
+        sampled.append(_channels_first(_as_tensor(video[indices]), input_data_format))
+    return sampled
 
 
 def _as_tensor(video: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -408,60 +184,12 @@ def _with_resize_edge(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**kwargs, "size": {"shortest_edge": evaluation_resize_edge(_crop_edge(kwargs["crop_size"]))}}
 
 
-class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
-    """What [`VJEPAVideoProcessor`] takes beyond the arguments common to video processors."""
-
-    num_views: int | None
-    random_crop_scale: list[float] | tuple[float, ...] | None
-    random_crop_ratio: list[float] | tuple[float, ...] | None
-    flip_probability: float | int | None
-    training: bool | None
-    generator: torch.Generator | None
-
-
-class VJEPAVideoProcessor(BaseVideoProcessor):
-    r"""
-    Videos to `pixel_values_videos` of shape (batch, frames, channels, crop, crop), float32.
-
-    By default the published evaluation: short side to crop x 256 / 224 (bilinear, no antialiasing), centre
-    crop, values to [0, 1], ImageNet mean and standard deviation. Two other modes are chosen in the call:
-
-    - `num_views=3`: the short side becomes the crop (`size` is not used) and evenly spaced crops are taken
-      along the long side. The batch grows to videos x views, the views of one video next to each other:
-      `logits.softmax(-1).unflatten(0, (-1, 3)).mean(1)` averages over them.
-    - `training=True, generator=generator`: random resized crop and horizontal flip, drawn once for each clip.
-
-    **Videos**: one clip or a batch, as numpy arrays, torch tensors, PIL pictures or file paths (read whole by
-    transformers with PyAV, or `num_frames` spread over the file with `do_sample_frames=True`). Rank 5 is a
-    batch of clips; rank 4, or a list of pictures, one clip; a single picture a clip of one frame, which the
-    model repeats. A batch of pictures is a list of clips, `[[picture], [picture]]`. Channels come first or
-    last; with `do_convert_rgb` grey and transparent videos become RGB (PIL pictures always do).
-
-    **Values**: uint8, multiplied by `rescale_factor`; or floats, which are taken to lie in [0, 1] already,
-    and refused if they do not. `do_rescale=False` takes any values as they are.
-
-    Args:
-        crop_size (`int` or `dict`, defaults to 224): side of the square crop, in pixels. A new value also
-            moves `size`, here, in `from_pretrained` and in a call, unless that is given with it.
-        size (`int` or `dict`, defaults to `{"shortest_edge": 256}`): short side before the centre crop.
-        image_mean, image_std (default to the ImageNet values): one number per channel, on the scale 0 to 1.
-        do_resize, do_center_crop, do_rescale, do_normalize, do_convert_rgb (`bool`, default to `True`): steps
-            to run. With neither `do_rescale` nor `do_normalize`, uint8 frames stay uint8.
-        rescale_factor (`float`, defaults to 1 / 255): factor for uint8 frames.
-        num_views (`int`, defaults to 1): spatial views of each video; more than 1 as described above.
-        random_crop_scale, random_crop_ratio (default to (0.3, 1.0), (0.75, 1.35)): bounds of the area share
-            and of width / height of the training crops.
-        flip_probability (`float`, defaults to 0.5): probability of the flip in training.
-
-    Only in calls: `training`, `generator` (`torch.Generator`, on the CPU), `return_tensors` and the common
-    arguments of video processors.
-
-    Raises:
-        ValueError: a video or a setting that does not fit the above.
-        TypeError: an argument that does not exist, in a call.
+class VJEPAProcessorMixin:
+    """
+    What the processors of videos and of pictures share: their settings, and the way from a clip (a picture is one of
+    one frame) to its values. Stands before the processor class of transformers among the base classes.
     """
 
-    valid_kwargs = VJEPAVideoProcessorKwargs
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
@@ -473,53 +201,39 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
-    num_views = 1
-    random_crop_scale = CROP_SCALE
-    random_crop_ratio = CROP_RATIO
-    flip_probability = 0.5
 
-    def __init__(self, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> None:
-        for name in ("training", "generator"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"`{name}` is no setting of the processor: pass it in the call")
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**_with_resize_edge(kwargs))
 
     @classmethod
-    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> "VJEPAVideoProcessor":
+    def from_dict(cls, dictionary: dict[str, Any], **kwargs: Any) -> Any:
         """As the base class; `crop_size` in `kwargs` also replaces the stored `size`."""
-        return super().from_dict(video_processor_dict, **_with_resize_edge(kwargs))
+        return super().from_dict(dictionary, **_with_resize_edge(kwargs))
 
-    def preprocess(self, videos: Any, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> BatchFeature:
-        """The call itself; see the class."""
-        # The base class reads paths; what is in memory is brought into one form here, whatever it was.
-        videos = videos if _holds_paths(videos) else _as_clips(videos)
+    @staticmethod
+    def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call that have a value, with the resize edge that follows from them."""
         # None stands for the processor's own setting, but the base class would take it as a value.
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        return super().preprocess(videos, **_with_resize_edge(given))
+        return _with_resize_edge({name: value for name, value in kwargs.items() if value is not None})
 
-    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None) -> Any:
-        """As the base class, but with PyAV, which carries its own FFmpeg and works wherever it installs."""
-        if isinstance(video_url_or_urls, list):
-            fetched = (self.fetch_videos(item, sample_indices_fn=sample_indices_fn) for item in video_url_or_urls)
-            return list(zip(*fetched, strict=True))
-        return load_video(video_url_or_urls, backend="pyav", sample_indices_fn=sample_indices_fn)
-
-    def convert_to_rgb(self, video: torch.Tensor) -> torch.Tensor:
+    def convert_to_rgb(self, frames: torch.Tensor) -> torch.Tensor:
         """Grey to three equal channels, transparent uint8 over white; (frames, channels, height, width)."""
-        rgb = super().convert_to_rgb(video)
+        rgb = convert_to_rgb(tvF.grayscale_to_rgb(frames), input_data_format=ChannelDimension.FIRST)
         # Blending leaves floats on the scale of uint8.
-        return rgb if rgb.dtype == video.dtype else rgb.round().to(video.dtype)
+        return rgb if rgb.dtype == frames.dtype else rgb.round().to(frames.dtype)
 
-    def _prepare_input_videos(
+    def _prepare_clips(
         self,
-        videos: list[np.ndarray | torch.Tensor],
-        do_convert_rgb: bool | None = None,
-        input_data_format: str | ChannelDimension | None = None,
-        device: str | torch.device | None = None,
+        clips: list[np.ndarray | torch.Tensor],
+        *,
+        do_convert_rgb: bool | None,
+        input_data_format: str | ChannelDimension | None,
+        device: str | torch.device | None,
     ) -> list[torch.Tensor]:
-        clips = []
-        for video in videos:
-            clip = _as_tensor(video)
+        """Arrays of rank 4 -> RGB tensors (frames, 3, height, width), uint8 or float32, on the device."""
+        prepared = []
+        for array in clips:
+            clip = _as_tensor(array)
             if clip.ndim != 4 or 0 in clip.shape:
                 raise ValueError(
                     f"a clip of shape {tuple(clip.shape)}: it must have rank 4, (frames, channels, height, "
@@ -534,13 +248,13 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
                 if not clip.is_floating_point():
                     raise ValueError(f"a clip of {clip.dtype}: pass uint8 in [0, 255] or floats in [0, 1]")
                 clip = clip.float()
-            clips.append(clip if device is None else clip.to(device))
-        return clips
+            prepared.append(clip if device is None else clip.to(device))
+        return prepared
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
         crop_edge = _crop_edge(kwargs["crop_size"])
-        size = {name: value for name, value in dict(kwargs["size"]).items() if value is not None}
+        size = dict(kwargs["size"])
         if set(size) != {"shortest_edge"} or size["shortest_edge"] < 1:
             raise ValueError(f'`size`={size} must be {{"shortest_edge": pixels}}, or the number of pixels')
         if kwargs["do_resize"] and kwargs["do_center_crop"] and size["shortest_edge"] < crop_edge:
@@ -550,26 +264,199 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
             )
         if kwargs["resample"] not in (PILImageResampling.BILINEAR, InterpolationMode.BILINEAR):
             raise ValueError(f"`resample`={kwargs['resample']!r}: V-JEPA sees bilinear frames only, leave it out")
-        if kwargs["num_views"] < 1:
-            raise ValueError(f"`num_views`={kwargs['num_views']} must be at least 1")
+        return kwargs
+
+    def _evaluation_crop(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
+        """(frames, channels, height, width) -> the centre of it, as far as the settings ask for it."""
+        if settings["do_resize"]:
+            clip = resize_short_side(clip, edge=settings["size"].shortest_edge)
+        return center_crop(clip, size=settings["crop_size"].height) if settings["do_center_crop"] else clip
+
+    def _values(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
+        """Rescale and normalise as the settings say; uint8 stays uint8 where both are off."""
+        if not (settings["do_rescale"] or settings["do_normalize"]):
+            return clip
+        return normalize(
+            clip,
+            scale=settings["rescale_factor"] if settings["do_rescale"] and clip.dtype == torch.uint8 else 1.0,
+            mean=settings["image_mean"] if settings["do_normalize"] else 0.0,
+            std=settings["image_std"] if settings["do_normalize"] else 1.0,
+            dtype=torch.float32,
+        )
+
+    def _check_floats(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> None:
+        if not (settings["do_rescale"] and clip.is_floating_point()):
+            return
+        low, high = (bound.item() for bound in torch.aminmax(clip))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"a float clip with values from {low:g} to {high:g}: floats must lie in [0, 1]; pass "
+                "uint8, divide by 255, or pass `do_rescale=False` to take them as they are"
+            )
+
+
+class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
+    """What [`VJEPAVideoProcessor`] takes beyond the arguments common to video processors."""
+
+    frame_step: int | None
+    num_segments: int | None
+    num_views: int | None
+    random_crop_scale: list[float] | tuple[float, ...] | None
+    random_crop_ratio: list[float] | tuple[float, ...] | None
+    flip_probability: float | int | None
+    training: bool | None
+    generator: torch.Generator | None
+
+
+class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
+    r"""
+    Videos to `pixel_values_videos` of shape (videos, frames, channels, crop, crop), float32.
+
+    By default the published evaluation: short side to crop x 256 / 224 (bilinear, no antialiasing), centre
+    crop, values to [0, 1], ImageNet mean and standard deviation. Other modes are chosen in the call or, but for
+    training, by the settings:
+
+    - `do_sample_frames=True` takes a clip out of each video, as pipelines ask for: `num_frames` frames at a true
+      stride of `frame_step` (or of `fps` frames per second, where the file has a rate), from the middle of the
+      video. A video that ends before the clip does is read from its start and its last frame repeated; one with
+      fewer than `num_frames` frames is refused. An array of exactly `num_frames` frames is taken for the clip.
+    - `num_segments=8`, with `do_sample_frames`: that many clips, spread evenly from the first frame to the last.
+    - `num_views=3`: the short side becomes the crop (`size` is not used) and evenly spaced crops are taken
+      along the long side.
+    - `training=True, generator=generator`: random resized crop and horizontal flip, drawn once for each clip.
+
+    With several segments or views the shape is (videos, views, segments, frames, channels, crop, crop), which
+    `VJEPAForVideoClassification` reads: it joins the segments of a view and averages over the views.
+
+    **Videos**: one or a batch, as numpy arrays, torch tensors, PIL pictures or file paths. Rank 5 is a batch of
+    clips; rank 4, or a list of pictures, one clip; a single picture a clip of one frame, which the model
+    repeats. A batch of pictures is a list of clips, `[[picture], [picture]]`. Channels come first or last; with
+    `do_convert_rgb` grey and transparent videos become RGB (PIL pictures always do). Paths are read whole by
+    transformers; with `do_sample_frames` only the frames of the clips are decoded, which also works for folders of
+    frames, the bytes of a file and URLs, and where a file holds fewer frames than it promises.
+
+    **Values**: uint8, multiplied by `rescale_factor`; or floats, which are taken to lie in [0, 1] already,
+    and refused if they do not. `do_rescale=False` takes any values as they are.
+
+    Args:
+        crop_size (`int` or `dict`, defaults to 224): side of the square crop, in pixels. A new value also
+            moves `size`, here, in `from_pretrained` and in a call, unless that is given with it.
+        size (`int` or `dict`, defaults to `{"shortest_edge": 256}`): short side before the centre crop.
+        image_mean, image_std (default to the ImageNet values): one number per channel, on the scale 0 to 1.
+        do_resize, do_center_crop, do_rescale, do_normalize, do_convert_rgb (`bool`, default to `True`): steps
+            to run. With neither `do_rescale` nor `do_normalize`, uint8 frames stay uint8.
+        rescale_factor (`float`, defaults to 1 / 255): factor for uint8 frames.
+        do_sample_frames (`bool`, defaults to `False`): take clips out of the videos, as described above.
+        num_frames (`int`, defaults to 16): frames of a clip, for `do_sample_frames`.
+        frame_step (`int`, defaults to 4): frames of the video from one frame of the clip to the next, for
+            `do_sample_frames`.
+        num_segments (`int`, defaults to 1): clips of each video, for `do_sample_frames`.
+        num_views (`int`, defaults to 1): spatial views of each video; more than 1 as described above.
+        random_crop_scale, random_crop_ratio (default to (0.3, 1.0), (0.75, 1.35)): bounds of the area share
+            and of width / height of the training crops.
+        flip_probability (`float`, defaults to 0.5): probability of the flip in training.
+
+    Only in calls: `training`, `generator` (`torch.Generator`, on the CPU), `return_tensors` and the common
+    arguments of video processors.
+
+    Raises:
+        ValueError: a video or a setting that does not fit the above; `DecodingError`, a kind of it, for a file
+            that does not give the frames.
+        TypeError: an argument that does not exist, in a call.
+    """
+
+    valid_kwargs = VJEPAVideoProcessorKwargs
+    num_frames = 16
+    frame_step = 4
+    num_segments = 1
+    num_views = 1
+    random_crop_scale = CROP_SCALE
+    random_crop_ratio = CROP_RATIO
+    flip_probability = 0.5
+
+    def __init__(self, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> None:
+        for name in ("training", "generator"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` is no setting of the processor: pass it in the call")
+        super().__init__(**kwargs)
+
+    def preprocess(self, videos: Any, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> BatchFeature:
+        """The call itself; see the class."""
+        given = self._given(kwargs)
+        if given.get("do_sample_frames", self.do_sample_frames):
+            videos = self._sample_clips(videos, given=given)
+            # Both have been seen to.
+            given.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
+        elif (num_segments := given.get("num_segments", self.num_segments)) > 1:
+            raise ValueError(
+                f"`num_segments`={num_segments} spreads clips over a video: pass the video with "
+                "`do_sample_frames=True`, or a clip with `num_segments=1`"
+            )
+        elif not _holds(videos, kinds=(str,)):
+            # The base class reads paths; what is in memory is brought into one form here, whatever it was.
+            videos = _as_clips(videos)
+        return super().preprocess(videos, **given)
+
+    def _sample_clips(self, videos: Any, *, given: dict[str, Any]) -> list[torch.Tensor]:
+        for name in ("video_metadata", "return_metadata"):
+            if given.get(name):
+                raise ValueError(f"`{name}` with `do_sample_frames=True`: the clip is planned here, leave it out")
+        fps = given.get("fps", self.fps)
+        sampling = ClipSampling(
+            num_frames=given.get("num_frames", self.num_frames),
+            frame_step=given.get("frame_step", self.frame_step) if fps is None else None,
+            target_fps=fps,
+        )
+        return _sample_segments(
+            videos,
+            sampling=sampling,
+            num_segments=given.get("num_segments", self.num_segments),
+            input_data_format=given.get("input_data_format", self.input_data_format),
+        )
+
+    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None) -> Any:
+        """As the base class, but with PyAV, which carries its own FFmpeg and works wherever it installs."""
+        if isinstance(video_url_or_urls, list):
+            fetched = (self.fetch_videos(item, sample_indices_fn=sample_indices_fn) for item in video_url_or_urls)
+            return list(zip(*fetched, strict=True))
+        return load_video(video_url_or_urls, backend="pyav", sample_indices_fn=sample_indices_fn)
+
+    def _prepare_input_videos(
+        self,
+        videos: list[np.ndarray | torch.Tensor],
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: str | torch.device | None = None,
+    ) -> list[torch.Tensor]:
+        return self._prepare_clips(
+            videos, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+        )
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        ClipSampling(num_frames=kwargs["num_frames"], frame_step=kwargs["frame_step"])
+        for name in ("num_segments", "num_views"):
+            if kwargs[name] < 1:
+                raise ValueError(f"`{name}`={kwargs[name]} must be at least 1")
         # JSON has no tuples.
         for name, upper in (("random_crop_scale", 1.0), ("random_crop_ratio", math.inf)):
             kwargs[name] = tuple(kwargs[name])
-            _check_range(name, kwargs[name], upper=upper)
-        _check_probability(kwargs["flip_probability"])
+            check_range(name, kwargs[name], upper=upper)
+        check_probability(kwargs["flip_probability"])
         return kwargs
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
-        training, several = bool(kwargs["training"]), kwargs["num_views"] > 1
-        if training and several:
-            raise ValueError(f"`training=True` with `num_views`={kwargs['num_views']}: choose one of them")
+        training = bool(kwargs["training"])
+        for name in ("num_views", "num_segments"):
+            if training and kwargs[name] > 1:
+                raise ValueError(f"`training=True` with `{name}`={kwargs[name]}: choose one of them")
         if training != (kwargs["generator"] is not None):
             raise ValueError(
                 "`training=True` and `generator` go together: pass `generator=torch.Generator()` to draw the "
                 "crops from, and neither for evaluation"
             )
-        if (training or several) and not (kwargs["do_resize"] and kwargs["do_center_crop"]):
+        if (training or kwargs["num_views"] > 1) and not (kwargs["do_resize"] and kwargs["do_center_crop"]):
             raise ValueError(
                 "`training=True` and `num_views` resize and crop by themselves: leave `do_resize` and "
                 "`do_center_crop` on"
@@ -590,36 +477,19 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
             return [augmented]
         if settings["num_views"] > 1:
             return list(resize_and_crop_views(clip, size=crop, num_views=settings["num_views"]))
-        if settings["do_resize"]:
-            clip = _resize_short_side(clip, edge=settings["size"].shortest_edge)
-        return [_center_crop(clip, size=crop) if settings["do_center_crop"] else clip]
-
-    def _values(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
-        """Rescale and normalise as the settings say; uint8 stays uint8 where both are off."""
-        if not (settings["do_rescale"] or settings["do_normalize"]):
-            return clip
-        return _normalize(
-            clip,
-            scale=settings["rescale_factor"] if settings["do_rescale"] and clip.dtype == torch.uint8 else 1.0,
-            mean=settings["image_mean"] if settings["do_normalize"] else 0.0,
-            std=settings["image_std"] if settings["do_normalize"] else 1.0,
-            dtype=torch.float32,
-        )
+        return [self._evaluation_crop(clip, settings=settings)]
 
     def _preprocess(
         self, videos: list[torch.Tensor], return_tensors: str | None = None, **settings: Any
     ) -> BatchFeature:
+        num_segments = settings["num_segments"]
         pixel_values = []
         for clip in videos:
-            if settings["do_rescale"] and clip.is_floating_point():
-                low, high = (bound.item() for bound in torch.aminmax(clip))
-                if not (low >= 0 and high <= 1):
-                    raise ValueError(
-                        f"a float clip with values from {low:g} to {high:g}: floats must lie in [0, 1]; pass "
-                        "uint8, divide by 255, or pass `do_rescale=False` to take them as they are"
-                    )
-            crops = self._crops(clip, settings=settings)
-            pixel_values.extend(self._values(crop, settings=settings) for crop in crops)
+            self._check_floats(clip, settings=settings)
+            views = [self._values(crop, settings=settings) for crop in self._crops(clip, settings=settings)]
+            # The segments stand one behind the other among the frames: what is done to pictures is the same for all.
+            several = len(views) > 1 or num_segments > 1
+            pixel_values.append(torch.stack(views).unflatten(1, (num_segments, -1)) if several else views[0])
         shapes = sorted({tuple(clip.shape) for clip in pixel_values})
         if return_tensors is not None and len(shapes) > 1:
             raise ValueError(
@@ -629,9 +499,11 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data={"pixel_values_videos": pixel_values}, tensor_type=return_tensors)
 
 
+# The functions on frames are offered here too, beside the processor that wraps them.
 __all__ = [
     "CROP_RATIO",
     "CROP_SCALE",
+    "VJEPAProcessorMixin",
     "VJEPAVideoProcessor",
     "augment_clip",
     "check_augmentation",

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .configuration_vjepa import VJEPAConfig
+from .metrics import accuracy_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 # Panels of the training curves: title, label of the axis, log scale, and the keys it draws with their
 # legend. A key that ends in "_" stands for all keys with a number after it.
 _PANELS: tuple[tuple[str, str, bool, dict[str, str]], ...] = (
-    ("Loss", "mean |prediction - target|", False, {"loss": "train", "eval_loss": "eval"}),
+    ("Loss", "training objective", False, {"loss": "train", "eval_loss": "eval"}),
+    ("Validation", "share of clips", False, {"eval_accuracy": "accuracy", "eval_macro_f1": "macro F1"}),
+    ("Validation loss", "cross-entropy", False, {"eval_cross_entropy": "validation"}),
     ("Learning rate", "learning rate", False, {"learning_rate": "learning rate"}),
     ("Weight decay", "weight decay", False, {"weight_decay": "weight decay"}),
     ("EMA momentum", "momentum", False, {"ema_momentum": "momentum"}),
@@ -63,6 +66,8 @@ _PANELS: tuple[tuple[str, str, bool, dict[str, str]], ...] = (
 _COLORS = ("#1f5fa8", "#d9772b", "#2b8a5a", "#a83279", "#6b6b6b", "#8c6d1f")
 _TARGET_COLOR = (0.16, 0.38, 0.75)
 _DROPPED_COLOR = (0.85, 0.10, 0.10)
+# Classes whose names can be read beside a confusion matrix.
+_MAX_NAMED_CLASSES = 60
 
 
 def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
@@ -205,6 +210,137 @@ def plot_feature_pca(
     return _save(figure, path)
 
 
+def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: str | Path) -> Path:
+    """
+    Draws which classes are taken for which: a row per true class, shaded by the share of its clips. Up to 20 classes
+    the counts stand in the cells; above 60 the axes have numbers instead of names, and the classes that are most often
+    taken for each other are listed beside the picture.
+
+    Args:
+        matrix: integer counts (classes, classes), true by predicted.
+        class_names: names of the classes.
+        path: file to write.
+
+    Raises:
+        ValueError: a matrix that is not square or has no clip, or another number of names.
+        ImportError: matplotlib is missing.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.sum() == 0:
+        raise ValueError(f"`matrix` of shape {matrix.shape} must be square and count at least one clip")
+    _check_classes(class_names, len(matrix))
+    number = len(matrix)
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = matrix / np.maximum(totals, 1)
+    side = min(max(0.42 * number, 3.6), 9.5)
+    # Room for names on two sides: about 0.085 inches per letter at this size.
+    names = 0.6 if number > _MAX_NAMED_CLASSES else 0.5 + 0.085 * max(map(len, _shortened(class_names)))
+    has_list = number > 20 and matrix.sum() > np.trace(matrix)
+    figure = _new_figure(side + names + 1.1 + (4.4 if has_list else 0), side + names + 0.5)
+    figure.set_layout_engine("compressed")  # "constrained" cuts the names off where the axes are square
+    if has_list:
+        axis, beside = figure.subplots(1, 2, width_ratios=(side + names + 1.1, 4.4))
+        _list_confusions(beside, matrix, class_names)
+    else:
+        axis = figure.subplots()
+    # Small shares must not vanish where there are many classes: the shade grows with the root of the share.
+    shade = shares if number <= 20 else np.sqrt(shares)
+    image = axis.imshow(shade, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if number <= 20:
+        _write_counts(axis, matrix, shares)
+    _label_classes(axis, class_names)
+    axis.spines[:].set_color("#bbbbbb")
+    bar = figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02)
+    ticks = np.array([0, 0.2, 0.4, 0.6, 0.8, 1])
+    bar.set_ticks(ticks if number <= 20 else np.sqrt(ticks), labels=[f"{tick:.0%}" for tick in ticks])
+    bar.set_label("share of the true class", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    accuracy = np.trace(matrix) / matrix.sum()
+    axis.set_title(
+        f"Confusion matrix: {np.trace(matrix):,} of {matrix.sum():,} right ({accuracy:.1%})",
+        fontsize=11,
+        fontweight="bold",
+        loc="left",
+    )
+    return _save(figure, path)
+
+
+def _list_confusions(axis: Axes, matrix: np.ndarray, class_names: Sequence[str], *, number: int = 40) -> None:
+    """The most frequent confusions, as text."""
+    off = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-off, axis=None, kind="stable")[:number]
+    lines = []
+    for row, column in zip(*np.unravel_index(order, off.shape), strict=True):
+        if off[row, column]:
+            true, predicted = _shortened([class_names[row], class_names[column]], length=24)
+            count = str(off[row, column]).rjust(4, "\N{FIGURE SPACE}")
+            total = str(matrix[row].sum()).ljust(5, "\N{FIGURE SPACE}")
+            lines.append(f"{count} / {total} {true} \N{RIGHTWARDS ARROW} {predicted}")
+    axis.axis("off")
+    axis.set_title("Most frequent confusions", fontsize=11, fontweight="bold", loc="left")
+    axis.text(0, 0.99, "clips / all    true \N{RIGHTWARDS ARROW} predicted", fontsize=8, va="top", color="#555555")
+    axis.text(0, 0.965, "\n".join(lines), fontsize=8, va="top", linespacing=1.55)
+
+
+def plot_class_accuracies(
+    accuracies: Sequence[float], counts: Sequence[int], class_names: Sequence[str], path: str | Path
+) -> Path:
+    """
+    Draws the accuracy of every class as a bar with its 95 % interval (see [`accuracy_interval`]), sorted; of more than
+    40 classes the 20 best and the 20 worst. Classes without a clip are left out.
+
+    Args:
+        accuracies: share of right clips of each class, in [0, 1]; anything where a class has no clip.
+        counts: clips of each class.
+        class_names: names of the classes.
+        path: file to write.
+
+    Raises:
+        ValueError: no clip, or numbers of values that differ.
+        ImportError: matplotlib is missing.
+    """
+    accuracies, counts = np.asarray(accuracies, dtype=float), np.asarray(counts)
+    _check_classes(class_names, len(accuracies))
+    if counts.shape != accuracies.shape or counts.sum() == 0:
+        raise ValueError(f"`counts` of shape {counts.shape} must count at least one clip of {len(accuracies)} classes")
+    present = np.flatnonzero(counts)
+    order = present[np.argsort(-accuracies[present], kind="stable")]
+    groups = [("", order)] if len(order) <= 40 else [("20 best", order[:20]), ("20 worst", order[-20:])]
+    mean, total = accuracies[present].mean(), (accuracies[present] * counts[present]).sum() / counts.sum()
+    figure = _new_figure(7.6, 1.5 + sum(0.27 * len(group) + 0.4 for _, group in groups))
+    heights = [len(group) for _, group in groups]
+    axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)
+    for axis, (title, group) in zip(axes[:, 0], groups, strict=True):
+        _draw_class_bars(axis, accuracies[group], counts[group], [class_names[index] for index in group])
+        axis.axvline(total, color="#555555", linewidth=1, linestyle="--", zorder=3)
+        if title:
+            axis.set_title(title, fontsize=9, loc="right", color="#555555")
+    axes[-1, 0].set_xlabel("accuracy, with 95 % interval; dashed: all clips", fontsize=9)
+    of = f"of {len(order)} classes" if len(order) == len(class_names) else f"of {len(order)} classes with clips"
+    figure.suptitle(f"Accuracy {total:.1%}, mean {of} {mean:.1%}", fontsize=11, fontweight="bold")
+    return _save(figure, path)
+
+
+def _draw_class_bars(axis: Axes, accuracies: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> None:
+    rows = np.arange(len(names))
+    correct = np.rint(accuracies * counts).astype(int)
+    bounds = np.array([accuracy_interval(int(c), int(n)) for c, n in zip(correct, counts, strict=True)])
+    # Rounding may leave a bound a hair on the wrong side.
+    errors = np.maximum(np.stack([accuracies - bounds[:, 0], bounds[:, 1] - accuracies]), 0)
+    axis.barh(rows, accuracies, height=0.72, color="#9cbfe3", zorder=2)
+    axis.errorbar(accuracies, rows, xerr=errors, fmt="none", ecolor=_COLORS[0], elinewidth=1.3, capsize=2.5, zorder=4)
+    labels = [f"{name}  ({count})" for name, count in zip(_shortened(names, length=40), counts, strict=True)]
+    axis.set_yticks(rows, labels, fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.6)  # the best on top
+    axis.set_xlim(0, 1)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", alpha=0.25, zorder=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
 def _new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
@@ -259,6 +395,43 @@ def _draw_panel(
     axis.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         axis.legend(fontsize=8, frameon=False)
+
+
+def _check_classes(class_names: Sequence[str], number: int) -> None:
+    if len(class_names) != number or number == 0:
+        raise ValueError(f"{len(class_names)} class names do not go with {number} classes: pass one for each")
+
+
+def _shortened(names: Sequence[str], *, length: int = 28) -> list[str]:
+    return [name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}" for name in names]
+
+
+def _write_counts(axis: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    """Counts into the cells that have any, in a colour that the shade of the cell lets read."""
+    size = 9 if len(counts) <= 12 else 7
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=color)
+
+
+def _label_classes(axis: Axes, class_names: Sequence[str]) -> None:
+    """Names of the classes on both sides, as many as can be read; above that, their numbers."""
+    number = len(class_names)
+    if number > _MAX_NAMED_CLASSES:
+        axis.set_xlabel("predicted class (number)", fontsize=10)
+        axis.set_ylabel("true class (number)", fontsize=10)
+        axis.tick_params(labelsize=8)
+        return
+    size = 9 if number <= 20 else 6
+    names = _shortened(class_names)
+    axis.set_xticks(range(number), names, rotation=90 if number > 8 else 40, fontsize=size)
+    axis.set_yticks(range(number), names, fontsize=size)
+    if number <= 8:
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axis.tick_params(length=0)
+    axis.set_xlabel("predicted", fontsize=10)
+    axis.set_ylabel("true", fontsize=10)
 
 
 def _tubelet_frames(clips: Tensor, config: VJEPAConfig) -> Tensor:
@@ -341,4 +514,10 @@ def _mask_legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
 
 
-__all__ = ["plot_feature_pca", "plot_masked_clips", "plot_training_curves"]
+__all__ = [
+    "plot_class_accuracies",
+    "plot_confusion_matrix",
+    "plot_feature_pca",
+    "plot_masked_clips",
+    "plot_training_curves",
+]

@@ -1,0 +1,137 @@
+#!/usr/bin/env python
+"""
+What the features of a model are worth on a small labelled data set, beside those of untrained encoders: frozen
+attentive probe, frozen mean-pooled probe and fine-tuning, cross-validated over groups of clips.
+
+    python benchmarks/small_data.py --dataset ../shared/data/ut_interaction --group_pattern 'set1_\\d+_(\\d+)_' \\
+        --frame_step 8 --model outputs/demo --output_dir outputs/small_data/ut_interaction
+    python benchmarks/small_data.py --dataset ../shared/data/sign_digits --group_pattern 'IMG_(\\d+)\\d\\.' \\
+        --model outputs/demo --output_dir outputs/small_data/sign_digits
+
+Every clip is tested once by each seed, by classifiers that saw no clip of its group; rates are chosen on other
+groups. A finished run is kept: the same command goes on where it stopped. The size of its pictures and the length of
+a file may give a class away, so nearest neighbours on these alone are shown, too.
+"""
+
+import json
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from PIL import Image
+from sklearn.metrics import accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from transformers_vjepa.corpora import VIDEO_EXTENSIONS, open_corpus
+from transformers_vjepa.decoding import probe_video
+from transformers_vjepa.metrics import accuracy_interval
+from transformers_vjepa.splits import group_folds, groups_from_names
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+import train_classifier  # noqa: E402  (a script, not a module of the package)
+
+MODES = {
+    "attentive probe": ["--mode", "probe", "--pooling", "attentive"],
+    "mean-pooled probe": ["--mode", "probe", "--pooling", "mean", "--learning_rates", "1e-3", "1e-2", "1e-1"],
+    "fine-tuning": ["--mode", "finetune", "--pooling", "mean", "--max_steps", "300", "--learning_rate", "1e-3"],
+}
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    pass
+
+
+def parse_arguments() -> Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser.add_argument("--dataset", required=True, help="a folder with a folder of clips for each class")
+    parser.add_argument("--group_pattern", required=True, help="regular expression: its bracket is a clip's group")
+    parser.add_argument("--model", required=True, help="pretrained folder or Hub id")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where runs and table.json go")
+    parser.add_argument("--num_folds", type=int, default=3, help="folds of the groups")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of untrained encoders, heads, splits")
+    parser.add_argument("--frame_step", type=int, default=4, help="frames from one frame of a clip to the next")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is trained")
+    return parser.parse_args()
+
+
+def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, untrained: bool) -> dict:
+    """Results on the test clips of one run, which is made if it has not been."""
+    name = f"{mode.replace(' ', '_')}-{'untrained' if untrained else 'pretrained'}-seed{seed}-fold{fold}"
+    folder = arguments.output_dir / name
+    file = folder / "results.json"
+    if not file.is_file():
+        train_classifier.run(
+            [
+                *MODES[mode],
+                *("--model", arguments.model, "--random_encoder", str(untrained), "--dataset", arguments.dataset),
+                *("--group_pattern", arguments.group_pattern, "--num_folds", str(arguments.num_folds)),
+                *("--fold", str(fold), "--seed", str(seed), "--split_seed", str(seed)),
+                *("--frame_step", str(arguments.frame_step), "--output_dir", str(folder)),
+                *("--resume_from_checkpoint", "auto", "--logging_strategy", "no", "--report_to", "none"),
+            ]
+        )
+    return json.loads(file.read_text())["test"]
+
+
+def geometry_accuracy(arguments: Namespace) -> float:
+    """5 nearest neighbours on width, height and number of frames, over the same folds."""
+    corpus = open_corpus(arguments.dataset)
+    paths = [corpus.describe(index) for index in range(len(corpus))]
+    sizes = np.array([_size(path) for path in paths], dtype=float)
+    labels = corpus.labels
+    predicted = np.empty_like(labels)
+    groups = groups_from_names(paths, pattern=arguments.group_pattern)
+    for held_out in group_folds(groups, num_folds=arguments.num_folds):
+        rest = np.setdiff1d(np.arange(len(paths)), held_out)
+        neighbours = KNeighborsClassifier(n_neighbors=5).fit(sizes[rest], labels[rest])
+        predicted[held_out] = neighbours.predict(sizes[held_out])
+    return accuracy_score(labels, predicted)
+
+
+def _size(path: str) -> tuple[int, int, int]:
+    if Path(path).suffix.lower() in VIDEO_EXTENSIONS:
+        info = probe_video(path)
+        return info.width, info.height, info.num_frames
+    with Image.open(path) as picture:
+        return *picture.size, 1
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    rows = []
+    for mode in arguments.modes:
+        for untrained in (True, False):
+            accuracies, total = [], 0
+            for seed in arguments.seeds:
+                folds = [
+                    test_results(arguments, mode=mode, seed=seed, fold=fold, untrained=untrained)
+                    for fold in range(arguments.num_folds)
+                ]
+                total = sum(result["num_videos"] for result in folds)
+                accuracies.append(sum(result["accuracy"] * result["num_videos"] for result in folds) / total)
+            interval = accuracy_interval(round(mean(accuracies) * total), total)
+            encoder = "untrained" if untrained else "pretrained"
+            rows.append(
+                {"mode": mode, "encoder": encoder, "accuracy": mean(accuracies), "interval": interval}
+                | {"seeds": accuracies, "num_videos": total}
+            )
+    geometry = geometry_accuracy(arguments)
+    (arguments.output_dir / "table.json").write_text(json.dumps({"rows": rows, "geometry": geometry}, indent=2) + "\n")
+    print(
+        f"\n{arguments.dataset}: accuracy in %, {arguments.num_folds} folds by group, {len(arguments.seeds)} seeds\n"
+    )
+    print(f"\n{'':20}{'encoder':12}{'mean':>7}{'95 % of one seed':>20}{'seeds':>14}")
+    for row in rows:
+        low, high = (100 * bound for bound in row["interval"])
+        seeds = [100 * accuracy for accuracy in row["seeds"]]
+        print(
+            f"{row['mode']:20}{row['encoder']:12}{100 * row['accuracy']:7.1f}{f'{low:.0f}-{high:.0f}':>20}"
+            f"{f'{min(seeds):.0f}-{max(seeds):.0f}':>14}"
+        )
+    print(f"{'size and length':20}{'none':12}{100 * geometry:7.1f}")
+
+
+if __name__ == "__main__":
+    main()

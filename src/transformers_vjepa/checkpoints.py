@@ -1,0 +1,47 @@
+"""Which checkpoint of a run to go on from."""
+
+from pathlib import Path
+
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def trained_steps(checkpoint: str | Path) -> int:
+    """Optimizer steps that a checkpoint has behind it."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint: the Trainer writes its state last."""
+    complete = [file.parent for file in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return max(complete, key=trained_steps, default=None)
+
+
+def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None:
+    """
+    The checkpoint to resume from.
+
+    Args:
+        output_dir: where the run writes.
+        wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest, if there is one), `"last"`, or None.
+
+    Raises:
+        ValueError: there is none, it is incomplete, or an unfinished run would be started anew.
+    """
+    last = last_checkpoint(output_dir)
+    if wanted in ("auto", "last", "true", "True"):
+        if last is None and wanted != "auto":
+            raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
+        return None if last is None else str(last)
+    if wanted is None and last is not None:
+        raise ValueError(
+            f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
+            "or choose another --output_dir"
+        )
+    if wanted is not None and not (Path(wanted) / TRAINER_STATE_NAME).is_file():
+        raise ValueError(f"{wanted} is no complete checkpoint (it has no {TRAINER_STATE_NAME}): pass 'auto'")
+    return wanted
+
+
+__all__ = ["last_checkpoint", "resolve_checkpoint", "trained_steps"]

@@ -1,0 +1,135 @@
+"""What all scripts share of the command line: recipes under flags, and errors in one line."""
+
+import os
+import sys
+from argparse import (
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    pass
+
+
+def names_given(argv: Sequence[str]) -> set[str]:
+    """Names of the arguments on a command line, with underscores: `--max-steps=3` gives `max_steps`."""
+    return {part[2:].partition("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
+
+
+def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]:
+    """
+    The values of a recipe (YAML), in the form the command line would give them.
+
+    Raises:
+        ValueError: it sets what is no argument.
+    """
+    values = yaml.safe_load(Path(path).read_text()) or {}
+    known = {item.name: item for part in dataclasses for item in fields(part)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}")
+    for name, value in values.items():
+        if isinstance(value, str) and "list" in str(known[name].type):
+            values[name] = [value]
+    return values
+
+
+def parse_with_recipe(
+    argv: Sequence[str],
+    dataclasses: Sequence[type],
+    *,
+    description: str | None,
+    recipe_help: str = "recipe: a YAML file with values for any of these arguments",
+    default_recipe: Callable[[set[str]], str | Path | None] = lambda given: None,
+    overridden: Callable[[set[str]], set[str]] = lambda given: set(),
+    **defaults: Any,
+) -> tuple[Any, ...]:
+    """
+    Command line over recipe (`--config`) over defaults.
+
+    Args:
+        argv: the arguments, without the name of the script.
+        dataclasses: what to fill in; each is a group of `--help`.
+        description: first lines of `--help`.
+        recipe_help: help of `--config`.
+        default_recipe: the recipe where no `--config` is given, from the names that are.
+        overridden: names that the recipe must not set, from the names on the command line.
+        defaults: defaults that depend on the machine.
+
+    Returns:
+        One instance of each of `dataclasses`.
+
+    Raises:
+        ValueError: a recipe that sets what is no argument, or a value out of range.
+    """
+    parser = HfArgumentParser(
+        tuple(dataclasses), description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", help=recipe_help)
+    config = ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config")
+    recipe: Namespace = config.parse_known_args(argv)[0]
+    given = names_given(argv)
+    path = recipe.config or default_recipe(given)
+    parser.set_defaults(**defaults)
+    if path:
+        values = read_recipe(path, dataclasses)
+        replaced = overridden(given)
+        parser.set_defaults(**{name: value for name, value in values.items() if name not in replaced})
+    *parsed, _ = parser.parse_args_into_dataclasses(list(argv))
+    return tuple(parsed)
+
+
+def check_processes(world_size: int) -> None:
+    """
+    Refuses several processes that know nothing of each other: each would do, and save, all of the work.
+
+    Args:
+        world_size: processes that the script sees.
+
+    Raises:
+        ValueError: the launcher started another number.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes != world_size:
+        raise ValueError(
+            f"the launcher started {processes} processes, but the script sees {world_size}: on machines without "
+            "GPUs pass --use_cpu true"
+        )
+
+
+#: What a script raises before it starts to work because its user has to mend something.
+MISTAKES = (ValueError, OSError, StrictDataclassError)
+
+
+@contextmanager
+def user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """
+    Ends the script with one line, `error: ...`, on what its user can mend: `kinds`, by default `MISTAKES`. The
+    traceback is in the log at debug level. While a model runs name `kinds`, or mistakes of ours are hidden.
+    """
+    kinds = kinds or MISTAKES
+    try:
+        yield
+    except kinds as error:
+        logger.debug("details", exc_info=True)
+        message = str(error).strip()
+        # From a DataLoader worker the message is a traceback, whose last line is the error.
+        sys.exit(f"error: {message.splitlines()[-1] if message.startswith('Caught ') else message}")
+
+
+__all__ = ["MISTAKES", "check_processes", "names_given", "parse_with_recipe", "read_recipe", "user_errors"]

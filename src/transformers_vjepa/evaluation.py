@@ -1,0 +1,336 @@
+"""Evaluation of a classifier: published protocols, its labels beside those of the data, and predictions in shards."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .configuration_vjepa import VJEPAConfig
+from .corpora import Corpus, SequentialCorpus
+from .decoding import Backend, ClipSampling
+from .features import encode_clips, pass_settings
+from .modeling_vjepa import VJEPAForVideoClassification
+from .prediction_report import Predictions
+from .shards import ShardFolder, default_shard_size, fill_shards, read_safetensors, write_safetensors
+from .video_processing_vjepa import VJEPAVideoProcessor
+
+logger = logging.get_logger(__name__)
+
+_GENERIC_NAME = re.compile(r"LABEL_\d+")
+
+
+class LabelMismatchError(ValueError):
+    """A data set with classes that the model does not have."""
+
+
+# Protocols ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """
+    How many clips and crops of a video are classified, and which frames they have.
+
+    Args:
+        num_segments: clips of each video, spread evenly; the probe sees the tokens of all of them at once.
+        num_views: crops of each clip; their probabilities are averaged.
+        num_frames: frames of a clip; `None` for as many as the model takes.
+        frame_step: frames of the video from one frame of a clip to the next.
+        spacing: see [`ClipSampling`].
+
+    Raises:
+        ValueError: less than one segment or view.
+    """
+
+    num_segments: int = 1
+    num_views: int = 1
+    num_frames: int | None = None
+    frame_step: int = 4
+    spacing: Literal["stride", "linspace"] = "stride"
+
+    def __post_init__(self) -> None:
+        for name in ("num_segments", "num_views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}`={getattr(self, name)} must be at least 1")
+
+    def sampling(self, config: VJEPAConfig) -> ClipSampling:
+        """
+        Raises:
+            ValueError: another number of frames than the model takes, or a value out of range.
+        """
+        if self.num_frames not in (None, config.frames_per_clip):
+            raise ValueError(
+                f"the protocol takes {self.num_frames} frames, the model {config.frames_per_clip}: set num_frames="
+                f"{config.frames_per_clip} to evaluate it on clips of its own length"
+            )
+        return ClipSampling(num_frames=config.frames_per_clip, frame_step=self.frame_step, spacing=self.spacing)
+
+
+#: Published protocols (V-JEPA, section 5 and appendix): frames x segments x views. Pictures are still clips, of which
+#: more than one segment would be the same.
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    "k400_16x8x3": EvaluationProtocol(num_segments=8, num_views=3, num_frames=16, spacing="linspace"),
+    "ssv2_16x2x3": EvaluationProtocol(num_segments=2, num_views=3, num_frames=16, spacing="linspace"),
+    "in1k": EvaluationProtocol(),
+}
+
+
+def resolve_protocol(name: str | None, *, processor: VJEPAVideoProcessor, **changes: Any) -> EvaluationProtocol:
+    """
+    A protocol by name, or without one a single centred clip at the frame step of the processor; with the fields of
+    `changes` that are not `None` in the place of its own.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name is not None and name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+    protocol = EvaluationProtocol(frame_step=processor.frame_step) if name is None else PROTOCOLS[name]
+    return replace(protocol, **{field: value for field, value in changes.items() if value is not None})
+
+
+# Model and labels ---------------------------------------------------------------------------------------
+
+
+def load_classifier(
+    name: str, *, dtype: torch.dtype = torch.float32
+) -> tuple[VJEPAForVideoClassification, VJEPAVideoProcessor]:
+    """
+    A saved or converted classifier in evaluation mode, and the processor beside it (or the default one).
+
+    Args:
+        name: folder or Hub id.
+        dtype: type of the weights and of the computation.
+
+    Raises:
+        ValueError: a checkpoint without a classifier, or of another model.
+        OSError: nothing is there.
+    """
+    model, info = VJEPAForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{name} has no weights for {missing[0]} ({len(missing)} missing): it is no trained classifier. Train one "
+            "with scripts/train_classifier.py, or convert a published probe"
+        )
+    return model.eval(), load_processor(name, model.config)
+
+
+def load_processor(name: str, config: VJEPAConfig) -> VJEPAVideoProcessor:
+    """The video processor beside a model, or the default one where it has none."""
+    try:
+        return VJEPAVideoProcessor.from_pretrained(name)
+    except OSError:
+        logger.warning(f"{name} has no video processor: pixels are normalised with ImageNet's mean and deviation")
+        return VJEPAVideoProcessor(crop_size=config.crop_size)
+
+
+def _plain(name: str) -> str:
+    """A class name for comparison: `Air_drumming` equals `air drumming`."""
+    return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
+
+
+def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name", "number"] = "name") -> np.ndarray:
+    """
+    Which class of the model each label of a corpus is: by name where both have names (LABEL_0, LABEL_1 ... are none;
+    case, underscores and punctuation do not count), by number where not.
+
+    Args:
+        corpus: with `class_names`, or without.
+        config: of the model: `id2label`.
+        by: `"number"` ignores the names: label 0 is class 0.
+
+    Returns:
+        int64 (labels of the corpus,): class of the model, or -1 for a label that no clip has and the model does not
+        know.
+
+    Raises:
+        LabelMismatchError: classes that the model does not have, or has twice; the message lists them.
+    """
+    theirs = [config.id2label[index] for index in range(config.num_labels)]
+    is_generic = all(_GENERIC_NAME.fullmatch(name) for name in theirs)
+    used = None if isinstance(corpus, SequentialCorpus) else np.unique(corpus.labels[corpus.labels >= 0])
+    if by == "name" and corpus.class_names and not is_generic:
+        return _align_names(corpus.class_names, theirs, used)
+    number = max(len(corpus.class_names), 0 if used is None or not len(used) else int(used.max()) + 1)
+    if number > config.num_labels:
+        raise LabelMismatchError(
+            f"the data set has labels up to {number - 1}, the model {config.num_labels} classes (0 to "
+            f"{config.num_labels - 1}): evaluate a model that was trained on these classes"
+        )
+    return np.arange(config.num_labels)
+
+
+def _align_names(ours: Sequence[str], theirs: Sequence[str], used: np.ndarray | None) -> np.ndarray:
+    exact = {name: [index] for index, name in enumerate(theirs)} if len(set(theirs)) == len(theirs) else {}
+    plain: dict[str, list[int]] = {}
+    for index, name in enumerate(theirs):
+        plain.setdefault(_plain(name), []).append(index)
+    found = [exact.get(name) or plain.get(_plain(name), []) for name in ours]
+    wanted = range(len(ours)) if used is None else used.tolist()
+    if unknown := [ours[index] for index in wanted if not found[index]]:
+        raise LabelMismatchError(
+            f"{len(unknown)} of {len(wanted)} classes are none of the model's: {_some(unknown)}. The model knows "
+            f"{_some(theirs)}. Rename them, or match labels by number if both have the same order"
+        )
+    if twice := [ours[index] for index in wanted if len(found[index]) > 1]:
+        raise LabelMismatchError(
+            f"the model has more than one class of these names: {_some(twice)}. Match labels by number"
+        )
+    classes = [places[0] if len(places) == 1 else -1 for places in found]
+    if len(set(used_classes := [classes[index] for index in wanted])) < len(used_classes):
+        raise LabelMismatchError("several classes of the data set are one class of the model: match labels by number")
+    return np.array(classes, dtype=np.int64)
+
+
+def _some(names: Sequence[str], *, number: int = 5) -> str:
+    rest = f" and {len(names) - number} more" if len(names) > number else ""
+    return ", ".join(repr(name) for name in names[:number]) + rest
+
+
+# Predictions --------------------------------------------------------------------------------------------
+
+
+def predict(
+    model: VJEPAForVideoClassification,
+    corpus: Corpus,
+    folder: str | os.PathLike,
+    *,
+    protocol: EvaluationProtocol,
+    processor: VJEPAVideoProcessor | None = None,
+    clips_per_batch: int = 8,
+    num_workers: int = 0,
+    backend: Backend = "pyav",
+    max_broken_share: float = 0.05,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+) -> ShardFolder:
+    """
+    Class probabilities of all videos and pictures of a corpus, in shards. Called again, with any number of processes,
+    it computes what is missing.
+
+    Args:
+        model: in evaluation mode; runs on its own device and in its own type.
+        corpus: see [`open_corpus`].
+        folder: of the shards; made if it does not exist.
+        protocol: clips and views of each video.
+        processor: gives mean and standard deviation of the pixels; ImageNet's by default.
+        clips_per_batch: clips that are encoded at once; of one view, the tokens of all segments are held.
+        num_workers: processes that decode.
+        backend: see [`read_clip`].
+        max_broken_share: see [`BrokenVideoMonitor`].
+        rank, world_size: this process among those that share the work.
+        progress: show a bar.
+
+    Returns:
+        The shards, for [`read_predictions`] when all processes are through.
+
+    Raises:
+        ShardError: the folder was made with other settings.
+        ValueError: an empty corpus, a protocol that does not fit the model, or a number out of range.
+        TooManyBrokenVideosError: see `max_broken_share`.
+    """
+    if clips_per_batch < 1:
+        raise ValueError(f"`clips_per_batch`={clips_per_batch} must be at least 1")
+    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size) if processor is None else processor
+    geometry = {
+        "crop_size": model.config.crop_size,
+        "sampling": protocol.sampling(model.config),
+        "num_segments": protocol.num_segments,
+        "num_views": protocol.num_views,
+        "backend": backend,
+    }
+    num_items = None if isinstance(corpus, SequentialCorpus) else len(corpus)
+    shards = ShardFolder(
+        folder,
+        stem="predictions",
+        suffix=".safetensors",
+        num_items=num_items,
+        shard_size=default_shard_size(num_items, item_bytes=4 * model.config.num_labels),
+        settings=pass_settings(model, corpus, geometry, processor=processor),
+        notes={"model": model.config.name_or_path},
+    )
+    fill_shards(
+        shards,
+        corpus,
+        geometry=geometry,
+        compute=partial(_probabilities, model, clips_per_batch=clips_per_batch, processor=processor),
+        write=write_safetensors,
+        batch_size=max(1, clips_per_batch // (protocol.num_segments * protocol.num_views)),
+        num_workers=num_workers,
+        max_broken_share=max_broken_share,
+        rank=rank,
+        world_size=world_size,
+        description="evaluation",
+        progress=progress,
+    )
+    return shards
+
+
+@torch.inference_mode()
+def _probabilities(
+    model: VJEPAForVideoClassification,
+    clips: torch.Tensor,
+    *,
+    clips_per_batch: int,
+    processor: VJEPAVideoProcessor,
+) -> dict[str, torch.Tensor]:
+    """uint8 (videos, views, segments, ...) to probabilities (videos, classes), view after view."""
+    total = torch.zeros(())
+    for view in range(clips.shape[1]):
+        tokens = encode_clips(
+            model.vjepa,
+            clips[:, view : view + 1],
+            clips_per_batch=clips_per_batch,
+            reduce=lambda tokens: tokens,
+            processor=processor,
+        )
+        logits = model.classify(tokens.flatten(2, 3)).logits
+        total = total + logits.float().softmax(dim=-1).cpu()
+    return {"probabilities": total / clips.shape[1]}
+
+
+def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Predictions]:
+    """
+    The predictions of a finished pass, shard after shard, with the labels of the model.
+
+    Args:
+        label_map: what [`align_labels`] gives.
+
+    Raises:
+        ShardError: shards are missing.
+    """
+    for path in shards.paths():
+        contents = read_safetensors(path)
+        if contents.paths:
+            labels = contents.tensors["labels"].numpy()
+            # -1 at the end, so that unknown labels stay unknown.
+            aligned = np.append(label_map, -1)[labels]
+            yield Predictions(contents.paths, aligned, contents.tensors["probabilities"].numpy())
+
+
+def broken_videos(shards: ShardFolder) -> list[dict[str, str]]:
+    """Path and error of the videos that a finished pass could not read."""
+    contents = (read_safetensors(path, names=[]) for path in shards.paths())
+    return [{"path": path, "error": error} for content in contents for _, path, error in content.broken]
+
+
+__all__ = [
+    "PROTOCOLS",
+    "EvaluationProtocol",
+    "LabelMismatchError",
+    "align_labels",
+    "broken_videos",
+    "load_classifier",
+    "load_processor",
+    "predict",
+    "read_predictions",
+    "resolve_protocol",
+]
