@@ -36,7 +36,8 @@ import train_classifier  # noqa: E402  (a script, not a module of the package)
 MODES = {
     "attentive probe": ["--mode", "probe", "--pooling", "attentive", "--learning_rates", "1e-3"],
     "mean-pooled probe": ["--mode", "probe", "--pooling", "mean", "--learning_rates", "1e-2"],
-    "fine-tuning": ["--mode", "finetune", "--pooling", "mean", "--max_steps", "300", "--learning_rate", "1e-3"],
+    "fine-tuning": ["--mode", "finetune", "--pooling", "mean", "--learning_rate", "1e-3"]
+    + ["--max_steps", "150", "--per_device_train_batch_size", "16"],
 }
 
 
@@ -63,7 +64,7 @@ def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, untra
     folder = arguments.output_dir / name
     file = folder / "results.json"
     if not file.is_file():
-        train_classifier.run(
+        trainer = train_classifier.run(
             [
                 *MODES[mode],
                 *("--model", arguments.model, "--random_encoder", str(untrained), "--dataset", arguments.dataset),
@@ -73,6 +74,8 @@ def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, untra
                 *("--resume_from_checkpoint", "auto", "--logging_strategy", "no", "--report_to", "none"),
             ]
         )
+        if trainer.stop_signal:
+            sys.exit(128 + trainer.stop_signal)
     return json.loads(file.read_text())["test"]
 
 

@@ -51,6 +51,8 @@ from transformers_vjepa.recognition import recognise_config
 
 #: Largest difference of an output from the published one that `--reference` accepts.
 REFERENCE_TOLERANCE = 1e-4
+#: Arguments that say what a published file does not show.
+ARCHITECTURE = ("preset", "num_attention_heads", "pred_num_attention_heads", "uniform_power")
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -102,16 +104,17 @@ def settle_config(arguments: Namespace) -> VJEPAConfig:
     if arguments.source.is_dir():
         if probe is None:
             raise CheckpointError(f"{arguments.source} is converted already: pass --probe or --to_original")
+        if given := [f"--{name}" for name in ARCHITECTURE if getattr(arguments, name) is not None]:
+            raise CheckpointError(
+                f"{arguments.source} has a config.json, which settles {', '.join(given)}: leave it out"
+            )
         config, _ = read_folder(arguments.source)
         dropped += dropped_entries({}, probe)
     else:
         checkpoint = read_checkpoint(arguments.source)
         recognition = recognise_config(
             checkpoint,
-            preset=arguments.preset,
-            num_attention_heads=arguments.num_attention_heads,
-            pred_num_attention_heads=arguments.pred_num_attention_heads,
-            uniform_power=arguments.uniform_power,
+            **{name: getattr(arguments, name) for name in ARCHITECTURE},
         )
         config = recognition.config
         print(f"found:   {recognition}")
@@ -211,6 +214,10 @@ def write_published(state: Weights, config: VJEPAConfig, output_dir: Path) -> di
 def export(arguments: Namespace) -> None:
     """A folder of ours to published files."""
     config, state = read_folder(arguments.source)
+    if not any(name.startswith(("vjepa.predictor.", "classifier.")) for name in state):
+        raise CheckpointError(
+            f"{arguments.source} is an encoder without predictor or classifier, for which there is no published layout"
+        )
     if not any(name.startswith(("context_encoder.", "classifier.")) for name in state):
         # As where pretraining goes on from a base model: it begins with the target encoder.
         target = "vjepa.encoder."

@@ -31,6 +31,7 @@ from transformers_vjepa.evaluation import (
     PROTOCOLS,
     EvaluationProtocol,
     LabelMismatchError,
+    PredictionError,
     align_labels,
     broken_videos,
     load_classifier,
@@ -138,7 +139,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         protocol = resolve_protocol(choices.protocol, processor=processor, **changes)
         protocol.sampling(model.config)  # refuses what does not fit before anything is computed
         align_labels(corpus, model.config, by=arguments.label_matching)
-    with user_errors(ShardError, TooManyBrokenVideosError, LabelMismatchError, EmptyReportError):
+    with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):
         shards = predict(
             model.to(state.device),
             corpus,

@@ -7,7 +7,7 @@ Write the features of a data set of videos or pictures to files.
         --model_dtype bfloat16 --num_workers 8 --output_dir features/k400
 
 Run the same command again, with any number of processes, and it goes on where it stopped. Shards of safetensors are
-read with transformers_vjepa.features.FeatureStore, which maps them into memory; Parquet (pooled features) with
+read with transformers_vjepa.features.FeatureStore, one clip at a time; Parquet (pooled features) with
 datasets.load_dataset("parquet", data_dir=...). What made them is in settings.json, broken videos in summary.json.
 """
 
@@ -21,10 +21,10 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 
-from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel
+from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import parse_with_recipe, user_errors
-from transformers_vjepa.evaluation import load_processor
+from transformers_vjepa.evaluation import load_processor, load_whole
 from transformers_vjepa.evaluation_arguments import CorpusArguments, Dtype, start_processes
 from transformers_vjepa.features import FeatureError, summarise_features, write_features
 from transformers_vjepa.shards import ShardError
@@ -99,27 +99,17 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
     """
     Raises:
-        ValueError: a checkpoint without an encoder.
+        ValueError: a checkpoint without an encoder, or damaged weights.
     """
-    model, info = VJEPAModel.from_pretrained(
-        arguments.model,
-        add_predictor=False,
-        dtype=getattr(torch, arguments.model_dtype),
-        output_loading_info=True,
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{arguments.model} has no weights for {missing[0]} ({len(missing)} missing): it is no V-JEPA"
-        )
-    return model
+    dtype = getattr(torch, arguments.model_dtype)
+    return load_whole(VJEPAModel, arguments.model, remedy="it is no V-JEPA", add_predictor=False, dtype=dtype)
 
 
-def clip_sampling(choices: SamplingArguments, config: VJEPAConfig, *, frame_step: int) -> ClipSampling:
-    """`frame_step` where the command line says nothing."""
-    other = choices.target_fps is not None or choices.clip_duration is not None
-    return ClipSampling(
+def clip_sampling(choices: SamplingArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipSampling:
+    """As the processor takes its frames where the command line says nothing."""
+    return processor.clip_sampling(
         num_frames=config.frames_per_clip,
-        frame_step=frame_step if choices.frame_step is None and not other else choices.frame_step,
+        frame_step=choices.frame_step,
         target_fps=choices.target_fps,
         duration=choices.clip_duration,
         short_video=choices.short_videos,
@@ -135,7 +125,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         corpus = data.open()
         model = load_encoder(arguments)
         processor = load_processor(arguments.model, model.config)
-        sampling = clip_sampling(choices, model.config, frame_step=processor.frame_step)
+        sampling = clip_sampling(choices, model.config, processor)
         dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
     with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):
         write_features(

@@ -236,8 +236,12 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     model = build_model(model_arguments, training)
     position = StreamPosition()
     stream = build_stream(data, model.config, training, position=position)
+    sampling = clip_sampling(data, model.config)
     processor = VJEPAVideoProcessor(
-        crop_size=model.config.crop_size, num_frames=model.config.frames_per_clip, frame_step=data.frame_step or 4
+        crop_size=model.config.crop_size,
+        num_frames=sampling.num_frames,
+        frame_step=sampling.frame_step or 4,
+        fps=sampling.clip_fps,
     )
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)

@@ -7,10 +7,10 @@ Train a classifier on labelled videos or pictures: a probe on the frozen encoder
     accelerate launch scripts/train_classifier.py --config scripts/recipes/probe_k400_vitl16.yaml \\
         --model CONVERTED --dataset k400_train.csv --validation_dataset k400_val.csv
 
-Probes of several learning rates and weight decays are trained in one pass over the features, and the best on the
-validation clips is kept; test clips are looked at once, at the end. The output folder is a model that
-AutoModelForVideoClassification and pipeline("video-classification") load, with results.json, the predictions for each
-split, and pictures.
+Probes of several learning rates and weight decays are trained in one pass over the features. At the end the one with
+the best accuracy on the validation clips is kept; test clips are looked at once, after that. The output folder is a
+model that AutoModelForVideoClassification and pipeline("video-classification") load, with results.json, the
+predictions for each split, and pictures.
 
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from torch.utils.data import Dataset
 from transformers import set_seed
 from transformers.utils import logging
@@ -48,14 +49,14 @@ from transformers_vjepa.classification_trainer import (
     VJEPAClassificationTrainer,
 )
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
-from transformers_vjepa.command_line import MISTAKES, check_processes, parse_with_recipe, user_errors
+from transformers_vjepa.command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from transformers_vjepa.corpora import IndexedCorpus
 from transformers_vjepa.evaluation_clips import EvaluationClips
 from transformers_vjepa.features import FeatureStore, write_features
 from transformers_vjepa.label_sets import read_class_names
 from transformers_vjepa.labelled_splits import SplitPlan, labelled_splits, with_model_labels, write_manifests
 from transformers_vjepa.probing import ProbeGrid, probe_settings
-from transformers_vjepa.splits import SplitError
+from transformers_vjepa.splits import SplitError, manifest_hash
 from transformers_vjepa.stream_trainer import DivergedError
 from transformers_vjepa.streaming import StreamError
 from transformers_vjepa.synthetic import APPEARANCES, MOTIONS, build_corpus
@@ -130,7 +131,8 @@ class DataArguments:
     num_segments: int = field(default=1, metadata={"help": "Clips of each video, pooled together."})
     num_views: int = field(default=1, metadata={"help": "Crops of each clip in evaluation, averaged."})
     frame_step: int | None = field(
-        default=None, metadata={"help": "Frames from one frame of a clip to the next. Default: the processor's, or 4."}
+        default=None,
+        metadata={"help": "Frames from one frame of a clip to the next. Default: as the model was trained, or 4."},
     )
     target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
     clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
@@ -162,12 +164,19 @@ Arguments = tuple[ModelArguments, DataArguments, VJEPAClassificationArguments]
 _RECIPES = Path(__file__).parent / "recipes"
 _SPACINGS = {"frame_step", "target_fps", "clip_duration"}
 _SYNTHETIC = {"synthetic": "motion", "synthetic:motion": "motion", "synthetic:appearance": "appearance"}
+# What a mode does not use, and what is laid out by epochs: asking for it is a mistake.
+_IDLE = {
+    "probe": {"learning_rate", "weight_decay", "layer_decay", "mixup", "cutmix", "label_smoothing_factor"}
+    | {"drop_path_rate"},
+    "finetune": {"learning_rates", "weight_decays", "feature_dtype"},
+}
+_LAID_OUT = {"eval_strategy", "eval_steps", "save_steps", "metric_for_best_model", "greater_is_better"}
 _SYNTHETIC_CLASSES = {"motion": MOTIONS, "appearance": APPEARANCES}
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Command line over recipe over defaults."""
-    return parse_with_recipe(
+    parsed = parse_with_recipe(
         argv,
         (ModelArguments, DataArguments, VJEPAClassificationArguments),
         description=__doc__,
@@ -177,6 +186,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         overridden=lambda given: _SPACINGS if given & _SPACINGS else set(),
         use_cpu=not torch.accelerator.is_available(),
     )
+    mode = parsed[0].mode
+    if idle := sorted(names_given(argv) & (_IDLE[mode] | _LAID_OUT)):
+        raise ValueError(
+            f"{', '.join(f'--{name}' for name in idle)} would do nothing with --mode {mode}: leave it out"
+            + (" (probes take --learning_rates and --weight_decays)" if mode == "probe" else "")
+        )
+    return parsed
 
 
 # Data
@@ -220,14 +236,17 @@ def class_names(data: DataArguments, train: IndexedCorpus, synthetic: Sequence[s
     if data.labels:
         return read_class_names(data.labels)
     names = list(synthetic or train.class_names)
-    return names or [f"LABEL_{label}" for label in range(int(train.labels.max()) + 1)]
+    names = names or [f"LABEL_{label}" for label in range(int(train.labels.max()) + 1)]
+    if len(names) < 2:
+        raise SplitError(f"{data.dataset} has clips of one class only, {names[0]}: add those of another one")
+    return names
 
 
 def clip_sampling(data: DataArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipSampling:
-    other = data.target_fps is not None or data.clip_duration is not None
-    return ClipSampling(
+    """As the processor takes its frames, and so as the model was trained, where the command line says nothing."""
+    return processor.clip_sampling(
         num_frames=config.frames_per_clip,
-        frame_step=None if other else data.frame_step or processor.frame_step,
+        frame_step=data.frame_step,
         target_fps=data.target_fps,
         duration=data.clip_duration,
         short_video=data.short_videos,
@@ -261,6 +280,7 @@ def store_features(
             max_broken_share=data.max_broken_share,
             rank=training.process_index,
             world_size=training.world_size,
+            progress=training.process_index == 0 and not training.disable_tqdm,
             **settings,
         )
         PartialState().wait_for_everyone()
@@ -326,7 +346,23 @@ def build_datasets(
 # Model
 
 
-def build_model(arguments: ModelArguments, names: Sequence[str]) -> VJEPAForVideoClassification:
+def load_config(arguments: ModelArguments) -> VJEPAConfig:
+    """The architecture of `--model`; the first thing to fail where there is no such model."""
+    if arguments.model is None:
+        raise ValueError("no model: give a pretraining checkpoint, a model folder or a Hub id with --model")
+    if arguments.random_encoder and arguments.model in PRESETS:
+        return VJEPAConfig.from_preset(arguments.model)
+    try:
+        return VJEPAConfig.from_pretrained(arguments.model)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--model {arguments.model} is no model folder here (scripts/demo.py makes outputs/demo), and cannot be "
+            f"loaded from the Hub either: {reason}"
+        ) from error
+
+
+def build_model(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAForVideoClassification:
     """A classifier with the encoder of `--model`, or an untrained one, and a new pooler and head."""
     fields = {
         "pooling": arguments.pooling,
@@ -337,11 +373,6 @@ def build_model(arguments: ModelArguments, names: Sequence[str]) -> VJEPAForVide
         "problem_type": "single_label_classification",
     }
     fields |= {name: getattr(arguments, name) for name in ("crop_size", "frames_per_clip") if getattr(arguments, name)}
-    if arguments.model is None:
-        raise ValueError("no model: give a pretraining checkpoint, a model folder or a Hub id with --model")
-    if arguments.random_encoder and arguments.model in PRESETS:
-        return VJEPAForVideoClassification(VJEPAConfig.from_preset(arguments.model, **fields))
-    config = VJEPAConfig.from_pretrained(arguments.model)
     config = VJEPAConfig(**(config.to_diff_dict() | fields))
     if arguments.random_encoder:
         return VJEPAForVideoClassification(config)
@@ -356,6 +387,8 @@ def load_encoder(name: str, config: VJEPAConfig) -> VJEPAForVideoClassification:
         model, info = VJEPAForVideoClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
     finally:
         logging.set_verbosity(verbosity)
     if lost := sorted(key for key in info["missing_keys"] if key.startswith("vjepa.")):
@@ -378,6 +411,7 @@ def load_processor(
         image_std=processor.image_std,
         num_frames=config.frames_per_clip,
         frame_step=sampling.frame_step or processor.frame_step,
+        fps=sampling.clip_fps,
     )
     return processor, sampling
 
@@ -393,6 +427,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
     settings = [] if arguments.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
+    config = load_config(arguments)
     synthetic = place_synthetic_corpus(data, training)
     corpora = open_splits(data)
     if len(settings) > 1 and "validation" not in corpora:
@@ -401,12 +436,14 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
             "--weight_decays, or validation clips"
         )
     set_seed(training.seed)
-    model = build_model(arguments, class_names(data, corpora["train"], synthetic))
+    model = build_model(arguments, config, class_names(data, corpora["train"], synthetic))
     corpora = with_model_labels(corpora, model.config)
     processor, sampling = load_processor(arguments, data, model.config)
-    with training.main_process_first(desc="manifests"):
-        manifests = write_manifests(corpora, Path(training.output_dir))
+    manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
+    with training.main_process_first(desc="run.json"):
         run = check_same_run(training, {**vars(arguments), **vars(data)}, manifests, resumes=checkpoint is not None)
+    if training.process_index == 0:
+        write_manifests(corpora, Path(training.output_dir))
 
     position = StreamPosition()
     datasets = build_datasets(

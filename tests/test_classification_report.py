@@ -12,6 +12,7 @@ from transformers_vjepa.classification_report import (
     check_classes,
     check_same_run,
     finish_run,
+    still_improving,
     summary,
 )
 from transformers_vjepa.classification_trainer import (
@@ -23,9 +24,16 @@ from transformers_vjepa.corpora import FileCorpus
 from transformers_vjepa.probing import ProbeGrid, probe_settings
 
 RESULTS = {
-    "chosen": {"probe": 1, "learning_rate": 0.01, "weight_decay": 0.1, "step": 40, "steps": 100},
+    "chosen": {
+        "probe": 1,
+        "learning_rate": 0.01,
+        "weight_decay": 0.1,
+        "step": 100,
+        "steps": 100,
+        "still_improving": False,
+    },
     "chance": 0.25,
-    "validation": {"accuracy": 0.5, "accuracy_interval": [0.3, 0.7], "num_videos": 20, "num_broken": 0},
+    "validation": {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "num_videos": 100, "num_broken": 0},
     "probes": [{"learning_rate": rate} for rate in (0.001, 0.01, 0.1)],
 }
 
@@ -38,22 +46,48 @@ def test_summary_says_what_was_chosen_and_how_good_it_is():
     test = {"accuracy": 0.4, "accuracy_interval": [0.25, 0.5], "num_videos": 30, "num_broken": 2}
     lines = summary(RESULTS | {"test": test}, "out").splitlines()
     assert lines[1:] == [
-        "step:       40 of 100",
+        "step:       100 of 100",
         "probe:      learning rate 0.01, weight decay 0.1, of 3",
-        "validation: 50.0% right (95 %: 30.0% to 70.0%; 20 clips; chance 25.0%)",
+        "validation: 50.0% right (95 %: 40.0% to 60.0%; 100 clips; chance 25.0%)",
         "test:       40.0% right (95 %: 25.0% to 50.0%; 30 clips; chance 25.0%)",
         "            2 more cannot be read and do not count",
         "model:      out   (AutoModelForVideoClassification.from_pretrained loads it)",
     ]
 
 
-def test_summary_warns_of_a_budget_or_a_grid_that_is_too_small():
-    late = summary(RESULTS | {"chosen": RESULTS["chosen"] | {"step": 95}}, "out")
-    assert "still getting better at the end" in late and "at the edge" not in late
-    edge = summary(RESULTS | {"chosen": RESULTS["chosen"] | {"learning_rate": 0.1}}, "out")
+def test_summary_warns_of_what_may_mislead():
+    def notes(*, chosen=None, validation=None, probes=RESULTS["probes"], **splits):
+        results = RESULTS | splits | {"probes": probes, "chosen": RESULTS["chosen"] | (chosen or {})}
+        results["validation"] = RESULTS["validation"] | (validation or {})
+        return [line for line in summary(results, "out").splitlines() if line.startswith("note:       ")]
+
+    test = {"test": RESULTS["validation"]}
+    assert notes(**test) == []
+    (optimistic,) = notes()  # nothing but the clips that chose
+    assert "chosen on the validation clips, whose accuracy is therefore" in optimistic
+    assert notes(probes=RESULTS["probes"][1:2]) == []  # nothing to choose from
+    (late,) = notes(chosen={"still_improving": True}, **test)
+    assert "still getting better at the end" in late
+    (edge,) = notes(chosen={"learning_rate": 0.1}, **test)
     assert "the best learning rate is at the edge of those tried" in edge
-    perfect = RESULTS["validation"] | {"accuracy": 1.0}
-    assert "note" not in summary(RESULTS | {"chosen": RESULTS["chosen"] | {"step": 100}, "validation": perfect}, "out")
+    (few,) = notes(validation={"num_videos": 11}, chosen={"learning_rate": 0.1})
+    assert "11 clips are few to choose among 3 probes by" in few
+    everything = {"still_improving": True, "learning_rate": 0.1}
+    assert notes(chosen=everything, validation={"accuracy": 1.0, "num_videos": 11}) == []
+
+
+def test_a_run_still_improves_if_its_end_is_above_all_of_its_first_three_quarters():
+    def history(*accuracies):
+        entries = [{"step": 10 * (n + 1), "eval_accuracy": accuracy} for n, accuracy in enumerate(accuracies)]
+        return [{"step": 10, "loss": 1.0}, *entries]
+
+    # The standard error of one half of 100 clips is 0.05.
+    assert still_improving(history(0.2, 0.3, 0.44, 0.5), num_clips=100)
+    assert not still_improving(history(0.2, 0.3, 0.46, 0.5), num_clips=100)
+    assert not still_improving(history(0.2, 0.3, 0.44, 0.5), num_clips=50)
+    assert not still_improving(history(0.44, 0.3, 0.2, 0.1), num_clips=100)
+    assert not still_improving(history(0.5), num_clips=100)
+    assert not still_improving([{"step": 10, "loss": 1.0}], num_clips=100)
 
 
 def test_a_run_is_recorded_and_compared(tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import math
 import shutil
 
@@ -5,11 +6,19 @@ import numpy as np
 import pytest
 import torch
 from reference import TINY
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
 from transformers.trainer_utils import EvalPrediction
 from videos import write_video
 
-from transformers_vjepa import ClipSampling, StreamPosition, VJEPAConfig, VJEPAForVideoClassification, clip_stream
+from transformers_vjepa import (
+    ClipSampling,
+    StreamPosition,
+    VJEPAConfig,
+    VJEPAForVideoClassification,
+    classification_trainer,
+    clip_stream,
+)
 from transformers_vjepa.classification_trainer import (
     IGNORED,
     ClipMixing,
@@ -23,6 +32,7 @@ from transformers_vjepa.classification_trainer import (
 from transformers_vjepa.corpora import open_corpus
 from transformers_vjepa.evaluation_clips import EvaluationClips
 from transformers_vjepa.probing import ProbeGrid, ProbeSettings, probe_settings
+from transformers_vjepa.stream_trainer import DivergedError
 
 CLASSES = 3
 SAMPLING = ClipSampling(num_frames=4, frame_step=2)
@@ -114,8 +124,8 @@ def test_a_grid_trains_every_probe_as_it_would_train_alone(tmp_path):
             assert torch.allclose(probe.state_dict()[name], value, atol=1e-6), name
 
 
-def test_a_grid_keeps_the_best_checkpoint_of_the_best_probe(tmp_path):
-    # One probe learns, the other is too slow to leave its start; the first is best at some step and stays so.
+def test_a_grid_is_evaluated_by_its_best_probe(tmp_path):
+    # One probe learns, the other is too slow to leave its start.
     args = arguments(tmp_path, max_steps=-1, num_train_epochs=4, min_steps=0, save_strategy="steps")
     assert args.lay_out_steps(num_clips=30, has_validation=True) == 8
     grid = tiny_grid([ProbeSettings(1e-9, 0.0), ProbeSettings(3e-3, 0.0)])
@@ -127,8 +137,57 @@ def test_a_grid_keeps_the_best_checkpoint_of_the_best_probe(tmp_path):
     assert trainer.state.best_metric == best["eval_selection_score"]
     assert best["eval_best_probe"] == 1
     assert best["eval_accuracy"] == best["eval_accuracy_lr0.003_wd0"] > best["eval_accuracy_lr1e-09_wd0"]
-    # The model is the one of that step.
-    assert trainer.evaluate()["eval_selection_score"] == pytest.approx(best["eval_selection_score"])
+    # The model is that of the last step, whichever was best.
+    assert trainer.final_step == 32
+    last = evaluations[-1]["eval_selection_score"]
+    assert trainer.evaluate()["eval_selection_score"] == pytest.approx(last)
+
+
+@pytest.mark.parametrize("takes_best", [False, True])
+def test_training_ends_with_the_last_weights_or_on_request_the_best(tmp_path, monkeypatch, capsys, takes_best):
+    falling = itertools.count(0, -1)  # so the first of the evaluations, which is that of step 2, is the best
+    monkeypatch.setattr(classification_trainer, "selection_score", lambda logits, labels: next(falling))
+
+    def trainer(**changes):
+        changes = {"save_strategy": "steps", "load_best_model_at_end": takes_best, "save_total_limit": 2} | changes
+        args = arguments(tmp_path, **changes)
+        args.lay_out_steps(num_clips=8, has_validation=True)
+        return VJEPAClassificationTrainer(
+            tiny_grid([ProbeSettings(1e-2, 0.0)]), args, Features(8), Features(6, seed=1)
+        )
+
+    trained = trainer()
+    trained.train_or_restore(None)
+    assert "Writing" not in capsys.readouterr().err  # no bar for every checkpoint
+    final = 2 if takes_best else 6
+    assert trained.final_step == final and trained.state.best_global_step == 2
+    expected = load_file(tmp_path / f"checkpoint-{final}" / "model.safetensors")
+    other = load_file(tmp_path / f"checkpoint-{8 - final}" / "model.safetensors")
+    assert same(weights(trained.model), expected) and not same(expected, other)
+    # A run that is through is restored to the same weights.
+    restored = trainer()
+    restored.train_or_restore(str(tmp_path / "checkpoint-6"))
+    assert restored.final_step == final and same(weights(restored.model), expected)
+
+
+def test_the_logged_loss_is_the_mean_over_probes_and_over_accumulated_batches(tmp_path):
+    # Rates too small to change anything: every probe has the loss of the start in every step.
+    start = math.log(CLASSES)
+    grid = tiny_grid(probe_settings([1e-30, 1e-29], [0.0]))
+    for probe in grid.probes:
+        torch.nn.init.zeros_(probe.classifier.weight)
+    args = arguments(tmp_path, max_steps=2, gradient_accumulation_steps=2)
+    trainer = VJEPAClassificationTrainer(grid, args, Features(14))  # 4 and 4, then 4 and 2 clips
+    trainer.train()
+    logs = trainer.state.log_history
+    assert [entry["loss"] for entry in logs if "loss" in entry] == pytest.approx([start, start], abs=1e-3)
+    assert logs[-1]["train_loss"] == pytest.approx(start, abs=1e-3)
+
+
+def test_a_probe_that_diverges_is_named(tmp_path):
+    grid = tiny_grid([ProbeSettings(1e-3, 0.0), ProbeSettings(1e30, 0.0)])
+    with pytest.raises(DivergedError, match=r"^the loss of lr1e\+30_wd0 is NaN or infinite at step \d: leave out"):
+        VJEPAClassificationTrainer(grid, arguments(tmp_path), Features(10)).train()
 
 
 def test_probing_clips_leaves_the_encoder_as_it_is(videos, tmp_path):
@@ -363,18 +422,23 @@ def test_collating_keeps_the_place_of_broken_clips():
 def test_steps_are_laid_out_by_epochs_and_at_least_so_many(tmp_path):
     args = arguments(tmp_path, max_steps=-1, num_train_epochs=3, min_steps=0, save_strategy="steps")
     assert args.lay_out_steps(num_clips=10, has_validation=True) == 3
-    assert (args.max_steps, args.eval_steps, args.save_steps, args.load_best_model_at_end) == (9, 3, 3, True)
+    assert (args.max_steps, args.eval_strategy, args.eval_steps, args.save_steps) == (9, "steps", 3, 3)
     args = arguments(tmp_path, max_steps=-1, num_train_epochs=3, min_steps=1000, save_strategy="steps")
     args.lay_out_steps(num_clips=10, has_validation=False)
-    assert (args.max_steps, args.save_steps, args.eval_strategy, args.load_best_model_at_end) == (
-        1000,
-        20,
-        "no",
-        False,
-    )
+    assert (args.max_steps, args.save_steps, args.eval_strategy) == (1000, 50, "no")
     args = arguments(tmp_path, max_steps=5, num_train_epochs=3, min_steps=1000)
     args.lay_out_steps(num_clips=1000, has_validation=True)
     assert (args.max_steps, args.eval_steps) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "changes, has_validation, lacking",
+    [({}, False, "validation clips"), ({"save_strategy": "no"}, True, "checkpoints")],
+)
+def test_the_best_checkpoint_needs_something_to_choose_by(tmp_path, changes, has_validation, lacking):
+    args = arguments(tmp_path, **({"save_strategy": "steps", "load_best_model_at_end": True} | changes))
+    with pytest.raises(ValueError, match=f"load_best_model_at_end=True without {lacking}"):
+        args.lay_out_steps(num_clips=8, has_validation=has_validation)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from transformers_vjepa import VJEPAConfig
 from transformers_vjepa.command_line import check_processes, names_given, parse_with_recipe, user_errors
 
 
@@ -101,3 +102,16 @@ def test_named_kinds_replace_the_usual_ones():
         raise ZeroDivisionError("1")
     with pytest.raises(ValueError, match="a mistake of ours"), user_errors(ZeroDivisionError):
         raise ValueError("a mistake of ours")
+
+
+def test_a_config_that_is_refused_ends_with_its_own_words():
+    with pytest.raises(SystemExit, match="^error: `crop_size`=33 is not a multiple") as exit_info, user_errors():
+        VJEPAConfig(crop_size=33)
+    assert "\n" not in str(exit_info.value)
+
+
+def test_ctrl_c_ends_with_one_line_and_the_code_of_the_signal(capsys):
+    with pytest.raises(SystemExit) as exit_info, user_errors():
+        raise KeyboardInterrupt
+    assert exit_info.value.code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"

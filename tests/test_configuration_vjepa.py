@@ -76,6 +76,11 @@ def test_misspelled_fields_are_refused(name, meant):
         VJEPAConfig(**{name: 64})
 
 
+def test_computed_values_are_no_fields():
+    with pytest.raises(ValueError, match="`num_frames=8` is computed: set `frames_per_clip`"):
+        VJEPAConfig(num_frames=8)
+
+
 def test_foreign_fields_are_kept_with_a_warning(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers_vjepa"), "propagate", True)
     VJEPAConfig(use_cache=False)  # Trainer writes it into saved configurations

@@ -185,6 +185,17 @@ def test_half_precision_stays(tmp_path):
     assert VJEPAForPreTraining.from_pretrained(tmp_path / "ours").dtype == torch.bfloat16
 
 
+def test_types_that_differ_are_refused(checkpoint, tmp_path):
+    content = published_probe_of(48)
+    content["classifier"] = {name: value.half() for name, value in content["classifier"].items()}
+    torch.save(content, tmp_path / "probe.pt")
+    output = ("--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
+    assert "of several types, torch.float32 (vjepa.encoder." in refused(
+        checkpoint, "--probe", tmp_path / "probe.pt", *output
+    )
+    assert not (tmp_path / "ours").exists()
+
+
 def test_what_cannot_be_read_off(checkpoint, tmp_path):
     output = ("--output_dir", tmp_path / "ours")
     assert "pass --num_attention_heads N" in refused(checkpoint, *output)
@@ -264,7 +275,7 @@ def test_a_result_that_differs_is_refused(checkpoint, tmp_path, monkeypatch):
     assert "differs from the file in a.weight: do not use it" in line
 
 
-def test_folders_that_cannot_be_converted(checkpoint, tmp_path):
+def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
     run(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
     assert "is converted already: pass --probe or --to_original" in refused(
         tmp_path / "ours", "--output_dir", tmp_path / "again"
@@ -274,6 +285,15 @@ def test_folders_that_cannot_be_converted(checkpoint, tmp_path):
     mean.save_pretrained(tmp_path / "mean")
     assert "pooling='mean' has no published layout" in refused(
         tmp_path / "mean", "--to_original", "--output_dir", tmp_path / "back"
+    )
+    VJEPAModel(VJEPAConfig(**TINY), add_predictor=False).save_pretrained(tmp_path / "encoder")
+    assert "is an encoder without predictor or classifier" in refused(
+        tmp_path / "encoder", "--to_original", "--output_dir", tmp_path / "back"
+    )
+    assert not (tmp_path / "back").exists()
+    useless = ("--num_attention_heads", 3, "--uniform_power", "false")
+    assert "has a config.json, which settles --num_attention_heads, --uniform_power: leave it out" in refused(
+        tmp_path / "ours", "--probe", probe, "--output_dir", tmp_path / "again", *useless
     )
 
 

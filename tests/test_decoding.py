@@ -96,6 +96,11 @@ class TestSampling:
     def test_default_is_the_published_clip(self):
         assert ClipSampling() == ClipSampling(num_frames=16, frame_step=4, short_video="repeat_last")
 
+    def test_frames_per_second_of_a_clip(self):
+        assert ClipSampling(num_frames=8, duration=0.5).clip_fps == 16
+        assert ClipSampling(target_fps=7.5).clip_fps == 7.5
+        assert ClipSampling(frame_step=2).clip_fps is None
+
     def test_stride_is_true_and_the_clip_is_centred(self, video):
         clip = read_clip(video)
         assert clip.shape == (16, 3, 48, 64)

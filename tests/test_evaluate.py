@@ -98,6 +98,7 @@ def test_evaluation_of_videos(classifier, videos, tmp_path, capsys):
         "num_frames": 4,
         "frame_step": 4,
         "spacing": "linspace",
+        "target_fps": None,
     }
     assert saved["manifest_sha256"] == manifest_hash(open_corpus(videos))
     assert saved["model"] == str(classifier) and len(saved["model_weights_sha256"]) == 64
@@ -194,6 +195,15 @@ def test_mistakes_end_with_one_line(classifier, videos, tmp_path):
         text = mistake(command(classifier, videos, tmp_path / "out", **settings))
         assert text.startswith("error: ") and message in text and "\n" not in text, text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_gives_no_numbers_ends_with_one_line(classifier, videos, tmp_path):
+    model = VJEPAForVideoClassification.from_pretrained(classifier)
+    model.classifier.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    text = mistake(command(tmp_path / "nan", videos, tmp_path / "out"))
+    assert text.startswith("error: the model gives probabilities that are not finite") and "\n" not in text
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_changed_settings_are_refused(classifier, videos, tmp_path):

@@ -21,6 +21,7 @@ from transformers_vjepa.evaluation import (
     PROTOCOLS,
     EvaluationProtocol,
     LabelMismatchError,
+    PredictionError,
     align_labels,
     broken_videos,
     load_classifier,
@@ -74,6 +75,14 @@ def test_parts_of_a_protocol_are_replaced():
     assert plain == EvaluationProtocol(num_segments=1, num_views=1, frame_step=2, spacing="stride")
 
 
+def test_without_a_protocol_frames_are_as_far_apart_as_the_processor_takes_them():
+    processor = VJEPAVideoProcessor(fps=5)
+    protocol = resolve_protocol(None, processor=processor)
+    assert protocol.sampling(VJEPAConfig()) == ClipSampling(num_frames=16, target_fps=5)
+    asked = resolve_protocol(None, processor=processor, frame_step=2)
+    assert asked.sampling(VJEPAConfig()) == ClipSampling(num_frames=16, frame_step=2)
+
+
 def test_protocols_that_do_not_fit_are_refused():
     processor = VJEPAVideoProcessor()
     with pytest.raises(ValueError, match="unknown protocol 'k700': choose one of k400_16x8x3, ssv2_16x2x3, in1k"):
@@ -103,6 +112,14 @@ def test_checkpoint_without_a_classifier_is_refused(tmp_path):
         load_classifier(str(tmp_path))
 
 
+def test_damaged_weights_are_named(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=f"the weights of {tmp_path} are damaged .*: copy or download them again"):
+        load_classifier(str(tmp_path))
+
+
 # Labels
 
 
@@ -127,6 +144,12 @@ def test_labels_without_names_are_numbers():
     assert align_labels(numbered, config_of(*NAMES)).tolist() == [0, 1, 2]
     assert align_labels(corpus_of("x", "y"), config_of("LABEL_0", "LABEL_1")).tolist() == [0, 1]
     assert align_labels(corpus_of("n01", "n02", "n03"), config_of(*NAMES), by="number").tolist() == [0, 1, 2]
+    generic = config_of("LABEL_0", "LABEL_1", "LABEL_2")
+    with pytest.raises(
+        LabelMismatchError, match="2 named classes, the model 3 without names: .* match labels by number"
+    ):
+        align_labels(corpus_of("x", "y"), generic)
+    assert align_labels(corpus_of("x", "y"), generic, by="number").tolist() == [0, 1, 2]
     with pytest.raises(LabelMismatchError, match=r"labels up to 3, the model 3 classes \(0 to 2\)"):
         align_labels(corpus_of(labels=[0, 3]), config_of(*NAMES))
     with pytest.raises(LabelMismatchError, match="labels up to 3, the model 3 classes"):
@@ -254,6 +277,26 @@ def test_unknown_labels_stay_unknown(model, folder, tmp_path):
     )
     _, labels, _ = predictions_of(shards)
     assert labels.tolist() == [-1, -1]
+
+
+def test_labels_without_a_class(model, folder, tmp_path):
+    files = sorted((folder / "hug").glob("?.mp4"))
+    rows = {"video": [path.read_bytes() for path in files], "label": [-2, 3]}
+    features = Features({"video": Value("binary"), "label": Value("int64")})
+    corpus = open_corpus(Dataset.from_dict(rows, features=features).to_iterable_dataset())
+    shards = predict(model, corpus, tmp_path, protocol=PROTOCOL, progress=False)
+    _, labels, _ = predictions_of(shards, (4, 5, 6, 7))
+    assert labels.tolist() == [-1, 7]  # any number below 0 is unknown
+    with pytest.raises(LabelMismatchError, match="row 1 has label 3, the model knows labels up to 2"):
+        predictions_of(shards, align_labels(corpus, model.config))
+
+
+def test_probabilities_that_are_not_finite_are_refused(model, folder, tmp_path):
+    broken = VJEPAForVideoClassification(model.config).eval()
+    broken.classifier.bias.data[1] = float("nan")
+    with pytest.raises(PredictionError, match="not finite in torch.float32: use float32 or bfloat16, or check its"):
+        run(broken, folder, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_numbers_out_of_range(model, folder, tmp_path):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,8 @@ def test_killed_run_is_finished_by_two_processes(videos, pretrained, tmp_path):
 
 def test_mistakes_end_with_one_line(videos, pretrained, tmp_path):
     (tmp_path / "empty").mkdir()
+    shutil.copytree(pretrained, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
     script.run(command(videos, pretrained, tmp_path / "done"))
     for changes, message in (
         (
@@ -162,11 +165,12 @@ def test_mistakes_end_with_one_line(videos, pretrained, tmp_path):
         ({"frame_step": 2, "target_fps": 5}, "error: frame_step and target_fps are both given"),
         ({"num_workers": -1}, "error: --num_workers -1 must be at least 0"),
         ({"dataset": tmp_path / "empty"}, "holds no videos"),
+        ({"model": tmp_path / "damaged"}, f"error: the weights of {tmp_path / 'damaged'} are damaged"),
     ):
         settings = {"output_dir": tmp_path / "out"} | changes
-        dataset = settings.pop("dataset", videos)
+        dataset, model = settings.pop("dataset", videos), settings.pop("model", pretrained)
         with pytest.raises(SystemExit) as info:
-            script.run(command(dataset, pretrained, **settings))
+            script.run(command(dataset, model, **settings))
         text = str(info.value.code)
         assert text.startswith("error: ") and message in text and "\n" not in text, text
     assert not (tmp_path / "out").exists()

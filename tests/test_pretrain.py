@@ -209,6 +209,14 @@ def test_without_arguments_it_is_the_demo():
     assert pretrain.parse_arguments(["--dataset", "videos"])[0].hidden_size is None
 
 
+def test_the_processor_samples_as_the_model_was_trained(corpus, tmp_path):
+    argv = command(corpus, tmp_path / "run")
+    place = argv.index("--frame_step")
+    argv[place : place + 2] = ["--clip_duration", "0.5"]
+    trainer, _ = pretrain.build(argv)
+    assert trainer.processing_class.fps == 8  # four frames in half a second
+
+
 def test_recipe_values_take_the_form_of_arguments(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("dataset: some/folder\nframe_step: 2\n")

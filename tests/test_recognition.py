@@ -161,6 +161,10 @@ def test_strange_networks_are_refused():
     checkpoint["target_encoder"]["module.backbone.patch_embed.proj.weight"] = torch.zeros(48, 3, 2, 8, 4)
     with pytest.raises(CheckpointError, match=r"has shape \(48, 3, 2, 8, 4\): expected \(width, channels"):
         recognise_config(checkpoint, num_attention_heads=3)
+    checkpoint = tiny_checkpoint()
+    checkpoint["target_encoder"]["module.backbone.blocks.0.mlp.fc1.weight"] = torch.zeros(9)
+    with pytest.raises(CheckpointError, match=r"the first layer of an MLP has shape \(9,\): expected \(rows, width\)"):
+        recognise_config(checkpoint, num_attention_heads=3)
     for part, blocks in (("target_encoder", "blocks"), ("predictor", "predictor_blocks")):
         checkpoint = tiny_checkpoint()
         checkpoint[part] = {name: value for name, value in checkpoint[part].items() if blocks not in name}

@@ -64,11 +64,11 @@ def command(model, dataset, output_dir, **settings):
         "output_dir": output_dir,
         "max_steps": 4,
         "per_device_train_batch_size": 4,
-        "learning_rates": "0.001 0.01",
         "logging_steps": 1,
         "disable_tqdm": "true",
-        "feature_dtype": "float32",
     }
+    if settings.get("mode") != "finetune":
+        defaults |= {"learning_rates": "0.001 0.01", "feature_dtype": "float32"}
     settings = {name: value for name, value in (defaults | settings).items() if value is not None}
     return [part for name, value in settings.items() for part in (f"--{name}", *str(value).split())]
 
@@ -88,7 +88,8 @@ def same(one, two):
 def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, tmp_path, capsys):
     run = tmp_path / "run"
     train_classifier.run(command(model, videos, run, test_dataset=videos, max_steps=200))
-    said = capsys.readouterr().out
+    said, bars = capsys.readouterr()
+    assert "features:" not in bars  # disable_tqdm is for all bars
     results = results_of(run)
     assert results["validation"]["accuracy"] == results["test"]["accuracy"] == 1.0  # brightness is easy
     low, high = results["test"]["accuracy_interval"]
@@ -185,11 +186,13 @@ def test_another_run_is_not_resumed(model, videos, tmp_path):
     train_classifier.run(command(model, videos, tmp_path / "run"))
     with pytest.raises(SystemExit, match="continue it with --resume_from_checkpoint auto"):
         train_classifier.run(command(model, videos, tmp_path / "run"))
+    split = (tmp_path / "run" / "train.csv").read_text()
     changed = {"learning_rates": "0.5", "split_seed": 1, "resume_from_checkpoint": "auto"}
     with pytest.raises(SystemExit) as error:
         train_classifier.run(command(model, videos, tmp_path / "run", **changed))
     assert "learning_rates was [0.001, 0.01] and is [0.5]" in str(error.value)
     assert "clips of train was" in str(error.value) and "split_seed was 0 and is 1" in str(error.value)
+    assert (tmp_path / "run" / "train.csv").read_text() == split  # still that of the run that is there
 
 
 def test_an_untrained_encoder_depends_on_the_seed_alone(model, videos, tmp_path):
@@ -207,6 +210,18 @@ def test_an_architecture_by_name(videos, tmp_path):
     settings = {"random_encoder": "true", "crop_size": 32, "frames_per_clip": 2, "max_steps": 1, "frame_step": 1}
     train_classifier.run(command("vitt16", videos, tmp_path / "run", **settings))
     assert AutoModelForVideoClassification.from_pretrained(tmp_path / "run").config.hidden_size == 192
+
+
+def test_the_model_is_used_as_it_was_trained(model, videos, tmp_path):
+    # Eight frames a second: the processor of the new model says so, and who trains on from there does so, too.
+    train_classifier.run(command(model, videos, tmp_path / "run", target_fps=8, max_steps=1))
+    assert AutoVideoProcessor.from_pretrained(tmp_path / "run").fps == 8
+    train_classifier.run(command(tmp_path / "run", videos, tmp_path / "next", max_steps=1))
+    settings = json.loads((tmp_path / "next" / "features" / "train" / "settings.json").read_text())
+    assert "target_fps" in str(settings) and AutoVideoProcessor.from_pretrained(tmp_path / "next").fps == 8
+    train_classifier.run(command(tmp_path / "run", videos, tmp_path / "other", frame_step=3, max_steps=1))
+    processor = AutoVideoProcessor.from_pretrained(tmp_path / "other")
+    assert (processor.frame_step, processor.fps) == (3, None)
 
 
 def test_few_labels_and_folds_of_takes(model, videos, tmp_path):
@@ -363,6 +378,7 @@ def test_without_arguments_it_probes_the_demo():
     "changes, message",
     [
         ({"model": None}, "error: no model: give a pretraining checkpoint"),
+        ({"model": "no/model"}, "error: --model no/model is no model folder here .* cannot be loaded from the Hub"),
         ({"dataset": "/no/such/folder"}, "error: .*/no/such/folder"),
         ({"learning_rates": "-1"}, "error: learning_rate=-1.0 must be positive"),
         ({"validation_fraction": 0}, "error: 2 probes and no validation clips to choose by"),
@@ -371,6 +387,12 @@ def test_without_arguments_it_probes_the_demo():
         ({"group_pattern": "scene([0-9])"}, r"error: 'scene\(\[0-9\]\)' does not match"),
         ({"num_folds": 2, "fold": 0}, "error: folds are made of groups"),
         ({"num_segments": 0}, "error: `num_segments`=0 must be at least 1"),
+        ({"learning_rate": 0.1, "mixup": 1}, "error: --learning_rate, --mixup would do nothing with --mode probe"),
+        ({"mode": "finetune", "weight_decays": 0}, "error: --weight_decays would do nothing with --mode finetune"),
+        ({"frame_step": 2, "target_fps": 5}, "error: frame_step and target_fps are both given"),
+        ({"frame_step": 0}, "error: `frame_step`=0 must be at least 1"),
+        ({"save_steps": 5}, "error: --save_steps would do nothing"),
+        ({"validation_fraction": 0, "learning_rates": 1, "load_best_model_at_end": 1}, "error: .* validation clips"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
         ({"layer_decay": 2}, "error: layer_decay=2.0 must lie in"),
         ({"dataset": "synthetic:motion", "output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),
@@ -378,6 +400,7 @@ def test_without_arguments_it_probes_the_demo():
 )
 def test_mistakes_end_with_one_line(model, videos, tmp_path, changes, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or the Hub is asked again and again
     arguments = {"model": model, "dataset": videos, "output_dir": tmp_path / "run"} | changes
     with pytest.raises(SystemExit, match=message) as exit_info:
         train_classifier.run(command(**{"model": None, **arguments}))
@@ -387,6 +410,12 @@ def test_mistakes_end_with_one_line(model, videos, tmp_path, changes, message, m
 def test_unlabelled_clips_end_with_one_line(model, videos, tmp_path):
     with pytest.raises(SystemExit, match="error: 8 of 8 clips of .*grey have no label"):
         train_classifier.run(command(model, videos / "grey", tmp_path / "run"))
+
+
+def test_one_class_ends_with_one_line(model, videos, tmp_path):
+    shutil.copytree(videos / "grey", tmp_path / "videos" / "grey")
+    with pytest.raises(SystemExit, match="error: .*/videos has clips of one class only, grey: add those of another"):
+        train_classifier.run(command(model, tmp_path / "videos", tmp_path / "run"))
 
 
 def test_label_sets_that_do_not_match_end_with_one_line(model, videos, tmp_path):

@@ -26,7 +26,13 @@ from transformers_vjepa.clip_transforms import (
     sample_crop_box,
 )
 from transformers_vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.decoding import CorruptVideoError, DecodingError, TooShortVideoError, read_segments
+from transformers_vjepa.decoding import (
+    ClipSampling,
+    CorruptVideoError,
+    DecodingError,
+    TooShortVideoError,
+    read_segments,
+)
 from transformers_vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -510,6 +516,11 @@ def test_samples_the_middle_clip_at_a_true_stride(processor, file, steps):
 def test_samples_at_a_rate(processor, file, steps):
     # 5 of 25 frames per second is every fifth: 4 span 16, which leaves 85 starts.
     assert sampled_numbers(processor, str(file), num_frames=4, fps=5) == [42, 47, 52, 57]
+    # A distance in the call replaces that of the settings, whichever that is.
+    stored = VJEPAVideoProcessor(crop_size=32, num_frames=4, fps=5)
+    assert stored.clip_sampling() == ClipSampling(num_frames=4, target_fps=5)
+    assert stored.clip_sampling(frame_step=3, num_frames=None) == ClipSampling(num_frames=4, frame_step=3)
+    assert processor.clip_sampling(duration=2.0).frame_step is None
     with pytest.raises(DecodingError, match="<array>: the frame rate is unknown.*use `frame_step`"):
         processor(steps, do_sample_frames=True, fps=5)
 

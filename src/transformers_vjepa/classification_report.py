@@ -1,6 +1,7 @@
 """What a classification run leaves behind: the model, what it predicts, how good that is, and what made it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ _FIXED = (
     "num_train_epochs max_steps min_steps learning_rate weight_decay learning_rates weight_decays lr_scheduler_type "
     "warmup_steps max_grad_norm label_smoothing_factor layer_decay mixup cutmix seed"
 ).split()
+
+
+# Validation clips below which the choice between probes is mostly a matter of luck: one standard error of an accuracy
+# is above 5 points.
+_FEW_CLIPS = 100
 
 
 class OtherRunError(ValueError):
@@ -105,7 +111,7 @@ def finish_run(
     split (see [`~prediction_report.write_report`]), `curves.png` and `results.json`. All processes call it.
 
     Args:
-        trainer: after training, with the best weights.
+        trainer: after training.
         model: takes the best probe; for fine-tuning the model that was trained.
         corpora: of every split.
         datasets: what to evaluate, by split: `"validation"` chooses the probe, `"test"` does not.
@@ -153,8 +159,12 @@ def finish_run(
 
 def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> tuple[dict[str, Any], list[dict]]:
     """What was chosen on the validation clips, and what it was chosen from."""
-    step = trainer.state.best_global_step or trainer.state.global_step
-    chosen: dict[str, Any] = {"step": step, "steps": trainer.args.max_steps}
+    chosen: dict[str, Any] = {
+        "step": trainer.final_step,
+        "steps": trainer.args.max_steps,
+    }
+    if "validation" in kept:
+        chosen["still_improving"] = still_improving(trainer.state.log_history, num_clips=len(kept["validation"][1]))
     if not trainer.is_probing:
         return chosen, []
     settings = trainer.model.settings
@@ -162,6 +172,23 @@ def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> t
     best = best_probe([probe["selection_score"] for probe in probes], settings) if probes else 0
     rates = {"learning_rate": settings[best].learning_rate, "weight_decay": settings[best].weight_decay}
     return {"probe": best, **rates, **chosen}, probes
+
+
+def still_improving(log_history: Sequence[Mapping[str, Any]], *, num_clips: int) -> bool:
+    """
+    Whether the accuracy at the end is above all of the first three quarters of the run by more than its standard
+    error, so that a longer run is likely to help.
+
+    Args:
+        log_history: as of a `TrainerState`: evaluations have `step` and `eval_accuracy`.
+        num_clips: that are evaluated.
+    """
+    evaluations = [(entry["step"], entry["eval_accuracy"]) for entry in log_history if "eval_accuracy" in entry]
+    if not evaluations:
+        return False
+    end, last = evaluations[-1]
+    before = [accuracy for step, accuracy in evaluations if step <= 0.75 * end]
+    return bool(before) and last - max(before) > math.sqrt(last * (1 - last) / num_clips)
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
@@ -198,14 +225,33 @@ def summary(results: Mapping[str, Any], folder: str | Path) -> str:
             )
             if results[name]["num_broken"]:
                 lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
-    if results.get("validation", {}).get("accuracy", 1) < 1:
-        if chosen["step"] > 0.9 * chosen["steps"]:
-            lines.append("note:       still getting better at the end: train longer (--num_train_epochs, --min_steps)")
-        rates = sorted({probe["learning_rate"] for probe in results["probes"]})
-        if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]):
-            lines.append("note:       the best learning rate is at the edge of those tried: try others beyond it")
+    lines += [f"{'note:':11} {note}" for note in _notes(results)]
     lines.append(f"model:      {folder}   (AutoModelForVideoClassification.from_pretrained loads it)")
     return "\n".join(lines)
 
 
-__all__ = ["OtherRunError", "check_same_run", "finish_run", "summary", "check_classes"]
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    """What may mislead in the results."""
+    chosen, validation = results["chosen"], results.get("validation")
+    notes = []
+    if validation is None or validation["accuracy"] == 1:
+        return notes
+    if chosen["still_improving"]:
+        notes.append("still getting better at the end: train longer (--num_train_epochs, --min_steps)")
+    if len(results["probes"]) < 2:
+        return notes
+    if validation["num_videos"] < _FEW_CLIPS:
+        notes.append(
+            f"{validation['num_videos']} clips are few to choose among {len(results['probes'])} probes by: give more, "
+            "or fix --learning_rates and --weight_decays beforehand"
+        )
+        return notes
+    rates = sorted({probe["learning_rate"] for probe in results["probes"]})
+    if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]):
+        notes.append("the best learning rate is at the edge of those tried: try others beyond it")
+    if "test" not in results:
+        notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too good")
+    return notes
+
+
+__all__ = ["OtherRunError", "check_same_run", "finish_run", "still_improving", "summary", "check_classes"]

@@ -23,7 +23,7 @@ from .checkpoints import trained_steps
 from .metrics import classification_metrics
 from .modeling_vjepa import VJEPAForVideoClassification
 from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
-from .stream_trainer import StreamTrainer
+from .stream_trainer import DivergedError, StreamTrainer
 from .streaming import StreamPosition
 from .video_processing_vjepa import VJEPAVideoProcessor
 
@@ -33,8 +33,8 @@ logger = logging.get_logger(__name__)
 IGNORED = -100
 
 _BLOCK = re.compile(r"^vjepa\.encoder\.layer\.(\d+)\.")
-# More evaluations than this over a run would take longer than small trainings themselves.
-_MAX_EVALUATIONS = 50
+# More evaluations and checkpoints than this over a run would take longer than small trainings themselves.
+_MAX_EVALUATIONS = 20
 
 
 class UnusableSplitError(ValueError):
@@ -65,6 +65,13 @@ class VJEPAClassificationArguments(TrainingArguments):
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Fine-tuning: label smoothing."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best among them."})
+    load_best_model_at_end: bool = field(
+        default=False,
+        metadata={
+            "help": "End with the checkpoint that was best on the validation clips, not with the last. Of few clips "
+            "that is the luckiest one."
+        },
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: clips are no columns."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
@@ -93,6 +100,8 @@ class VJEPAClassificationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.load_best_model_at_end:  # or they are refused before `lay_out_steps` makes them meet
+            self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
         super().__post_init__()
         for name, least, most in (
             ("layer_decay", 1e-6, 1.0),
@@ -110,22 +119,28 @@ class VJEPAClassificationArguments(TrainingArguments):
     def lay_out_steps(self, *, num_clips: int, has_validation: bool) -> int:
         """
         Sets `max_steps`, and when to evaluate and save, from the number of training clips; steps are the clock of
-        streams. Where there is something to choose by, the run evaluates after every epoch (rarer if that were more
-        than 50 times) and ends with the best checkpoint.
+        streams. Where there are validation clips, the run evaluates after every epoch (rarer if that were more than 20
+        times). What it ends with are the last weights, at the end of the schedule of the learning rate, as in the
+        published evaluations: the best of many evaluations on few clips would be a matter of luck.
+        `load_best_model_at_end` takes the best all the same.
 
         Returns:
             Steps of an epoch.
+
+        Raises:
+            ValueError: `load_best_model_at_end` without validation clips or without checkpoints.
         """
+        if self.load_best_model_at_end and (not has_validation or self.save_strategy == "no"):
+            lacking = "checkpoints: leave out --save_strategy" if has_validation else "validation clips: give some"
+            raise ValueError(f"load_best_model_at_end=True without {lacking}, or leave it at False")
         batch = self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
         epoch = math.ceil(num_clips / batch)
         if self.max_steps <= 0:
             self.max_steps = max(math.ceil(self.num_train_epochs * epoch), self.min_steps)
-        every = min(max(epoch, math.ceil(self.max_steps / _MAX_EVALUATIONS)), self.max_steps)
+        self.save_steps = min(max(epoch, math.ceil(self.max_steps / _MAX_EVALUATIONS)), self.max_steps)
         self.save_strategy = "steps" if self.save_strategy != "no" else "no"
-        self.save_steps = every
+        self.eval_strategy, self.eval_steps = "steps" if has_validation else "no", self.save_steps
         if has_validation:
-            self.eval_strategy, self.eval_steps = "steps", every
-            self.load_best_model_at_end = self.save_strategy != "no"
             self.metric_for_best_model, self.greater_is_better = "selection_score", True
         return epoch
 
@@ -237,7 +252,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
     - `model` is a [`VJEPAForVideoClassification`], trained as a whole ("fine-tuning") on clips.
 
     Evaluation takes any number of segments and views, averages the probabilities of views, and leaves broken videos
-    out. `eval_selection_score` (see [`selection_score`]) chooses the checkpoint, and with it the best probe.
+    out; `eval_selection_score` (see [`selection_score`]) is that of the best probe. Of a grid the logs have the mean
+    `loss` over its probes, the `learning_rate` of the first, and the largest `grad_norm`.
 
     Args:
         model: what is trained.
@@ -291,22 +307,35 @@ class VJEPAClassificationTrainer(StreamTrainer):
 
     def train_or_restore(self, checkpoint: str | None) -> None:
         """
-        Trains what is left to train, from a checkpoint or from the start, and leaves the best weights in the model:
-        those of the checkpoint of the highest `eval_selection_score`, or without evaluations the last.
+        Trains what is left to train, from a checkpoint or from the start, and leaves the last weights in the model,
+        or with `load_best_model_at_end` those of the checkpoint of the highest `eval_selection_score`.
         """
         if checkpoint is None or trained_steps(checkpoint) < self.args.max_steps:
             self.train(resume_from_checkpoint=checkpoint)
         else:
             self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-            best = self.state.best_global_step or self.state.global_step
-            weights = Path(checkpoint).with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}") / SAFE_WEIGHTS_NAME
-            self.model.load_state_dict(load_file(weights))
+            folder = Path(checkpoint)
+            if self.final_step != self.state.global_step:
+                folder = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.final_step}")
+            self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         if self.state.global_step >= self.args.max_steps:
             self.stop_signal = 0  # too late to stop anything
 
     @property
     def is_probing(self) -> bool:
         return isinstance(self.model, ProbeGrid)
+
+    @property
+    def final_step(self) -> int:
+        """The step whose weights the model has after training."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return best or self.state.global_step
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.is_probing:  # trained on the sum, which grows with the grid
+            number = len(self.model.probes)
+            logs |= {name: logs[name] / number for name in ("loss", "train_loss") if name in logs}
+        super().log(logs, start_time)
 
     # Optimizer
 
@@ -357,6 +386,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         if self.is_probing:
             outputs = model(features=self._features(inputs), labels=labels)
             loss = outputs.loss
+            self._check_probes(outputs.probe_losses)
         else:
             clips, targets = self._mixing(self._shaped(inputs), labels)
             outputs = model(pixel_values_videos=clips)
@@ -368,6 +398,19 @@ class VJEPAClassificationTrainer(StreamTrainer):
         self.check_loss(loss, inputs)
         self.count_clips(inputs, len(labels))
         return (loss, outputs) if return_outputs else loss
+
+    def _check_probes(self, losses: torch.Tensor) -> None:
+        """
+        Raises:
+            DivergedError: some probes, but not all, have a loss that is NaN or infinite; of all `check_loss` speaks.
+        """
+        finite = losses.isfinite().tolist()
+        if any(finite) and not all(finite):
+            names = [probe.name for probe, good in zip(self.model.settings, finite, strict=True) if not good]
+            raise DivergedError(
+                f"the loss of {', '.join(names)} is NaN or infinite at step {self.state.global_step}: leave out these "
+                "learning rates"
+            )
 
     # Evaluation
 

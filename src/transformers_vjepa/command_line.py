@@ -1,6 +1,7 @@
 """What all scripts share of the command line: recipes under flags, and errors in one line."""
 
 import os
+import signal
 import sys
 from argparse import (
     ArgumentDefaultsHelpFormatter,
@@ -120,16 +121,22 @@ MISTAKES = (ValueError, OSError, StrictDataclassError)
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """
     Ends the script with one line, `error: ...`, on what its user can mend: `kinds`, by default `MISTAKES`. The
-    traceback is in the log at debug level. While a model runs name `kinds`, or mistakes of ours are hidden.
+    traceback is in the log at debug level. While a model runs name `kinds`, or mistakes of ours are hidden. Ctrl-C
+    ends it in one line, too.
     """
     kinds = kinds or MISTAKES
     try:
         yield
     except kinds as error:
         logger.debug("details", exc_info=True)
+        if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+            error = error.__cause__  # without the name of the function that noticed
         message = str(error).strip()
         # From a DataLoader worker the message is a traceback, whose last line is the error.
         sys.exit(f"error: {message.splitlines()[-1] if message.startswith('Caught ') else message}")
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 __all__ = ["MISTAKES", "check_processes", "names_given", "parse_with_recipe", "read_recipe", "user_errors"]

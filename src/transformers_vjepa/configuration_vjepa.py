@@ -25,6 +25,12 @@ _COMMON_KEYWORDS = {
     "use_return_dict",
 }
 
+# Properties that callers may take for fields, and the fields that they come from.
+_COMPUTED = {
+    "num_frames": "`frames_per_clip`",
+    "grid_size": "`crop_size`, `patch_size`, `frames_per_clip` and `tubelet_size`",
+}
+
 _VITL16: dict[str, Any] = {}
 _VITH16: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32}
 _IMAGE: dict[str, Any] = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
@@ -152,6 +158,8 @@ class VJEPAConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         known = {field.name for field in fields(type(self))}
         for name in kwargs.keys() - known - _COMMON_KEYWORDS:
+            if name in _COMPUTED:
+                raise ValueError(f"`{name}={kwargs[name]!r}` is computed: set {_COMPUTED[name]}")
             # `PreTrainedConfig` stores any name: a misspelled field would silently leave the default in force.
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             if close:

@@ -156,7 +156,8 @@ def classifier_config(
 
 def check_shapes(weights: Weights, model_class: type[PreTrainedModel], config: VJEPAConfig) -> None:
     """
-    Refuses weights that are not those of the model, by name and shape.
+    Refuses weights that are not those of the model, by name and shape, and such as are not all of one type, which
+    loading would change.
 
     Raises:
         CheckpointError: with every difference.
@@ -171,6 +172,9 @@ def check_shapes(weights: Weights, model_class: type[PreTrainedModel], config: V
     ]
     if differences:
         raise CheckpointError(f"the checkpoint does not fit the configuration: {'; '.join(differences)}")
+    if len(types := {value.dtype: name for name, value in weights.items()}) > 1:
+        examples = " and ".join(f"{dtype} ({name})" for dtype, name in types.items())
+        raise CheckpointError(f"the weights are of several types, {examples}: save both files in the same one")
 
 
 def build_model(weights: Weights, config: VJEPAConfig) -> PreTrainedModel:

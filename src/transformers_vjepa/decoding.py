@@ -150,6 +150,11 @@ class ClipSampling:
         if self.spacing == "linspace" and self.frame_step is None:
             raise ValueError(f"`spacing`='linspace' spreads over whole frames: give `frame_step`, not {given}")
 
+    @property
+    def clip_fps(self) -> float | None:
+        """Frames per second of the clip; None where its frames are `frame_step` apart."""
+        return self.num_frames / self.duration if self.duration else self.target_fps
+
     def offsets(self, fps: float | None = None) -> list[int]:
         """
         Frames of the video from the first frame of the clip to each of its frames, ascending from 0.
@@ -170,7 +175,7 @@ class ClipSampling:
         elif fps is None:
             raise ValueError("the frame rate is unknown, so seconds mean nothing: use `frame_step`")
         else:
-            step = fps / (self.target_fps or self.num_frames / self.duration)
+            step = fps / self.clip_fps
         return [int(i * step + 0.5) for i in range(self.num_frames)]
 
 

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -16,7 +17,7 @@ from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, SequentialCorpus
 from .decoding import Backend, ClipSampling
 from .features import encode_clips, pass_settings
-from .modeling_vjepa import VJEPAForVideoClassification
+from .modeling_vjepa import VJEPAForVideoClassification, VJEPAPreTrainedModel
 from .prediction_report import Predictions
 from .shards import ShardFolder, default_shard_size, fill_shards, read_safetensors, write_safetensors
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -25,9 +26,15 @@ logger = logging.get_logger(__name__)
 
 _GENERIC_NAME = re.compile(r"LABEL_\d+")
 
+Model = TypeVar("Model", bound=VJEPAPreTrainedModel)
+
 
 class LabelMismatchError(ValueError):
     """A data set with classes that the model does not have."""
+
+
+class PredictionError(ValueError):
+    """A model that gives no probabilities."""
 
 
 # Protocols ----------------------------------------------------------------------------------------------
@@ -43,6 +50,7 @@ class EvaluationProtocol:
         num_views: crops of each clip; their probabilities are averaged.
         num_frames: frames of a clip; `None` for as many as the model takes.
         frame_step: frames of the video from one frame of a clip to the next.
+        target_fps: frames per second of a clip, instead; `frame_step` is then `None`.
         spacing: see [`ClipSampling`].
 
     Raises:
@@ -52,7 +60,8 @@ class EvaluationProtocol:
     num_segments: int = 1
     num_views: int = 1
     num_frames: int | None = None
-    frame_step: int = 4
+    frame_step: int | None = 4
+    target_fps: float | None = None
     spacing: Literal["stride", "linspace"] = "stride"
 
     def __post_init__(self) -> None:
@@ -70,7 +79,12 @@ class EvaluationProtocol:
                 f"the protocol takes {self.num_frames} frames, the model {config.frames_per_clip}: set num_frames="
                 f"{config.frames_per_clip} to evaluate it on clips of its own length"
             )
-        return ClipSampling(num_frames=config.frames_per_clip, frame_step=self.frame_step, spacing=self.spacing)
+        return ClipSampling(
+            num_frames=config.frames_per_clip,
+            frame_step=self.frame_step,
+            target_fps=self.target_fps,
+            spacing=self.spacing,
+        )
 
 
 #: Published protocols (V-JEPA, section 5 and appendix): frames x segments x views. Pictures are still clips, of which
@@ -84,16 +98,22 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 
 def resolve_protocol(name: str | None, *, processor: VJEPAVideoProcessor, **changes: Any) -> EvaluationProtocol:
     """
-    A protocol by name, or without one a single centred clip at the frame step of the processor; with the fields of
-    `changes` that are not `None` in the place of its own.
+    A protocol by name, or without one a single centred clip whose frames are as far apart as the processor's; with
+    the fields of `changes` that are not `None` in the place of its own.
 
     Raises:
         ValueError: an unknown name.
     """
     if name is not None and name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
-    protocol = EvaluationProtocol(frame_step=processor.frame_step) if name is None else PROTOCOLS[name]
-    return replace(protocol, **{field: value for field, value in changes.items() if value is not None})
+    changes = {field: value for field, value in changes.items() if value is not None}
+    if "frame_step" in changes:
+        changes["target_fps"] = None
+    if name is not None:
+        return replace(PROTOCOLS[name], **changes)
+    sampling = processor.clip_sampling()
+    protocol = EvaluationProtocol(frame_step=sampling.frame_step, target_fps=sampling.target_fps)
+    return replace(protocol, **changes)
 
 
 # Model and labels ---------------------------------------------------------------------------------------
@@ -113,13 +133,32 @@ def load_classifier(
         ValueError: a checkpoint without a classifier, or of another model.
         OSError: nothing is there.
     """
-    model, info = VJEPAForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{name} has no weights for {missing[0]} ({len(missing)} missing): it is no trained classifier. Train one "
-            "with scripts/train_classifier.py, or convert a published probe"
-        )
+    remedy = "it is no trained classifier. Train one with scripts/train_classifier.py, or convert a published probe"
+    model = load_whole(VJEPAForVideoClassification, name, remedy=remedy, dtype=dtype)
     return model.eval(), load_processor(name, model.config)
+
+
+def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: Any) -> Model:
+    """
+    A model of which a checkpoint holds every weight.
+
+    Args:
+        model_class: what to load.
+        name: folder or Hub id.
+        remedy: what an error says of a checkpoint that lacks some.
+        settings: of `from_pretrained`.
+
+    Raises:
+        ValueError: weights that are missing or damaged.
+        OSError: nothing is there.
+    """
+    try:
+        model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{name} has no weights for {missing[0]} ({len(missing)} missing): {remedy}")
+    return model
 
 
 def load_processor(name: str, config: VJEPAConfig) -> VJEPAVideoProcessor:
@@ -158,6 +197,13 @@ def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name"
     used = None if isinstance(corpus, SequentialCorpus) else np.unique(corpus.labels[corpus.labels >= 0])
     if by == "name" and corpus.class_names and not is_generic:
         return _align_names(corpus.class_names, theirs, used)
+    if by == "name" and corpus.class_names and len(corpus.class_names) != config.num_labels:
+        # Folders of some of the classes are numbered among themselves: their numbers would mean other classes.
+        raise LabelMismatchError(
+            f"the data set has {len(corpus.class_names)} named classes, the model {config.num_labels} without names: "
+            "which is which is not known. Name the classes of the model (id2label in its config.json), or match "
+            "labels by number if both have the same order"
+        )
     number = max(len(corpus.class_names), 0 if used is None or not len(used) else int(used.max()) + 1)
     if number > config.num_labels:
         raise LabelMismatchError(
@@ -235,6 +281,7 @@ def predict(
     Raises:
         ShardError: the folder was made with other settings.
         ValueError: an empty corpus, a protocol that does not fit the model, or a number out of range.
+        PredictionError: probabilities that are not finite.
         TooManyBrokenVideosError: see `max_broken_share`.
     """
     if clips_per_batch < 1:
@@ -294,6 +341,11 @@ def _probabilities(
         )
         logits = model.classify(tokens.flatten(2, 3)).logits
         total = total + logits.float().softmax(dim=-1).cpu()
+    if not total.isfinite().all():
+        raise PredictionError(
+            f"the model gives probabilities that are not finite in {model.dtype}: use float32 or bfloat16, or check "
+            "its weights"
+        )
     return {"probabilities": total / clips.shape[1]}
 
 
@@ -306,13 +358,19 @@ def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Pre
 
     Raises:
         ShardError: shards are missing.
+        LabelMismatchError: a label that the map does not have, which of streamed data shows only now.
     """
     for path in shards.paths():
         contents = read_safetensors(path)
         if contents.paths:
             labels = contents.tensors["labels"].numpy()
-            # -1 at the end, so that unknown labels stay unknown.
-            aligned = np.append(label_map, -1)[labels]
+            if labels.max() >= len(label_map):
+                raise LabelMismatchError(
+                    f"{contents.paths[labels.argmax()]} has label {labels.max()}, the model knows labels up to "
+                    f"{len(label_map) - 1}: evaluate a model that was trained on these classes"
+                )
+            # Labels below 0 are unknown, and stay it.
+            aligned = np.append(label_map, -1)[np.maximum(labels, -1)]
             yield Predictions(contents.paths, aligned, contents.tensors["probabilities"].numpy())
 
 
@@ -326,10 +384,12 @@ __all__ = [
     "PROTOCOLS",
     "EvaluationProtocol",
     "LabelMismatchError",
+    "PredictionError",
     "align_labels",
     "broken_videos",
     "load_classifier",
     "load_processor",
+    "load_whole",
     "predict",
     "read_predictions",
     "resolve_protocol",

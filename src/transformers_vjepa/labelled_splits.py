@@ -1,11 +1,14 @@
 """The clips that a classifier learns from, is chosen by and is tested on: three parts that share nothing."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from .corpora import EncodedClip, IndexedCorpus, SequentialCorpus, SubsetCorpus, open_corpus
 from .evaluation import align_labels
@@ -17,6 +20,8 @@ from .splits import (
     stratified_split,
     write_manifest,
 )
+
+logger = logging.get_logger(__name__)
 
 
 class RelabelledCorpus:
@@ -176,7 +181,25 @@ def labelled_splits(
     for name, indices in parts.items():
         if len(indices) == 0:
             raise SplitError(f"the {name} split of {dataset} is empty: {len(corpus)} clips are too few for this plan")
-    return {name: SubsetCorpus(corpus, indices) for name, indices in parts.items()} | opened
+    splits = {name: SubsetCorpus(corpus, indices) for name, indices in parts.items()} | opened
+    _warn_of_shared_clips(splits)
+    return splits
+
+
+def _warn_of_shared_clips(splits: dict[str, IndexedCorpus]) -> None:
+    """Data sets that are given apart may hold the same files."""
+    names = {name: {_full_name(corpus, index) for index in range(len(corpus))} for name, corpus in splits.items()}
+    for one, other in combinations(names, 2):
+        if shared := names[one] & names[other]:
+            logger.warning(
+                f"{len(shared)} clips are both in the {one} and in the {other} split, such as {min(shared)}: "
+                "results on them say nothing about new clips"
+            )
+
+
+def _full_name(corpus: IndexedCorpus, index: int) -> str:
+    name = corpus.describe(index)
+    return name if "://" in name else os.path.abspath(name)
 
 
 def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfig) -> dict[str, IndexedCorpus]:
@@ -203,9 +226,10 @@ def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfi
     return splits
 
 
-def write_manifests(corpora: dict[str, IndexedCorpus], folder: Path) -> dict[str, str]:
-    """`train.csv`, `validation.csv` and `test.csv`, each a data set by itself; returns their SHA-256 sums."""
-    return {name: write_manifest(corpus, folder / f"{name}.csv") for name, corpus in corpora.items()}
+def write_manifests(corpora: dict[str, IndexedCorpus], folder: Path) -> None:
+    """`train.csv`, `validation.csv` and `test.csv`, each a data set by itself."""
+    for name, corpus in corpora.items():
+        write_manifest(corpus, folder / f"{name}.csv")
 
 
 __all__ = [

@@ -244,8 +244,9 @@ def average_views(view_logits: torch.Tensor) -> torch.Tensor:
 
 def selection_score(logits: np.ndarray, labels: np.ndarray) -> float:
     """
-    What probes and checkpoints are chosen by: accuracy, and among equal accuracies the lower cross-entropy. It is
-    `(correct + exp(-cross_entropy) / 2) / clips`, where the second term never outweighs one more correct clip.
+    What probes, and on request checkpoints, are chosen by: accuracy, and among equal accuracies the lower
+    cross-entropy. It is `(correct + exp(-cross_entropy) / 2) / clips`, where the second term never outweighs one more
+    correct clip.
 
     Args:
         logits: (clips, classes).

@@ -126,6 +126,8 @@ def _predictor_fields(weights: Weights) -> dict[str, Any]:
 
 def _mlp_ratio(weight: torch.Tensor) -> float:
     """The ratio that gives this many rows again when it is multiplied and rounded down."""
+    if weight.ndim != 2:
+        raise CheckpointError(f"the first layer of an MLP has shape {tuple(weight.shape)}: expected (rows, width)")
     rows, width = weight.shape
     ratio = rows / width
     return ratio if int(width * ratio) == rows else math.nextafter(ratio, math.inf)

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
+from transformers.utils import logging
 
 from .streaming import StreamPosition, record_cursors
 from .video_processing_vjepa import normalize_clips
@@ -160,7 +161,13 @@ class StreamTrainer(Trainer):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"stream_{self.args.process_index}.json").write_text(json.dumps(self._cursors))
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        has_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # one for every checkpoint would tear that of training apart
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            if has_bars:
+                logging.enable_progress_bar()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -397,15 +397,25 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
             videos = _as_clips(videos)
         return super().preprocess(videos, **given)
 
+    def clip_sampling(self, **changes: Any) -> ClipSampling:
+        """
+        Which frames this processor takes for a clip: `num_frames` of them, `frame_step` apart or at `fps` per second.
+
+        Args:
+            changes: arguments of `ClipSampling`, where they are not None; any spacing there replaces that of the
+                settings.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        if not given.keys() & {"frame_step", "target_fps", "duration"}:
+            given |= {"target_fps": self.fps} if self.fps else {"frame_step": self.frame_step}
+        return ClipSampling(**{"num_frames": self.num_frames, **given})
+
     def _sample_clips(self, videos: Any, *, given: dict[str, Any]) -> list[torch.Tensor]:
         for name in ("video_metadata", "return_metadata"):
             if given.get(name):
                 raise ValueError(f"`{name}` with `do_sample_frames=True`: the clip is planned here, leave it out")
-        fps = given.get("fps", self.fps)
-        sampling = ClipSampling(
-            num_frames=given.get("num_frames", self.num_frames),
-            frame_step=given.get("frame_step", self.frame_step) if fps is None else None,
-            target_fps=fps,
+        sampling = self.clip_sampling(
+            num_frames=given.get("num_frames"), frame_step=given.get("frame_step"), target_fps=given.get("fps")
         )
         return _sample_segments(
             videos,
