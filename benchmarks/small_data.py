@@ -37,7 +37,7 @@ MODES = {
     "attentive probe": ["--mode", "probe", "--pooling", "attentive", "--learning_rates", "1e-3"],
     "mean-pooled probe": ["--mode", "probe", "--pooling", "mean", "--learning_rates", "1e-2"],
     "fine-tuning": ["--mode", "finetune", "--pooling", "mean", "--learning_rate", "1e-3"]
-    + ["--max_steps", "150", "--per_device_train_batch_size", "16"],
+    + ["--max_steps", "500", "--per_device_train_batch_size", "16"],
 }
 
 

@@ -12,20 +12,16 @@ import torch
 from PIL import Image
 
 from transformers_vjepa import decoding
-from transformers_vjepa.decoding import (
+from transformers_vjepa.clip_sampling import (
     ClipSampling,
     CorruptVideoError,
     DecodingError,
     NoVideoStreamError,
     TooShortVideoError,
-    VideoInfo,
-    decode_frames,
     plan_clips,
-    probe_video,
-    read_clip,
-    read_segments,
     segment_places,
 )
+from transformers_vjepa.decoding import VideoInfo, decode_frames, probe_video, read_clip, read_segments
 
 FRAMES, FPS = 100, 25
 LEVELS = 2 * 255 / 219  # between frames: two steps of the luma that is stored
@@ -482,7 +478,13 @@ class TestWildFiles:
             assert len(read_clip(path, sampling=ClipSampling(frame_step=2), backend=backend)) == 16
             return
         wanted = sorted({0, 1, WILD[name][0] // 2, WILD[name][0] - 1})
-        ours, theirs = decode_frames(path, wanted), decode_frames(path, wanted, backend=backend)
+        ours = decode_frames(path, wanted)
+        try:
+            theirs = decode_frames(path, wanted, backend=backend)
+        except CorruptVideoError:
+            # It reads ahead in threads of its own, and now and then meets the damage first.
+            assert (name, backend) == ("corrupted.mp4", "decord")
+            return
         allowed = CLOSE_FOR_DECORD.get(name, 0) if backend == "decord" else 0
         assert (ours.int() - theirs.int()).abs().max() <= allowed
 

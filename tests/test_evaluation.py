@@ -15,8 +15,8 @@ from transformers_vjepa import (
     VJEPAForVideoClassification,
     VJEPAVideoProcessor,
 )
+from transformers_vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.corpora import FileCorpus, open_corpus
-from transformers_vjepa.decoding import ClipSampling
 from transformers_vjepa.evaluation import (
     PROTOCOLS,
     EvaluationProtocol,

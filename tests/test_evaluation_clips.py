@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 from videos import write_tar, write_video
 
 from transformers_vjepa import evaluation_clips
+from transformers_vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.clip_transforms import resize_and_center_crop, resize_and_crop_views
 from transformers_vjepa.corpora import SubsetCorpus, open_corpus
-from transformers_vjepa.decoding import ClipSampling, read_segments
+from transformers_vjepa.decoding import read_segments
 from transformers_vjepa.evaluation_clips import (
     EvaluationClips,
     StreamedEvaluationClips,

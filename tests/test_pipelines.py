@@ -18,14 +18,9 @@ from transformers_vjepa import (
     VJEPAModel,
     VJEPAVideoProcessor,
 )
+from transformers_vjepa.clip_sampling import ClipSampling, CorruptVideoError, DecodingError, TooShortVideoError
 from transformers_vjepa.clip_transforms import normalize_clips, resize_and_center_crop, resize_and_crop_views
-from transformers_vjepa.decoding import (
-    ClipSampling,
-    CorruptVideoError,
-    DecodingError,
-    TooShortVideoError,
-    read_segments,
-)
+from transformers_vjepa.decoding import read_segments
 
 CLIP = ClipSampling(num_frames=4, frame_step=4)
 NAMES = ("push", "hug", "kick", "point", "punch", "shake", "wave")

@@ -7,8 +7,8 @@ from datasets import load_dataset
 from videos import write_tar, write_video
 
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
+from transformers_vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.corpora import open_corpus
-from transformers_vjepa.decoding import ClipSampling
 from transformers_vjepa.shards import (
     ShardError,
     ShardFolder,

@@ -14,9 +14,9 @@ from videos import write_tar, write_video
 
 from transformers_vjepa import clip_reading, streaming
 from transformers_vjepa.clip_reading import BrokenVideoMonitor, TooManyBrokenVideosError
+from transformers_vjepa.clip_sampling import ClipSampling, CorruptVideoError
 from transformers_vjepa.configuration_vjepa import VJEPAConfig
 from transformers_vjepa.corpora import SubsetCorpus, open_corpus
-from transformers_vjepa.decoding import ClipSampling, CorruptVideoError
 from transformers_vjepa.masking import VJEPAMaskCollator
 from transformers_vjepa.streaming import (
     CorpusSource,

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import RandomResizedCrop
 from transformers import AutoVideoProcessor
 
+from transformers_vjepa.clip_sampling import ClipSampling, CorruptVideoError, DecodingError, TooShortVideoError
 from transformers_vjepa.clip_transforms import (
     augment_clip,
     crop_and_resize,
@@ -26,13 +27,7 @@ from transformers_vjepa.clip_transforms import (
     sample_crop_box,
 )
 from transformers_vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.decoding import (
-    ClipSampling,
-    CorruptVideoError,
-    DecodingError,
-    TooShortVideoError,
-    read_segments,
-)
+from transformers_vjepa.decoding import read_segments
 from transformers_vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

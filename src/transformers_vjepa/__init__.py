@@ -29,7 +29,7 @@ AutoImageProcessor.register(VJEPAConfig, image_processor_classes={"torchvision":
 
 # Loaded when first used: who only loads a model need not wait for `datasets` and the trainer.
 _LAZY = {
-    "ClipSampling": "decoding",
+    "ClipSampling": "clip_sampling",
     "StreamPosition": "streaming",
     "VJEPAClassificationArguments": "classification_trainer",
     "VJEPAClassificationTrainer": "classification_trainer",

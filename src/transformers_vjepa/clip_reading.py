@@ -10,8 +10,9 @@ import pyarrow as pa
 import torch
 from PIL import Image, ImageOps
 
+from .clip_sampling import ClipSampling, CorruptVideoError, DecodingError
 from .corpora import EncodedClip
-from .decoding import Backend, ClipSampling, CorruptVideoError, DecodingError, read_segments
+from .decoding import Backend, read_segments
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .clip_sampling import ClipSampling
 from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, SequentialCorpus
-from .decoding import Backend, ClipSampling
+from .decoding import Backend
 from .features import encode_clips, pass_settings
 from .modeling_vjepa import VJEPAForVideoClassification, VJEPAPreTrainedModel
 from .prediction_report import Predictions

@@ -9,9 +9,10 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from .clip_reading import BROKEN_VIDEO_ERRORS, describe_error, read_frames
+from .clip_sampling import ClipSampling, segment_places
 from .clip_transforms import resize_and_center_crop, resize_and_crop_views
 from .corpora import EncodedClip, IndexedCorpus, SequentialCorpus
-from .decoding import Backend, ClipSampling, segment_places
+from .decoding import Backend
 
 
 @dataclass(frozen=True, kw_only=True)

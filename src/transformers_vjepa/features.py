@@ -20,10 +20,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from .clip_sampling import ClipSampling
 from .clip_transforms import normalize_clips
 from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, PackedStrings, SequentialCorpus
-from .decoding import Backend, ClipSampling
+from .decoding import Backend
 from .modeling_vjepa import VJEPAModel
 from .shards import (
     ShardContents,

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
 from .clip_reading import BrokenVideoMonitor
+from .clip_sampling import ClipSampling
 from .configuration_vjepa import VJEPAConfig
 from .corpora import open_corpus
-from .decoding import ClipSampling
 from .evaluation_clips import EvaluationClips, collate_evaluation_clips
 from .modeling_vjepa import POOLERS, VJEPAForVideoClassification, VJEPAModel, VJEPAPreTrainedModel
 from .video_processing_vjepa import VJEPAVideoProcessor, normalize_clips

@@ -29,10 +29,11 @@ from .clip_reading import (
     check_broken_share,
     read_frames,
 )
+from .clip_sampling import ClipSampling
 from .clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augmentation
 from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
-from .decoding import Backend, ClipSampling
+from .decoding import Backend
 
 # Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
 _MAX_CHUNK_BYTES = 256 * 2**20

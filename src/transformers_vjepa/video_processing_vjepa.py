@@ -2,9 +2,9 @@
 From videos to `pixel_values_videos`: [`VJEPAVideoProcessor`], for everything that holds a processor: scripts,
 pipelines, the Hub.
 
-What is done to the frames stands in `clip_transforms`, which frames are taken in `decoding`; with those two files
-this one travels to the Hub as remote code. Settings, and the way from a picture to its values, are shared with the
-processor of pictures.
+What is done to the frames stands in `clip_transforms`, which frames are taken in `clip_sampling`; with these and
+`decoding` this one travels to the Hub as remote code. Settings, and the way from a picture to its values, are shared
+with the processor of pictures.
 """
 
 import io
@@ -31,6 +31,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import convert_to_rgb, load_video
 
+from .clip_sampling import ClipSampling, plan_clips, segment_places
 from .clip_transforms import (
     CROP_RATIO,
     CROP_SCALE,
@@ -48,7 +49,7 @@ from .clip_transforms import (
     resize_short_side,
     sample_crop_box,
 )
-from .decoding import ClipSampling, plan_clips, read_segments, segment_places
+from .decoding import read_segments
 
 
 def _is_array(value: Any) -> bool:

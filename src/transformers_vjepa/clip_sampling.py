@@ -1,0 +1,203 @@
+"""Which frames of a video make a clip, and what is wrong with a video that cannot give them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+class DecodingError(ValueError):
+    """
+    A video that cannot give what was asked. Pickles, so that a data-loader worker can hand it on.
+
+    Attributes:
+        source (`str`): name of the video for logs: its path, or its kind and size.
+        reason (`str`): what is wrong, and the remedy.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
+class NoVideoStreamError(DecodingError):
+    """A file without pictures: only sound, or a folder without images."""
+
+
+class CorruptVideoError(DecodingError):
+    """A file that is not a video, or whose wanted frames do not decode or decode damaged."""
+
+
+class TooShortVideoError(DecodingError):
+    """
+    A video with fewer frames than asked for.
+
+    Attributes:
+        num_frames (`int`): frames that the video has.
+    """
+
+    def __init__(self, source: str, reason: str, num_frames: int = 0) -> None:
+        super().__init__(source, reason)
+        self.args = (source, reason, num_frames)
+        self.num_frames = num_frames
+
+
+@dataclass(frozen=True)
+class ClipSampling:
+    r"""
+    Which frames make a clip. Exactly one of `frame_step`, `target_fps` and `duration` says how far apart they
+    are; with none of them, `frame_step` is 4 (the published recipe: 16 frames, every fourth).
+
+    By default the stride is true: frame `i` of the clip is frame `start + floor(i * step + 0.5)` of the video, so
+    a whole step gives 0, 4, 8 ... 60. Seconds become frames by the mean rate of the video; a `target_fps` above
+    that rate repeats frames. Pretraining, fine-tuning and [`VJEPAVideoProcessor`] sample so.
+
+    `spacing="linspace"` is for comparing with published numbers: their evaluation of videos spreads the frames
+    over the whole `num_frames * frame_step`, from end to end, and rounds down: frame `i` is
+    `start + floor(i * num_frames * frame_step / (num_frames - 1))`, the last one drawn back by one. Sixteen
+    frames at step 4 are then 0, 4, 8, 12, 17, 21 ... 59, 63: uneven, and a little more than 4 apart.
+
+    Args:
+        num_frames (`int`, defaults to 16): frames of a clip.
+        frame_step (`int`, *optional*): frames of the video from one frame of the clip to the next.
+        target_fps (`float`, *optional*): frames per second of the clip.
+        duration (`float`, *optional*): seconds that the clip lasts, that is `num_frames / target_fps`.
+        short_video (`str`, defaults to `"repeat_last"`): what to do with a video that ends before the clip
+            does. `"repeat_last"` reads it from its start at the true stride and repeats its last frame;
+            `"refuse"` raises. A video of fewer than `num_frames` frames, which would be mostly a still, is
+            refused in either case.
+        spacing (`str`, defaults to `"stride"`): `"stride"` or, with `frame_step` only, `"linspace"`; see above.
+
+    Raises:
+        ValueError: a value out of range, more than one of the three distances, or a linspace over one that is no
+            `frame_step`.
+    """
+
+    num_frames: int = 16
+    frame_step: int | None = None
+    target_fps: float | None = None
+    duration: float | None = None
+    short_video: Literal["repeat_last", "refuse"] = "repeat_last"
+    spacing: Literal["stride", "linspace"] = "stride"
+
+    def __post_init__(self) -> None:
+        distances = {name: getattr(self, name) for name in ("frame_step", "target_fps", "duration")}
+        given = {name: value for name, value in distances.items() if value is not None}
+        if not given:
+            object.__setattr__(self, "frame_step", 4)
+            given = {"frame_step": 4}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given ({given}): give one and leave the rest None")
+        for name in ("num_frames", *given):
+            value = getattr(self, name)
+            whole = name in ("num_frames", "frame_step")
+            if value < 1 if whole else not 0 < value < float("inf"):
+                bound = "at least 1" if whole else "positive and finite"
+                raise ValueError(f"`{name}`={value} must be {bound}")
+            if whole and int(value) != value:
+                raise ValueError(f"`{name}`={value} must be a whole number; `target_fps` takes fractions")
+        if self.short_video not in ("repeat_last", "refuse"):
+            raise ValueError(f"`short_video`={self.short_video!r} must be 'repeat_last' or 'refuse'")
+        if self.spacing not in ("stride", "linspace"):
+            raise ValueError(f"`spacing`={self.spacing!r} must be 'stride' or 'linspace'")
+        if self.spacing == "linspace" and self.frame_step is None:
+            raise ValueError(f"`spacing`='linspace' spreads over whole frames: give `frame_step`, not {given}")
+
+    @property
+    def clip_fps(self) -> float | None:
+        """Frames per second of the clip; None where its frames are `frame_step` apart."""
+        return self.num_frames / self.duration if self.duration else self.target_fps
+
+    def offsets(self, fps: float | None = None) -> list[int]:
+        """
+        Frames of the video from the first frame of the clip to each of its frames, ascending from 0.
+
+        Args:
+            fps: frames per second of the video; used with `target_fps` and `duration` only.
+
+        Raises:
+            ValueError: the rate is needed and not known.
+        """
+        if self.spacing == "linspace":
+            span = self.num_frames * self.frame_step
+            # In whole numbers, so that no rounding error moves a frame.
+            return [min(i * span // max(self.num_frames - 1, 1), span - 1) for i in range(self.num_frames)]
+        step: float | int
+        if self.frame_step is not None:
+            step = self.frame_step
+        elif fps is None:
+            raise ValueError("the frame rate is unknown, so seconds mean nothing: use `frame_step`")
+        else:
+            step = fps / self.clip_fps
+        return [int(i * step + 0.5) for i in range(self.num_frames)]
+
+
+def segment_places(num_segments: int) -> list[float]:
+    """
+    Places of clips spread evenly over a video, for [`plan_clips`]: 0 for the first, 1 for the last; one alone is
+    in the middle.
+
+    Raises:
+        ValueError: less than one segment.
+    """
+    if num_segments < 1:
+        raise ValueError(f"`num_segments`={num_segments} must be at least 1")
+    return [0.5] if num_segments == 1 else [i / (num_segments - 1) for i in range(num_segments)]
+
+
+def plan_clips(
+    total: int,
+    *,
+    sampling: ClipSampling,
+    places: Sequence[float] = (0.5,),
+    fps: float | None = None,
+    name: str = "<frames>",
+) -> list[list[int]]:
+    """
+    Indices of one clip for every place in a video of `total` frames:
+
+        place 0    |x...x...x...x|           |      place 1 ends with the last frame
+        place 0.5  |      x...x...x...x      |
+
+    Args:
+        total: frames of the video.
+        sampling: which frames make a clip.
+        places: in [0, 1]; uniform ones make every start equally likely.
+        fps: frames per second of the video, where `sampling` needs it.
+        name: what errors call the video.
+
+    Returns:
+        `sampling.num_frames` ascending indices below `total` for each place.
+
+    Raises:
+        TooShortVideoError: fewer frames than `sampling` accepts.
+        DecodingError: no frame rate where `sampling` needs one.
+    """
+    if total < sampling.num_frames:
+        reason = f"{total} frames are fewer than the {sampling.num_frames} of a clip: use a smaller `num_frames`"
+        raise TooShortVideoError(name, reason, total)
+    try:
+        offsets = sampling.offsets(fps)
+    except ValueError as error:
+        raise DecodingError(name, str(error)) from error
+    room = total - offsets[-1]
+    if room < 1 and sampling.short_video == "refuse":
+        reason = f"{total} frames are fewer than the {offsets[-1] + 1} that {sampling} spans: use a closer spacing"
+        raise TooShortVideoError(name, reason + " or short_video='repeat_last'", total)
+    # Every start is equally likely when a place is uniform in [0, 1); place 1 is the last start.
+    starts = [min(int(place * max(room, 1)), max(room, 1) - 1) for place in places]
+    return [[min(start + offset, total - 1) for offset in offsets] for start in starts]
+
+
+__all__ = [
+    "ClipSampling",
+    "CorruptVideoError",
+    "DecodingError",
+    "NoVideoStreamError",
+    "TooShortVideoError",
+    "plan_clips",
+    "segment_places",
+]
