@@ -230,6 +230,7 @@ def test_code_travels_with_the_settings(tmp_path, monkeypatch):
         processor(crop_size=32).save_pretrained(tmp_path)
     files = sorted(tmp_path.glob("*.py"))
     assert {file.name for file in files} == {
+        "clip_sampling.py",
         "clip_transforms.py",
         "decoding.py",
         "image_processing_vjepa.py",
