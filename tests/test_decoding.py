@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -465,6 +466,14 @@ class TestWildFiles:
         assert probe_video(folder / "sample_h263.ts").fps == pytest.approx(25)
         assert probe_video(folder / "SOX5yA1l24A.mp4").fps == pytest.approx(30000 / 1001)
 
+    @staticmethod
+    def read_by(backend, path, wanted):
+        # decord reads ahead in threads of its own, and now and then (one read in five) meets the damage first.
+        for _ in range(20 if (path.name, backend) == ("corrupted.mp4", "decord") else 0):
+            with suppress(CorruptVideoError):
+                return decode_frames(path, wanted, backend=backend)
+        return decode_frames(path, wanted, backend=backend)
+
     @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
     @pytest.mark.parametrize("name", READABLE)
     def test_backends_agree(self, shared, video, backend, name):
@@ -479,12 +488,7 @@ class TestWildFiles:
             return
         wanted = sorted({0, 1, WILD[name][0] // 2, WILD[name][0] - 1})
         ours = decode_frames(path, wanted)
-        try:
-            theirs = decode_frames(path, wanted, backend=backend)
-        except CorruptVideoError:
-            # It reads ahead in threads of its own, and now and then meets the damage first.
-            assert (name, backend) == ("corrupted.mp4", "decord")
-            return
+        theirs = self.read_by(backend, path, wanted)
         allowed = CLOSE_FOR_DECORD.get(name, 0) if backend == "decord" else 0
         assert (ours.int() - theirs.int()).abs().max() <= allowed
 
