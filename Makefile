@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test style
+.PHONY: demo study test style
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-viz,probe
 	$(RUN) scripts/demo.py
+
+study: $(VENV)/installed-viz,probe
+	$(RUN) scripts/study.py
 
 test: $(VENV)/installed-test
 	$(RUN) -m ruff check .

@@ -15,50 +15,39 @@ import pretrain
 import torch
 from transformers import set_seed
 
-from transformers_vjepa import ClipSampling, VJEPAModel, VJEPAVideoProcessor
+from transformers_vjepa import VJEPAModel
 from transformers_vjepa.command_line import names_given
-from transformers_vjepa.probing import extract_time_means, fit_read_out
-from transformers_vjepa.synthetic import APPEARANCES, MOTIONS, load_labels
+from transformers_vjepa.read_outs import encode_clips, labelled_subset, read_out
+from transformers_vjepa.study import SAVE_SHARE, StudyClips, built_in_clips
 
 RECIPE = Path(__file__).parent / "recipes" / "tiny_cpu.yaml"
-CLASSES = {"motion": MOTIONS, "appearance": APPEARANCES}
-READ_OUTS = ("neighbours", "ridge")
+READ_OUTS = ("ridge", "attentive")
+LABELS = 200
 
 
-def read_out(model: VJEPAModel, root: Path, *, sampling: ClipSampling) -> dict[str, dict[str, float]]:
-    """Accuracy on the test clips, in percent, of read-outs that know the labels of the training clips."""
-    features, labels = {}, {}
-    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size)
-    for split in ("train", "test"):
-        records = {record.path.name: record for record in load_labels(root, split=split)}
-        source = str(root / split)
-        features[split], paths = extract_time_means(model, source, sampling=sampling, processor=processor)
-        found = [records[Path(path).name] for path in paths]
-        labels[split] = {
-            task: torch.tensor([names.index(getattr(record, task)) for record in found])
-            for task, names in CLASSES.items()
-        }
-    accuracy = {}
-    for task in CLASSES:
-        fitted = {kind: fit_read_out(kind, features["train"], labels["train"][task]) for kind in READ_OUTS}
-        truth = labels["test"][task].numpy()
-        accuracy[task] = {
-            kind: 100 * float((classifier.predict(features["test"].numpy()) == truth).mean())
-            for kind, classifier in fitted.items()
-        }
-    return accuracy
+def accuracies(model: VJEPAModel, clips: StudyClips, *, seed: int) -> dict[str, dict[str, float]]:
+    """Accuracy on the test clips, in percent, of read-outs that know the labels of some training clips."""
+    features = {split: encode_clips(model, pixels) for split, pixels in clips.clips.items()}
+    found = {}
+    for task, parts in clips.labels.items():
+        labels = {split: values.numpy() for split, values in parts.items()}
+        chosen = labelled_subset(labels["train"], count=LABELS, seed=seed)
+        known = features["train"][torch.from_numpy(chosen)], labels["train"][chosen]
+        asked = features["test"], labels["test"]
+        found[task] = {kind: 100 * float(read_out(kind, *known, *asked, seed=seed).mean()) for kind in READ_OUTS}
+    return found
 
 
-def show(results: dict[str, dict[str, dict[str, float]]], root: Path) -> None:
-    counts = {split: len(load_labels(root, split=split)) for split in ("train", "test")}
+def show(results: dict[str, dict[str, dict[str, float]]], clips: StudyClips) -> None:
+    number = len(clips.clips["test"])
     # Half the width of a 95 % interval at 50 %, the widest.
-    margin = 196 * (0.25 / counts["test"]) ** 0.5
+    margin = 196 * (0.25 / number) ** 0.5
     print(
-        f"\nWhat frozen features know, read off {counts['train']} labelled clips: "
-        f"accuracy in % on {counts['test']} others (+-{margin:.1f})\n"
+        f"\nWhat frozen features know, read off {LABELS} labelled clips: "
+        f"accuracy in % on {number} others (+-{margin:.1f})\n"
     )
     print(f"{'':12}{'read-out':>12}{'chance':>9}{'untrained':>12}{'V-JEPA':>9}")
-    for task, names in CLASSES.items():
+    for task, names in clips.classes.items():
         for kind in READ_OUTS:
             untrained, trained = (results[name][task][kind] for name in ("untrained", "pretrained"))
             print(f"{task:12}{kind:>12}{100 / len(names):9.1f}{untrained:12.1f}{trained:9.1f}")
@@ -66,22 +55,25 @@ def show(results: dict[str, dict[str, dict[str, float]]], root: Path) -> None:
 
 def main() -> None:
     defaults = ["--config", str(RECIPE), "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
+    # As in a study, so that it can take this run for one of its own.
+    defaults += ["--seed", "0", "--save_steps", str(SAVE_SHARE), "--save_total_limit", "100"]
     argv = defaults + sys.argv[1:]
     if "dataset" in names_given(sys.argv):
         sys.exit("error: the demo reads motion and appearance off its own corpus: use pretrain.py for --dataset")
     trainer = pretrain.run(argv)
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
-    _, data, training = pretrain.parse_arguments(argv)
+    model, data, training = pretrain.parse_arguments(argv)
     output_dir = Path(training.output_dir)
     root = pretrain.synthetic_root(training.output_dir)
     pretrained = VJEPAModel.from_pretrained(output_dir)
     set_seed(training.seed)
-    models = {"untrained": VJEPAModel(pretrained.config), "pretrained": pretrained}
+    models = {"untrained": pretrain.build_model(model, training).vjepa, "pretrained": pretrained}  # where it started
     sampling = pretrain.clip_sampling(data, pretrained.config)
-    results = {name: read_out(model, root, sampling=sampling) for name, model in models.items()}
+    clips = built_in_clips(root, crop_size=pretrained.config.crop_size, sampling=sampling)
+    results = {name: accuracies(network, clips, seed=training.seed) for name, network in models.items()}
     (output_dir / "readout.json").write_text(json.dumps(results, indent=2) + "\n")
-    show(results, root)
+    show(results, clips)
     print(f"\ncheckpoint: {output_dir}\npictures:   {output_dir / 'pictures'}\ncorpus:     {root}")
 
 

@@ -9,8 +9,11 @@ Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an inde
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
 
+import json
+import os
+import re
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +38,7 @@ from transformers_vjepa.checkpoints import resolve_checkpoint, trained_steps
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import check_processes, parse_with_recipe, user_errors
 from transformers_vjepa.masking import get_mask_strategy
+from transformers_vjepa.pixel_prediction import VJEPAForPixelPrediction
 from transformers_vjepa.streaming import StreamError, parse_sources
 from transformers_vjepa.synthetic import build_corpus
 from transformers_vjepa.trainer import CollapseError, DivergedError
@@ -43,7 +47,7 @@ from transformers_vjepa.training_pictures import TrainingPictures
 
 @dataclass
 class ModelArguments:
-    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from."""
+    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from; what it predicts."""
 
     _argument_group_name = "model"
 
@@ -61,6 +65,13 @@ class ModelArguments:
     pred_hidden_size: int | None = field(default=None, metadata={"help": "Width of the predictor."})
     pred_num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the predictor."})
     pred_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the predictor."})
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the initial weights; narrow networks need more (0.02)."}
+    )
+    prediction_target: Literal["features", "pixels"] = field(
+        default="features",
+        metadata={"help": "What is predicted of masked tokens: features (V-JEPA), or normalised pixels, to compare."},
+    )
 
 
 @dataclass
@@ -100,13 +111,26 @@ class DataArguments:
     max_broken_share: float = field(
         default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
     )
+    cache_videos: int = field(
+        default=0,
+        metadata={
+            "help": "Megabytes of decoded video files that each worker keeps: for small corpora of short clips."
+        },
+    )
     shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
 
 
 _RECIPES = Path(__file__).parent / "recipes"
 _SPACINGS = {"frame_step", "target_fps", "clip_duration"}
 # What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
-_ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {"init_from", "crop_size", "frames_per_clip"}
+_ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
+    "init_from",
+    "crop_size",
+    "frames_per_clip",
+    "prediction_target",
+}
+# The classes of the models by what they predict.
+_MODELS = {"features": VJEPAForPreTraining, "pixels": VJEPAForPixelPrediction}
 
 
 def _overridden(given: set[str]) -> set[str]:
@@ -134,29 +158,34 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
     )
 
 
-def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
-    """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
+def build_config(arguments: ModelArguments) -> VJEPAConfig:
+    """The architecture: that of the preset or of `--init_from`, with the fields that are given."""
     fields_given = {
         item.name: getattr(arguments, item.name)
         for item in fields(arguments)
-        if item.name not in ("preset", "init_from") and getattr(arguments, item.name) is not None
+        if item.name not in ("preset", "init_from", "prediction_target") and getattr(arguments, item.name) is not None
     }
-    if arguments.init_from:
-        config = VJEPAConfig.from_pretrained(arguments.init_from)
-        for name, value in fields_given.items():
-            # The weights hold at another size of the clip, and at no other architecture.
-            if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
-                raise ValueError(
-                    f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
-                )
-        config = VJEPAConfig(**(config.to_diff_dict() | fields_given))
-    else:
-        config = VJEPAConfig.from_preset(arguments.preset, **fields_given)
-    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     if not arguments.init_from:
-        return VJEPAForPreTraining(config)
+        return VJEPAConfig.from_preset(arguments.preset, **fields_given)
+    config = VJEPAConfig.from_pretrained(arguments.init_from)
+    for name, value in fields_given.items():
+        # The weights hold at another size of the clip, and at no other architecture.
+        if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
+            raise ValueError(
+                f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
+            )
+    return VJEPAConfig(**(config.to_diff_dict() | fields_given))
+
+
+def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
+    """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
+    config = build_config(arguments)
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    model_class = _MODELS[arguments.prediction_target]
+    if not arguments.init_from:
+        return model_class(config)
     # Mask tokens of another number of generators start anew; all else has been checked to fit.
-    return VJEPAForPreTraining.from_pretrained(
+    return model_class.from_pretrained(
         arguments.init_from, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
 
@@ -168,6 +197,17 @@ def clip_sampling(data: DataArguments, config: VJEPAConfig) -> ClipSampling:
         target_fps=data.target_fps,
         duration=data.clip_duration,
         short_video=data.short_videos,
+    )
+
+
+def video_processor(data: DataArguments, config: VJEPAConfig) -> VJEPAVideoProcessor:
+    """Samples and crops as the model is trained."""
+    sampling = clip_sampling(data, config)
+    return VJEPAVideoProcessor(
+        crop_size=config.crop_size,
+        num_frames=sampling.num_frames,
+        frame_step=sampling.frame_step or 4,
+        fps=sampling.clip_fps,
     )
 
 
@@ -189,6 +229,7 @@ def build_stream(
         "flip_probability": data.flip_probability,
         "backend": data.decoder,
         "max_broken_share": data.max_broken_share,
+        "cache_bytes": data.cache_videos * 1_000_000,
     }
     sampling = clip_sampling(data, config)
     return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
@@ -213,6 +254,31 @@ def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments
             data.dataset[index] = "=".join([str(root / "train"), *weight])
 
 
+# Arguments that change nothing of what is learnt.
+_INCIDENTAL = re.compile(
+    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|use_cpu|.*hub_.*"
+)
+
+
+def learning_arguments(
+    model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """What decides what a run learns, by group, as it can be written to JSON: runs that agree in it are the same."""
+    data = replace(data, dataset=[os.path.abspath(source) for source in data.dataset])
+    groups = {"model": asdict(model), "data": asdict(data), "training": training.to_dict()}
+    return {
+        group: {name: value for name, value in values.items() if not _INCIDENTAL.fullmatch(name)}
+        for group, values in groups.items()
+    }
+
+
+def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
+    """Leaves `arguments.json` in the output folder of a run that starts anew."""
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "arguments.json").write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+
+
 def report(trainer: VJEPATrainer) -> None:
     """Says what happened and how to go on."""
     output_dir, state = Path(trainer.args.output_dir), trainer.state
@@ -234,15 +300,11 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     model = build_model(model_arguments, training)
+    if checkpoint is None and training.process_index == 0:
+        record_arguments(training.output_dir, learning_arguments(model_arguments, data, training))
     position = StreamPosition()
     stream = build_stream(data, model.config, training, position=position)
-    sampling = clip_sampling(data, model.config)
-    processor = VJEPAVideoProcessor(
-        crop_size=model.config.crop_size,
-        num_frames=sampling.num_frames,
-        frame_step=sampling.frame_step or 4,
-        fps=sampling.clip_fps,
-    )
+    processor = video_processor(data, model.config)
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
     trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
@@ -254,7 +316,7 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
     if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
         print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        trainer.model = VJEPAForPreTraining.from_pretrained(checkpoint)
+        trainer.model = type(trainer.model).from_pretrained(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step >= trainer.args.max_steps:

@@ -22,7 +22,7 @@ from transformers_vjepa.clip_sampling import (
     plan_clips,
     segment_places,
 )
-from transformers_vjepa.decoding import VideoInfo, decode_frames, probe_video, read_clip, read_segments
+from transformers_vjepa.decoding import VideoCache, VideoInfo, decode_frames, probe_video, read_clip, read_segments
 
 FRAMES, FPS = 100, 25
 LEVELS = 2 * 255 / 219  # between frames: two steps of the luma that is stored
@@ -543,3 +543,40 @@ def test_a_colon_in_a_relative_path_is_no_protocol(video, tmp_path, monkeypatch)
     (tmp_path / "12:30.mp4").write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert _indices(decode_frames("12:30.mp4", [7])) == [7]
+
+
+def test_cached_videos_give_the_same_frames(video, tmp_path):
+    """Random clips of two files, with room for one of them, read twice."""
+    files = [tmp_path / "kept.mp4", tmp_path / "without_room.mp4"]
+    for file in files:
+        file.write_bytes(video.read_bytes())
+    cache = VideoCache(FRAMES * 3 * 48 * 64)
+    settings = {"num_segments": 2, "sampling": ClipSampling(num_frames=3, frame_step=2)}
+    for seed in range(2):
+        for file in files:
+            plain = read_segments(file, generator=torch.Generator().manual_seed(seed), **settings)
+            cached = read_segments(file, generator=torch.Generator().manual_seed(seed), cache=cache, **settings)
+            assert torch.equal(plain, cached)
+    for file in files:
+        file.unlink()
+    assert _indices(read_segments(files[0], cache=cache, **settings))[0] == 0
+    with pytest.raises(DecodingError, match="no such file"):
+        read_segments(files[1], cache=cache, **settings)
+
+
+def test_damaged_videos_are_not_cached(video, tmp_path, monkeypatch):
+    """What is sound of them is read as without a cache, and they are decoded whole only once."""
+    file = tmp_path / "damaged.mp4"
+    file.write_bytes(video.read_bytes())
+    attempts = []
+
+    def fail(self, opened):
+        attempts.append(opened.name)
+        raise CorruptVideoError(opened.name, "damaged at its end")
+
+    monkeypatch.setattr(VideoCache, "_decode", fail)
+    cache = VideoCache(10**9)
+    for _ in range(2):
+        frames = read_segments(file, num_segments=1, sampling=ClipSampling(num_frames=2, frame_step=1), cache=cache)
+        assert _indices(frames) == [49, 50]
+    assert attempts == [str(file)]

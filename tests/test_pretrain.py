@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoVideoProcessor
 
-from transformers_vjepa import VJEPAConfig, VJEPAModel
+from transformers_vjepa import VJEPAModel
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -246,8 +246,7 @@ RECIPES = [file for file in sorted((SCRIPTS / "recipes").glob("*.yaml")) if not 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
     model, _, _ = pretrain.parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
-    fields = {name: value for name, value in vars(model).items() if name not in ("preset", "init_from") and value}
-    assert VJEPAConfig.from_preset(model.preset, **fields).num_patches > 0
+    assert pretrain.build_config(model).num_patches > 0
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_commands_name_existing_files_and_arguments():
     for path in re.findall(r"(?:scripts|tests|benchmarks)/[\w./]+\.(?:py|yaml)", README):
         assert (ROOT / path).is_file(), path
     known = set()
-    for script in ("pretrain", "train_classifier", "evaluate", "extract_features", "convert_checkpoint"):
+    for script in ("pretrain", "study", "train_classifier", "evaluate", "extract_features", "convert_checkpoint"):
         options = set(re.findall(r"--(\w+)", help_of(script)))
         known |= options
         # Whole commands: a script takes every option that stands behind it.

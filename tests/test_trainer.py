@@ -70,6 +70,31 @@ def steps_of(trainer):
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
+def test_context_tokens_are_regularised(tmp_path):
+    """With both weights the loss has both terms, of the context tokens of all clips of each mask."""
+    plain, regular = [
+        steps_of(trained)[0]
+        for trained in (
+            run_to_end(tiny_trainer(tmp_path / "plain", max_steps=1)),
+            run_to_end(
+                tiny_trainer(
+                    tmp_path / "vicreg", max_steps=1, context_variance_weight=0.5, context_covariance_weight=2
+                )
+            ),
+        )
+    ]
+    assert "context_variance_loss" not in plain
+    assert 0 < regular["context_variance_loss"] < 1
+    assert regular["context_covariance_loss"] > 0
+    added = 0.5 * regular["context_variance_loss"] + 2 * regular["context_covariance_loss"]
+    assert regular["loss"] - plain["loss"] == pytest.approx(added, rel=1e-3)
+
+
+def run_to_end(trainer):
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.parametrize("variant", ["vjepa_tiny_uniform", "vjepa_tiny_plain"])
 def test_ten_steps_match_the_published_trajectory(shared, tmp_path, variant):
     folder = shared / "reference" / variant

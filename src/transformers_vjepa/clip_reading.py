@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from .clip_sampling import ClipSampling, CorruptVideoError, DecodingError
 from .corpora import EncodedClip
-from .decoding import Backend, read_segments
+from .decoding import Backend, VideoCache, read_segments
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def read_frames(
     num_segments: int = 1,
     generator: torch.Generator | None = None,
     backend: Backend = "pyav",
+    cache: VideoCache | None = None,
 ) -> torch.Tensor:
     """
     The frames of a clip, or of several segments of a video (see [`read_segments`]).
@@ -97,7 +98,9 @@ def read_frames(
             data = file.read()
     if clip.is_picture:
         return _read_picture(data, name=clip.path)[None, None]
-    return read_segments(data, num_segments=num_segments, sampling=sampling, generator=generator, backend=backend)
+    return read_segments(
+        data, num_segments=num_segments, sampling=sampling, generator=generator, backend=backend, cache=cache
+    )
 
 
 def _read_picture(data: str | bytes, *, name: str) -> torch.Tensor:

@@ -120,12 +120,13 @@ def read_segments(
     sampling: ClipSampling | None = None,
     generator: torch.Generator | None = None,
     backend: Backend = "pyav",
+    cache: "VideoCache | None" = None,
 ) -> torch.Tensor:
     """
     Clips spread evenly over a video, for the frozen evaluation: the first starts with the first frame, the
     last ends with the last frame, and one alone is the middle clip; in a short video they overlap. With a
     `generator` the possible starts are divided into as many equal parts, and each part gives one start at random
-    (for training). A frame is decoded once. Otherwise as `read_clip`.
+    (for training). A frame is decoded once; with a `cache`, once for all calls. Otherwise as `read_clip`.
 
     Returns:
         uint8 tensor (num_segments, num_frames, 3, height, width).
@@ -134,7 +135,7 @@ def read_segments(
     if generator is not None:
         draws = torch.rand(num_segments, generator=generator).tolist()
         places = [(segment + draw) / num_segments for segment, draw in enumerate(draws)]
-    with _open(source, backend=backend) as video:
+    with (_open if cache is None else cache.open)(source, backend=backend) as video:
         return _read_planned(video, sampling=sampling, places=places)
 
 
@@ -229,6 +230,75 @@ def _rewound(source: str | bytes | BinaryIO) -> str | BinaryIO:
     if not isinstance(source, str):
         source.seek(0)
     return source
+
+
+# Keeping decoded videos ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _DecodedVideo:
+    """All frames of a video, uint8 (frames, 3, height, width)."""
+
+    name: str
+    fps: float | None
+    frames: torch.Tensor
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    def __enter__(self) -> "_DecodedVideo":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
+        if indices[-1] >= self.num_frames:
+            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
+        return {index: self.frames[index] for index in indices}
+
+
+class VideoCache:
+    """
+    The decoded frames of the first videos that this process reads, for small corpora of short videos that are read
+    again and again: opening and decoding costs more there than all the rest. The frames are the same.
+
+    A video is kept whole or not at all. Those that have no room, are damaged somewhere, or are no files are read as
+    ever. Nothing is ever dropped: in random order the next video to be read may be any.
+
+    Args:
+        max_bytes: at 3 bytes per pixel.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._videos: dict[str, _DecodedVideo] = {}
+        self._refused: set[str] = set()
+        self._room = max_bytes
+
+    def open(self, source: VideoSource, *, backend: Backend) -> _Video:
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        if name in self._videos:
+            return self._videos[name]
+        video = _open(source, backend=backend)
+        if name is None or name in self._refused:
+            return video
+        try:
+            decoded = self._decode(video)
+        except DecodingError:  # the frames that are wanted may be sound all the same
+            decoded = None
+        if decoded is None:
+            self._refused.add(name)
+            return video
+        video.__exit__(None, None, None)
+        self._room -= decoded.frames.numel()
+        self._videos[name] = decoded
+        return decoded
+
+    def _decode(self, video: _Video) -> _DecodedVideo | None:
+        if video.num_frames * video.read([0])[0].numel() > self._room:
+            return None
+        return _DecodedVideo(video.name, video.fps, _gather(video, list(range(video.num_frames))))
 
 
 # PyAV ---------------------------------------------------------------------------------------------------

@@ -792,6 +792,42 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         target = dict(self.vjepa.encoder.named_parameters())
         torch._foreach_lerp_(list(target.values()), [context[name] for name in target], 1.0 - momentum)
 
+    @torch.no_grad()
+    def surprise(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """
+        How wrong the predictor is about every time step, having seen the steps before it and no more: the mean over
+        features of |prediction - target|. As in "Intuitive physics understanding emerges from self-supervised
+        pretraining on natural videos" (arXiv 2502.11831), except that the target encoder sees the step alone: what
+        the step is compared with owes nothing to what came before it. Put the model into evaluation mode first.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): normalised clips.
+
+        Returns:
+            float32 `(batch, time, height, width)` on the token grid; NaN at the first step, which nothing precedes.
+
+        Raises:
+            ValueError: clips of a single time step; see also [`VJEPAModel.forward`].
+        """
+        patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
+        steps, *area = grid_size
+        if steps < 2:
+            raise ValueError(
+                f"clips of {pixel_values_videos.shape[1]} frames have a single time step, which nothing precedes: "
+                f"pass at least {2 * self.config.tubelet_size} frames"
+            )
+        tokens = torch.arange(math.prod(grid_size), device=patches.device).expand(patches.shape[0], -1)
+        tokens = tokens.unflatten(1, (steps, -1))
+        errors = [torch.full(tokens[:, 0].shape, math.nan, device=patches.device)]
+        for step in range(1, steps):
+            context, target = tokens[:, :step].flatten(1), tokens[:, step]
+            seen = self.context_encoder(patches, grid_size, context).last_hidden_state
+            prediction = self.vjepa.predictor(seen, context, target, grid_size).last_hidden_state
+            features = self.vjepa.encoder(patches, grid_size, target).last_hidden_state
+            normalised = nn.functional.layer_norm(features, features.shape[-1:])
+            errors.append(prediction_error(prediction, normalised).mean(dim=-1))
+        return torch.stack(errors, dim=1).unflatten(2, area)
+
     @can_return_tuple
     def forward(
         self,

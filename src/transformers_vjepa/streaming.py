@@ -33,7 +33,7 @@ from .clip_sampling import ClipSampling
 from .clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augmentation
 from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
-from .decoding import Backend
+from .decoding import Backend, VideoCache
 
 # Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
 _MAX_CHUNK_BYTES = 256 * 2**20
@@ -224,6 +224,7 @@ class _ClipStream:
     backend: Backend
     max_broken_share: float
     num_segments: int
+    cache_bytes: int
 
     @property
     def is_sequential(self) -> bool:
@@ -243,6 +244,7 @@ class _Worker:
         self._workers = workers
         self._order = stream.order()
         self._monitor = BrokenVideoMonitor(stream.max_broken_share)
+        self._cache = VideoCache(stream.cache_bytes) if stream.cache_bytes else None
         self._states = self._load_cursors(stream.position.cursors)
         self._lanes = next((state["lanes"] for state in self._states.values()), workers)
         if self._lanes % workers:
@@ -321,6 +323,7 @@ class _Worker:
                     num_segments=stream.num_segments,
                     generator=generator,
                     backend=stream.backend,
+                    cache=self._cache,
                 )
             except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
@@ -428,6 +431,7 @@ def clip_stream(
     backend: Backend = "pyav",
     max_broken_share: float = 0.05,
     num_segments: int = 1,
+    cache_bytes: int = 0,
 ) -> IterableDataset:
     """
     The endless training stream of this process, for `DataLoader(stream, batch_size=batch_size,
@@ -455,6 +459,7 @@ def clip_stream(
             the run stops; in [0, 1).
         num_segments: clips of each video, one at random in each of as many equal parts, cropped and flipped each by
             itself.
+        cache_bytes: decoded video files that each worker keeps, see [`VideoCache`].
 
     Returns:
         A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or with several segments
@@ -476,6 +481,7 @@ def clip_stream(
         shuffle_buffer=(shuffle_buffer, 1),
         num_workers=(num_workers, 0),
         num_segments=(num_segments, 1),
+        cache_bytes=(cache_bytes, 0),
     )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
@@ -499,6 +505,7 @@ def clip_stream(
         backend=backend,
         max_broken_share=max_broken_share,
         num_segments=num_segments,
+        cache_bytes=cache_bytes,
     )
     stream.order()  # refuses wrong weights here rather than in a worker
     return _lanes_dataset(_stream_lane, lanes=max(1, num_workers), stream=stream)

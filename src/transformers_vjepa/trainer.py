@@ -16,6 +16,7 @@ from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
 from .stream_trainer import DivergedError, StreamTrainer
 from .streaming import StreamPosition
+from .vicreg import covariance_penalty, variance_hinge
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 logger = logging.get_logger(__name__)
@@ -78,6 +79,14 @@ class VJEPATrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Weight of the variance regulariser on the predictions (published: 0)."},
     )
+    context_variance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of VICReg's variance term on the context tokens (published: 0)."},
+    )
+    context_covariance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of VICReg's covariance term on the context tokens (published: 0)."},
+    )
     mask_strategy: str = field(
         default="multiblock", metadata={"help": "Name of a mask strategy (see transformers_vjepa.masking)."}
     )
@@ -107,6 +116,8 @@ class VJEPATrainingArguments(TrainingArguments):
             ("schedule_scale", 1.0, float("inf")),
             ("loss_exponent", 1.0, float("inf")),
             ("variance_weight", 0.0, float("inf")),
+            ("context_variance_weight", 0.0, float("inf")),
+            ("context_covariance_weight", 0.0, float("inf")),
             ("max_steps", 1, float("inf")),
         ):
             if not least <= getattr(self, name) <= most:
@@ -298,16 +309,29 @@ class VJEPATrainer(StreamTrainer):
             loss_exponent=self.args.loss_exponent,
             variance_weight=self.args.variance_weight,
         )
+        self._regularize(outputs)
         self.check_loss(outputs.loss, inputs)
         self._record(inputs, outputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _regularize(self, outputs: VJEPAForPreTrainingOutput) -> None:
+        """Adds VICReg's terms on the context tokens of each mask to the loss; they are logged without weights."""
+        for name, weight, term in (
+            ("context_variance_loss", self.args.context_variance_weight, variance_hinge),
+            ("context_covariance_loss", self.args.context_covariance_weight, covariance_penalty),
+        ):
+            if weight:
+                terms = [term(tokens.flatten(0, 1)) for tokens in outputs.context_hidden_states]
+                value = sum(terms) / len(terms)
+                outputs.loss = outputs.loss + weight * value
+                self._metrics[name].append(value.item())
 
     @torch.no_grad()
     def _record(self, inputs: dict[str, Any], outputs: VJEPAForPreTrainingOutput) -> None:
         """Collects figures for the next log; those that cost only where it comes after this step."""
         metrics = self._metrics
         self.count_clips(inputs, len(inputs["pixel_values_videos"]))
-        num_patches = outputs.target_hidden_state.shape[1]
+        num_patches = self.accelerator.unwrap_model(self.model).config.num_patches
         ratios = mask_ratios(inputs["context_mask"], inputs["target_mask"], num_patches=num_patches)
         for name, ratio in ratios.items():
             metrics[name].append(ratio)
@@ -318,7 +342,11 @@ class VJEPATrainer(StreamTrainer):
         stds = [prediction.float().std(dim=1).mean().item() for prediction in outputs.predictions]
         metrics["predictor_std"].append(sum(stds) / len(stds))
         stride = -(-num_patches // _DIAGNOSED_POSITIONS)
-        features = self.accelerator.gather(outputs.target_hidden_state[:, ::stride].float().contiguous())
+        tokens = outputs.target_hidden_state
+        if tokens is None:  # an objective that needs no target features
+            network = self.accelerator.unwrap_model(self.model)
+            tokens = network.vjepa.get_vision_features(self.normalized(inputs["pixel_values_videos"]))
+        features = self.accelerator.gather(tokens[:, ::stride].float().contiguous())
         normalised = torch.nn.functional.layer_norm(features, features.shape[-1:])
         health = feature_health(normalised)
         for name, value in health.items():

@@ -1,0 +1,223 @@
+"""The numbers of a study as its report needs them: read from `study.json`, checked, and summed up over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .study_results import paired_bootstrap
+
+STUDY_FILE = "study.json"
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One line of a comparison.
+
+    Attributes:
+        label: its name in pictures and tables.
+        color: a name of [`~report_page.COLORS`].
+        is_baseline: a descriptor made by hand, with no network and no seed.
+    """
+
+    label: str
+    color: str
+    is_baseline: bool = False
+
+
+ARMS: dict[str, Arm] = {
+    "vjepa": Arm("V-JEPA", "vjepa"),
+    "untrained": Arm("untrained", "untrained"),
+    "pixels": Arm("pixel prediction", "pixels"),
+    "multiblock": Arm("multi-block", "vjepa"),
+    "random_tube": Arm("random tubes", "random_tube"),
+    "causal": Arm("causal multi-block", "causal"),
+    "published_truncation": Arm("published truncation", "published_truncation"),
+    "mean_colours": Arm("mean colours", "baseline", is_baseline=True),
+    "single_frame": Arm("single frame", "baseline", is_baseline=True),
+    "raw_pixels": Arm("raw pixels", "baseline", is_baseline=True),
+    "frame_differences": Arm("frame differences", "baseline", is_baseline=True),
+    "optical_flow": Arm("optical flow", "baseline", is_baseline=True),
+}
+READ_OUTS = {
+    "ridge": "ridge regression",
+    "neighbours": "nearest neighbours",
+    "attentive": "attentive probe",
+    "mean": "mean-pooled probe",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracy of an arm in percent: the mean over seeds, its 95 % interval, and every seed."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+class Study:
+    """
+    A study folder.
+
+    Args:
+        folder: holds `study.json`.
+
+    Raises:
+        FileNotFoundError: there is no `study.json`.
+        ValueError: it is no JSON, or lacks settings or rows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        file = folder / STUDY_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} has no {STUDY_FILE}: run scripts/study.py --output_dir {folder} first")
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is no JSON ({error}): remove it, and run the study again") from error
+        missing = {"settings", "rows"} - data.keys()
+        if missing:
+            raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: it is not what scripts/study.py writes")
+        self.settings: dict[str, Any] = data["settings"]
+        self.rows: list[dict[str, Any]] = data["rows"]
+        self.runs: list[dict[str, Any]] = data.get("runs") or []
+        self.contrasts: list[dict[str, Any]] = data.get("contrasts") or []
+        self.machine: dict[str, Any] = data.get("machine") or {}
+        self.surprise: dict[str, dict[str, Any]] = data.get("surprise") or {}
+        self._summaries: dict[tuple, Summary | None] = {}
+        self._last_steps: dict[tuple[str, Any], int] = {}
+        for row in self.rows:
+            key = (row["arm"], row["seed"])
+            self._last_steps[key] = max(self._last_steps.get(key, 0), row["step"] or 0)
+
+    @property
+    def tasks(self) -> list[str]:
+        """What was read off, such as motion and appearance."""
+        return list(self.settings.get("classes") or dict.fromkeys(row["task"] for row in self.rows))
+
+    @property
+    def labels(self) -> int:
+        """Labelled clips behind the main numbers."""
+        return int(self.settings["labels"])
+
+    @property
+    def first_seed(self) -> int:
+        """The seed whose models the pictures show."""
+        return min(self.settings.get("seeds") or [0])
+
+    @property
+    def trained_runs(self) -> list[dict[str, Any]]:
+        """Runs that took a step."""
+        return [run for run in self.runs if run["steps"] > 0]
+
+    def chance(self, task: str) -> float | None:
+        """Percent of hits of a guess."""
+        return (self.settings.get("chance") or {}).get(task)
+
+    def run_folder(self, arm: str) -> Path | None:
+        """The model of the first seed of an arm that is still there."""
+        for run in sorted((run for run in self.runs if run["arm"] == arm), key=lambda run: run["seed"]):
+            folder = self.folder / run["folder"]  # stays as it is where it is absolute
+            if (folder / "config.json").is_file():
+                return folder
+        return None
+
+    def is_final(self, row: dict[str, Any]) -> bool:
+        """Whether a row is of the end of its run, not of a checkpoint on the way."""
+        return (row["step"] or 0) == self._last_steps[row["arm"], row["seed"]]
+
+    def summary(
+        self, arm: str, *, task: str, read_out: str, labels: int | None = None, step: int | None = None
+    ) -> Summary | None:
+        """
+        Accuracy of an arm, or `None` where it was not evaluated so.
+
+        Args:
+            labels: labelled clips; those of the main numbers by default.
+            step: of pretraining; the last one by default.
+        """
+        wanted = {"arm": arm, "task": task, "read_out": read_out, "labels": self.labels if labels is None else labels}
+        key = (*wanted.values(), step)
+        if key not in self._summaries:
+            rows = [
+                row
+                for row in self.rows
+                if all(row[name] == value for name, value in wanted.items())
+                and (self.is_final(row) if step is None else (row["step"] or 0) == step)
+            ]
+            self._summaries[key] = _summed_up(rows) if rows else None
+        return self._summaries[key]
+
+    def ranks(self, arm: str, *, step: int) -> list[float]:
+        """Effective rank of the features of the test clips after a step, of every seed that has it."""
+        rows = [row for row in self.rows if row["arm"] == arm and (row["step"] or 0) == step and "rank" in row]
+        return list({row["seed"]: row["rank"] for row in rows}.values())
+
+    def label_counts(self, *, arm: str, task: str, read_out: str) -> list[int]:
+        """Numbers of labelled clips that the end of an arm was evaluated with, ascending."""
+        return self._values("labels", arm=arm, task=task, read_out=read_out, final=True)
+
+    def steps(self, *, arm: str, task: str, read_out: str) -> list[int]:
+        """Pretraining steps that an arm was evaluated at, with the labels of the main numbers, ascending."""
+        return self._values("step", arm=arm, task=task, read_out=read_out, labels=self.labels)
+
+    def all_steps(self, arm: str) -> list[int]:
+        """Steps that an arm was evaluated at in any way, ascending."""
+        return self._values("step", arm=arm)
+
+    def _values(self, name: str, *, final: bool = False, **wanted: Any) -> list[int]:
+        return sorted(
+            {
+                row[name] or 0
+                for row in self.rows
+                if all(row[key] == value for key, value in wanted.items()) and (self.is_final(row) or not final)
+            }
+        )
+
+
+def _summed_up(rows: Sequence[dict[str, Any]]) -> Summary:
+    values = tuple(float(row["accuracy"]) for row in rows)
+    hits = [row.get("hits") or "" for row in rows]
+    if not hits[0] or len({len(one) for one in hits}) > 1:
+        low, high = (float(np.mean([row[bound] for row in rows])) for bound in ("low", "high"))
+        return Summary(float(np.mean(values)), low, high, values)
+    matrix = np.array([[character == "1" for character in one] for one in hits], dtype=float)
+    _, low, high = paired_bootstrap(matrix, draws=_DRAWS)
+    return Summary(float(np.mean(values)), 100 * low, 100 * high, values)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent."""
+    return f"{100 * share:.0f} %"
+
+
+def signed(points: float) -> str:
+    """Points with their sign and one digit."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def verdict(contrast: dict[str, Any]) -> str:
+    """
+    What an interval says about an expected sign: "met" (all of it on the expected side of 0), "contradicted" (all on
+    the other side) or "open" (0 lies inside).
+    """
+    low, high = contrast["low"], contrast["high"]
+    if contrast.get("expected", "positive") != "positive":
+        low, high = -high, -low
+    return "met" if low > 0 else "contradicted" if high < 0 else "open"
+
+
+__all__ = ["ARMS", "READ_OUTS", "STUDY_FILE", "Arm", "Study", "Summary", "percent", "signed", "verdict"]

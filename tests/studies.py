@@ -1,0 +1,156 @@
+"""A study folder as `scripts/study.py` leaves it, with invented numbers, tiny random models and rendered clips."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
+from transformers_vjepa.metrics import accuracy_interval
+from transformers_vjepa.study import StudyClips
+from transformers_vjepa.study_results import contrasts
+from transformers_vjepa.synthetic import APPEARANCES, MOTIONS, render_clip
+
+CLASSES = {"motion": list(MOTIONS), "appearance": list(APPEARANCES)}
+SEEDS = (0, 1, 2)
+LABEL_COUNTS = (120, 240, 1200, 2400)
+# Invented: percent of hits by arm, of motion and of appearance.
+LEVELS = {
+    "vjepa": (64, 58),
+    "untrained": (41, 33),
+    "pixels": (49, 47),
+    "multiblock": (62, 57),
+    "random_tube": (57, 59),
+    "causal": (60, 50),
+    "published_truncation": (62, 54),
+}
+BASELINES = {
+    "mean_colours": (13, 21),
+    "single_frame": (12, 24),
+    "raw_pixels": (15, 25),
+    "frame_differences": (17, 22),
+    "optical_flow": (91, 34),
+}
+SHIFTS = {"ridge": 0, "neighbours": -6, "attentive": 6, "mean": -9}
+
+
+def row(
+    arm: str, seed: int | None, step: int | None, labels: int, task: str, read_out: str, level: float, *, num_test: int
+) -> dict:
+    """One evaluation with `level` percent of hits, nearly."""
+    # The same clips are hard for everybody: a clip is a hit where its difficulty is below the level.
+    hard = np.random.default_rng(list(CLASSES).index(task)).permutation(num_test) / num_test * 100
+    own = np.random.default_rng([seed or 0, sum(map(ord, arm + read_out)), labels, step or 0]).normal(0, 12, num_test)
+    hits = hard + own < level
+    low, high = accuracy_interval(int(hits.sum()), num_test)
+    values = {"accuracy": 100 * float(hits.mean()), "low": 100 * low, "high": 100 * high}
+    names = {"arm": arm, "seed": seed, "step": step, "labels": labels, "task": task, "read_out": read_out}
+    if step is not None:
+        values["rank"] = 9 + 0.05 * step + seed
+    return {**names, **values, "hits": "".join("01"[int(hit)] for hit in hits)}
+
+
+def rows(*, num_test: int, steps: int) -> list[dict]:
+    found = []
+    for column, task in enumerate(CLASSES):
+        for arm, levels in LEVELS.items():
+            for seed in SEEDS:
+                last = 0 if arm == "untrained" else steps
+                level = levels[column] + 2 * (seed - 1)
+                for read_out, shift in SHIFTS.items():
+                    found.append(row(arm, seed, last, 200, task, read_out, level + shift, num_test=num_test))
+                if arm not in ("vjepa", "untrained", "pixels"):
+                    continue
+                for read_out in ("ridge", "attentive"):
+                    for place, count in enumerate(LABEL_COUNTS):
+                        more = level + SHIFTS[read_out] + 7 * (place - 1)
+                        found.append(row(arm, seed, last, count, task, read_out, more, num_test=num_test))
+                    for share in (1, 2, 3, 4) if arm == "vjepa" else ():
+                        part = 41 + (level - 41) * (share / 5) ** 0.5 + SHIFTS[read_out]
+                        step = share * steps // 5
+                        found.append(row(arm, seed, step, 200, task, read_out, part, num_test=num_test))
+        for arm, levels in BASELINES.items():
+            for read_out in ("ridge", "neighbours"):
+                found.append(row(arm, None, None, 200, task, read_out, levels[column], num_test=num_test))
+    return found
+
+
+def runs(*, steps: int) -> list[dict]:
+    found = []
+    for arm in LEVELS:
+        for seed in SEEDS:
+            folder = f"runs/{arm}-seed{seed}"
+            if arm == "untrained":
+                found.append({"arm": arm, "seed": seed, "steps": 0, "seconds": 0.0, "folder": folder, "loss": []})
+                continue
+            last = round(1.4 * steps) if arm == "pixels" else steps
+            places = list(range(10, last + 1, 10))
+            level = 0.45 + 0.04 * list(LEVELS).index(arm)
+            loss = [[s, level + 0.3 * np.exp(-s / 90) + 0.01 * seed + 0.008 * np.sin(s)] for s in places]
+            rank = [[s, 14 + 3 * list(LEVELS).index(arm) + 12 * (1 - np.exp(-s / 200)) + seed] for s in places]
+            names = {"arm": arm, "seed": seed, "steps": last, "seconds": 500.0 + 9 * seed, "folder": folder}
+            found.append({**names, "loss": loss, "rank": rank})
+    return found
+
+
+def write_study(folder: Path, *, num_test: int = 40, steps: int = 300, with_models: bool = True) -> Path:
+    """
+    Writes `study.json`, and unless told otherwise the models of two arms and `clips.pt`.
+
+    Args:
+        num_test: test clips, of the numbers and of the file.
+        steps: of pretraining.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluations = rows(num_test=num_test, steps=steps)
+    chance = {task: 100 / len(names) for task, names in CLASSES.items()}
+    settings = {"dataset": "synthetic", "seeds": list(SEEDS), "steps": steps, "num_test": num_test, "labels": 200}
+    settings["equal_time"] = {"ratio": 1.4, "steps": round(1.4 * steps)}
+    study = {
+        "settings": {**settings, "classes": CLASSES, "chance": chance},
+        "machine": {"cpu": "Some <CPU> & more", "cores": 2, "torch": "2.14", "python": "3.12"},
+        "rows": evaluations,
+        "runs": runs(steps=steps),
+        "contrasts": contrasts(evaluations, tasks=CLASSES, labels=200, label_counts=LABEL_COUNTS),
+    }
+    (folder / "study.json").write_text(json.dumps(study))
+    if with_models:
+        write_models(folder)
+        write_clips(folder, num_train=80, num_test=num_test)
+    return folder
+
+
+def write_models(folder: Path) -> None:
+    config = VJEPAConfig(
+        crop_size=32,
+        patch_size=8,
+        frames_per_clip=8,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pred_hidden_size=12,
+        pred_num_hidden_layers=1,
+        pred_num_attention_heads=2,
+    )
+    for seed, arm in enumerate(("vjepa", "pixels", "untrained")):
+        torch.manual_seed(seed)
+        place = folder / "runs" / f"{arm}-seed0"
+        VJEPAForPreTraining(config).save_pretrained(place)
+        VJEPAVideoProcessor(crop_size=32, num_frames=8, frame_step=2).save_pretrained(place)
+
+
+def write_clips(folder: Path, *, num_train: int, num_test: int) -> None:
+    clips, labels = {}, {task: {} for task in CLASSES}
+    for split, number in (("train", num_train), ("test", num_test)):
+        pairs = [(index % len(MOTIONS), index % len(APPEARANCES)) for index in range(number)]
+        frames = [
+            render_clip(
+                motion=MOTIONS[motion], appearance=APPEARANCES[shape], seed=[len(split), index], size=48, num_frames=16
+            )[::2, 8:40, 8:40]
+            for index, (motion, shape) in enumerate(pairs)
+        ]
+        clips[split] = torch.from_numpy(np.stack(frames))
+        for task, column in zip(CLASSES, zip(*pairs, strict=True), strict=True):
+            labels[task][split] = torch.tensor(column)
+    StudyClips(clips, labels, CLASSES).save(folder / "clips.pt")
