@@ -3,7 +3,7 @@
 V-JEPA in minutes: render the built-in corpus, pretrain on it without labels, and show what the frozen features
 know about motion and appearance beside those of an untrained encoder. Run again, it goes on where it stopped.
 
-    python scripts/demo.py                       # about 10 minutes on two CPU cores
+    python scripts/demo.py                       # five to ten minutes on two CPU cores
     python scripts/demo.py --max_steps 50        # any argument of pretrain.py but --dataset
 """
 

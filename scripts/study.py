@@ -3,7 +3,7 @@
 The paper's findings in miniature, with intervals: V-JEPA against an untrained network, against the same network that
 predicts pixels in equal time, against other masks and hand-made descriptions of motion, for several seeds.
 
-    python scripts/study.py                                           # about an hour on two CPU cores
+    python scripts/study.py                                           # more than an hour on two CPU cores
     python scripts/study.py --arms vjepa untrained --seeds 0
     python scripts/study.py --dataset videos/ --output_dir outputs/mine/study -- --frame_step 8
 

@@ -22,7 +22,8 @@ import pretrain  # noqa: E402  (a script, not a module of the package)
 pytestmark = pytest.mark.slow
 
 STEPS, LABELS = 300, 400
-BOUND = 37.0
+# One run each, 2 cores AMD EPYC: recipe 42.2, nothing hidden 34.0, untrained 22.5, no EMA and collapsed 12.8.
+BOUND = 38.0
 SAMPLING = ClipSampling(num_frames=8, frame_step=2)
 
 
@@ -102,6 +103,6 @@ def test_no_ema_and_nothing_against_collapse_fails(corpus, clips, tmp_path):
 
 def test_masks_that_hide_nothing_fail(corpus, clips, tmp_path, monkeypatch):
     show_everything_to_the_context(monkeypatch)
-    accuracy = motion_accuracy(pretrained(corpus, tmp_path, dataloader_num_workers=0), clips)
+    accuracy = motion_accuracy(pretrained(corpus, tmp_path), clips)
     print(f"nothing hidden: {accuracy:.1f}")
     assert accuracy < BOUND
