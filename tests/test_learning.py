@@ -60,8 +60,15 @@ def arguments(corpus, folder, **settings):
 
 
 def pretrained(corpus, folder, **settings):
-    pretrain.run(arguments(corpus, folder, **settings))
-    return VJEPAModel.from_pretrained(folder, add_predictor=False)
+    """The target encoder, and the logged steps at which the collapse alarm went off."""
+    trainer = pretrain.run(arguments(corpus, folder, **settings))
+    bounds = {
+        "target_std_over_clips": trainer.args.collapse_std,
+        "target_rank_over_clips": trainer.args.collapse_rank,
+    }
+    log = [entry for entry in trainer.state.log_history if bounds.keys() <= entry.keys()]
+    alarms = [entry["step"] for entry in log if any(entry[name] < bound for name, bound in bounds.items())]
+    return VJEPAModel.from_pretrained(folder, add_predictor=False), alarms
 
 
 def show_everything_to_the_context(monkeypatch):
@@ -81,9 +88,11 @@ NO_EMA = {"ema_momentum": 0, "final_ema_momentum": 0}
 
 
 def test_the_recipe_learns_motion(corpus, clips, tmp_path):
-    accuracy = motion_accuracy(pretrained(corpus, tmp_path), clips)
+    model, alarms = pretrained(corpus, tmp_path)
+    accuracy = motion_accuracy(model, clips)
     print(f"recipe: {accuracy:.1f}")
     assert accuracy > BOUND
+    assert not alarms
 
 
 def test_an_untrained_network_fails(corpus, clips, tmp_path):
@@ -96,13 +105,16 @@ def test_an_untrained_network_fails(corpus, clips, tmp_path):
 
 def test_no_ema_and_nothing_against_collapse_fails(corpus, clips, tmp_path):
     """The published objective with a target that is the context encoder itself."""
-    accuracy = motion_accuracy(pretrained(corpus, tmp_path, **NO_EMA, **NO_VICREG), clips)
-    print(f"no EMA, collapsed: {accuracy:.1f}")
+    model, alarms = pretrained(corpus, tmp_path, **NO_EMA, **NO_VICREG)
+    accuracy = motion_accuracy(model, clips)
+    print(f"no EMA, collapsed: {accuracy:.1f}, alarm from step {alarms[:1]}")
     assert accuracy < BOUND
+    assert alarms and alarms[0] <= 150
 
 
 def test_masks_that_hide_nothing_fail(corpus, clips, tmp_path, monkeypatch):
     show_everything_to_the_context(monkeypatch)
-    accuracy = motion_accuracy(pretrained(corpus, tmp_path), clips)
+    model, _ = pretrained(corpus, tmp_path)
+    accuracy = motion_accuracy(model, clips)
     print(f"nothing hidden: {accuracy:.1f}")
     assert accuracy < BOUND

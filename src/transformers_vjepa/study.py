@@ -298,7 +298,8 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], *, logs: Path, num_p
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT, too: shells start background jobs with it ignored.
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     bar = tqdm(total=len(waiting), desc="study", unit="run", disable=not waiting)
     try:
         while waiting or running:
@@ -326,7 +327,8 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], *, logs: Path, num_p
         for process in running.values():
             process.wait()
         bar.close()
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 __all__ = [

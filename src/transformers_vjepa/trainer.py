@@ -100,8 +100,10 @@ class VJEPATrainingArguments(TrainingArguments):
         default="warn", metadata={"help": "What to do when the target features collapse."}
     )
     collapse_std: float = field(
-        default=0.02,
-        metadata={"help": "Collapsed below this std of the target features over clips (healthy: 0.1-1)."},
+        default=0.05,
+        metadata={
+            "help": "Collapsed below this std of the target features over clips at the same position (healthy: 0.1-1)."
+        },
     )
     collapse_rank: float = field(
         default=1.5,
