@@ -1,16 +1,17 @@
 #!/usr/bin/env python
 """
-What the features of a model are worth on a small labelled data set, beside those of untrained encoders: frozen
+What the features of models are worth on a small labelled data set, beside those of untrained encoders: frozen
 attentive probe, frozen mean-pooled probe and fine-tuning, cross-validated over groups of clips.
 
     python benchmarks/small_data.py --dataset ../shared/data/ut_interaction --group_pattern 'set1_\\d+_(\\d+)_' \\
-        --frame_step 8 --model outputs/demo --output_dir outputs/small_data/ut_interaction
+        --frame_step 8 --models outputs/demo --output_dir outputs/small_data/ut_interaction
     python benchmarks/small_data.py --dataset ../shared/data/sign_digits --group_pattern 'IMG_(\\d+)\\d\\.' \\
-        --model outputs/demo --output_dir outputs/small_data/sign_digits
+        --models outputs/demo --output_dir outputs/small_data/sign_digits
 
 Every clip is tested once by each seed, by classifiers that saw no clip of its group and ran for a fixed number of
 steps at a fixed rate. A finished run is kept: the same command goes on where it stopped. The size of its pictures and
-the length of a file may give a class away, so nearest neighbours on these alone are shown, too.
+the length of a file may give a class away, so nearest neighbours on these alone are shown, too, and what is read off
+descriptions of the clips made by hand (`baselines`), as models see them.
 """
 
 import json
@@ -24,9 +25,12 @@ from PIL import Image
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from transformers_vjepa.corpora import VIDEO_EXTENSIONS, open_corpus
+from transformers_vjepa import ClipSampling, VJEPAConfig
+from transformers_vjepa.baselines import BASELINES, read_evaluation_clips
+from transformers_vjepa.corpora import VIDEO_EXTENSIONS
 from transformers_vjepa.decoding import probe_video
 from transformers_vjepa.metrics import accuracy_interval
+from transformers_vjepa.probing import fit_read_out
 from transformers_vjepa.splits import group_folds, groups_from_names
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -49,7 +53,7 @@ def parse_arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
     parser.add_argument("--dataset", required=True, help="a folder with a folder of clips for each class")
     parser.add_argument("--group_pattern", required=True, help="regular expression: its bracket is a clip's group")
-    parser.add_argument("--model", required=True, help="pretrained folder or Hub id")
+    parser.add_argument("--models", nargs="+", required=True, help="pretrained folders of one architecture")
     parser.add_argument("--output_dir", type=Path, required=True, help="where runs and table.json go")
     parser.add_argument("--num_folds", type=int, default=3, help="folds of the groups")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of encoders, heads and batches")
@@ -58,16 +62,17 @@ def parse_arguments() -> Namespace:
     return parser.parse_args()
 
 
-def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, untrained: bool) -> dict:
-    """Results on the test clips of one run, which is made if it has not been."""
-    name = f"{mode.replace(' ', '_')}-{'untrained' if untrained else 'pretrained'}-seed{seed}-fold{fold}"
+def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, model: str | None) -> dict:
+    """Results on the test clips of one run, which is made if it has not been; `model=None`: an untrained encoder."""
+    name = f"{mode.replace(' ', '_')}-{_name(model)}-seed{seed}-fold{fold}"
     folder = arguments.output_dir / name
     file = folder / "results.json"
     if not file.is_file():
         trainer = train_classifier.run(
             [
                 *MODES[mode],
-                *("--model", arguments.model, "--random_encoder", str(untrained), "--dataset", arguments.dataset),
+                *("--model", model or arguments.models[0], "--random_encoder", str(model is None)),
+                *("--dataset", arguments.dataset),
                 *("--group_pattern", arguments.group_pattern, "--num_folds", str(arguments.num_folds)),
                 *("--fold", str(fold), "--seed", str(seed), "--validation_fraction", "0"),
                 *("--frame_step", str(arguments.frame_step), "--output_dir", str(folder)),
@@ -79,19 +84,27 @@ def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, untra
     return json.loads(file.read_text())["test"]
 
 
-def geometry_accuracy(arguments: Namespace) -> float:
-    """5 nearest neighbours on width, height and number of frames, over the same folds."""
-    corpus = open_corpus(arguments.dataset)
-    paths = [corpus.describe(index) for index in range(len(corpus))]
+def _name(model: str | None) -> str:
+    return "untrained" if model is None else Path(model).name
+
+
+def baseline_accuracies(arguments: Namespace) -> dict[str, float]:
+    """Over the same folds: 5 nearest neighbours on size and length, and ridge on descriptions made by hand."""
+    config = VJEPAConfig.from_pretrained(arguments.models[0])
+    sampling = ClipSampling(num_frames=config.frames_per_clip, frame_step=arguments.frame_step)
+    clips, labels, paths = read_evaluation_clips(arguments.dataset, crop_size=config.crop_size, sampling=sampling)
     sizes = np.array([_size(path) for path in paths], dtype=float)
-    labels = corpus.labels
-    predicted = np.empty_like(labels)
+    features = {name: describe(clips) for name, describe in BASELINES.items()}
     groups = groups_from_names(paths, pattern=arguments.group_pattern)
+    found = {name: np.empty_like(labels) for name in ("size and length", *features)}
     for held_out in group_folds(groups, num_folds=arguments.num_folds):
         rest = np.setdiff1d(np.arange(len(paths)), held_out)
         neighbours = KNeighborsClassifier(n_neighbors=5).fit(sizes[rest], labels[rest])
-        predicted[held_out] = neighbours.predict(sizes[held_out])
-    return accuracy_score(labels, predicted)
+        found["size and length"][held_out] = neighbours.predict(sizes[held_out])
+        for name, values in features.items():
+            fitted = fit_read_out("ridge", values[rest], labels[rest])
+            found[name][held_out] = fitted.predict(values[held_out].numpy())
+    return {name: float(accuracy_score(labels, predicted)) for name, predicted in found.items()}
 
 
 def _size(path: str) -> tuple[int, int, int]:
@@ -102,39 +115,51 @@ def _size(path: str) -> tuple[int, int, int]:
         return *picture.size, 1
 
 
+def result_row(arguments: Namespace, *, mode: str, model: str | None) -> dict:
+    """Accuracy of each seed, over all folds, and the interval of their mean as if it were of one seed."""
+    accuracies, total = [], 0
+    for seed in arguments.seeds:
+        folds = [
+            test_results(arguments, mode=mode, seed=seed, fold=fold, model=model)
+            for fold in range(arguments.num_folds)
+        ]
+        total = sum(result["num_videos"] for result in folds)
+        accuracies.append(sum(result["accuracy"] * result["num_videos"] for result in folds) / total)
+    interval = accuracy_interval(round(mean(accuracies) * total), total)
+    return {
+        "mode": mode,
+        "encoder": _name(model),
+        "accuracy": mean(accuracies),
+        "interval": interval,
+        "seeds": accuracies,
+        "num_videos": total,
+    }
+
+
 def main() -> None:
     arguments = parse_arguments()
-    rows = []
-    for mode in arguments.modes:
-        for untrained in (True, False):
-            accuracies, total = [], 0
-            for seed in arguments.seeds:
-                folds = [
-                    test_results(arguments, mode=mode, seed=seed, fold=fold, untrained=untrained)
-                    for fold in range(arguments.num_folds)
-                ]
-                total = sum(result["num_videos"] for result in folds)
-                accuracies.append(sum(result["accuracy"] * result["num_videos"] for result in folds) / total)
-            interval = accuracy_interval(round(mean(accuracies) * total), total)
-            encoder = "untrained" if untrained else "pretrained"
-            rows.append(
-                {"mode": mode, "encoder": encoder, "accuracy": mean(accuracies), "interval": interval}
-                | {"seeds": accuracies, "num_videos": total}
-            )
-    geometry = geometry_accuracy(arguments)
-    (arguments.output_dir / "table.json").write_text(json.dumps({"rows": rows, "geometry": geometry}, indent=2) + "\n")
+    if len({_name(model) for model in arguments.models}) < len(arguments.models):
+        sys.exit(
+            f"error: --models {' '.join(arguments.models)}: results are kept by folder name, so these must differ"
+        )
+    encoders = (None, *arguments.models)
+    rows = [result_row(arguments, mode=mode, model=model) for mode in arguments.modes for model in encoders]
+    baselines = baseline_accuracies(arguments)
+    found = {"rows": rows, "baselines": baselines}
+    (arguments.output_dir / "table.json").write_text(json.dumps(found, indent=2) + "\n")
     print(
         f"\n{arguments.dataset}: accuracy in %, {arguments.num_folds} folds by group, {len(arguments.seeds)} seeds\n"
     )
-    print(f"\n{'':20}{'encoder':12}{'mean':>7}{'95 % of one seed':>20}{'seeds':>14}")
+    print(f"\n{'':20}{'encoder':14}{'mean':>7}{'95 % of one seed':>20}{'seeds':>14}")
     for row in rows:
         low, high = (100 * bound for bound in row["interval"])
         seeds = [100 * accuracy for accuracy in row["seeds"]]
         print(
-            f"{row['mode']:20}{row['encoder']:12}{100 * row['accuracy']:7.1f}{f'{low:.0f}-{high:.0f}':>20}"
+            f"{row['mode']:20}{row['encoder']:14}{100 * row['accuracy']:7.1f}{f'{low:.0f}-{high:.0f}':>20}"
             f"{f'{min(seeds):.0f}-{max(seeds):.0f}':>14}"
         )
-    print(f"{'size and length':20}{'none':12}{100 * geometry:7.1f}")
+    for name, accuracy in baselines.items():
+        print(f"{name.replace('_', ' '):20}{'none':14}{100 * accuracy:7.1f}")
 
 
 if __name__ == "__main__":
