@@ -58,8 +58,9 @@ RECIPE = Path(__file__).parent / "recipes" / "tiny_cpu.yaml"
 # A real corpus tells less: masks and truncation are compared on the built-in one.
 _REAL_ARMS = ("vjepa", "pixels", "untrained", "baselines")
 _LABEL_SHARES = (0.05, 0.1, 0.5, 1.0)
-# Steps in which features and pixels race each other, to find how many make equal time.
-_RACE_STEPS = 60
+# Steps in which features and pixels race each other, to find how many make equal time: most of them after the first
+# epoch, in which decoding sets the pace.
+_RACE_STEPS = 240
 # Pairs of clips for each kind of disturbance; a multiple of 40 has each pair of labels equally often.
 _SURPRISE_PAIRS = 200
 
