@@ -69,9 +69,9 @@ class VJEPATrainingArguments(TrainingArguments):
         metadata={"help": "Must be on: the stream goes to its position without reading up to it."},
     )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Buffers are constants."})
     ddp_timeout: int = field(
-        default=600,
-        metadata={"help": "Seconds after which a process that waits for another one gives up; 0.1 to 10 s is usual."},
+        default=600, metadata={"help": "Seconds after which a process that waits for another one gives up."}
     )
 
     # The V-JEPA recipe.

@@ -18,9 +18,17 @@ from torch.distributed.tensor import DTensor
 
 from transformers_vjepa import VJEPATrainer
 from transformers_vjepa.trainer import UnevenStreamError
+from transformers_vjepa.training_pictures import TrainingPictures
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import pretrain  # noqa: E402  (a script, not a module of the package)
+
+
+def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
+    """The trainer of a command line without its pictures, which take longer than training does here."""
+    trainer, checkpoint = pretrain.build(argv)
+    trainer.remove_callback(TrainingPictures)
+    return trainer, checkpoint
 
 
 def before_every_batch(trainer: VJEPATrainer, happens: Callable[[dict], None]) -> None:
@@ -38,9 +46,9 @@ def write_facts(trainer: VJEPATrainer, **facts) -> None:
     file.write_text(json.dumps(facts))
 
 
-def runs(argv: list[str]) -> None:
+def runs(argv: list[str], *, build: Callable = build) -> None:
     """A run to its end; notes the share of the parameters that this process holds, and the videos it read."""
-    trainer, checkpoint = pretrain.build(argv)
+    trainer, checkpoint = build(argv)
     paths = []
     before_every_batch(trainer, lambda inputs: paths.extend(inputs["path"]))
     pretrain.train(trainer, checkpoint)
@@ -50,9 +58,13 @@ def runs(argv: list[str]) -> None:
     write_facts(trainer, share_held=share, paths=paths)
 
 
+def runs_with_pictures(argv: list[str]) -> None:
+    runs(argv, build=pretrain.build)
+
+
 def in_the_third_step(argv: list[str], happens: Callable[[], None]) -> None:
     """Calls `happens` in the second process while the first is in the same step."""
-    trainer, _ = pretrain.build(argv)
+    trainer, _ = build(argv)
 
     def perhaps(inputs: dict) -> None:
         if trainer.state.global_step == 2 and trainer.args.process_index == 1:
@@ -86,7 +98,7 @@ class Finite(torch.utils.data.IterableDataset):
 
 def ends_unevenly(argv: list[str]) -> None:
     """Three batches of four clips in the first process, two in the second; notes how that ends."""
-    trainer, _ = pretrain.build(argv)
+    trainer, _ = build(argv)
     trainer.train_dataset = Finite(trainer.train_dataset, 12 - 4 * trainer.args.process_index)
     try:
         trainer.train()
@@ -95,5 +107,8 @@ def ends_unevenly(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    scenarios = {
+        function.__name__: function for function in (runs, runs_with_pictures, dies, stands_still, ends_unevenly)
+    }
     for name, argv in json.loads(Path(sys.argv[1]).read_text()):
-        {function.__name__: function for function in (runs, dies, stands_still, ends_unevenly)}[name](argv)
+        scenarios[name](argv)

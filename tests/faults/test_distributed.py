@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from transformers import AutoModel
 from transformers_vjepa import VJEPAClassificationArguments, VJEPATrainingArguments
 from transformers_vjepa.checkpoints import last_checkpoint
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.training_pictures import TrainingPictures
 
 CONFIGS = SCRIPTS / "accelerate_configs"
 LAUNCHED = Path(__file__).with_name("launched.py")
@@ -91,6 +93,13 @@ def run(command_line):
     return subprocess.run(command_line, env=environment(), capture_output=True, text=True, timeout=240)
 
 
+def train_alone(arguments):
+    """In this process, without pictures: they take longer than training does here."""
+    trainer, checkpoint = pretrain.build(arguments)
+    trainer.remove_callback(TrainingPictures)
+    pretrain.train(trainer, checkpoint)
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
@@ -117,7 +126,7 @@ def assert_same_run(folder, expected):
 @pytest.fixture(scope="module")
 def one(corpus, folder):
     """One process with the batch of two."""
-    pretrain.run(command(corpus, folder / "one", per_device_train_batch_size=8, **LEARNING))
+    train_alone(command(corpus, folder / "one", per_device_train_batch_size=8, **LEARNING))
     return folder / "one"
 
 
@@ -139,10 +148,10 @@ def two(corpus, one_shard, folder):
 def sharded(corpus, one, folder):
     """Two processes with half of the model each."""
     pixels = LEARNING | {"prediction_target": "pixels"}
-    pretrain.run(command(corpus, folder / "one_pixels", per_device_train_batch_size=8, **pixels))
+    train_alone(command(corpus, folder / "one_pixels", per_device_train_batch_size=8, **pixels))
     resumed = {"resume_from_checkpoint": folder / "sharded" / "checkpoint-2"}
     scenarios = [
-        ("runs", command(corpus, folder / "sharded", **LEARNING)),
+        ("runs_with_pictures", command(corpus, folder / "sharded", **LEARNING)),
         ("runs", command(corpus, folder / "sharded_resumed", **LEARNING, **resumed)),
         (
             "runs",
@@ -188,6 +197,7 @@ def test_sharded_processes_learn_what_one_does(one, sharded, folder):
     assert_same_run(sharded, one)
     assert [entry["share_held"] for entry in facts(sharded)] == pytest.approx([0.5, 0.5], abs=0.01)
     assert_same_run(folder / "sharded_pixels", folder / "one_pixels")
+    assert (sharded / "pictures" / "features.png").is_file()
 
 
 @pytest.mark.slow
@@ -205,7 +215,7 @@ def test_a_sharded_checkpoint_is_one_of_an_unsharded_run(corpus, one, sharded, f
     saved = weights(checkpoint)
     assert all(torch.equal(value, saved[f"vjepa.{name}"]) for name, value in model.state_dict().items())
     resumed = LEARNING | {"per_device_train_batch_size": 8, "resume_from_checkpoint": checkpoint}
-    pretrain.run(command(corpus, folder / "one_from_sharded", **resumed))
+    train_alone(command(corpus, folder / "one_from_sharded", **resumed))
     assert_same_run(folder / "one_from_sharded", one)
 
 
@@ -235,7 +245,7 @@ def test_two_machines_train_together_and_end_together(corpus, folder):
     assert len(read[0]) == len(read[1]) == 4 and not read[0] & read[1]
     assert all(machine.returncode != 0 for machine in machines)
     assert "Signal 9 (SIGKILL) received" in errors[1]
-    assert "Connection closed by peer" in errors[0]
+    assert re.search("Connection (closed|reset) by peer", errors[0])
     assert last_checkpoint(folder / "dying") == folder / "dying" / "checkpoint-2"
 
 
