@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from test_pretrain import SCRIPTS, command, environment, pretrain
 from transformers import AutoModel
 
-from transformers_vjepa import VJEPAClassificationArguments, VJEPATrainingArguments
 from transformers_vjepa.checkpoints import last_checkpoint
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.training_pictures import TrainingPictures
@@ -264,38 +263,3 @@ def test_every_config_parses_and_says_how_to_use_it(config):
     comment = [line for line in config.read_text().splitlines() if line.startswith("#")]
     assert f"accelerate launch --config_file scripts/accelerate_configs/{config.name}" in comment[-1]
     assert any("hange" in line for line in comment)
-
-
-ARGUMENTS = [VJEPATrainingArguments, VJEPAClassificationArguments]
-
-
-@pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_deepspeed_is_refused(arguments, tmp_path, monkeypatch):
-    message = "^DeepSpeed does not work .* accelerate launch --config_file scripts/accelerate_configs/fsdp2.yaml$"
-    with pytest.raises(ValueError, match=message):
-        arguments(output_dir=str(tmp_path), deepspeed={"zero_optimization": {"stage": 3}})
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ValueError, match=message):
-        arguments(output_dir=str(tmp_path))
-
-
-def test_the_script_refuses_deepspeed_in_one_line(corpus, tmp_path):
-    with pytest.raises(SystemExit, match="^error: DeepSpeed does not work") as exit_info:
-        pretrain.run(command(corpus, tmp_path, deepspeed="zero3.json"))
-    assert "\n" not in str(exit_info.value)
-
-
-def test_the_first_fsdp_is_refused(tmp_path, monkeypatch):
-    message = "^fsdp_version=1 does not keep the moving average .* scripts/accelerate_configs/fsdp2.yaml$"
-    with pytest.raises(ValueError, match=message):
-        VJEPATrainingArguments(output_dir=str(tmp_path), fsdp=True, fsdp_config={"version": 1})
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match=message):
-        VJEPATrainingArguments(output_dir=str(tmp_path))
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    assert VJEPATrainingArguments(output_dir=str(tmp_path)).fsdp_plugin_args is None
-
-
-def test_classifiers_are_not_sharded(tmp_path):
-    with pytest.raises(ValueError, match="fsdp_version=2: classifiers are not sharded, .*multi_gpu.yaml"):
-        VJEPAClassificationArguments(output_dir=str(tmp_path), fsdp=True)
