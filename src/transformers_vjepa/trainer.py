@@ -255,7 +255,8 @@ class VJEPATrainer(StreamTrainer):
         return [name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith("bias")]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        optimizer = super().create_optimizer(model)
+        created = super().create_optimizer(model)
+        optimizer = getattr(created, "optimizer", created)  # when trained before, it is in a wrapper of accelerate's
         if self._scheduled_optimizer is not optimizer:
             self._scheduled_optimizer = optimizer
             network = self.model if model is None else model
@@ -266,7 +267,7 @@ class VJEPATrainer(StreamTrainer):
             # A step that fp16 skips calls neither hook, so it moves neither schedule nor target.
             optimizer.register_step_pre_hook(self._before_update)
             optimizer.register_step_post_hook(self._after_update)
-        return optimizer
+        return created
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         value = weight_decay_at(
