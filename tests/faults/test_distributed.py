@@ -89,7 +89,7 @@ def launched(file, scenarios):
 
 def run(command_line):
     """The timeout is what is asked of every failure here: that it ends."""
-    return subprocess.run(command_line, env=environment(), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command_line, env=environment(), capture_output=True, text=True, timeout=400)
 
 
 def train_alone(arguments):
@@ -236,7 +236,7 @@ def test_two_machines_train_together_and_end_together(corpus, folder):
         for machine in (0, 1)
     ]
     try:
-        errors = [machine.communicate(timeout=240)[1] for machine in machines]
+        errors = [machine.communicate(timeout=400)[1] for machine in machines]
     finally:
         for machine in machines:
             machine.kill()
