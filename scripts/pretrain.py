@@ -256,7 +256,8 @@ def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments
 
 # Arguments that change nothing of what is learnt.
 _INCIDENTAL = re.compile(
-    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|use_cpu|.*hub_.*"
+    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|use_cpu|ddp_.*|"
+    "fsdp.*|.*hub_.*"
 )
 
 

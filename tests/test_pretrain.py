@@ -1,5 +1,6 @@
 """The pretraining script, run as its users run it."""
 
+import json
 import math
 import os
 import re
@@ -152,7 +153,9 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 of 2 steps, loss") == 1
     alone = command(corpus, tmp_path / "one", per_device_train_batch_size=8, **settings)
-    pretrain.run(alone)
+    losses = [entry["loss"] for entry in pretrain.run(alone).state.log_history if "loss" in entry]
+    logged = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["loss"] for entry in logged if "loss" in entry] == pytest.approx(losses, abs=1e-5)
     start = pretrain.build(command(corpus, tmp_path / "start", **settings))[0].model.state_dict()
     expected, got = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((start[name] - value).abs().max() for name, value in expected.items()) > 1e-3

@@ -95,6 +95,17 @@ def run_to_end(trainer):
     return trainer
 
 
+def test_trains_a_second_time(tmp_path):
+    """With one update of schedules and target for each step, as the first time."""
+    trainer = run_to_end(tiny_trainer(tmp_path))
+    updates = []
+    update_target = trainer.model.update_target
+    trainer.model.update_target = lambda momentum: (updates.append(momentum), update_target(momentum))
+    run_to_end(trainer)
+    assert updates == pytest.approx([entry["ema_momentum"] for entry in steps_of(trainer)[-3:]])
+    assert len(updates) == 3
+
+
 @pytest.mark.parametrize("variant", ["vjepa_tiny_uniform", "vjepa_tiny_plain"])
 def test_ten_steps_match_the_published_trajectory(shared, tmp_path, variant):
     folder = shared / "reference" / variant

@@ -23,6 +23,7 @@ from .checkpoints import trained_steps
 from .metrics import classification_metrics
 from .modeling_vjepa import VJEPAForVideoClassification
 from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
+from .sharding import fsdp_version, refuse_deepspeed
 from .stream_trainer import DivergedError, StreamTrainer
 from .streaming import StreamPosition
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -100,9 +101,15 @@ class VJEPAClassificationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        refuse_deepspeed(self)
         if self.load_best_model_at_end:  # or they are refused before `lay_out_steps` makes them meet
             self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
         super().__post_init__()
+        if fsdp_version(self) is not None:
+            raise ValueError(
+                f"fsdp_version={fsdp_version(self)}: classifiers are not sharded, launch them with "
+                "accelerate launch --config_file scripts/accelerate_configs/multi_gpu.yaml"
+            )
         for name, least, most in (
             ("layer_decay", 1e-6, 1.0),
             ("mixup", 0.0, math.inf),

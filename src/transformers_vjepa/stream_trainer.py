@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
 from transformers.utils import logging
 
+from .sharding import ShardingTrainer
 from .streaming import StreamPosition, record_cursors
 from .video_processing_vjepa import normalize_clips
 
@@ -64,7 +65,7 @@ def _prepare_worker(worker: int, *, num_workers: int, rank: int) -> None:
     seed_worker(worker, num_workers=num_workers, rank=rank)
 
 
-class StreamTrainer(Trainer):
+class StreamTrainer(ShardingTrainer):
     """
     A [`~transformers.Trainer`] for what [`~streaming.clip_stream`] makes: the stream is not split again, resuming
     seeks in it, checkpoints hold the cursors of streamed corpora, and the logs tell how fast clips come. A data set

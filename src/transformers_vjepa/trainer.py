@@ -1,10 +1,14 @@
 """Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from datasets import IterableDataset
 from transformers import TrainingArguments
 from transformers.utils import logging
@@ -14,6 +18,7 @@ from .diagnostics import feature_health
 from .masking import VJEPAMaskCollator, mask_ratios
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
+from .sharding import refuse_deepspeed, refuse_fsdp1
 from .stream_trainer import DivergedError, StreamTrainer
 from .streaming import StreamPosition
 from .vicreg import covariance_penalty, variance_hinge
@@ -27,6 +32,10 @@ _DIAGNOSED_POSITIONS = 64
 
 class CollapseError(RuntimeError):
     """The target features have (almost) stopped to differ between clips."""
+
+
+class UnevenStreamError(ValueError):
+    """The data set of one process ended before those of the others."""
 
 
 @dataclass
@@ -60,6 +69,10 @@ class VJEPATrainingArguments(TrainingArguments):
         metadata={"help": "Must be on: the stream goes to its position without reading up to it."},
     )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Buffers are constants."})
+    ddp_timeout: int = field(
+        default=600, metadata={"help": "Seconds after which a process that waits for another one gives up."}
+    )
 
     # The V-JEPA recipe.
     start_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate before warm-up."})
@@ -111,7 +124,10 @@ class VJEPATrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        refuse_deepspeed(self)  # first: what follows sets it up
+        self._start_cpu_processes()
         super().__post_init__()
+        refuse_fsdp1(self)
         for name, least, most in (
             ("ema_momentum", 0.0, 1.0),
             ("final_ema_momentum", 0.0, 1.0),
@@ -131,6 +147,11 @@ class VJEPATrainingArguments(TrainingArguments):
         ):
             if getattr(self, name) is not needed:
                 raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
+
+    def _start_cpu_processes(self) -> None:
+        """Connects processes without GPUs, which `TrainingArguments` would do without `ddp_timeout`."""
+        if self.use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
 
 
 class VJEPATrainer(StreamTrainer):
@@ -204,6 +225,21 @@ class VJEPATrainer(StreamTrainer):
                 group["lr"] = rate
             self.lr_scheduler._last_lr = [rate] * len(self.optimizer.param_groups)
 
+    # Data
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.world_size > 1:
+            # Where one process has nothing left, the others would wait for its gradients until ddp_timeout.
+            counts = self.accelerator.gather(torch.tensor([len(batches)], device=device)).tolist()
+            if len(set(counts)) > 1:
+                raise UnevenStreamError(
+                    f"at step {self.state.global_step} the {len(counts)} processes have {counts} batches: the data "
+                    "set of one ended before the others. Give all as many, make it endless as clip_stream is, or "
+                    "give it a length, so that it is shared out evenly"
+                )
+        return batches, num_items
+
     # Schedules, optimizer, target encoder
 
     @property
@@ -219,7 +255,8 @@ class VJEPATrainer(StreamTrainer):
         return [name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith("bias")]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        optimizer = super().create_optimizer(model)
+        created = super().create_optimizer(model)
+        optimizer = getattr(created, "optimizer", created)  # when trained before, it is in a wrapper of accelerate's
         if self._scheduled_optimizer is not optimizer:
             self._scheduled_optimizer = optimizer
             network = self.model if model is None else model
@@ -230,7 +267,7 @@ class VJEPATrainer(StreamTrainer):
             # A step that fp16 skips calls neither hook, so it moves neither schedule nor target.
             optimizer.register_step_pre_hook(self._before_update)
             optimizer.register_step_post_hook(self._after_update)
-        return optimizer
+        return created
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         value = weight_decay_at(
@@ -304,13 +341,15 @@ class VJEPATrainer(StreamTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, VJEPAForPreTrainingOutput]:
-        outputs = model(
-            pixel_values_videos=self.normalized(inputs["pixel_values_videos"]),
-            context_mask=inputs["context_mask"],
-            target_mask=inputs["target_mask"],
-            loss_exponent=self.args.loss_exponent,
-            variance_weight=self.args.variance_weight,
-        )
+        pixels = self.normalized(inputs["pixel_values_videos"])
+        with self.accelerator.autocast():  # sharded models are not wrapped in it
+            outputs = model(
+                pixel_values_videos=pixels,
+                context_mask=inputs["context_mask"],
+                target_mask=inputs["target_mask"],
+                loss_exponent=self.args.loss_exponent,
+                variance_weight=self.args.variance_weight,
+            )
         self._regularize(outputs)
         self.check_loss(outputs.loss, inputs)
         self._record(inputs, outputs)
@@ -371,4 +410,4 @@ class VJEPATrainer(StreamTrainer):
                 logger.warning(message)
 
 
-__all__ = ["CollapseError", "DivergedError", "VJEPATrainer", "VJEPATrainingArguments"]
+__all__ = ["CollapseError", "DivergedError", "UnevenStreamError", "VJEPATrainer", "VJEPATrainingArguments"]
