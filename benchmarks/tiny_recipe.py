@@ -43,7 +43,7 @@ def parse_arguments() -> Namespace:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny_recipe"), help="where all goes")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what is tried")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of networks, clips and masks")
-    parser.add_argument("--max_steps", type=int, default=400, help="of each run")
+    parser.add_argument("--max_steps", type=int, default=800, help="of each run")
     return parser.parse_args()
 
 
