@@ -26,6 +26,7 @@ from .clip_order import ClipOrder, Draw, hash_counters, permutation
 from .clip_reading import (
     BROKEN_VIDEO_ERRORS,
     BrokenVideoMonitor,
+    ReadingWatch,
     check_broken_share,
     read_frames,
 )
@@ -81,6 +82,10 @@ class StreamPosition:
     start_batch: int = 0
     #: Progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
     cursors: dict[str, str] = field(default_factory=dict)
+    #: Videos that have ended the process that read them, and why: they are skipped as broken ones.
+    unreadable: dict[str, str] = field(default_factory=dict)
+    #: Folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
+    notes: str | None = None
 
     def seek(self, start_batch: int, *, cursors: Mapping[str, str] | None = None) -> None:
         """
@@ -225,6 +230,7 @@ class _ClipStream:
     max_broken_share: float
     num_segments: int
     cache_bytes: int
+    decode_timeout: float
 
     @property
     def is_sequential(self) -> bool:
@@ -244,6 +250,9 @@ class _Worker:
         self._workers = workers
         self._order = stream.order()
         self._monitor = BrokenVideoMonitor(stream.max_broken_share)
+        self._watch = ReadingWatch(
+            stream.decode_timeout, notes=stream.position.notes, unreadable=stream.position.unreadable
+        )
         self._cache = VideoCache(stream.cache_bytes) if stream.cache_bytes else None
         self._states = self._load_cursors(stream.position.cursors)
         self._lanes = next((state["lanes"] for state in self._states.values()), workers)
@@ -316,15 +325,16 @@ class _Worker:
             path, find = self._due(position, lane=lane, attempt=attempt)
             generator = torch.Generator().manual_seed(clip_seed)
             try:
-                clip = find()
-                frames = read_frames(
-                    clip,
-                    sampling=stream.sampling,
-                    num_segments=stream.num_segments,
-                    generator=generator,
-                    backend=stream.backend,
-                    cache=self._cache,
-                )
+                with self._watch.reading(path):
+                    clip = find()
+                    frames = read_frames(
+                        clip,
+                        sampling=stream.sampling,
+                        num_segments=stream.num_segments,
+                        generator=generator,
+                        backend=stream.backend,
+                        cache=self._cache,
+                    )
             except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
             else:
@@ -338,7 +348,8 @@ class _Worker:
         corpus = self._stream.corpora[number]
         if isinstance(corpus, SequentialCorpus):
             clip = next(self._reader(number, lane))
-            return clip.path, lambda: clip
+            # Members of different tars may have the same name.
+            return f"{clip.path}, {len(clip.data)} bytes", lambda: clip
         index = self._order.replacement(number, position, attempt) if attempt else self._order.index(number, n)
         return corpus.describe(index), partial(corpus.read, index)
 
@@ -372,7 +383,7 @@ class _Worker:
         )
 
 
-def _check_at_least(**values: tuple[int, int]) -> None:
+def _check_at_least(**values: tuple[float, float]) -> None:
     for name, (value, bound) in values.items():
         if value < bound:
             raise ValueError(f"{name}={value} must be at least {bound}")
@@ -432,6 +443,7 @@ def clip_stream(
     max_broken_share: float = 0.05,
     num_segments: int = 1,
     cache_bytes: int = 0,
+    decode_timeout: float = 60.0,
 ) -> IterableDataset:
     """
     The endless training stream of this process, for `DataLoader(stream, batch_size=batch_size,
@@ -460,6 +472,8 @@ def clip_stream(
         num_segments: clips of each video, one at random in each of as many equal parts, cropped and flipped each by
             itself.
         cache_bytes: decoded video files that each worker keeps, see [`VideoCache`].
+        decode_timeout: seconds to find and read one video; 0 for any time. The worker of a [`ClipLoader`] that takes
+            longer is replaced, and the video skipped as a broken one. Elsewhere a warning names it.
 
     Returns:
         A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or with several segments
@@ -482,6 +496,7 @@ def clip_stream(
         num_workers=(num_workers, 0),
         num_segments=(num_segments, 1),
         cache_bytes=(cache_bytes, 0),
+        decode_timeout=(decode_timeout, 0),
     )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
@@ -506,6 +521,7 @@ def clip_stream(
         max_broken_share=max_broken_share,
         num_segments=num_segments,
         cache_bytes=cache_bytes,
+        decode_timeout=decode_timeout,
     )
     stream.order()  # refuses wrong weights here rather than in a worker
     return _lanes_dataset(_stream_lane, lanes=max(1, num_workers), stream=stream)
