@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import torch
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 from .clip_sampling import ClipSampling, CorruptVideoError, DecodingError
 from .corpora import EncodedClip
 from .decoding import Backend, VideoCache, read_segments
+from .remote_reading import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -173,9 +173,11 @@ def read_frames(
     generator: torch.Generator | None = None,
     backend: Backend = "pyav",
     cache: VideoCache | None = None,
+    seed: int = 0,
 ) -> torch.Tensor:
     """
-    The frames of a clip, or of several segments of a video (see [`read_segments`]).
+    The frames of a clip, or of several segments of a video (see [`read_segments`]). What lies behind a URL is fetched
+    in up to 5 tries; `seed` determines how long is waited between them.
 
     Returns:
         uint8 (num_segments, frames, 3, height, width); a picture comes once, as (1, 1, 3, height, width): crop it
@@ -188,8 +190,7 @@ def read_frames(
     if not data:
         raise OSError(f"{clip.path} is empty")
     if isinstance(data, str) and "://" in data:
-        with fsspec.open(data, "rb") as file:
-            data = file.read()
+        data = fetch(data, seed=seed)
     if clip.is_picture:
         return _read_picture(data, name=clip.path)[None, None]
     return read_segments(
@@ -199,6 +200,8 @@ def read_frames(
 
 def _read_picture(data: str | bytes, *, name: str) -> torch.Tensor:
     """uint8 (3, height, width), channels last in memory as decoders deliver frames."""
+    if isinstance(data, str) and not os.path.isfile(data):
+        raise FileNotFoundError(f"{name} is no regular file")
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
             pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))

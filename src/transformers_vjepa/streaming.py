@@ -12,6 +12,7 @@ not depend on the number of workers, the ranks share out one global order, and r
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,7 @@ from .clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augment
 from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
 from .decoding import Backend, VideoCache
+from .remote_reading import TRIES, retry_delay, source_errors
 
 # Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
 _MAX_CHUNK_BYTES = 256 * 2**20
@@ -124,8 +126,10 @@ class _LaneReader:
         seed: int,
         shuffle_buffer: int,
         state: dict[str, Any] | None,
+        failed: Callable[[str, Exception], None],
     ) -> None:
         self._corpus = corpus
+        self._failed = failed
         self._lane, self._lanes, self._seed, self._shuffle_buffer = lane, lanes, seed, shuffle_buffer
         #: What to save to continue after the last reference handed out.
         self.state = state or {"epoch": 0, "row": 0, "dataset": None, "done": 0}
@@ -147,8 +151,8 @@ class _LaneReader:
             )
             if state["dataset"] is not None:
                 self._dataset.load_state_dict(state["dataset"])
-            # Not `iter(dataset)`: in a DataLoader worker that would split the lane once more.
-            rows = ((state["row"] + n, batch) for n, batch in enumerate(self._dataset.iter(batch_size=1)))
+            self._num_failures = 0
+            rows = self._rows(state["row"])
             start, done, empty = dict(state), state["done"], state["row"] == 0
             while chunk := self._read_chunk(rows):
                 empty = False
@@ -160,12 +164,37 @@ class _LaneReader:
                     reference, chunk[order[number]] = chunk[order[number]], None  # let go of the bytes
                     yield reference
                 start, done = after, 0
-            if empty:
+            if empty and not self._num_failures:
                 raise StreamError(
                     f"{self._corpus.name} has no rows for reader {self._lane} of {self._lanes}: use fewer "
                     "DataLoader workers or processes"
                 )
             state = {"epoch": epoch + 1, "row": 0, "dataset": None, "done": 0}
+
+    def _rows(self, first: int) -> Iterator[tuple[int, dict[str, list]]]:
+        """
+        The rows of this epoch with their numbers. Where the source fails it is opened anew; where it fails again and
+        again, the rest of the shard is left out and counted as one broken video.
+        """
+        number, failures_in_a_row = first, 0
+        while True:
+            try:
+                # Not `iter(dataset)`: in a DataLoader worker that would split the lane once more.
+                for batch in self._dataset.iter(batch_size=1):
+                    yield number, batch
+                    number, failures_in_a_row = number + 1, 0
+                return
+            except source_errors() as error:
+                self._num_failures += 1
+                failures_in_a_row += 1
+                state = self._dataset.state_dict()
+                if failures_in_a_row < TRIES:
+                    time.sleep(retry_delay(failures_in_a_row, seed=hash_counters(self._seed, self._lane, number)))
+                else:
+                    where = f"{self._corpus.name}, the rest of a shard from row {number} of reader {self._lane} on"
+                    self._failed(where, error)
+                    state, failures_in_a_row = _at_next_shard(state, where=where, error=error), 0
+                self._dataset.load_state_dict(state)
 
     def _chunk_order(self, length: int, *, epoch: int, row: int) -> list[int]:
         if self._shuffle_buffer == 1:
@@ -186,6 +215,14 @@ class _LaneReader:
             if len(chunk) == self._shuffle_buffer or size >= _MAX_CHUNK_BYTES:
                 break
         return chunk
+
+
+def _at_next_shard(state: dict[str, Any], *, where: str, error: Exception) -> dict[str, Any]:
+    """The state of a data set, moved on to the beginning of its next shard."""
+    place = state["examples_iterable"]
+    if "shard_idx" not in place:
+        raise StreamError(f"{where} cannot be read ({type(error).__name__}: {error}): repair it, or leave it out")
+    return {**state, "examples_iterable": {**place, "shard_idx": place["shard_idx"] + 1, "shard_example_idx": 0}}
 
 
 class _Item(NamedTuple):
@@ -334,6 +371,7 @@ class _Worker:
                         generator=generator,
                         backend=stream.backend,
                         cache=self._cache,
+                        seed=clip_seed,
                     )
             except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
@@ -363,6 +401,7 @@ class _Worker:
                 seed=hash_counters(stream.seed, corpus),
                 shuffle_buffer=stream.shuffle_buffer if stream.shuffle else 1,
                 state=self._states.get(lane, {}).get("readers", {}).get(str(corpus)),
+                failed=self._monitor.failed,
             )
         return self._readers[corpus, lane]
 
