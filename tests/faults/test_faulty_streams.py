@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import time
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -303,6 +304,14 @@ def test_training_with_workers_that_are_killed_is_the_undisturbed_training(folde
     assert len(restarts) == 3
     assert len(losses) == 8 and losses == expected
     assert all(torch.equal(disturbed_weights[name], value) for name, value in weights.items())
+    assert not psutil.Process().children()
+
+
+def test_training_ends_although_a_worker_is_stuck(folder, tmp_path, read_frames):
+    clips = count(1)  # each worker counts its own
+    read_frames(lambda clip: time.sleep(1000 if next(clips) > 9 else 0))
+    losses, _ = train(str(folder), tmp_path, max_steps=2)
+    assert len(losses) == 2
     assert not psutil.Process().children()
 
 
