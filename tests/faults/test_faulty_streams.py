@@ -210,12 +210,11 @@ def test_a_video_that_ends_its_worker_is_skipped_from_then_on(folder, tars, read
     read_frames(fault)
     position = StreamPosition()
     # Much longer than a video takes, even on a busy machine.
-    batches = batches_of(source, 8, position=position, decode_timeout=4, **settings)
+    batches = batches_of(source, 8, position=position, decode_timeout=5, **settings)
     (name,) = position.unreadable
     assert "7.mp4" in name and "7.mp4" not in names(batches)
     (restart,) = [record for record in caplog.records if "going on from batch" in record.getMessage()]
     assert "7.mp4" in restart.getMessage()
-    assert restart.getMessage().count("DataLoader worker") == 1
     has_traceback = any("in sleep_at_marked" in record.getMessage() for record in caplog.records)
     assert has_traceback == (fault is sleep_at_marked)
     # All is as if it had been a broken file, which is what the counter says, too.
