@@ -115,23 +115,20 @@ class _Delivery:
 
     def __init__(self, position: StreamPosition | None) -> None:
         self._position = position
-        self._start = position.start_batch if position else 0
         self._cursors = dict(position.cursors) if position else {}
         self._batches = self._restarts = self._in_a_row = 0
 
     def start(self, iterate: Callable[[], Iterator[Any]], *, notes: str) -> Iterator[Any]:
-        """Starts workers at the first batch not delivered; the position itself stays where it was."""
+        """Starts workers at the first batch not delivered; the position stays where it was."""
         position = self._position
         if position is None:
             return iterate()
-        before = position.start_batch, position.cursors
-        position.seek(self._start + self._batches, cursors=self._cursors)
-        position.notes = notes
+        before = position.cursors
+        position.delivered, position.cursors, position.notes = self._batches, self._cursors, notes
         try:
             return iterate()
         finally:
-            position.start_batch, position.cursors = before
-            position.notes = None
+            position.delivered, position.cursors, position.notes = 0, before, None
 
     def delivered(self, batch: Any) -> None:
         self._batches += 1
@@ -158,7 +155,7 @@ class _Delivery:
         elif self._restarts > MAX_RESTARTS + self._batches // BATCHES_PER_RESTART:
             times = f"{self._restarts} times in {self._batches} batches"
         else:
-            batch = self._start + self._batches
+            batch = self._position.start_batch + self._batches
             logger.warning("%s; going on from batch %d with new workers", reason, batch)
             return
         raise WorkersLostError(

@@ -84,6 +84,8 @@ class StreamPosition:
     start_batch: int = 0
     #: Progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
     cursors: dict[str, str] = field(default_factory=dict)
+    #: Batches of each rank to pass over besides: a `ClipLoader` sets it while it starts new workers.
+    delivered: int = 0
     #: Videos that have ended the process that read them, and why: they are skipped as broken ones.
     unreadable: dict[str, str] = field(default_factory=dict)
     #: Folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
@@ -318,7 +320,7 @@ class _Worker:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         stream = self._stream
-        for batch in count(stream.position.start_batch + self._worker, self._workers):
+        for batch in count(stream.position.start_batch + stream.position.delivered + self._worker, self._workers):
             first = (batch * stream.world_size + stream.rank) * stream.batch_size
             lane = batch % self._lanes
             for position in range(first, first + stream.batch_size):
