@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# How long `make soak` takes.
+MINUTES ?= 30
 
-.PHONY: demo study test style
+.PHONY: demo study test style soak
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-viz,probe
@@ -16,6 +18,9 @@ test: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest
+
+soak: $(VENV)/installed-test
+	$(RUN) benchmarks/soak.py --minutes $(MINUTES)
 
 style: $(VENV)/installed-test
 	$(RUN) -m ruff check --fix .

@@ -35,6 +35,7 @@ from transformers_vjepa import (
     clip_stream,
 )
 from transformers_vjepa.checkpoints import resolve_checkpoint, trained_steps
+from transformers_vjepa.clip_loader import WorkersLostError
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import check_processes, parse_with_recipe, user_errors
 from transformers_vjepa.masking import get_mask_strategy
@@ -110,6 +111,13 @@ class DataArguments:
     decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
     max_broken_share: float = field(
         default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
+    )
+    decode_timeout: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds to find and read one video, after which a DataLoader worker is replaced and the video "
+            "skipped as a broken one (without workers: a warning). 0: never."
+        },
     )
     cache_videos: int = field(
         default=0,
@@ -229,6 +237,7 @@ def build_stream(
         "flip_probability": data.flip_probability,
         "backend": data.decoder,
         "max_broken_share": data.max_broken_share,
+        "decode_timeout": data.decode_timeout,
         "cache_bytes": data.cache_videos * 1_000_000,
     }
     sampling = clip_sampling(data, config)
@@ -256,8 +265,8 @@ def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments
 
 # Arguments that change nothing of what is learnt.
 _INCIDENTAL = re.compile(
-    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|use_cpu|ddp_.*|"
-    "fsdp.*|.*hub_.*"
+    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
+    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*"
 )
 
 
@@ -332,7 +341,7 @@ def run(argv: list[str]) -> VJEPATrainer:
     """One pretraining run from its command line; what the user can mend ends it with one line."""
     with user_errors():
         trainer, checkpoint = build(argv)
-    with user_errors(CollapseError, DivergedError, StreamError, TooManyBrokenVideosError):
+    with user_errors(CollapseError, DivergedError, StreamError, TooManyBrokenVideosError, WorkersLostError):
         train(trainer, checkpoint)
     if trainer.is_world_process_zero():
         report(trainer)

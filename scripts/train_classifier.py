@@ -48,6 +48,7 @@ from transformers_vjepa.classification_trainer import (
     VJEPAClassificationArguments,
     VJEPAClassificationTrainer,
 )
+from transformers_vjepa.clip_loader import WorkersLostError
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from transformers_vjepa.corpora import IndexedCorpus
@@ -467,7 +468,7 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer:
     """One training run from its command line; what the user can mend ends it with one line."""
     with user_errors(*MISTAKES, TooManyBrokenVideosError):
         trainer, rest, checkpoint = build(argv)
-    with user_errors(DivergedError, StreamError, TooManyBrokenVideosError, UnusableSplitError):
+    with user_errors(DivergedError, StreamError, TooManyBrokenVideosError, UnusableSplitError, WorkersLostError):
         trainer.train_or_restore(checkpoint)
         if not trainer.stop_signal:
             summary = finish_run(trainer, **rest)

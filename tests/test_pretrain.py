@@ -260,6 +260,7 @@ def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
         ({"mask_strategy": "stripes"}, "error: unknown mask strategy 'stripes'"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
         ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is no complete checkpoint"),
+        ({"decode_timeout": -1}, "error: decode_timeout=-1.0 must be at least 0"),
         ({"flip_probability": 2}, "error: `flip_probability`=2.0 must lie in"),
         ({"output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),
     ],

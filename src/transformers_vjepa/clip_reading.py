@@ -1,10 +1,16 @@
 """From a video or picture that a corpus has found to its frames, and what to do with those that are broken."""
 
+import faulthandler
 import io
 import logging
+import os
+import threading
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import torch
@@ -13,6 +19,7 @@ from PIL import Image, ImageOps
 from .clip_sampling import ClipSampling, CorruptVideoError, DecodingError
 from .corpora import EncodedClip
 from .decoding import Backend, VideoCache, read_segments
+from .remote_reading import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +63,93 @@ class BrokenVideoMonitor:
             ) from (None if isinstance(error, str) else error)
 
 
+class Reading(NamedTuple):
+    """What a process was reading when it ended."""
+
+    #: The video; empty between two videos.
+    name: str
+    #: Where the process stood when the time for the video had run out; empty if it had not.
+    traceback: str
+
+
+class ReadingWatch:
+    """
+    Bounds the time that this process takes for a video, be it to find, to open or to decode it.
+
+    In a worker of a `ClipLoader` (that is, with `notes`) it ends the process: nothing less ends a decoder that is
+    stuck in C. The loader learns from a note which video it was. Any other process is only warned of.
+
+    Args:
+        timeout: seconds; 0 for any time.
+        notes: folder in which the process notes what it is reading.
+        unreadable: videos that have ended a process before, and why.
+    """
+
+    def __init__(
+        self, timeout: float, *, notes: str | None = None, unreadable: Mapping[str, str] | None = None
+    ) -> None:
+        self._timeout = timeout
+        self._unreadable = unreadable or {}
+        # Unbuffered, and appending: faulthandler writes behind the name.
+        self._note = None if notes is None else open(_note(notes, os.getpid()), "ab", buffering=0)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """
+        Around the reading of the video `name`.
+
+        Raises:
+            DecodingError: it has ended a process before.
+        """
+        if name in self._unreadable:
+            raise DecodingError(name, self._unreadable[name])
+        if self._note is None:
+            with self._warning(name):
+                yield
+            return
+        self._note.write(os.fsencode(name) + b"\0")
+        if self._timeout:
+            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._note.truncate(0)
+
+    @contextmanager
+    def _warning(self, name: str) -> Iterator[None]:
+        if not self._timeout:
+            yield
+            return
+        timer = threading.Timer(
+            self._timeout,
+            logger.warning,
+            (
+                "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker could be ended "
+                "for it: if it never comes back, stop this process, and use workers or leave the video out",
+                name,
+                self._timeout,
+            ),
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def last_reading(notes: str, pid: int) -> Reading:
+    """What the process `pid`, which has ended, last noted with a [`ReadingWatch`]."""
+    file = _note(notes, pid)
+    name, _, traceback = file.read_bytes().partition(b"\0") if file.exists() else (b"", b"", b"")
+    return Reading(os.fsdecode(name), traceback.decode(errors="replace"))
+
+
+def _note(notes: str, pid: int) -> Path:
+    return Path(notes) / str(pid)
+
+
 def check_broken_share(max_broken_share: float) -> None:
     """
     Raises:
@@ -79,9 +173,11 @@ def read_frames(
     generator: torch.Generator | None = None,
     backend: Backend = "pyav",
     cache: VideoCache | None = None,
+    seed: int = 0,
 ) -> torch.Tensor:
     """
-    The frames of a clip, or of several segments of a video (see [`read_segments`]).
+    The frames of a clip, or of several segments of a video (see [`read_segments`]). What lies behind a URL is fetched
+    in up to 5 tries; `seed` determines how long is waited between them.
 
     Returns:
         uint8 (num_segments, frames, 3, height, width); a picture comes once, as (1, 1, 3, height, width): crop it
@@ -94,8 +190,7 @@ def read_frames(
     if not data:
         raise OSError(f"{clip.path} is empty")
     if isinstance(data, str) and "://" in data:
-        with fsspec.open(data, "rb") as file:
-            data = file.read()
+        data = fetch(data, seed=seed)
     if clip.is_picture:
         return _read_picture(data, name=clip.path)[None, None]
     return read_segments(
@@ -105,6 +200,8 @@ def read_frames(
 
 def _read_picture(data: str | bytes, *, name: str) -> torch.Tensor:
     """uint8 (3, height, width), channels last in memory as decoders deliver frames."""
+    if isinstance(data, str) and not os.path.isfile(data):
+        raise FileNotFoundError(f"{name} is no regular file")
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
             pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
@@ -118,8 +215,11 @@ __all__ = [
     "BROKEN_WINDOW",
     "MIN_BROKEN",
     "BrokenVideoMonitor",
+    "Reading",
+    "ReadingWatch",
     "TooManyBrokenVideosError",
     "check_broken_share",
     "describe_error",
+    "last_reading",
     "read_frames",
 ]

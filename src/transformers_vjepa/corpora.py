@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video, load_dataset
 
+from .remote_reading import leave_retries_to_us, retried, storage_options
+
 logger = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
@@ -373,6 +375,7 @@ class SequentialCorpus:
         own (every `stride`-th from `offset`). With at least as many shards as lanes no shard is read twice;
         otherwise Parquet is split by row group, and what is still shared is read by as few lanes as possible.
         """
+        leave_retries_to_us()
         dataset = self._dataset
         if dataset.num_shards < lanes:
             dataset = dataset.reshard()
@@ -531,7 +534,14 @@ def _open_remote(source: str, *, split: str, video_column: str | None) -> Sequen
     builder = {".tar": "webdataset", ".parquet": "parquet"}.get(_extension(source))
     if builder is None:
         raise ValueError(f"{source}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
-    dataset = load_dataset(builder, data_files={split: _expand_braces(source)}, split=split, streaming=True)
+    files = {split: _expand_braces(source)}
+    leave_retries_to_us()
+    dataset = retried(
+        lambda: load_dataset(
+            builder, data_files=files, split=split, streaming=True, storage_options=storage_options(source)
+        ),
+        name=source,
+    )
     return SequentialCorpus(dataset, name=source, video_column=video_column)
 
 

@@ -214,8 +214,8 @@ def _open(source: VideoSource, *, backend: Backend) -> _Video:
         path = Path(source)
         if path.is_dir():
             return _PictureFolder(path)
-        if not path.exists():
-            raise DecodingError(str(path), "there is no such file")
+        if not path.is_file():  # a FIFO, say, could not be opened before something writes to it
+            raise DecodingError(str(path), "it is no regular file" if path.exists() else "there is no such file")
         # Absolute, or FFmpeg takes what is before a colon for a protocol.
         return _BACKENDS[backend](os.path.abspath(path), str(path))
     if not hasattr(source, "read") or not hasattr(source, "seek"):

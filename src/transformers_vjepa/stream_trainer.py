@@ -17,12 +17,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
 from transformers.utils import logging
 
+from .clip_loader import ClipLoader
 from .sharding import ShardingTrainer
 from .streaming import StreamPosition, record_cursors
 from .video_processing_vjepa import normalize_clips
-
-# How long DataLoader workers outlive a SIGTERM, so that the main process can finish its step and save.
-_SECONDS_TO_SAVE = 60
 
 
 class DivergedError(RuntimeError):
@@ -54,17 +52,6 @@ class _StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def _prepare_worker(worker: int, *, num_workers: int, rank: int) -> None:
-    """
-    Seeds a DataLoader worker, and leaves signals that reach the whole process group to the main process, which
-    wants to save first.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM is also how a worker is told to end, if it does not by itself.
-    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_SECONDS_TO_SAVE))
-    seed_worker(worker, num_workers=num_workers, rank=rank)
-
-
 class StreamTrainer(ShardingTrainer):
     """
     A [`~transformers.Trainer`] for what [`~streaming.clip_stream`] makes: the stream is not split again, resuming
@@ -91,7 +78,9 @@ class StreamTrainer(ShardingTrainer):
         super().__init__(**kwargs)
         # The loss is a mean over the batch: the Trainer divides it by the accumulated batches.
         self.model_accepts_loss_kwargs = False
+        self._is_seekable = position is not None
         self.position = StreamPosition() if position is None else position
+        self._loader: ClipLoader | None = None
         self.add_callback(_SeekStream(self.position))
         self.stop_signal = 0
         self.add_callback(_StopOnSignal(self))
@@ -109,7 +98,11 @@ class StreamTrainer(ShardingTrainer):
         """
         self._since = time.perf_counter()
         with self._noting_signals():
-            return super().train(*args, **kwargs)
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                if self._loader is not None:
+                    self._loader.close()
 
     @contextmanager
     def _noting_signals(self) -> Iterator[None]:
@@ -136,18 +129,20 @@ class StreamTrainer(ShardingTrainer):
             return super().get_train_dataloader()
         args = self.args
         workers = args.dataloader_num_workers
-        return DataLoader(
+        self._loader = ClipLoader(
             self.train_dataset,
+            position=self.position if self._is_seekable else None,
             batch_size=self._train_batch_size,
             num_workers=workers,
             collate_fn=self.data_collator,
             pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context if workers else None,
-            worker_init_fn=partial(_prepare_worker, num_workers=workers, rank=args.process_index),
+            worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
             # Starting to read draws a seed: from the global generator, a resumed run would be one draw ahead.
             generator=torch.Generator().manual_seed(args.seed),
         )
+        return self._loader
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
         started = time.perf_counter()

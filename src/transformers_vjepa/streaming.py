@@ -12,6 +12,7 @@ not depend on the number of workers, the ranks share out one global order, and r
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from .clip_order import ClipOrder, Draw, hash_counters, permutation
 from .clip_reading import (
     BROKEN_VIDEO_ERRORS,
     BrokenVideoMonitor,
+    ReadingWatch,
     check_broken_share,
     read_frames,
 )
@@ -34,6 +36,7 @@ from .clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augment
 from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
 from .decoding import Backend, VideoCache
+from .remote_reading import TRIES, retry_delay, source_errors
 
 # Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
 _MAX_CHUNK_BYTES = 256 * 2**20
@@ -81,6 +84,12 @@ class StreamPosition:
     start_batch: int = 0
     #: Progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
     cursors: dict[str, str] = field(default_factory=dict)
+    #: Batches of each rank to pass over besides: a `ClipLoader` sets it while it starts new workers.
+    delivered: int = 0
+    #: Videos that have ended the process that read them, and why: they are skipped as broken ones.
+    unreadable: dict[str, str] = field(default_factory=dict)
+    #: Folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
+    notes: str | None = None
 
     def seek(self, start_batch: int, *, cursors: Mapping[str, str] | None = None) -> None:
         """
@@ -119,8 +128,10 @@ class _LaneReader:
         seed: int,
         shuffle_buffer: int,
         state: dict[str, Any] | None,
+        failed: Callable[[str, Exception], None],
     ) -> None:
         self._corpus = corpus
+        self._failed = failed
         self._lane, self._lanes, self._seed, self._shuffle_buffer = lane, lanes, seed, shuffle_buffer
         #: What to save to continue after the last reference handed out.
         self.state = state or {"epoch": 0, "row": 0, "dataset": None, "done": 0}
@@ -142,8 +153,8 @@ class _LaneReader:
             )
             if state["dataset"] is not None:
                 self._dataset.load_state_dict(state["dataset"])
-            # Not `iter(dataset)`: in a DataLoader worker that would split the lane once more.
-            rows = ((state["row"] + n, batch) for n, batch in enumerate(self._dataset.iter(batch_size=1)))
+            self._num_failures = 0
+            rows = self._rows(state["row"])
             start, done, empty = dict(state), state["done"], state["row"] == 0
             while chunk := self._read_chunk(rows):
                 empty = False
@@ -155,12 +166,37 @@ class _LaneReader:
                     reference, chunk[order[number]] = chunk[order[number]], None  # let go of the bytes
                     yield reference
                 start, done = after, 0
-            if empty:
+            if empty and not self._num_failures:
                 raise StreamError(
                     f"{self._corpus.name} has no rows for reader {self._lane} of {self._lanes}: use fewer "
                     "DataLoader workers or processes"
                 )
             state = {"epoch": epoch + 1, "row": 0, "dataset": None, "done": 0}
+
+    def _rows(self, first: int) -> Iterator[tuple[int, dict[str, list]]]:
+        """
+        The rows of this epoch with their numbers. Where the source fails it is opened anew; where it fails again and
+        again, the rest of the shard is left out and counted as one broken video.
+        """
+        number, failures_in_a_row = first, 0
+        while True:
+            try:
+                # Not `iter(dataset)`: in a DataLoader worker that would split the lane once more.
+                for batch in self._dataset.iter(batch_size=1):
+                    yield number, batch
+                    number, failures_in_a_row = number + 1, 0
+                return
+            except source_errors() as error:
+                self._num_failures += 1
+                failures_in_a_row += 1
+                state = self._dataset.state_dict()
+                if failures_in_a_row < TRIES:
+                    time.sleep(retry_delay(failures_in_a_row, seed=hash_counters(self._seed, self._lane, number)))
+                else:
+                    where = f"{self._corpus.name}, the rest of a shard from row {number} of reader {self._lane} on"
+                    self._failed(where, error)
+                    state, failures_in_a_row = _at_next_shard(state, where=where, error=error), 0
+                self._dataset.load_state_dict(state)
 
     def _chunk_order(self, length: int, *, epoch: int, row: int) -> list[int]:
         if self._shuffle_buffer == 1:
@@ -181,6 +217,14 @@ class _LaneReader:
             if len(chunk) == self._shuffle_buffer or size >= _MAX_CHUNK_BYTES:
                 break
         return chunk
+
+
+def _at_next_shard(state: dict[str, Any], *, where: str, error: Exception) -> dict[str, Any]:
+    """The state of a data set, moved on to the beginning of its next shard."""
+    place = state["examples_iterable"]
+    if "shard_idx" not in place:
+        raise StreamError(f"{where} cannot be read ({type(error).__name__}: {error}): repair it, or leave it out")
+    return {**state, "examples_iterable": {**place, "shard_idx": place["shard_idx"] + 1, "shard_example_idx": 0}}
 
 
 class _Item(NamedTuple):
@@ -225,6 +269,7 @@ class _ClipStream:
     max_broken_share: float
     num_segments: int
     cache_bytes: int
+    decode_timeout: float
 
     @property
     def is_sequential(self) -> bool:
@@ -244,6 +289,9 @@ class _Worker:
         self._workers = workers
         self._order = stream.order()
         self._monitor = BrokenVideoMonitor(stream.max_broken_share)
+        self._watch = ReadingWatch(
+            stream.decode_timeout, notes=stream.position.notes, unreadable=stream.position.unreadable
+        )
         self._cache = VideoCache(stream.cache_bytes) if stream.cache_bytes else None
         self._states = self._load_cursors(stream.position.cursors)
         self._lanes = next((state["lanes"] for state in self._states.values()), workers)
@@ -272,7 +320,7 @@ class _Worker:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         stream = self._stream
-        for batch in count(stream.position.start_batch + self._worker, self._workers):
+        for batch in count(stream.position.start_batch + stream.position.delivered + self._worker, self._workers):
             first = (batch * stream.world_size + stream.rank) * stream.batch_size
             lane = batch % self._lanes
             for position in range(first, first + stream.batch_size):
@@ -316,15 +364,17 @@ class _Worker:
             path, find = self._due(position, lane=lane, attempt=attempt)
             generator = torch.Generator().manual_seed(clip_seed)
             try:
-                clip = find()
-                frames = read_frames(
-                    clip,
-                    sampling=stream.sampling,
-                    num_segments=stream.num_segments,
-                    generator=generator,
-                    backend=stream.backend,
-                    cache=self._cache,
-                )
+                with self._watch.reading(path):
+                    clip = find()
+                    frames = read_frames(
+                        clip,
+                        sampling=stream.sampling,
+                        num_segments=stream.num_segments,
+                        generator=generator,
+                        backend=stream.backend,
+                        cache=self._cache,
+                        seed=clip_seed,
+                    )
             except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
             else:
@@ -338,7 +388,8 @@ class _Worker:
         corpus = self._stream.corpora[number]
         if isinstance(corpus, SequentialCorpus):
             clip = next(self._reader(number, lane))
-            return clip.path, lambda: clip
+            # Members of different tars may have the same name.
+            return f"{clip.path}, {len(clip.data)} bytes", lambda: clip
         index = self._order.replacement(number, position, attempt) if attempt else self._order.index(number, n)
         return corpus.describe(index), partial(corpus.read, index)
 
@@ -352,6 +403,7 @@ class _Worker:
                 seed=hash_counters(stream.seed, corpus),
                 shuffle_buffer=stream.shuffle_buffer if stream.shuffle else 1,
                 state=self._states.get(lane, {}).get("readers", {}).get(str(corpus)),
+                failed=self._monitor.failed,
             )
         return self._readers[corpus, lane]
 
@@ -372,7 +424,7 @@ class _Worker:
         )
 
 
-def _check_at_least(**values: tuple[int, int]) -> None:
+def _check_at_least(**values: tuple[float, float]) -> None:
     for name, (value, bound) in values.items():
         if value < bound:
             raise ValueError(f"{name}={value} must be at least {bound}")
@@ -432,6 +484,7 @@ def clip_stream(
     max_broken_share: float = 0.05,
     num_segments: int = 1,
     cache_bytes: int = 0,
+    decode_timeout: float = 60.0,
 ) -> IterableDataset:
     """
     The endless training stream of this process, for `DataLoader(stream, batch_size=batch_size,
@@ -460,6 +513,8 @@ def clip_stream(
         num_segments: clips of each video, one at random in each of as many equal parts, cropped and flipped each by
             itself.
         cache_bytes: decoded video files that each worker keeps, see [`VideoCache`].
+        decode_timeout: seconds to find and read one video; 0 for any time. The worker of a [`ClipLoader`] that takes
+            longer is replaced, and the video skipped as a broken one. Elsewhere a warning names it.
 
     Returns:
         A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or with several segments
@@ -482,6 +537,7 @@ def clip_stream(
         num_workers=(num_workers, 0),
         num_segments=(num_segments, 1),
         cache_bytes=(cache_bytes, 0),
+        decode_timeout=(decode_timeout, 0),
     )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
@@ -506,6 +562,7 @@ def clip_stream(
         max_broken_share=max_broken_share,
         num_segments=num_segments,
         cache_bytes=cache_bytes,
+        decode_timeout=decode_timeout,
     )
     stream.order()  # refuses wrong weights here rather than in a worker
     return _lanes_dataset(_stream_lane, lanes=max(1, num_workers), stream=stream)

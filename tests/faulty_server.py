@@ -1,0 +1,89 @@
+"""An HTTP server that misbehaves as it is told."""
+
+import socket
+import struct
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """
+    Serves `files`, bytes by path. A GET of a path does what is next in `faults[path]`, a list that is used up, or a
+    name that holds for good:
+
+    - `"500"`, `"404"`: answers with that status;
+    - `"reset"`: sends half of the file and resets the connection;
+    - `"stall"`: sends half of the file and then nothing for as long as the server runs.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.faults: dict[str, str | list[str]] = defaultdict(list)
+        self.requests: Counter[str] = Counter()
+        self.closing = threading.Event()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+    def next_fault(self, path: str) -> str | None:
+        self.requests[path] += 1
+        faults = self.faults[path]
+        if isinstance(faults, str):
+            return faults
+        return faults.pop(0) if faults else None
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that give up are what the tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FaultyServer
+
+    def do_HEAD(self) -> None:
+        self._start(200 if self.path in self.server.files else 404)
+
+    def do_GET(self) -> None:
+        fault = self.server.next_fault(self.path) if self.path in self.server.files else "404"
+        if fault in ("404", "500"):
+            self._start(int(fault))
+            return
+        self._start(200)
+        data = self.server.files[self.path]
+        if fault is None:
+            self.wfile.write(data)
+            return
+        self.wfile.write(data[: len(data) // 2])
+        if fault == "stall":
+            self.server.closing.wait()
+        # With no time to linger, closing sends a reset.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def _start(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(self.server.files[self.path]) if status == 200 else 0))
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving() -> Iterator[FaultyServer]:
+    """A server that runs in the background."""
+    with FaultyServer() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            server.shutdown()
+            thread.join()
