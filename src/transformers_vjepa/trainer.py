@@ -230,7 +230,9 @@ class VJEPATrainer(StreamTrainer):
             decaying = {id(value) for name, value in network.named_parameters() if name in names}
             for group in optimizer.param_groups:
                 group["decays"] = any(id(parameter) in decaying for parameter in group["params"])
-            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target.
+            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target. A fused optimizer
+            # would skip it inside of its step, after the hooks, unless the scaler is told to look by itself.
+            optimizer._step_supports_amp_scaling = False
             optimizer.register_step_pre_hook(self._before_update)
             optimizer.register_step_post_hook(self._after_update)
         return optimizer

@@ -63,7 +63,7 @@ def faulty(*runs, processes=1):
     """Exit code and output of runs one after the other; ends all processes if they hang."""
     process = start(HERE / "faulty.py", json.dumps(runs), processes=processes)
     try:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
