@@ -21,6 +21,7 @@ import torch
 from datasets import IterableDataset
 from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from transformers_vjepa import (
     PRESETS,
@@ -34,7 +35,7 @@ from transformers_vjepa import (
     VJEPAVideoProcessor,
     clip_stream,
 )
-from transformers_vjepa.checkpoints import resolve_checkpoint, trained_steps
+from transformers_vjepa.checkpoints import CheckpointError, checkpoint_errors, resolve_checkpoint, trained_steps
 from transformers_vjepa.clip_loader import WorkersLostError
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import check_processes, parse_with_recipe, user_errors
@@ -42,7 +43,7 @@ from transformers_vjepa.masking import get_mask_strategy
 from transformers_vjepa.pixel_prediction import VJEPAForPixelPrediction
 from transformers_vjepa.streaming import StreamError, parse_sources
 from transformers_vjepa.synthetic import build_corpus
-from transformers_vjepa.trainer import CollapseError, DivergedError
+from transformers_vjepa.trainer import CollapseError, DivergedError, UnevenStreamError
 from transformers_vjepa.training_pictures import TrainingPictures
 
 
@@ -137,6 +138,16 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "frames_per_clip",
     "prediction_target",
 }
+# What ends a run with one line: no mistake of the command line, but something to mend all the same.
+_FAULTS = (
+    CheckpointError,
+    CollapseError,
+    DivergedError,
+    StreamError,
+    TooManyBrokenVideosError,
+    UnevenStreamError,
+    WorkersLostError,
+)
 # The classes of the models by what they predict.
 _MODELS = {"features": VJEPAForPreTraining, "pixels": VJEPAForPixelPrediction}
 
@@ -331,17 +342,19 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step >= trainer.args.max_steps:
         trainer.stop_signal = 0  # too late to stop anything
-        trainer.save_model()
-        if trainer.args.should_save:
-            VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(trainer.args.output_dir)
-        trainer.save_state()
+        output_dir = Path(trainer.args.output_dir)
+        with checkpoint_errors(output_dir / SAFE_WEIGHTS_NAME):
+            trainer.save_model()
+            if trainer.args.should_save:
+                VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(output_dir)
+            trainer.save_state()
 
 
 def run(argv: list[str]) -> VJEPATrainer:
     """One pretraining run from its command line; what the user can mend ends it with one line."""
     with user_errors():
         trainer, checkpoint = build(argv)
-    with user_errors(CollapseError, DivergedError, StreamError, TooManyBrokenVideosError, WorkersLostError):
+    with user_errors(*_FAULTS):
         train(trainer, checkpoint)
     if trainer.is_world_process_zero():
         report(trainer)

@@ -5,26 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from recorder import recorder
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset, RandomSampler
-from transformers import TrainerCallback, TrainingArguments
+from torch.utils.data import Dataset, RandomSampler
+from transformers import TrainerCallback
 
 from transformers_vjepa import StreamPosition
 from transformers_vjepa.stream_trainer import DivergedError, StreamTrainer
-
-
-class Numbers(IterableDataset):
-    """Endless numbers from where the position says, with a cursor as streamed corpora have it."""
-
-    def __init__(self, position):
-        self.position = position
-
-    def __iter__(self):
-        number = 2 * self.position.start_batch
-        while True:
-            cursor = json.dumps({"rank": 0, "lane": number % 2, "row": number})
-            yield {"value": torch.tensor([float(number)]), "cursor": cursor, "num_skipped": int(number == 3)}
-            number += 1
 
 
 class Listed(Dataset):
@@ -33,50 +20,6 @@ class Listed(Dataset):
 
     def __getitem__(self, index):
         return {"value": torch.tensor([float(index)])}
-
-
-def collate(items):
-    batch = {"value": torch.stack([item["value"] for item in items])}
-    if "cursor" in items[0]:
-        batch["cursor"] = [item["cursor"] for item in items]
-        batch["num_skipped"] = torch.tensor([item["num_skipped"] for item in items])
-    return batch
-
-
-class Recorder(StreamTrainer):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.seen = []
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.seen += inputs["value"].flatten().tolist()
-        self.count_clips(inputs, len(inputs["value"]))
-        loss = model(inputs["value"]).mean() * 0
-        self.check_loss(loss, inputs)
-        return loss
-
-
-def recorder(tmp_path, dataset=None, *, position=None, callbacks=(), **changes):
-    position = StreamPosition() if position is None else position
-    settings = {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "logging_steps": 2, "seed": 1} | changes
-    args = TrainingArguments(
-        str(tmp_path),
-        per_device_train_batch_size=2,
-        use_cpu=True,
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        ignore_data_skip=dataset is None,
-        **settings,
-    )
-    return Recorder(
-        model=nn.Linear(1, 1),
-        args=args,
-        train_dataset=Numbers(position) if dataset is None else dataset,
-        data_collator=collate,
-        position=position,
-        callbacks=list(callbacks),
-    )
 
 
 def test_resuming_seeks_and_takes_the_cursors_along(tmp_path):
@@ -125,7 +68,7 @@ class Raise(TrainerCallback):
             signal.raise_signal(self.signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_training_after_the_step_with_a_checkpoint(tmp_path, signum):
     before = signal.getsignal(signum)
     trainer = recorder(tmp_path, callbacks=[Raise(signum, 2)], save_steps=100)

@@ -1,10 +1,33 @@
-"""Which checkpoint of a run to go on from."""
+"""
+Checkpoints of a run: which one to go on from, and how they come to be whole or not at all.
 
+A checkpoint is written into `OUTPUT/_unfinished` and moved to `OUTPUT/checkpoint-N` when all of it is on the disk.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+#: Where checkpoints are written, inside the folder of the run. Uploads to the Hub leave out names of this form.
+UNFINISHED = "_unfinished"
+#: How much of the stream is behind a checkpoint, and how far each process is in streamed corpora.
+_POSITION_NAME = "position.json"
+_CURSORS_NAME = "stream_{rank}.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, or lacks what going on from it takes."""
+
+
+# Reading
 
 
 def trained_steps(checkpoint: str | Path) -> int:
@@ -12,10 +35,26 @@ def trained_steps(checkpoint: str | Path) -> int:
     return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
 
 
+def is_complete(checkpoint: str | Path) -> bool:
+    """Whether a folder is a checkpoint that was finished: the Trainer writes its state last."""
+    folder = Path(checkpoint)
+    if folder.resolve().parent.name == UNFINISHED:
+        return False
+    try:
+        state = json.loads((folder / TRAINER_STATE_NAME).read_text())
+    except (OSError, ValueError):  # absent, or cut off
+        return False
+    return isinstance(state, dict) and "global_step" in state
+
+
+def complete_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Those of a run, in no order."""
+    return [folder for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if is_complete(folder)]
+
+
 def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest complete checkpoint: the Trainer writes its state last."""
-    complete = [file.parent for file in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    return max(complete, key=trained_steps, default=None)
+    """The complete checkpoint with most steps."""
+    return max(complete_checkpoints(output_dir), key=trained_steps, default=None)
 
 
 def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None:
@@ -39,9 +78,157 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None
             f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
             "or choose another --output_dir"
         )
-    if wanted is not None and not (Path(wanted) / TRAINER_STATE_NAME).is_file():
-        raise ValueError(f"{wanted} is no complete checkpoint (it has no {TRAINER_STATE_NAME}): pass 'auto'")
+    if wanted is not None and not is_complete(wanted):
+        raise ValueError(
+            f"{wanted} is no complete checkpoint (its {TRAINER_STATE_NAME} is absent or cut off, or it was never "
+            "finished): pass 'auto'"
+        )
     return wanted
 
 
-__all__ = ["last_checkpoint", "resolve_checkpoint", "trained_steps"]
+def check_resumable(checkpoint: str | Path) -> None:
+    """
+    Raises:
+        CheckpointError: a checkpoint with weights only, from which a run would go on with an optimizer that is new.
+    """
+    if not (Path(checkpoint) / SCHEDULER_NAME).is_file():
+        raise CheckpointError(
+            f"{checkpoint} has no {SCHEDULER_NAME}, only weights, as save_only_model leaves them: start a new run "
+            "from these"
+        )
+
+
+# The place in the stream
+
+
+def write_position(checkpoint: Path, *, batches: int, clips: int) -> None:
+    """Notes what a stream has given: batches of each process, and clips of all of them together."""
+    (checkpoint / _POSITION_NAME).write_text(json.dumps({"batches": batches, "clips": clips}))
+
+
+def read_position(checkpoint: str | Path) -> dict[str, int]:
+    """`batches` and `clips` of [`write_position`]; empty where a checkpoint has none."""
+    file = Path(checkpoint) / _POSITION_NAME
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def write_cursors(checkpoint: Path, cursors: dict[str, str], *, rank: int) -> None:
+    """Notes how far one process is in streamed corpora, see [`~streaming.record_cursors`]."""
+    (checkpoint / _CURSORS_NAME.format(rank=rank)).write_text(json.dumps(cursors))
+
+
+def read_cursors(checkpoint: str | Path) -> dict[str, str]:
+    """The cursors of all processes."""
+    cursors: dict[str, str] = {}
+    for file in sorted(Path(checkpoint).glob(_CURSORS_NAME.format(rank="*"))):
+        cursors |= json.loads(file.read_text())
+    return cursors
+
+
+# Writing
+
+
+def _flush(path: Path) -> None:
+    """Has a file, or the names in a folder, written to the disk."""
+    if os.name == "nt":  # knows no such call for folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(output_dir: str | Path) -> None:
+    """Removes what a run that was killed, or could not write, has left behind."""
+    folder = Path(output_dir) / UNFINISHED
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def finish_checkpoint(unfinished: Path, final: Path) -> None:
+    """
+    Gives a checkpoint that all processes have written its name. After a power cut the name is there with all that
+    belongs to it, or not at all.
+    """
+    for path in [*unfinished.rglob("*"), unfinished]:
+        _flush(path)
+    if final.exists():  # an earlier one of the same step
+        final.rename(unfinished.with_name(f"replaced-{final.name}"))
+    unfinished.rename(final)
+    _flush(final.parent)
+    remove_unfinished(final.parent)
+
+
+def remove_old_checkpoints(output_dir: str | Path, *, limit: int | None, keep: Sequence[str | Path]) -> None:
+    """
+    Removes the oldest complete checkpoints while there are more than `limit`.
+
+    Args:
+        output_dir: where the run writes.
+        limit: checkpoints to leave; None or 0: all of them.
+        keep: those that stay in any case.
+    """
+    if limit is None or limit <= 0:
+        return
+    kept = {Path(folder).resolve() for folder in keep}
+    # Files may share a time, where their system counts in seconds.
+    ages = {
+        folder: ((folder / TRAINER_STATE_NAME).stat().st_mtime, trained_steps(folder))
+        for folder in complete_checkpoints(output_dir)
+    }
+    removable = [folder for folder in sorted(ages, key=ages.get) if folder.resolve() not in kept]
+    for folder in removable[: max(0, len(ages) - limit)]:
+        trash = Path(output_dir) / UNFINISHED / folder.name
+        trash.parent.mkdir(exist_ok=True)
+        folder.rename(trash)  # in one go: half a checkpoint must not look like one
+    remove_unfinished(output_dir)
+
+
+@contextmanager
+def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
+    """
+    Names what a full or failing disk makes of writing.
+
+    Args:
+        checkpoint: what is written, in the folder of the run.
+
+    Raises:
+        CheckpointError: with the path, what is free there, and how to go on.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error)
+        if isinstance(error, RuntimeError):
+            if "inline_container" not in reason and "PytorchStreamWriter" not in reason:
+                raise  # not from torch's file writer
+            reason = "a write was cut off"
+        raise CheckpointError(_describe_failure(Path(checkpoint), reason)) from error
+
+
+def _describe_failure(checkpoint: Path, reason: str) -> str:
+    run = next(folder for folder in checkpoint.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(run).free / 1e6
+    last = last_checkpoint(run)
+    go_on = f"go on from {last} with --resume_from_checkpoint auto" if last else "start again"
+    return f"cannot write {checkpoint} ({reason}), with {free:.1f} MB free there: make room, then {go_on}"
+
+
+__all__ = [
+    "CheckpointError",
+    "check_resumable",
+    "checkpoint_errors",
+    "complete_checkpoints",
+    "finish_checkpoint",
+    "is_complete",
+    "last_checkpoint",
+    "read_cursors",
+    "read_position",
+    "remove_old_checkpoints",
+    "remove_unfinished",
+    "resolve_checkpoint",
+    "trained_steps",
+    "write_cursors",
+    "write_position",
+]

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .checkpoints import trained_steps
@@ -290,8 +290,6 @@ class VJEPAClassificationTrainer(StreamTrainer):
     ):
         if encoder is not None and not isinstance(model, ProbeGrid):
             raise ValueError("an encoder beside a model that has its own: pass one only with a ProbeGrid")
-        # Streams go to their place by themselves; in a data set with a length the sampler is wound forward.
-        args.ignore_data_skip = not has_length(train_dataset)
         if processing_class is None:
             processing_class = VJEPAVideoProcessor(crop_size=model.config.crop_size)
         super().__init__(
@@ -369,7 +367,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
         limit = self.args.max_grad_norm or math.inf
-        return max(nn.utils.clip_grad_norm_(probe.parameters(), limit) for probe in network.probes)
+        norms = [nn.utils.clip_grad_norm_(probe.parameters(), limit) for probe in network.probes]
+        return torch.stack(norms).max()  # NaN if one of them is
 
     # Steps
 

@@ -1,11 +1,13 @@
 """What training on a stream of clips needs of a `transformers.Trainer`: a place in the stream, signals, rates."""
 
-import json
+import math
+import os
+import shutil
 import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,31 +16,58 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
 from transformers.utils import logging
 
+from .checkpoints import (
+    UNFINISHED,
+    check_resumable,
+    checkpoint_errors,
+    finish_checkpoint,
+    read_cursors,
+    read_position,
+    remove_old_checkpoints,
+    remove_unfinished,
+    write_cursors,
+    write_position,
+)
 from .clip_loader import ClipLoader
 from .sharding import ShardingTrainer
 from .streaming import StreamPosition, record_cursors
 from .video_processing_vjepa import normalize_clips
 
+# What ends training with a checkpoint. Schedulers announce the end of a job by SIGUSR1 where they are asked to; not
+# every system has it.
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# A launcher passes on a signal that has reached the whole process group already: that is no second one.
+_SECONDS_OF_ECHO = 2.0
+# The loss scale of fp16 starts at 65,536 and is halved at each overflow. Here the fault is not in the scale.
+_LEAST_LOSS_SCALE = 2.0**-10
+# Videos to name in an error.
+_MAX_NAMES = 32
+
 
 class DivergedError(RuntimeError):
-    """The loss is NaN or infinite."""
+    """The loss or a gradient is NaN or infinite."""
 
 
 class _SeekStream(TrainerCallback):
     """Sends the clip stream to the first batch that the restored state has not seen."""
 
-    def __init__(self, position: StreamPosition):
-        self.position = position
+    def __init__(self, trainer: "StreamTrainer"):
+        self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.position.seek(state.global_step * args.gradient_accumulation_steps, cursors=self.position.cursors)
+        self.trainer.seek_stream()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not has_length(self.trainer.train_dataset):
+            state.epoch = state.global_step / state.max_steps  # the Trainer counts from where a run was resumed
 
 
-class _StopOnSignal(TrainerCallback):
-    """After a noted signal: save a checkpoint and end training at the end of the step."""
+class _StopEarly(TrainerCallback):
+    """After a noted signal or fault: save a checkpoint and end training at the end of the step."""
 
     def __init__(self, trainer: "StreamTrainer"):
         self.trainer = trainer
@@ -48,8 +77,13 @@ class _StopOnSignal(TrainerCallback):
             # All ranks must stop at the same step, and the signal may reach them at different ones.
             noted = torch.tensor([self.trainer.stop_signal], device=args.device)
             self.trainer.stop_signal = int(self.trainer.accelerator.gather(noted).max())
-        if self.trainer.stop_signal:
+        if self.trainer.stop_signal or self.trainer.stop_error:
             control.should_save = control.should_training_stop = True
+
+
+def _listed(paths: Sequence[str]) -> str:
+    names = ", ".join(paths[:_MAX_NAMES]) or "(no names)"
+    return f"{names} and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else names
 
 
 class StreamTrainer(ShardingTrainer):
@@ -75,16 +109,23 @@ class StreamTrainer(ShardingTrainer):
                 f"one process for {args.n_gpu} GPUs would run nn.DataParallel: start one process for each with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one"
             )
+        # Streams go to their place by themselves; in a data set with a length the sampler is wound forward.
+        args.ignore_data_skip = not has_length(kwargs.get("train_dataset"))
         super().__init__(**kwargs)
         # The loss is a mean over the batch: the Trainer divides it by the accumulated batches.
         self.model_accepts_loss_kwargs = False
         self._is_seekable = position is not None
         self.position = StreamPosition() if position is None else position
         self._loader: ClipLoader | None = None
-        self.add_callback(_SeekStream(self.position))
+        self.add_callback(_SeekStream(self))
         self.stop_signal = 0
-        self.add_callback(_StopOnSignal(self))
+        #: Raised when training has ended, with a checkpoint saved.
+        self.stop_error: Exception | None = None
+        self.add_callback(_StopEarly(self))
         self._cursors: dict[str, str] = {}
+        self._restored_position: dict[str, int] = {}
+        self._is_saving = False
+        self._paths: list[str] = []
         self._metrics: dict[str, list[float]] = defaultdict(list)
         self._skipped = 0.0
         self._waited = 0.0
@@ -93,28 +134,41 @@ class StreamTrainer(ShardingTrainer):
 
     def train(self, *args: Any, **kwargs: Any):
         """
-        Trains as [`~transformers.Trainer.train`] does. SIGINT and SIGTERM end it after the current step, with
-        a checkpoint saved and the signal in `stop_signal`; a second one interrupts at once.
+        Trains as [`~transformers.Trainer.train`] does. SIGINT, SIGTERM and SIGUSR1 end it after the current step,
+        with a checkpoint saved and the signal in `stop_signal`; a second one, after two seconds, interrupts at once.
+
+        Raises:
+            CheckpointError: a checkpoint that cannot be written, or has weights only.
+            DivergedError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
         """
         self._since = time.perf_counter()
+        self.stop_signal, self.stop_error = 0, None
+        if self.args.should_save:
+            remove_unfinished(self.args.output_dir)
         with self._noting_signals():
             try:
-                return super().train(*args, **kwargs)
+                result = super().train(*args, **kwargs)
             finally:
                 if self._loader is not None:
                     self._loader.close()
+        if self.stop_error is not None:
+            raise self.stop_error
+        return result
 
     @contextmanager
     def _noting_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
             return
+        noted: dict[int, float] = {}
 
         def note(signum: int, frame: Any) -> None:
             self.stop_signal = signum
-            signal.signal(signum, previous[signum])
+            if time.monotonic() - noted.setdefault(signum, time.monotonic()) > _SECONDS_OF_ECHO:
+                signal.signal(signum, previous[signum])
+                signal.raise_signal(signum)
 
-        previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        previous = {signum: signal.signal(signum, note) for signum in _STOP_SIGNALS}
         try:
             yield
         finally:
@@ -150,25 +204,84 @@ class StreamTrainer(ShardingTrainer):
         self._waited += time.perf_counter() - started
         return batches, num_items
 
+    # Checkpoints
+
+    def seek_stream(self) -> None:
+        """Sends the stream to the first clip that the restored state has not seen, whatever made it see the others."""
+        batches = self.state.global_step * self.args.gradient_accumulation_steps
+        place = {"batches": batches, "clips": batches * self._clips_per_batch} | self._restored_position
+        self.position.seek(place["batches"], start_clip=place["clips"], cursors=self.position.cursors)
+
+    @property
+    def _clips_per_batch(self) -> int:
+        """Of all processes together."""
+        return self._train_batch_size * self.args.world_size
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._is_saving else folder
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # First, and on every rank: the Trainer's state, which is written last, marks a checkpoint as complete.
+        run = Path(self._get_output_dir(trial))
+        final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with checkpoint_errors(final):
+            if self.args.should_save:
+                remove_unfinished(run)
+            self.accelerator.wait_for_everyone()
+            try:
+                self._write_checkpoint(model, trial, run / UNFINISHED / final.name)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    finish_checkpoint(run / UNFINISHED / final.name, final)
+            except BaseException:
+                if self.args.should_save:
+                    shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # other processes may still write there
+                raise
+            if self.args.should_save:
+                best = self.state.best_model_checkpoint
+                keep = [final, best] if best else [final]
+                remove_old_checkpoints(run, limit=self.args.save_total_limit, keep=keep)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any, unfinished: Path) -> None:
+        """Has the Trainer save into `unfinished`, with the place in the stream beside it."""
+        unfinished.mkdir(parents=True, exist_ok=True)
         if self._cursors:
-            folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"stream_{self.args.process_index}.json").write_text(json.dumps(self._cursors))
-        self.accelerator.wait_for_everyone()
+            write_cursors(unfinished, self._cursors, rank=self.args.process_index)
+        if self.args.should_save and not has_length(self.train_dataset):
+            batches = (self.state.global_step - self._initial_global_step) * self.args.gradient_accumulation_steps
+            write_position(
+                unfinished,
+                batches=self.position.start_batch + batches,
+                clips=self.position.start_clip + batches * self._clips_per_batch,
+            )
         has_bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()  # one for every checkpoint would tear that of training apart
+        self._is_saving = True
         try:
             super()._save_checkpoint(model, trial)
         finally:
+            self._is_saving = False
             if has_bars:
                 logging.enable_progress_bar()
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best) == unfinished:
+            self.state.best_model_checkpoint = str(unfinished.parents[1] / unfinished.name)
+            if self.args.should_save:
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._is_saving:  # before the checkpoint has its name its files cannot be read at leisure
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint:
+            check_resumable(checkpoint)
+            self._cursors = read_cursors(checkpoint)
+            self._restored_position = read_position(checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)
-        for file in sorted(Path(checkpoint).glob("stream_*.json")) if checkpoint else []:
-            self._cursors |= json.loads(file.read_text())
         self.position.cursors = dict(self._cursors)
 
     # Steps
@@ -185,11 +298,35 @@ class StreamTrainer(ShardingTrainer):
         Raises:
             DivergedError: a loss that is NaN or infinite.
         """
+        paths = inputs.get("path", [])
+        self._paths += paths
         if not torch.isfinite(loss):
             raise DivergedError(
-                f"the loss is {loss.item()} at step {self.state.global_step} on the videos "
-                f"{', '.join(inputs.get('path', ['(no names)']))}: lower the learning rate or look at them"
+                f"the loss is {loss.item()} at step {self.state.global_step} on the videos {_listed(paths)}: lower "
+                "the learning rate or look at them"
             )
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._check_gradients(float(norm))
+        return norm
+
+    def _check_gradients(self, norm: float) -> None:
+        """
+        Raises:
+            DivergedError: gradients that are NaN or infinite, unless it is fp16 that overflows: then the step is
+                skipped, and the next one is scaled less.
+        """
+        paths, self._paths = self._paths, []
+        if math.isfinite(norm):
+            return
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() >= _LEAST_LOSS_SCALE:
+            return
+        raise DivergedError(
+            f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {norm} on the "
+            f"videos {_listed(paths)}: lower the learning rate or look at them"
+        )
 
     def count_clips(self, inputs: dict[str, Any], number: int) -> None:
         """Counts the clips of a batch for the next log, and notes how far the stream is."""

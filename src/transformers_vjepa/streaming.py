@@ -1,13 +1,14 @@
 """
 Corpora -> a shuffled, sharded, resumable stream of uint8 clips.
 
-The stream is a function of the position: global batch `g` of a run holds the positions
+The stream is a function of the position: global batch `g` after `start` clips holds the positions
 
-    g * world_size * batch_size + rank * batch_size + (0 ... batch_size - 1)
+    start + g * world_size * batch_size + rank * batch_size + (0 ... batch_size - 1)
 
 and a position determines the video, the clip, the crop and the flip. DataLoader worker `w` of `W` makes the
-batches `start + w`, `start + w + W`, ... of its rank, which the DataLoader puts back in order. So the batches do
-not depend on the number of workers, the ranks share out one global order, and resuming is starting at a batch.
+batches `w`, `w + W`, ... of its rank, which the DataLoader puts back in order. So the batches do not depend on the
+number of workers, the ranks share out one global order, and resuming is starting at a clip, with any number of
+ranks and clips per batch.
 """
 
 import json
@@ -82,6 +83,8 @@ class StreamPosition:
 
     #: Batches of each rank already consumed (micro-batches, with gradient accumulation).
     start_batch: int = 0
+    #: Clips already consumed by all ranks together; `None`: as many as `start_batch` batches of this stream hold.
+    start_clip: int | None = None
     #: Progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
     cursors: dict[str, str] = field(default_factory=dict)
     #: Batches of each rank to pass over besides: a `ClipLoader` sets it while it starts new workers.
@@ -91,15 +94,19 @@ class StreamPosition:
     #: Folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
     notes: str | None = None
 
-    def seek(self, start_batch: int, *, cursors: Mapping[str, str] | None = None) -> None:
+    def seek(
+        self, start_batch: int, *, start_clip: int | None = None, cursors: Mapping[str, str] | None = None
+    ) -> None:
         """
-        Continue after `start_batch` batches.
+        Continue after `start_batch` batches. Where they were of another size, or those of another number of ranks,
+        `start_clip` says how many clips they were.
 
         Raises:
-            ValueError: a negative batch.
+            ValueError: a negative batch or clip.
         """
-        _check_at_least(start_batch=(start_batch, 0))
+        _check_at_least(start_batch=(start_batch, 0), start_clip=(start_clip or 0, 0))
         self.start_batch = start_batch
+        self.start_clip = start_clip
         self.cursors = dict(cursors or {})
 
 
@@ -309,7 +316,8 @@ class _Worker:
             if state["world_size"] != self._stream.world_size:
                 raise StreamError(
                     f"the cursors were saved by {state['world_size']} processes, this run has "
-                    f"{self._stream.world_size}: a streamed corpus continues with the same number only"
+                    f"{self._stream.world_size}: a streamed corpus continues with the same number only: start "
+                    f"{state['world_size']} processes"
                 )
         if not states and self._stream.is_sequential and self._stream.position.start_batch:
             raise StreamError(
@@ -320,9 +328,12 @@ class _Worker:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         stream = self._stream
-        for batch in count(stream.position.start_batch + stream.position.delivered + self._worker, self._workers):
-            first = (batch * stream.world_size + stream.rank) * stream.batch_size
-            lane = batch % self._lanes
+        start_batch, start_clip = stream.position.start_batch, stream.position.start_clip
+        if start_clip is None:
+            start_clip = start_batch * stream.world_size * stream.batch_size
+        for batch in count(stream.position.delivered + self._worker, self._workers):
+            first = start_clip + (batch * stream.world_size + stream.rank) * stream.batch_size
+            lane = (start_batch + batch) % self._lanes
             for position in range(first, first + stream.batch_size):
                 example = self._example(position, lane=lane)
                 if stream.is_sequential:

@@ -110,7 +110,10 @@ class VJEPATrainingArguments(TrainingArguments):
 
     # Alarms.
     collapse_action: Literal["warn", "stop"] = field(
-        default="warn", metadata={"help": "What to do when the target features collapse."}
+        default="warn",
+        metadata={
+            "help": "What to do when the target features collapse: a warning, or also an end with a checkpoint."
+        },
     )
     collapse_std: float = field(
         default=0.05,
@@ -264,7 +267,9 @@ class VJEPATrainer(StreamTrainer):
             decaying = {id(value) for name, value in network.named_parameters() if name in names}
             for group in optimizer.param_groups:
                 group["decays"] = any(id(parameter) in decaying for parameter in group["params"])
-            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target.
+            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target. A fused optimizer
+            # would skip it inside of its step, after the hooks, unless the scaler is told to look by itself.
+            optimizer._step_supports_amp_scaling = False
             optimizer.register_step_pre_hook(self._before_update)
             optimizer.register_step_post_hook(self._after_update)
         return created
@@ -330,7 +335,8 @@ class VJEPATrainer(StreamTrainer):
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
         # Without clipping the Trainer asks here, and the norms are logged all the same.
-        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
+        grad_norm = self._clip_grad_norm(model) if grad_norm is None else grad_norm
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     # Loss and what is logged of it
 
@@ -405,9 +411,10 @@ class VJEPATrainer(StreamTrainer):
                     "the target encoder gives all clips the same features. Lower the learning rate, raise "
                     "ema_momentum, or check the masks"
                 )
-                if self.args.collapse_action == "stop":
-                    raise CollapseError(message)
-                logger.warning(message)
+                if self.args.collapse_action == "warn":
+                    logger.warning(message)
+                elif self.stop_error is None:  # on all processes: they look at the same features
+                    self.stop_error = CollapseError(message)
 
 
 __all__ = ["CollapseError", "DivergedError", "UnevenStreamError", "VJEPATrainer", "VJEPATrainingArguments"]

@@ -1,0 +1,60 @@
+"""
+Runs scripts/pretrain.py several times in a row, each time with something that goes wrong in one process at one step:
+
+    faulty.py '[{"argv": [...], "rank": 1, "step": 2, "fault": "diverge"}, {"argv": [...]}]'
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
+import pretrain  # noqa: E402  (a script, not a module of the package)
+from runs import At  # noqa: E402
+
+from transformers_vjepa import stream_trainer  # noqa: E402
+
+
+def kill(trainer):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_saving(trainer):
+    """Just before the next checkpoint gets its name."""
+    stream_trainer.finish_checkpoint = lambda *_: kill(trainer)
+
+
+def terminate(trainer):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def diverge(trainer):
+    with torch.no_grad():
+        trainer.model.context_encoder.layernorm.bias.fill_(float("nan"))
+
+
+def fill_disk(trainer):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+
+FAULTS = {function.__name__: function for function in (kill, kill_saving, terminate, diverge, fill_disk)}
+
+
+def run(argv, *, rank=0, step=0, fault=None):
+    trainer, checkpoint = pretrain.build(argv)
+    trainer.remove_callback(pretrain.TrainingPictures)  # they take longer than the steps
+    if fault and trainer.args.process_index == rank:
+        trainer.add_callback(At(step, lambda *_: FAULTS[fault](trainer)))
+    with pretrain.user_errors(stream_trainer.DivergedError, pretrain.CheckpointError):
+        pretrain.train(trainer, checkpoint)
+
+
+if __name__ == "__main__":
+    for settings in json.loads(sys.argv[1]):
+        run(**settings)

@@ -1,0 +1,151 @@
+"""What ends a process of a run, or one of several, and what the next run makes of it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import assert_same_checkpoint
+from videos import write_video
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = HERE.parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+import pretrain  # noqa: E402  (a script, not a module of the package)
+
+TINY = """
+    --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
+    --num_hidden_layers 2 --num_attention_heads 2 --pred_hidden_size 12 --pred_num_hidden_layers 1
+    --pred_num_attention_heads 2 --per_device_train_batch_size 2 --logging_steps 1 --save_total_limit 10
+    --gradient_accumulation_steps 2 --disable_tqdm true --resume_from_checkpoint auto --use_cpu true
+""".split()
+LAUNCHER = "-m accelerate.commands.launch --config_file".split() + [
+    str(SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml")
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(10):
+        write_video(root / f"{number}.mp4", level=20 * number + 20)
+    return root
+
+
+def command(folder, output, **settings):
+    settings = {"dataset": folder, "output_dir": output, "max_steps": 6, "save_steps": 2} | settings
+    return TINY + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def start(*words, processes=1, **settings):
+    launcher = LAUNCHER if processes == 2 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, *map(str, words)],
+        # As many threads as here, or sums are rounded otherwise.
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()) if processes == 1 else "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **settings,
+    )
+
+
+def faulty(*runs, processes=1):
+    """Exit code and output of runs one after the other; ends all processes if they hang."""
+    process = start(HERE / "faulty.py", json.dumps(runs), processes=processes)
+    try:
+        output, _ = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "run"
+    pretrain.run(command(folder, output))
+    return output
+
+
+@pytest.mark.parametrize("fault, left", [("kill", "checkpoint-4"), ("kill_saving", "checkpoint-4")])
+def test_killed_and_resumed(folder, whole, tmp_path, fault, left):
+    code, output = faulty({"argv": command(folder, tmp_path), "step": 5, "fault": fault})
+    assert code == -signal.SIGKILL, output
+    assert pretrain.resolve_checkpoint(tmp_path, "auto") == str(tmp_path / left)
+    unfinished = tmp_path / "_unfinished" / "checkpoint-6"
+    assert (unfinished / "trainer_state.json").is_file() == (fault == "kill_saving")
+    with pytest.raises(SystemExit, match="no complete checkpoint"):
+        pretrain.run(command(folder, tmp_path, resume_from_checkpoint=unfinished))
+    pretrain.run(command(folder, tmp_path))
+    assert_same_checkpoint(tmp_path / "checkpoint-6", whole / "checkpoint-6")
+    assert not unfinished.exists()
+
+
+def test_killed_while_the_model_is_saved(folder, whole, tmp_path):
+    """The last checkpoint is there before the model: the same command writes it again."""
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    expected = file.read_bytes()
+    for left in (expected[:1000], b""):
+        file.write_bytes(left)
+        pretrain.run(command(folder, tmp_path / "run"))
+        assert file.read_bytes() == expected
+
+
+def test_one_signal_stops_two_processes_and_both_resume(folder, tmp_path):
+    whole, stopped = command(folder, tmp_path / "whole"), command(folder, tmp_path / "stopped")
+    runs = [{"argv": whole}, {"argv": stopped, "rank": 1, "step": 2, "fault": "terminate"}, {"argv": stopped}]
+    code, output = faulty(*runs, processes=2)
+    assert code == 0, output
+    saved = sorted(path.name for path in (tmp_path / "stopped").glob("checkpoint-*"))
+    assert saved == [f"checkpoint-{step}" for step in (2, 3, 4, 6)]  # 3: where the signal came
+    folders = [tmp_path / name / "checkpoint-6" for name in ("stopped", "whole")]
+    assert_same_checkpoint(*folders, rngs=("rng_state_0.pth", "rng_state_1.pth"))
+    # One process goes on where the two were.
+    alone = pretrain.run(command(folder, tmp_path / "stopped", max_steps=7))
+    place = json.loads((tmp_path / "stopped" / "checkpoint-7" / "position.json").read_text())
+    assert alone.position.start_clip == 6 * 2 * 2 * 2
+    assert place["clips"] == 6 * 2 * 2 * 2 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    "rank, fault, message",
+    [
+        (1, "diverge", "error: the loss is nan at step 2 on the videos"),
+        (0, "fill_disk", "error: cannot write .*checkpoint-2"),
+    ],
+)
+def test_one_failing_process_ends_both(folder, tmp_path, rank, fault, message):
+    started = time.monotonic()
+    argv = command(folder, tmp_path, max_steps=1000, save_steps=2)
+    code, output = faulty({"argv": argv, "rank": rank, "step": 1, "fault": fault}, processes=2)
+    print(f"{fault}: ended after {time.monotonic() - started:.0f} s")
+    assert code == 1
+    assert any(line.startswith(message.split(".*")[0]) for line in output.splitlines()), output
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM])
+def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path, signum):
+    """The launcher passes on to its processes what they have received already."""
+    argv = command(folder, tmp_path, max_steps=100_000, save_steps=100_000)
+    process = start(SCRIPTS / "pretrain.py", *argv, processes=2)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "pictures" / "masks.png").exists():  # drawn when training begins
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(process.pid, signum)
+    output, _ = process.communicate(timeout=120)
+    assert output.count("stopped by a signal; continue with the same command") == 1
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert pretrain.trained_steps(checkpoint) > 0
