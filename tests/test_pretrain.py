@@ -164,7 +164,7 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
     arguments = command(corpus, tmp_path / "run", max_steps=100000, save_steps=100000, dataloader_num_workers=1)
     process = subprocess.Popen(

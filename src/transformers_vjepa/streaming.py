@@ -316,8 +316,8 @@ class _Worker:
             if state["world_size"] != self._stream.world_size:
                 raise StreamError(
                     f"the cursors were saved by {state['world_size']} processes, this run has "
-                    f"{self._stream.world_size}: a streamed corpus continues with the same number only: start "
-                    f"{state['world_size']} processes"
+                    f"{self._stream.world_size}: a streamed corpus continues with the same number only, so launch with "
+                    f"--num_processes {state['world_size']}"
                 )
         if not states and self._stream.is_sequential and self._stream.position.start_batch:
             raise StreamError(

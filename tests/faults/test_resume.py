@@ -13,7 +13,7 @@ from videos import write_tar, write_video
 
 from transformers_vjepa import stream_trainer
 from transformers_vjepa.checkpoints import CheckpointError
-from transformers_vjepa.streaming import CorpusSource
+from transformers_vjepa.streaming import CorpusSource, StreamError
 
 NUM_VIDEOS = 10
 
@@ -191,6 +191,22 @@ def test_a_streamed_corpus_with_another_batch(tmp_path, sources):
     names = sorted(path.name.rpartition(":")[2] for path, _ in first.seen + second.seen)
     assert names == [f"{number}.mp4" for number in range(NUM_VIDEOS)]
     assert len({seed for _, seed in first.seen + second.seen}) == NUM_VIDEOS
+
+
+def test_a_streamed_corpus_with_another_number_of_workers(tmp_path, sources):
+    """What each of two workers had left is read by fewer of them: nothing is skipped, nothing seen twice."""
+    settings = {"max_steps": 8, "per_device_train_batch_size": 1}
+    whole = trainer_of(tmp_path / "whole", sources["streamed tars"](), dataloader_num_workers=2, **settings)
+    whole.train()
+    for workers in (0, 1):
+        resumed = trainer_of(
+            tmp_path / str(workers), sources["streamed tars"](), dataloader_num_workers=workers, **settings
+        )
+        resume(resumed, tmp_path / "whole" / "checkpoint-3")
+        assert resumed.seen == whole.seen[3:]
+    refused = trainer_of(tmp_path / "3", sources["streamed tars"](), dataloader_num_workers=3, **settings)
+    with pytest.raises(StreamError, match=r"num_workers=3 cannot continue .* 2 lanes: choose one of \[0, 1, 2\]"):
+        resume(refused, tmp_path / "whole" / "checkpoint-3")
 
 
 def test_weights_alone_are_no_checkpoint_to_resume(tmp_path, folder):
