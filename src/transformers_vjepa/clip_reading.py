@@ -1,18 +1,16 @@
 """From a video or picture that a corpus has found to its frames, and what to do with those that are broken."""
 
-import io
 import logging
 from collections import deque
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, ImageOps
 
-from .clip_sampling import ClipSampling, CorruptVideoError, DecodingError
+from .clip_sampling import ClipSampling, DecodingError
 from .corpora import EncodedClip
 from .decoding import Backend, VideoCache, read_segments
+from .opening import read_picture
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +103,7 @@ def read_frames(
 
 def _read_picture(data: str | bytes, *, name: str) -> torch.Tensor:
     """uint8 (3, height, width), channels last in memory as decoders deliver frames."""
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
-            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:  # and OSError
-        raise CorruptVideoError(name, f"cannot be decoded as a picture: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(read_picture(data, name)).permute(2, 0, 1)
 
 
 __all__ = [
