@@ -6,6 +6,8 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .checkpoint_screening import screen_checkpoint
+
 
 def trained_steps(checkpoint: str | Path) -> int:
     """Optimizer steps that a checkpoint has behind it."""
@@ -27,20 +29,23 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None
         wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest, if there is one), `"last"`, or None.
 
     Raises:
-        ValueError: there is none, it is incomplete, or an unfinished run would be started anew.
+        ValueError: there is none, it is incomplete, or an unfinished run would be started anew; see also
+            [`screen_checkpoint`].
     """
     last = last_checkpoint(output_dir)
     if wanted in ("auto", "last", "true", "True"):
         if last is None and wanted != "auto":
             raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
-        return None if last is None else str(last)
-    if wanted is None and last is not None:
+        wanted = None if last is None else str(last)
+    elif wanted is None and last is not None:
         raise ValueError(
             f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
             "or choose another --output_dir"
         )
     if wanted is not None and not (Path(wanted) / TRAINER_STATE_NAME).is_file():
         raise ValueError(f"{wanted} is no complete checkpoint (it has no {TRAINER_STATE_NAME}): pass 'auto'")
+    if wanted is not None:
+        screen_checkpoint(wanted)
     return wanted
 
 

@@ -23,6 +23,7 @@ from .checkpoints import trained_steps
 from .metrics import classification_metrics
 from .modeling_vjepa import VJEPAForVideoClassification
 from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
+from .redaction import TokensStayBehind, log_line
 from .stream_trainer import DivergedError, StreamTrainer
 from .streaming import StreamPosition
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -42,7 +43,7 @@ class UnusableSplitError(ValueError):
 
 
 @dataclass
-class VJEPAClassificationArguments(TrainingArguments):
+class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
     """
     Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`], with other defaults,
     and the knobs it adds. Probes take `learning_rates` and `weight_decays`, fine-tuning `learning_rate`,
@@ -193,7 +194,7 @@ def collate_examples(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     for example in examples:
         if "error" in example:
-            logger.warning_once(f"skipped a broken video: {example['path']} ({example['error']})")
+            logger.warning_once(log_line(f"skipped a broken video: {example['path']} ({example['error']})"))
     readable = [example for example in examples if "error" not in example]
     labels = [
         IGNORED if "error" in example else int(example.get("label", example.get("labels"))) for example in examples

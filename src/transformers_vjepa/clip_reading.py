@@ -11,6 +11,7 @@ from .clip_sampling import ClipSampling, DecodingError
 from .corpora import EncodedClip
 from .decoding import Backend, VideoCache, read_segments
 from .opening import read_picture
+from .redaction import log_line, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class BrokenVideoMonitor:
     def failed(self, path: str, error: Exception | str) -> None:
         """Note that `path` is broken; `error` is what was raised, or what `describe_error` made of it."""
         reason = error if isinstance(error, str) else describe_error(error)
-        example = f"{path} ({reason})"
+        example = log_line(f"{path} ({reason})")
         logger.warning("skipped a broken video: %s", example)
         self._broken.append(True)
         self._examples.append(example)
@@ -66,7 +67,7 @@ def check_broken_share(max_broken_share: float) -> None:
 def describe_error(error: Exception) -> str:
     """Kind and reason of an error, without the name of the video."""
     reason = error.reason if isinstance(error, DecodingError) else error  # the rest repeats the path
-    return f"{type(error).__name__}: {reason}"
+    return without_secrets(f"{type(error).__name__}: {reason}")
 
 
 def read_frames(

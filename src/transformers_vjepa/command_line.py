@@ -1,8 +1,11 @@
 """What all scripts share of the command line: recipes under flags, and errors in one line."""
 
 import os
+import pickle
+import re
 import signal
 import sys
+import traceback
 from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentParser,
@@ -19,6 +22,9 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.utils import logging
+
+from .published_files import refusal
+from .redaction import log_line, without_secrets
 
 logger = logging.get_logger(__name__)
 
@@ -114,7 +120,7 @@ def check_processes(world_size: int) -> None:
 
 
 #: What a script raises before it starts to work because its user has to mend something.
-MISTAKES = (ValueError, OSError, StrictDataclassError)
+MISTAKES = (ValueError, OSError, StrictDataclassError, pickle.UnpicklingError)
 
 
 @contextmanager
@@ -128,12 +134,14 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        logger.debug("details", exc_info=True)
+        logger.debug("details: %s", without_secrets(traceback.format_exc()))
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # without the name of the function that noticed
-        message = str(error).strip()
+        is_refused = isinstance(error, pickle.UnpicklingError)
+        message = refusal("a file of weights", error) if is_refused else str(error).strip()
         # From a DataLoader worker the message is a traceback, whose last line is the error.
-        sys.exit(f"error: {message.splitlines()[-1] if message.startswith('Caught ') else message}")
+        message = message.splitlines()[-1] if message.startswith("Caught ") else re.sub(r"\s*\n\s*", " ", message)
+        sys.exit(f"error: {log_line(message)}")
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video, load_dataset
 
+from .redaction import log_line, without_secrets
+
 logger = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
@@ -27,8 +29,14 @@ _INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d+)$")
 _HEADER_LINE = re.compile(r"^\w+[\s,]+\w+$")
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
+# Addresses that a row of a data set may name, also of a file in an archive there (`zip://clip.mp4::https://...`).
+_ADDRESS = re.compile(r"((zip|tar)://((?!::).)*::)?(https?|hf)://((?!::).)*", re.DOTALL)
 # One random clip costs a whole row group; above this the reading outweighs the decoding.
 _LARGE_ROW_GROUP = 64 * 2**20
+
+
+class OutsidePathError(OSError):
+    """A row of a data set names a file that is not of this data set."""
 
 
 class EncodedClip(NamedTuple):
@@ -118,12 +126,17 @@ class FileCorpus:
         return len(self._paths)
 
     def describe(self, index: int) -> str:
-        path = self._paths[index]
-        return path if "://" in path else os.path.join(self._root, path)
+        path = self._path(index)
+        return without_secrets(path) if "://" in path else path
 
     def read(self, index: int) -> EncodedClip:
-        path = self.describe(index)
-        return EncodedClip(path, int(self._labels[index]), path, _extension(path) in PICTURE_EXTENSIONS)
+        path = self._path(index)
+        is_picture = _extension(path) in PICTURE_EXTENSIONS
+        return EncodedClip(self.describe(index), int(self._labels[index]), path, is_picture)
+
+    def _path(self, index: int) -> str:
+        path = self._paths[index]
+        return path if "://" in path else os.path.join(self._root, path)
 
 
 class TarCorpus:
@@ -208,7 +221,7 @@ def _check_tar_end(tar: str, offset: int) -> None:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
     if not block:
-        logger.warning("%s has no end mark: it may have been cut short", tar)
+        logger.warning("%s has no end mark: it may have been cut short", log_line(tar))
     elif block != bytes(tarfile.BLOCKSIZE):
         raise ValueError(f"{tar} is damaged or cut short at byte {offset}: copy the tar again")
 
@@ -228,6 +241,9 @@ class ParquetCorpus:
     Videos or pictures in Parquet files, as bytes, paths, or the struct that `datasets.Video` and
     `datasets.Image` store. A reference is (file, row group, row). Reading a row reads the video and label
     columns of its row group; the last group is kept, so reading in order reads each group once.
+
+    A path in a row is that of a file in the folder of the Parquet file or below, or an address (http, https, hf):
+    whoever wrote the rows does not choose among the other files of this machine.
 
     Args:
         files: paths of the files; all have the columns of the first.
@@ -266,7 +282,7 @@ class ParquetCorpus:
                 "%s has row groups of up to %d MiB, and each random clip reads one whole: write the file with a "
                 "smaller row_group_size, or pass load_dataset('parquet', data_files=..., streaming=True), which "
                 "reads every group once",
-                files[0],
+                log_line(files[0]),
                 largest // 2**20,
             )
 
@@ -305,9 +321,9 @@ class ParquetCorpus:
         name = self.describe(index)
         value = table[self._column][row].as_py()
         clip = _encoded(value, label=label, name=name, is_picture=self._is_picture)
-        if isinstance(clip.data, str) and "://" not in clip.data:
+        if isinstance(clip.data, str):
             folder = os.path.dirname(self._files[self._group_file[group]])
-            clip = clip._replace(data=os.path.join(folder, clip.data))
+            clip = clip._replace(data=_named_file(clip.data, folder=folder, name=name))
         return clip
 
 
@@ -350,15 +366,21 @@ class SequentialCorpus:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
         name: what to call it in messages.
         video_column: as for `ParquetCorpus`.
+        local_files: whether its rows may name files of this machine, besides addresses (http, https, hf). Not where
+            the rows come from elsewhere.
 
     Raises:
         ValueError: no such column, several that could be meant, or a data set that does not know its columns.
     """
 
-    def __init__(self, dataset: IterableDataset, *, name: str, video_column: str | None = None) -> None:
+    def __init__(
+        self, dataset: IterableDataset, *, name: str, video_column: str | None = None, local_files: bool = True
+    ) -> None:
+        name = without_secrets(name)
         if dataset.features is None:
             raise ValueError(f"{name} does not know its columns: set them with dataset.cast(features)")
         self.name = name
+        self._local_files = local_files
         self._column, self._is_picture = _find_media_column(dataset.features, video_column, source=name)
         self._label = _find_label_column(dataset.features)
         self.class_names = _class_names(dataset.features, self._label)
@@ -388,7 +410,11 @@ class SequentialCorpus:
         label = None if self._label is None else row[self._label]
         value = row[self._column]
         path = value.get("path") if isinstance(value, dict) else None
-        return _encoded(value, label=label, name=f"{self.name}::{path or where}", is_picture=self._is_picture)
+        name = without_secrets(f"{self.name}::{path or where}")
+        clip = _encoded(value, label=label, name=name, is_picture=self._is_picture)
+        if isinstance(clip.data, str) and not self._local_files:
+            _named_file(clip.data, folder=None, name=name)
+        return clip
 
 
 def _encoded(value: Any, *, label: Any, name: str, is_picture: bool) -> EncodedClip:
@@ -399,6 +425,30 @@ def _encoded(value: Any, *, label: Any, name: str, is_picture: bool) -> EncodedC
         data = value
     is_picture = is_picture or (isinstance(data, str) and _extension(data) in PICTURE_EXTENSIONS)
     return EncodedClip(name, label if isinstance(label, int) else _NO_LABEL, data or b"", is_picture)
+
+
+def _named_file(path: str, *, folder: str | None, name: str) -> str:
+    """
+    The file or address that a row names by `path`.
+
+    Args:
+        folder: where its files are, `None` if not on this machine.
+        name: of the row.
+
+    Raises:
+        OutsidePathError: one that is neither below `folder` nor an address.
+    """
+    if _ADDRESS.fullmatch(path):
+        return path
+    if folder is not None and "://" not in path and "\0" not in path:
+        root = os.path.abspath(folder)
+        file = os.path.abspath(os.path.join(root, path))  # resolves `..`, not links: those are of this machine
+        if os.path.commonpath([root, file]) == root:
+            return file
+    files = "" if folder is None else f"files in {folder or '.'} or below, and "
+    raise OutsidePathError(
+        f"{name} names {path!r}: of what rows name only {files}addresses (http, https, hf) are read"
+    )
 
 
 def _find_media_column(features: Features, wanted: str | None, *, source: str) -> tuple[str, bool]:
@@ -530,9 +580,10 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
 def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
     builder = {".tar": "webdataset", ".parquet": "parquet"}.get(_extension(source))
     if builder is None:
-        raise ValueError(f"{source}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
+        shown = without_secrets(source)
+        raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
     dataset = load_dataset(builder, data_files={split: _expand_braces(source)}, split=split, streaming=True)
-    return SequentialCorpus(dataset, name=source, video_column=video_column)
+    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -609,7 +660,7 @@ def open_corpus(
             f"{source!r} is no file or folder here (looked in {Path.cwd()}), and as a Hub data set it cannot be "
             f"reached: {error}"
         ) from error
-    return SequentialCorpus(dataset, name=source, video_column=video_column)
+    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
 
 
 __all__ = [
@@ -617,6 +668,7 @@ __all__ = [
     "EncodedClip",
     "FileCorpus",
     "IndexedCorpus",
+    "OutsidePathError",
     "PackedStrings",
     "ParquetCorpus",
     "SequentialCorpus",

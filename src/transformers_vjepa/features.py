@@ -26,6 +26,7 @@ from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, PackedStrings, SequentialCorpus
 from .decoding import Backend
 from .modeling_vjepa import VJEPAModel
+from .redaction import decodable
 from .shards import (
     ShardContents,
     ShardError,
@@ -314,7 +315,7 @@ def _write_parquet(path: Path, contents: ShardContents, *, shape: Sequence[int])
     with pq.ParquetWriter(path, schema) as writer:
         if contents.paths:
             columns = {
-                "path": np.repeat(np.array(contents.paths, dtype=object), views),
+                "path": np.repeat(np.array([*map(decodable, contents.paths)], dtype=object), views),
                 "label": contents.tensors["labels"].repeat_interleave(views).numpy(),
                 "view": np.tile(np.arange(views), len(contents.paths)),
                 "features": _nested_lists(contents.tensors["features"].flatten(0, 1)),

@@ -21,6 +21,13 @@ class CheckpointError(ValueError):
     """A file that is no published checkpoint, or not the one that the arguments describe."""
 
 
+def refusal(path: str | os.PathLike, error: pickle.UnpicklingError) -> str:
+    """What to say of a file that was not unpickled: torch's own words advise to do so all the same."""
+    name = re.search(r"GLOBAL (\S+)", str(error))
+    detail = f" ({name.group(1)})" if name else ""
+    return f"{path} holds more than tensors and plain data{detail}: it is not loaded, since that could run any code"
+
+
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     The dict that a `torch.save` file holds. Tensors stay in the file until they are used, and no code is unpickled.
@@ -38,11 +45,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        detail = f" ({name.group(1)})" if name else ""
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain data{detail}: it is not loaded, since that could run any code"
-        ) from error
+        raise CheckpointError(refusal(path, error)) from error
     except (RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict):
@@ -79,4 +82,4 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> N
     partial.replace(path)
 
 
-__all__ = ["CheckpointError", "Weights", "read_checkpoint", "read_folder", "save_checkpoint"]
+__all__ = ["CheckpointError", "Weights", "read_checkpoint", "read_folder", "refusal", "save_checkpoint"]
