@@ -15,7 +15,7 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from transformers.trainer_pt_utils import safe_globals
 
-from .published_files import CheckpointError, read_checkpoint, refusal
+from .published_files import DAMAGED, CheckpointError, read_checkpoint, refusal
 
 # Plain data that the Trainer unpickles when it resumes. (It writes `training_args.bin`, and never reads it.)
 _STATES = ("optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "pytorch_model*.bin")
@@ -38,6 +38,8 @@ _PLAIN = {
     "pathlib": {"PosixPath", "PurePosixPath"},
     "collections": {"OrderedDict"},
 }
+
+_ANOTHER = "resume from another checkpoint"
 
 
 class _MetadataUnpickler(pickle.Unpickler):
@@ -78,7 +80,7 @@ def _screen_shards(description: Path) -> None:
         stored = [(index.fqn, info) for index, info in metadata.storage_data.items()]
     except pickle.UnpicklingError as error:
         raise CheckpointError(refusal(description, error)) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{description} is damaged ({type(error).__name__}): {_ANOTHER}") from error
     for name, info in stored:
         path = description.parent / info.relative_path
@@ -97,13 +99,8 @@ def _screen_bytes(path: Path, name: str, *, offset: int, length: int) -> None:
             torch.load(io.BytesIO(file.read(length)), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(refusal(f"{path} ({name})", error)) from error
-    except (RuntimeError, *_DAMAGED) as error:
+    except (OSError, *DAMAGED) as error:
         raise CheckpointError(f"{path} is damaged at {name} ({type(error).__name__}): {_ANOTHER}") from error
-
-
-# What is raised for pickles and archives that are cut short or mangled.
-_DAMAGED = (ArithmeticError, AttributeError, AssertionError, EOFError, LookupError, OSError, TypeError, ValueError)
-_ANOTHER = "resume from another checkpoint"
 
 
 __all__ = ["screen_checkpoint"]

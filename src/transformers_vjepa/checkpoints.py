@@ -7,11 +7,24 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoint_screening import screen_checkpoint
+from .published_files import DAMAGED
 
 
 def trained_steps(checkpoint: str | Path) -> int:
-    """Optimizer steps that a checkpoint has behind it."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+    """
+    Optimizer steps that a checkpoint has behind it.
+
+    Raises:
+        ValueError: its state is damaged.
+    """
+    file = Path(checkpoint) / TRAINER_STATE_NAME
+    try:
+        steps = TrainerState.load_from_json(str(file)).global_step
+    except DAMAGED as error:
+        raise ValueError(f"{file} is damaged ({error}): move its folder away, or delete it") from error
+    if type(steps) is not int or steps < 0:
+        raise ValueError(f"{file} is damaged (global_step is {steps!r}): move its folder away, or delete it")
+    return steps
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:

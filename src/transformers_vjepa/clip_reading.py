@@ -21,6 +21,10 @@ BROKEN_WINDOW, MIN_BROKEN = 1000, 20
 BROKEN_VIDEO_ERRORS = (DecodingError, OSError, pa.ArrowInvalid)
 
 
+class RefusedClipError(DecodingError):
+    """A data set names what is not its own: a file of this machine outside of its folder."""
+
+
 class TooManyBrokenVideosError(RuntimeError):
     """The share of videos that cannot be read or decoded is above the bound."""
 
@@ -90,6 +94,8 @@ def read_frames(
         DecodingError, OSError: the video or picture is broken.
     """
     data = clip.data
+    if clip.refused:
+        raise RefusedClipError(clip.path, clip.refused)
     if not data:
         raise OSError(f"{clip.path} is empty")
     if isinstance(data, str) and "://" in data:
@@ -112,6 +118,7 @@ __all__ = [
     "BROKEN_WINDOW",
     "MIN_BROKEN",
     "BrokenVideoMonitor",
+    "RefusedClipError",
     "TooManyBrokenVideosError",
     "check_broken_share",
     "describe_error",

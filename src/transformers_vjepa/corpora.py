@@ -8,47 +8,29 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video, load_dataset
 
+from .encoded_clips import NO_LABEL, PICTURE_EXTENSIONS, EncodedClip, encoded_clip, extension
 from .redaction import log_line, without_secrets
 
 logger = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-PICTURE_EXTENSIONS = frozenset(".jpeg .jpg .png .webp".split())
 
-_NO_LABEL = -1
 _LABEL_COLUMNS = ("label", "labels", "cls")
 _INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d+)$")
 _HEADER_LINE = re.compile(r"^\w+[\s,]+\w+$")
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
-# Addresses that a row of a data set may name, also of a file in an archive there (`zip://clip.mp4::https://...`).
-_ADDRESS = re.compile(r"((zip|tar)://((?!::).)*::)?(https?|hf)://((?!::).)*", re.DOTALL)
 # One random clip costs a whole row group; above this the reading outweighs the decoding.
 _LARGE_ROW_GROUP = 64 * 2**20
-
-
-class OutsidePathError(OSError):
-    """A row of a data set names a file that is not of this data set."""
-
-
-class EncodedClip(NamedTuple):
-    """A video or picture that has been found, not decoded."""
-
-    #: What names it in logs and results.
-    path: str
-    #: Class, or -1 where none is known.
-    label: int
-    #: Path or URL of a file, or the bytes of one (empty where a data set has none).
-    data: str | bytes
-    is_picture: bool
 
 
 class IndexedCorpus(Protocol):
@@ -98,10 +80,6 @@ class PackedStrings(Sequence[str]):
         return len(self._blob) + self._ends.nbytes
 
 
-def _extension(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
-
-
 class FileCorpus:
     """Video or picture files, one per reference; `paths` are relative to `root`, absolute, or URLs."""
 
@@ -131,7 +109,7 @@ class FileCorpus:
 
     def read(self, index: int) -> EncodedClip:
         path = self._path(index)
-        is_picture = _extension(path) in PICTURE_EXTENSIONS
+        is_picture = extension(path) in PICTURE_EXTENSIONS
         return EncodedClip(self.describe(index), int(self._labels[index]), path, is_picture)
 
     def _path(self, index: int) -> str:
@@ -182,14 +160,14 @@ class TarCorpus:
             data = file.read(size)
         if len(data) != size:
             raise OSError(f"{self.describe(index)} has {len(data)} of {size} bytes: the tar changed on disk")
-        is_picture = _extension(self._names[index]) in PICTURE_EXTENSIONS
+        is_picture = extension(self._names[index]) in PICTURE_EXTENSIONS
         return EncodedClip(self.describe(index), int(self._label[index]), data, is_picture)
 
 
 def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
     """(name, offset, size, label) of every video and picture of a tar; members of a sample are adjacent."""
     total = os.path.getsize(tar)
-    sample, media, label = None, [], _NO_LABEL
+    sample, media, label = None, [], NO_LABEL
     try:
         with tarfile.open(tar, mode="r:") as archive:
             for member in archive:
@@ -200,7 +178,7 @@ def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
                 key = (folder, base.partition(".")[0])
                 if key != sample:
                     yield from ((*entry, label) for entry in media)
-                    sample, media, label = key, [], _NO_LABEL
+                    sample, media, label = key, [], NO_LABEL
                 if member.offset_data + member.size > total:
                     raise ValueError(f"{tar} is cut short inside {member.name!r}: copy the tar again")
                 if _is_media(member.name) and not base.startswith("."):
@@ -232,8 +210,8 @@ def _parse_label(data: bytes, *, where: str) -> int:
     except ValueError as error:
         raise ValueError(f"{where} holds neither an integer nor JSON: {data[:40]!r}") from error
     if isinstance(value, dict):
-        value = value.get("label", _NO_LABEL)
-    return value if isinstance(value, int) else _NO_LABEL
+        value = value.get("label", NO_LABEL)
+    return value if isinstance(value, int) else NO_LABEL
 
 
 class ParquetCorpus:
@@ -255,14 +233,16 @@ class ParquetCorpus:
 
     def __init__(self, files: Sequence[str], *, video_column: str | None = None) -> None:
         self._files = tuple(files)
-        features = Features.from_arrow_schema(pq.read_schema(files[0]))
+        with _reading(files[0]):
+            features = Features.from_arrow_schema(pq.read_schema(files[0]))
         self._column, self._is_picture = _find_media_column(features, video_column, source=files[0])
         self._label = _find_label_column(features)
         self.class_names = _class_names(features, self._label)
         group_file, group_number, rows, largest = array("q"), array("q"), array("q"), 0
         for number, file in enumerate(self._files):
-            metadata = pq.read_metadata(file)
-            columns = metadata.schema.to_arrow_schema().names
+            with _reading(file):
+                metadata = pq.read_metadata(file)
+                columns = metadata.schema.to_arrow_schema().names
             for column in (self._column, self._label):
                 if column is not None and column not in columns:
                     raise ValueError(
@@ -296,10 +276,13 @@ class ParquetCorpus:
     def labels(self) -> np.ndarray:
         """Reads the label column of all files, and no other."""
         if self._label is None:
-            return np.full(len(self), _NO_LABEL, dtype=np.int64)
-        columns = [pq.read_table(file, columns=[self._label], partitioning=None)[self._label] for file in self._files]
-        chunks = [chunk.cast(pa.int64()).fill_null(_NO_LABEL) for column in columns for chunk in column.chunks]
-        return np.concatenate([chunk.to_numpy() for chunk in chunks])
+            return np.full(len(self), NO_LABEL, dtype=np.int64)
+        parts = [np.empty(0, dtype=np.int64)]
+        for file in self._files:
+            with _reading(file):
+                column = pq.read_table(file, columns=[self._label], partitioning=None)[self._label]
+                parts += [chunk.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for chunk in column.chunks]
+        return np.concatenate(parts)
 
     def _locate(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._group_start, index, side="right")) - 1
@@ -311,20 +294,22 @@ class ParquetCorpus:
 
     def read(self, index: int) -> EncodedClip:
         group, row = self._locate(index)
+        name, folder = self.describe(index), os.path.dirname(os.path.abspath(self._files[self._group_file[group]]))
+        try:
+            table = self._row_group(group)
+            label = None if self._label is None else table[self._label][row].as_py()
+            value = table[self._column][row].as_py()
+        except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
+            raise OSError(f"{name} cannot be read: {_first_line(error)}") from error
+        return encoded_clip(value, label=label, name=name, is_picture=self._is_picture, folder=folder)
+
+    def _row_group(self, group: int) -> pa.Table:
         if self._cached is None or self._cached[0] != group:
             self._cached = None  # never two groups in memory
             with pq.ParquetFile(self._files[self._group_file[group]]) as file:
                 columns = [self._column] if self._label is None else [self._column, self._label]
                 self._cached = group, file.read_row_group(int(self._group_number[group]), columns=columns)
-        table = self._cached[1]
-        label = None if self._label is None else table[self._label][row].as_py()
-        name = self.describe(index)
-        value = table[self._column][row].as_py()
-        clip = _encoded(value, label=label, name=name, is_picture=self._is_picture)
-        if isinstance(clip.data, str):
-            folder = os.path.dirname(self._files[self._group_file[group]])
-            clip = clip._replace(data=_named_file(clip.data, folder=folder, name=name))
-        return clip
+        return self._cached[1]
 
 
 class SubsetCorpus:
@@ -411,44 +396,24 @@ class SequentialCorpus:
         value = row[self._column]
         path = value.get("path") if isinstance(value, dict) else None
         name = without_secrets(f"{self.name}::{path or where}")
-        clip = _encoded(value, label=label, name=name, is_picture=self._is_picture)
-        if isinstance(clip.data, str) and not self._local_files:
-            _named_file(clip.data, folder=None, name=name)
-        return clip
+        folder = "" if self._local_files else None
+        return encoded_clip(value, label=label, name=name, is_picture=self._is_picture, folder=folder)
 
 
-def _encoded(value: Any, *, label: Any, name: str, is_picture: bool) -> EncodedClip:
-    """The clip stored in a cell: bytes, a path, or {"bytes", "path"}."""
-    if isinstance(value, dict):
-        data = value.get("path") if value.get("bytes") is None else value["bytes"]
-    else:
-        data = value
-    is_picture = is_picture or (isinstance(data, str) and _extension(data) in PICTURE_EXTENSIONS)
-    return EncodedClip(name, label if isinstance(label, int) else _NO_LABEL, data or b"", is_picture)
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Raises `ValueError` for a damaged Parquet file."""
+    try:
+        yield
+    # Of Arrow; and of `datasets`, for a damaged description of its features.
+    except (pa.ArrowException, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{file} cannot be read as Parquet ({_first_line(error)}): copy the file again") from error
 
 
-def _named_file(path: str, *, folder: str | None, name: str) -> str:
-    """
-    The file or address that a row names by `path`.
-
-    Args:
-        folder: where its files are, `None` if not on this machine.
-        name: of the row.
-
-    Raises:
-        OutsidePathError: one that is neither below `folder` nor an address.
-    """
-    if _ADDRESS.fullmatch(path):
-        return path
-    if folder is not None and "://" not in path and "\0" not in path:
-        root = os.path.abspath(folder)
-        file = os.path.abspath(os.path.join(root, path))  # resolves `..`, not links: those are of this machine
-        if os.path.commonpath([root, file]) == root:
-            return file
-    files = "" if folder is None else f"files in {folder or '.'} or below, and "
-    raise OutsidePathError(
-        f"{name} names {path!r}: of what rows name only {files}addresses (http, https, hf) are read"
-    )
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _find_media_column(features: Features, wanted: str | None, *, source: str) -> tuple[str, bool]:
@@ -485,7 +450,7 @@ def _class_names(features: Features, column: str | None) -> tuple[str, ...]:
 
 
 def _is_media(path: str) -> bool:
-    return _extension(path) in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS
+    return extension(path) in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS
 
 
 def _open_index(file: str) -> FileCorpus:
@@ -500,7 +465,7 @@ def _open_index(file: str) -> FileCorpus:
                 if abs(label) >= 2**31:
                     raise ValueError(f"{file}, line {number}: label {label} does not fit 32 bits")
             elif _is_media(line.strip('"')):
-                path, label = line, _NO_LABEL
+                path, label = line, NO_LABEL
             elif not line or (number == 1 and _HEADER_LINE.match(line)):
                 continue
             else:
@@ -533,9 +498,9 @@ def _walk(folder: str) -> Iterator[str]:
 def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     kinds = {".tar": [], ".parquet": [], "video": [], "picture": []}
     for path in _walk(folder):
-        extension = _extension(path)
-        kind = "video" if extension in VIDEO_EXTENSIONS else extension
-        kind = "picture" if extension in PICTURE_EXTENSIONS else kind
+        kind = extension(path)
+        if kind in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS:
+            kind = "video" if kind in VIDEO_EXTENSIONS else "picture"
         if kind in kinds:
             kinds[kind].append(path)
     if kinds["video"]:
@@ -557,12 +522,12 @@ def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     # As in torchvision's ImageFolder, the first-level folders are the classes.
     tops = [path.partition(os.sep)[0] if os.sep in path else None for path in paths]
     names = sorted({top for top in tops if top is not None})
-    number = {name: label for label, name in enumerate(names)} | {None: _NO_LABEL}
+    number = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
     return FileCorpus(paths, labels=(number[top] for top in tops), root=folder, class_names=names)
 
 
 def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCorpus:
-    extensions = {_extension(file) for file in files}
+    extensions = {extension(file) for file in files}
     if extensions == {".tar"}:
         return TarCorpus(files)
     if extensions == {".parquet"}:
@@ -570,7 +535,7 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
     if extensions <= {".csv", ".txt"} and len(files) == 1:
         return _open_index(files[0])
     if extensions <= VIDEO_EXTENSIONS | PICTURE_EXTENSIONS:
-        return FileCorpus(files, labels=[_NO_LABEL] * len(files))
+        return FileCorpus(files, labels=[NO_LABEL] * len(files))
     raise ValueError(
         f"{files[0]}: cannot read {', '.join(sorted(extensions))} together or at all; use one .csv or .txt index, "
         "or only .tar, only .parquet, or only video and picture files"
@@ -578,7 +543,7 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
 
 
 def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
-    builder = {".tar": "webdataset", ".parquet": "parquet"}.get(_extension(source))
+    builder = {".tar": "webdataset", ".parquet": "parquet"}.get(extension(source))
     if builder is None:
         shown = without_secrets(source)
         raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
@@ -650,7 +615,7 @@ def open_corpus(
         if missing:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
-    if not _HUB_ID.match(source) or _extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
+    if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
         raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a Hub data set id")
     name, _, config = source.partition(":")
     try:
@@ -668,7 +633,6 @@ __all__ = [
     "EncodedClip",
     "FileCorpus",
     "IndexedCorpus",
-    "OutsidePathError",
     "PackedStrings",
     "ParquetCorpus",
     "SequentialCorpus",

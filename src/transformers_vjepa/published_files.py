@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,22 @@ from safetensors.torch import load_file
 from .configuration_vjepa import VJEPAConfig
 
 Weights = dict[str, torch.Tensor]
+
+
+#: What is raised for archives and pickles that are cut short or mangled.
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,  # a pickle that asks for more
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 class CheckpointError(ValueError):
@@ -38,16 +55,19 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     with open(path, "rb") as file:
         start = file.read(4)
-    if not zipfile.is_zipfile(path):
-        if start == b"PK\x03\x04":
-            raise CheckpointError(f"{path} is truncated: it has no end of archive; copy or download it again")
-        raise CheckpointError(f"{path} is no checkpoint: torch.save (1.6 or later) did not write it")
     try:
+        if not zipfile.is_zipfile(path):
+            if start == b"PK\x03\x04":
+                raise CheckpointError(f"{path} is truncated: it has no end of archive; copy or download it again")
+            raise CheckpointError(f"{path} is no checkpoint: torch.save (1.6 or later) did not write it")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(refusal(path, error)) from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from error
+    except DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), "") if isinstance(error, RuntimeError) else type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint, or damaged: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__} instead of a dict")
     return checkpoint
@@ -82,4 +102,4 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> N
     partial.replace(path)
 
 
-__all__ = ["CheckpointError", "Weights", "read_checkpoint", "read_folder", "refusal", "save_checkpoint"]
+__all__ = ["DAMAGED", "CheckpointError", "Weights", "read_checkpoint", "read_folder", "refusal", "save_checkpoint"]

@@ -1,10 +1,11 @@
 """What is fuzzed: readers of foreign bytes, each with what it is fed and the errors that it promises."""
 
 import io
+import itertools
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 
 from transformers_vjepa import ClipSampling, StreamPosition, VJEPAConfig, VJEPAForPreTraining, clip_stream
 from transformers_vjepa.checkpoint_screening import screen_checkpoint
-from transformers_vjepa.checkpoints import last_checkpoint, resolve_checkpoint
+from transformers_vjepa.checkpoints import resolve_checkpoint
 from transformers_vjepa.command_line import parse_with_recipe
 from transformers_vjepa.conversion import classifier_config, convert_weights
 from transformers_vjepa.corpora import open_corpus
@@ -199,7 +200,7 @@ class WildVideos(Videos):
 
 
 class Pictures(Damaged):
-    name, cases, named = "picture", 1500, DECODING
+    name, cases, named = "picture", 2000, DECODING
 
     def make_seeds(self, rng: np.random.Generator) -> list[bytes]:
         picture = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
@@ -246,8 +247,8 @@ def _with_checksums(data: bytes) -> bytes:
 
 
 class Tars(Damaged):
-    name, cases = "tar", 2000
-    named, ours = {"OutsidePathError"}, {"ValueError", "OSError"}
+    name, cases = "tar", 1800
+    ours = {"ValueError", "OSError"}
 
     def make_seeds(self, rng: np.random.Generator) -> list[bytes]:
         seeds = []
@@ -282,8 +283,8 @@ class Tars(Damaged):
 
 
 class Parquets(Damaged):
-    name, cases = "parquet", 1000
-    named, ours = {"OutsidePathError"}, {"ValueError", "OSError"}
+    name, cases = "parquet", 800
+    ours = {"ValueError", "OSError"}
 
     def make_seeds(self, rng: np.random.Generator) -> list[bytes]:
         features = Features({"video": Video(), "label": ClassLabel(names=["a", "b"])})
@@ -306,13 +307,14 @@ class Parquets(Damaged):
         assert len(corpus.labels) == len(corpus)
         for index in range(min(len(corpus), 20)):
             corpus.describe(index)
-            corpus.read(index)
+            clip = corpus.read(index)
+            assert clip.refused or not isinstance(clip.data, str) or "://" in clip.data or "/x/" in clip.data
 
 
 class Indices:
     """Text in the form of an index, and not."""
 
-    name, cases = "index", 1500
+    name, cases = "index", 1200
     named: set[str] = set()
     ours = {"ValueError", "FileNotFoundError"}
     _words = st.text(max_size=12) | st.sampled_from(
@@ -383,7 +385,8 @@ def edited(draw: Callable, document: Any) -> Any:
         if draw(st.integers(0, 4)) == 0:
             del place[key]
         else:
-            place[key] = draw(JSON)
+            is_number = type(place[key]) is int and draw(st.booleans())
+            place[key] = draw(st.integers(0, 9) if is_number else JSON)
         if isinstance(place, dict) and draw(st.integers(0, 5)) == 0:
             place[draw(st.text(max_size=5))] = draw(JSON)
     return result
@@ -406,7 +409,7 @@ class _Recipe:
 
 
 class Recipes:
-    name, cases = "recipe", 800
+    name, cases = "recipe", 600
     named = {"SystemExit"}  # argparse: a value that is none of the argument's
     ours = {"ValueError"}
     _good = {
@@ -485,54 +488,53 @@ class TrainerStates:
 
     def case(self, text: str) -> None:
         (self.folder / "checkpoint-4" / "trainer_state.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-        last_checkpoint(self.folder)
-        assert resolve_checkpoint(self.folder, "auto") == str(self.folder / "checkpoint-4")
+        assert resolve_checkpoint(self.folder, "auto") in (None, str(self.folder / "checkpoint-4"))
 
 
-def _rows(shards: list[int]) -> Any:
-    for shard in shards:
+def _rows(shards: list[bytes]) -> Any:
+    for video in shards:
         for row in range(4):
-            yield {"video": f"{shard}-{row}".encode(), "label": row}
+            yield {"video": video, "label": row}
 
 
 class Cursors:
     """stream_*.json: how far a streamed corpus was read."""
 
-    name, cases = "cursors", 500
+    name, cases = "cursors", 150
     named = {"StreamError"}
     ours = {"ValueError"}
 
     def __init__(self, folder: Path, rng: np.random.Generator) -> None:
-        self._dataset = IterableDataset.from_generator(
-            _rows,
-            gen_kwargs={"shards": [0, 1]},
-            features=Features({"video": Value("binary"), "label": Value("int64")}),
-        )
         picture = io.BytesIO()
         frames = [Image.new("RGB", (32, 32), index) for index in range(6)]
         frames[0].save(picture, "GIF", save_all=True, append_images=frames[1:])
-        self._video = picture.getvalue()
+        self._dataset = IterableDataset.from_generator(
+            _rows,
+            gen_kwargs={"shards": [picture.getvalue()] * 2},
+            features=Features({"video": Value("binary"), "label": Value("int64")}),
+        )
 
     @property
     def examples(self) -> st.SearchStrategy:
-        state = {"epoch": 0, "row": 2, "dataset": None, "done": 1}
-        cursor = {"rank": 0, "world_size": 1, "lane": 0, "lanes": 1, "readers": {"0": state}}
-        text = edited(cursor).map(json.dumps) | st.text(max_size=10)
-        return st.dictionaries(st.sampled_from(["0/0", "0/1", ""]), text, min_size=1, max_size=2)
+        cursor = json.loads(next(itertools.islice(self._stream({}), 5, None))["cursor"])
+        edits = edited(cursor).map(json.dumps)
+        text = st.one_of(edits, edits, edits, st.text(max_size=10))
+        return st.dictionaries(st.sampled_from(["0/0", "0/1"]), text, min_size=1, max_size=2)
 
-    def case(self, cursors: dict[str, str]) -> None:
-        data = self._video
-        dataset = self._dataset.map(lambda row: {"video": data})
+    def _stream(self, cursors: dict[str, str]) -> Iterator[dict[str, Any]]:
         position = StreamPosition()
-        position.seek(1, cursors=cursors)
+        position.seek(1 if cursors else 0, cursors=cursors)
         stream = clip_stream(
-            dataset,
+            self._dataset,
             config=VJEPAConfig(**TINY),
             sampling=ClipSampling(num_frames=4, frame_step=1),
             position=position,
             shuffle_buffer=4,
         )
-        assert "cursor" in next(iter(stream))
+        return iter(stream)
+
+    def case(self, cursors: dict[str, str]) -> None:
+        assert "cursor" in next(self._stream(cursors))
 
 
 # Weights ------------------------------------------------------------------------------------------------
@@ -562,7 +564,7 @@ def _saved(value: Any) -> bytes:
 class PublishedFiles(Damaged):
     """Files in the published layout: the archive, or the pickle within it, whose checksums then are right."""
 
-    name, cases, named = "published", 1200, {"CheckpointError", "LabelError"}
+    name, cases, named = "published", 800, {"CheckpointError", "LabelError"}
     ours = {"ValueError"}  # of VJEPAConfig
     named |= {"StrictDataclassClassValidationError", "StrictDataclassFieldValidationError"}
 
