@@ -187,7 +187,7 @@ def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
                     label = _parse_label(archive.extractfile(member).read(), where=f"{tar}::{member.name}")
             yield from ((*entry, label) for entry in media)
             _check_tar_end(tar, archive.offset)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError, LookupError) as error:  # a size or a header of an extension
         raise ValueError(
             f"{tar} cannot be read as an uncompressed tar ({error}): copy it again, or decompress it first"
         ) from error

@@ -145,8 +145,8 @@ def _promised(tables: dict[bytes, list[bytes]]) -> int:
 
 def _runs(table: bytes) -> np.ndarray:
     """The entries of `stts` or `ctts`: how many samples, and a time (entries, 2)."""
-    entries = min(int.from_bytes(table[4:8], "big"), (len(table) - 8) // 8)
-    return np.frombuffer(table, dtype=">u4", count=max(0, 2 * entries), offset=8).reshape(-1, 2)
+    entries = min(int.from_bytes(table[4:8], "big"), max(0, len(table) - 8) // 8)
+    return np.frombuffer(table[8 : 8 + 8 * entries], dtype=">u4").reshape(-1, 2)
 
 
 __all__ = ["MAX_PIXELS", "open_container", "read_picture"]

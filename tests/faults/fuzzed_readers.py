@@ -447,6 +447,7 @@ class Recipes:
         (parsed,) = parse_with_recipe(["--config", str(self.file)], (_Recipe,), description=None)
         for name, kind in (("steps", int), ("rate", float), ("name", str), ("is_fast", bool), ("sources", list)):
             assert isinstance(getattr(parsed, name), kind), (name, getattr(parsed, name))
+        assert not Path("marker").exists()
 
 
 class Configs:
