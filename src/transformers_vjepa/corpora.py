@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 
 _LABEL_COLUMNS = ("label", "labels", "cls")
-_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d+)$")
+_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d{1,18})$")
 _HEADER_LINE = re.compile(r"^\w+[\s,]+\w+$")
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
@@ -207,10 +207,12 @@ def _check_tar_end(tar: str, offset: int) -> None:
 def _parse_label(data: bytes, *, where: str) -> int:
     try:
         value = json.loads(data)  # a bare integer is JSON too
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} holds neither an integer nor JSON: {data[:40]!r}") from error
     if isinstance(value, dict):
         value = value.get("label", NO_LABEL)
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"{where}: label {str(value)[:20]} does not fit 32 bits")
     return value if isinstance(value, int) else NO_LABEL
 
 
@@ -282,7 +284,10 @@ class ParquetCorpus:
             with _reading(file):
                 column = pq.read_table(file, columns=[self._label], partitioning=None)[self._label]
                 parts += [chunk.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for chunk in column.chunks]
-        return np.concatenate(parts)
+        labels = np.concatenate(parts)
+        if len(labels) != len(self):
+            raise ValueError(f"{self._files[0]} and what belongs to it have {len(labels)} labels of {len(self)} rows")
+        return labels
 
     def _locate(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._group_start, index, side="right")) - 1

@@ -519,7 +519,7 @@ class Cursors:
     def examples(self) -> st.SearchStrategy:
         cursor = json.loads(next(itertools.islice(self._stream({}), 5, None))["cursor"])
         edits = edited(cursor).map(json.dumps)
-        text = st.one_of(edits, edits, edits, st.text(max_size=10))
+        text = st.one_of(st.just(json.dumps(cursor)), edits, edits, edits, st.text(max_size=10))
         return st.dictionaries(st.sampled_from(["0/0", "0/1"]), text, min_size=1, max_size=2)
 
     def _stream(self, cursors: dict[str, str]) -> Iterator[dict[str, Any]]:
