@@ -41,6 +41,7 @@ from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import check_processes, parse_with_recipe, user_errors
 from transformers_vjepa.masking import get_mask_strategy
 from transformers_vjepa.pixel_prediction import VJEPAForPixelPrediction
+from transformers_vjepa.redaction import without_secrets
 from transformers_vjepa.streaming import StreamError, parse_sources
 from transformers_vjepa.synthetic import build_corpus
 from transformers_vjepa.trainer import CollapseError, DivergedError, UnevenStreamError
@@ -285,7 +286,8 @@ def learning_arguments(
     model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
 ) -> dict[str, dict[str, Any]]:
     """What decides what a run learns, by group, as it can be written to JSON: runs that agree in it are the same."""
-    data = replace(data, dataset=[os.path.abspath(source) for source in data.dataset])
+    sources = [without_secrets(source) if "://" in source else os.path.abspath(source) for source in data.dataset]
+    data = replace(data, dataset=sources)
     groups = {"model": asdict(model), "data": asdict(data), "training": training.to_dict()}
     return {
         group: {name: value for name, value in values.items() if not _INCIDENTAL.fullmatch(name)}

@@ -105,8 +105,8 @@ def test_broken_picture_is_an_item(tmp_path):
     (tmp_path / "x.png").write_bytes(b"noise")
     (tmp_path / "y.png").touch()
     clips = clips_of(tmp_path)
-    assert clips[0]["error"].startswith("UnidentifiedImageError")
-    assert clips[1]["error"].startswith("UnidentifiedImageError")
+    assert clips[0]["error"].startswith("CorruptVideoError")
+    assert clips[1]["error"].startswith("CorruptVideoError")
 
 
 def test_subset_and_pickling(folder):

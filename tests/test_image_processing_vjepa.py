@@ -232,6 +232,7 @@ def test_code_travels_with_the_settings(tmp_path, monkeypatch):
     assert {file.name for file in files} == {
         "clip_sampling.py",
         "clip_transforms.py",
+        "opening.py",
         "decoding.py",
         "image_processing_vjepa.py",
         "video_processing_vjepa.py",

@@ -16,6 +16,9 @@ from transformers import TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .checkpoint_screening import screen_checkpoint
+from .published_files import DAMAGED
+
 #: Where checkpoints are written, inside the folder of the run. Uploads to the Hub leave out names of this form.
 UNFINISHED = "_unfinished"
 #: How much of the stream is behind a checkpoint, and how far each process is in streamed corpora.
@@ -31,8 +34,20 @@ class CheckpointError(RuntimeError):
 
 
 def trained_steps(checkpoint: str | Path) -> int:
-    """Optimizer steps that a checkpoint has behind it."""
-    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+    """
+    Optimizer steps that a checkpoint has behind it.
+
+    Raises:
+        ValueError: its state is damaged.
+    """
+    file = Path(checkpoint) / TRAINER_STATE_NAME
+    try:
+        steps = TrainerState.load_from_json(str(file)).global_step
+    except DAMAGED as error:
+        raise ValueError(f"{file} is damaged ({error}): move its folder away, or delete it") from error
+    if type(steps) is not int or steps < 0:
+        raise ValueError(f"{file} is damaged (global_step is {steps!r}): move its folder away, or delete it")
+    return steps
 
 
 def is_complete(checkpoint: str | Path) -> bool:
@@ -66,14 +81,15 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None
         wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest, if there is one), `"last"`, or None.
 
     Raises:
-        ValueError: there is none, it is incomplete, or an unfinished run would be started anew.
+        ValueError: there is none, it is incomplete, or an unfinished run would be started anew; see also
+            [`screen_checkpoint`].
     """
     last = last_checkpoint(output_dir)
     if wanted in ("auto", "last", "true", "True"):
         if last is None and wanted != "auto":
             raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
-        return None if last is None else str(last)
-    if wanted is None and last is not None:
+        wanted = None if last is None else str(last)
+    elif wanted is None and last is not None:
         raise ValueError(
             f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
             "or choose another --output_dir"
@@ -83,6 +99,8 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None
             f"{wanted} is no complete checkpoint (its {TRAINER_STATE_NAME} is absent or cut off, or it was never "
             "finished): pass 'auto'"
         )
+    if wanted is not None:
+        screen_checkpoint(wanted)
     return wanted
 
 

@@ -23,6 +23,7 @@ from .checkpoints import trained_steps
 from .metrics import classification_metrics
 from .modeling_vjepa import VJEPAForVideoClassification
 from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
+from .redaction import TokensStayBehind, log_line
 from .sharding import fsdp_version, refuse_deepspeed
 from .stream_trainer import DivergedError, StreamTrainer
 from .streaming import StreamPosition
@@ -43,7 +44,7 @@ class UnusableSplitError(ValueError):
 
 
 @dataclass
-class VJEPAClassificationArguments(TrainingArguments):
+class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
     """
     Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`], with other defaults,
     and the knobs it adds. Probes take `learning_rates` and `weight_decays`, fine-tuning `learning_rate`,
@@ -200,7 +201,7 @@ def collate_examples(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     for example in examples:
         if "error" in example:
-            logger.warning_once(f"skipped a broken video: {example['path']} ({example['error']})")
+            logger.warning_once(log_line(f"skipped a broken video: {example['path']} ({example['error']})"))
     readable = [example for example in examples if "error" not in example]
     labels = [
         IGNORED if "error" in example else int(example.get("label", example.get("labels"))) for example in examples

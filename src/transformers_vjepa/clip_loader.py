@@ -15,6 +15,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from .clip_reading import Reading, last_reading
+from .redaction import log_line
 from .streaming import StreamPosition, record_cursors
 
 logger = logging.getLogger(__name__)
@@ -176,14 +177,15 @@ class _WorkerDied(Exception):
         super().__init__("; ".join(self.reasons))
 
     def _describe(self, exitcode: int, reading: Reading) -> str:
+        shown = log_line(reading.name)
         if reading.traceback:
             self.unreadable[reading.name] = "reading it took longer than decode_timeout"
-            logger.warning("where the reading of %s stood:\n%s", reading.name, reading.traceback)
-            return f"ended because reading {reading.name} took longer than decode_timeout"
+            logger.warning("where the reading of %s stood:\n%s", shown, reading.traceback)
+            return f"ended because reading {shown} took longer than decode_timeout"
         if reading.name and exitcode in _CRASHES:
             self.unreadable[reading.name] = f"reading it crashed its process ({_CRASHES[exitcode]})"
         how = f"exited with code {exitcode}" if exitcode > 0 else f"was killed by {signal.Signals(-exitcode).name}"
-        return f"{how} {f'while reading {reading.name}' if reading.name else 'between two videos'}"
+        return f"{how} {f'while reading {shown}' if shown else 'between two videos'}"
 
 
 class _DeathNotice:

@@ -1,7 +1,6 @@
 """From a video or picture that a corpus has found to its frames, and what to do with those that are broken."""
 
 import faulthandler
-import io
 import logging
 import os
 import threading
@@ -11,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, ImageOps
 
-from .clip_sampling import ClipSampling, CorruptVideoError, DecodingError
+from .clip_sampling import ClipSampling, DecodingError
 from .corpora import EncodedClip
 from .decoding import Backend, VideoCache, read_segments
+from .opening import read_picture
+from .redaction import log_line, without_secrets
 from .remote_reading import fetch
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,10 @@ logger = logging.getLogger(__name__)
 BROKEN_WINDOW, MIN_BROKEN = 1000, 20
 #: What a broken video raises. Anything else is a mistake of ours and stops the run at once.
 BROKEN_VIDEO_ERRORS = (DecodingError, OSError, pa.ArrowInvalid)
+
+
+class RefusedClipError(DecodingError):
+    """A data set names what is not its own: a file of this machine outside of its folder."""
 
 
 class TooManyBrokenVideosError(RuntimeError):
@@ -50,7 +53,7 @@ class BrokenVideoMonitor:
     def failed(self, path: str, error: Exception | str) -> None:
         """Note that `path` is broken; `error` is what was raised, or what `describe_error` made of it."""
         reason = error if isinstance(error, str) else describe_error(error)
-        example = f"{path} ({reason})"
+        example = log_line(f"{path} ({reason})")
         logger.warning("skipped a broken video: %s", example)
         self._broken.append(True)
         self._examples.append(example)
@@ -127,7 +130,7 @@ class ReadingWatch:
             (
                 "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker could be ended "
                 "for it: if it never comes back, stop this process, and use workers or leave the video out",
-                name,
+                log_line(name),
                 self._timeout,
             ),
         )
@@ -162,7 +165,7 @@ def check_broken_share(max_broken_share: float) -> None:
 def describe_error(error: Exception) -> str:
     """Kind and reason of an error, without the name of the video."""
     reason = error.reason if isinstance(error, DecodingError) else error  # the rest repeats the path
-    return f"{type(error).__name__}: {reason}"
+    return without_secrets(f"{type(error).__name__}: {reason}")
 
 
 def read_frames(
@@ -187,6 +190,8 @@ def read_frames(
         DecodingError, OSError: the video or picture is broken.
     """
     data = clip.data
+    if clip.refused:
+        raise RefusedClipError(clip.path, clip.refused)
     if not data:
         raise OSError(f"{clip.path} is empty")
     if isinstance(data, str) and "://" in data:
@@ -202,12 +207,7 @@ def _read_picture(data: str | bytes, *, name: str) -> torch.Tensor:
     """uint8 (3, height, width), channels last in memory as decoders deliver frames."""
     if isinstance(data, str) and not os.path.isfile(data):
         raise FileNotFoundError(f"{name} is no regular file")
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
-            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (Image.DecompressionBombError, SyntaxError, ValueError) as error:  # and OSError
-        raise CorruptVideoError(name, f"cannot be decoded as a picture: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(read_picture(data, name)).permute(2, 0, 1)
 
 
 __all__ = [
@@ -217,6 +217,7 @@ __all__ = [
     "BrokenVideoMonitor",
     "Reading",
     "ReadingWatch",
+    "RefusedClipError",
     "TooManyBrokenVideosError",
     "check_broken_share",
     "describe_error",

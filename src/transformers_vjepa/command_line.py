@@ -1,15 +1,19 @@
 """What all scripts share of the command line: recipes under flags, and errors in one line."""
 
+import json
 import os
+import pickle
+import re
 import signal
 import sys
+import traceback
 from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentParser,
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +23,9 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.utils import logging
+
+from .published_files import refusal
+from .redaction import log_line, without_secrets
 
 logger = logging.get_logger(__name__)
 
@@ -34,19 +41,46 @@ def names_given(argv: Sequence[str]) -> set[str]:
 
 def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]:
     """
-    The values of a recipe (YAML), in the form the command line would give them.
+    The values of a recipe (YAML) by the names of arguments.
 
     Raises:
-        ValueError: it sets what is no argument.
+        ValueError: it is no YAML, no mapping of names to values, or sets what is no argument.
     """
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no recipe in YAML: {reason or type(error).__name__}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__} instead of names of arguments and their values")
     known = {item.name: item for part in dataclasses for item in fields(part)}
-    if unknown := sorted(set(values) - set(known)):
+    if unknown := sorted(str(name) for name in values if name not in known):
         raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}")
     for name, value in values.items():
-        if isinstance(value, str) and "list" in str(known[name].type):
+        kind = str(known[name].type)
+        if isinstance(value, str) and "list" in kind:
             values[name] = [value]
+        if isinstance(value, list) and "list" not in kind:
+            raise ValueError(f"{path} sets {name} to a list, and it takes one value")
+        if value is None and "None" not in kind:
+            raise ValueError(f"{path} sets {name} to nothing: give a value, or leave it out")
     return values
+
+
+def _as_arguments(values: Mapping[str, Any], path: str | Path) -> list[str]:
+    """Values of a recipe as they stand on a command line, where they are checked and take their types."""
+    arguments = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            for item in value:
+                # What begins with a dash and is no number would be taken for the name of an argument.
+                if isinstance(item, (list, dict, type(None))) or re.match(r"-(?![\d.])", str(item)):
+                    raise ValueError(f"{path} sets {name} to a list with {item!r}: give numbers or names")
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={json.dumps(value, default=str) if isinstance(value, dict) else value}")
+    return arguments
 
 
 def parse_with_recipe(
@@ -75,7 +109,8 @@ def parse_with_recipe(
         One instance of each of `dataclasses`.
 
     Raises:
-        ValueError: a recipe that sets what is no argument, or a value out of range.
+        ValueError: see [`read_recipe`], or a value out of range.
+        SystemExit: a value that is none of its argument's, after a line that says so.
     """
     parser = HfArgumentParser(
         tuple(dataclasses), description=description, formatter_class=_HelpFormatter, allow_abbrev=False
@@ -90,7 +125,10 @@ def parse_with_recipe(
     if path:
         values = read_recipe(path, dataclasses)
         replaced = overridden(given)
-        parser.set_defaults(**{name: value for name, value in values.items() if name not in replaced})
+        values = {name: value for name, value in values.items() if name not in replaced}
+        parser.set_defaults(**values)  # for --help, and for what is set to nothing
+        # Ends with an argument of one value, so that no list takes in what follows.
+        argv = [*_as_arguments(values, path), f"--config={path}", *argv]
     *parsed, _ = parser.parse_args_into_dataclasses(list(argv))
     return tuple(parsed)
 
@@ -114,7 +152,7 @@ def check_processes(world_size: int) -> None:
 
 
 #: What a script raises before it starts to work because its user has to mend something.
-MISTAKES = (ValueError, OSError, StrictDataclassError)
+MISTAKES = (ValueError, OSError, StrictDataclassError, pickle.UnpicklingError)
 
 
 @contextmanager
@@ -128,12 +166,14 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        logger.debug("details", exc_info=True)
+        logger.debug("details: %s", without_secrets(traceback.format_exc()))
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # without the name of the function that noticed
-        message = str(error).strip()
+        is_refused = isinstance(error, pickle.UnpicklingError)
+        message = refusal("a file of weights", error) if is_refused else str(error).strip()
         # From a DataLoader worker the message is a traceback, whose last line is the error.
-        sys.exit(f"error: {message.splitlines()[-1] if message.startswith('Caught ') else message}")
+        message = message.splitlines()[-1] if message.startswith("Caught ") else re.sub(r"\s*\n\s*", " ", message)
+        sys.exit(f"error: {log_line(message)}")
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -1,9 +1,11 @@
 """Configuration of V-JEPA models: architecture and geometry, nothing about training."""
 
 import difflib
+import os
 from dataclasses import fields
 from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
@@ -168,7 +170,20 @@ class VJEPAConfig(PreTrainedConfig):
                 )
             if not name.startswith("_"):
                 logger.warning(f"`{name}` is not a field of {type(self).__name__}: it is kept, but has no effect")
+        labels = self.id2label
+        if labels is not None and not (isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)):
+            raise ValueError(f"`id2label`={labels!r} must map the numbers of the classes to their names")
+        name = str(kwargs.get("torch_dtype") if self.dtype is None else self.dtype).removeprefix("torch.")
+        if name != "None" and not isinstance(getattr(torch, name, None), torch.dtype):
+            raise ValueError(f"`dtype`={name!r} is no type of torch: use 'float32', 'bfloat16' or 'float16'")
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        values = super()._dict_from_json_file(json_file)
+        if not isinstance(values, dict):
+            raise ValueError(f"{json_file} holds a {type(values).__name__} instead of the fields of a configuration")
+        return values
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "VJEPAConfig":

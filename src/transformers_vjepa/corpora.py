@@ -8,41 +8,30 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video, load_dataset
 
+from .encoded_clips import NO_LABEL, PICTURE_EXTENSIONS, EncodedClip, encoded_clip, extension
+from .redaction import log_line, without_secrets
 from .remote_reading import leave_retries_to_us, retried, storage_options
 
 logger = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-PICTURE_EXTENSIONS = frozenset(".jpeg .jpg .png .webp".split())
 
-_NO_LABEL = -1
 _LABEL_COLUMNS = ("label", "labels", "cls")
-_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d+)$")
+_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d{1,18})$")
 _HEADER_LINE = re.compile(r"^\w+[\s,]+\w+$")
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 # One random clip costs a whole row group; above this the reading outweighs the decoding.
 _LARGE_ROW_GROUP = 64 * 2**20
-
-
-class EncodedClip(NamedTuple):
-    """A video or picture that has been found, not decoded."""
-
-    #: What names it in logs and results.
-    path: str
-    #: Class, or -1 where none is known.
-    label: int
-    #: Path or URL of a file, or the bytes of one (empty where a data set has none).
-    data: str | bytes
-    is_picture: bool
 
 
 class IndexedCorpus(Protocol):
@@ -92,10 +81,6 @@ class PackedStrings(Sequence[str]):
         return len(self._blob) + self._ends.nbytes
 
 
-def _extension(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
-
-
 class FileCorpus:
     """Video or picture files, one per reference; `paths` are relative to `root`, absolute, or URLs."""
 
@@ -120,12 +105,17 @@ class FileCorpus:
         return len(self._paths)
 
     def describe(self, index: int) -> str:
-        path = self._paths[index]
-        return path if "://" in path else os.path.join(self._root, path)
+        path = self._path(index)
+        return without_secrets(path) if "://" in path else path
 
     def read(self, index: int) -> EncodedClip:
-        path = self.describe(index)
-        return EncodedClip(path, int(self._labels[index]), path, _extension(path) in PICTURE_EXTENSIONS)
+        path = self._path(index)
+        is_picture = extension(path) in PICTURE_EXTENSIONS
+        return EncodedClip(self.describe(index), int(self._labels[index]), path, is_picture)
+
+    def _path(self, index: int) -> str:
+        path = self._paths[index]
+        return path if "://" in path else os.path.join(self._root, path)
 
 
 class TarCorpus:
@@ -171,14 +161,14 @@ class TarCorpus:
             data = file.read(size)
         if len(data) != size:
             raise OSError(f"{self.describe(index)} has {len(data)} of {size} bytes: the tar changed on disk")
-        is_picture = _extension(self._names[index]) in PICTURE_EXTENSIONS
+        is_picture = extension(self._names[index]) in PICTURE_EXTENSIONS
         return EncodedClip(self.describe(index), int(self._label[index]), data, is_picture)
 
 
 def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
     """(name, offset, size, label) of every video and picture of a tar; members of a sample are adjacent."""
     total = os.path.getsize(tar)
-    sample, media, label = None, [], _NO_LABEL
+    sample, media, label = None, [], NO_LABEL
     try:
         with tarfile.open(tar, mode="r:") as archive:
             for member in archive:
@@ -189,7 +179,7 @@ def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
                 key = (folder, base.partition(".")[0])
                 if key != sample:
                     yield from ((*entry, label) for entry in media)
-                    sample, media, label = key, [], _NO_LABEL
+                    sample, media, label = key, [], NO_LABEL
                 if member.offset_data + member.size > total:
                     raise ValueError(f"{tar} is cut short inside {member.name!r}: copy the tar again")
                 if _is_media(member.name) and not base.startswith("."):
@@ -198,7 +188,7 @@ def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
                     label = _parse_label(archive.extractfile(member).read(), where=f"{tar}::{member.name}")
             yield from ((*entry, label) for entry in media)
             _check_tar_end(tar, archive.offset)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError, LookupError) as error:  # a size or a header of an extension
         raise ValueError(
             f"{tar} cannot be read as an uncompressed tar ({error}): copy it again, or decompress it first"
         ) from error
@@ -210,7 +200,7 @@ def _check_tar_end(tar: str, offset: int) -> None:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
     if not block:
-        logger.warning("%s has no end mark: it may have been cut short", tar)
+        logger.warning("%s has no end mark: it may have been cut short", log_line(tar))
     elif block != bytes(tarfile.BLOCKSIZE):
         raise ValueError(f"{tar} is damaged or cut short at byte {offset}: copy the tar again")
 
@@ -218,11 +208,13 @@ def _check_tar_end(tar: str, offset: int) -> None:
 def _parse_label(data: bytes, *, where: str) -> int:
     try:
         value = json.loads(data)  # a bare integer is JSON too
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} holds neither an integer nor JSON: {data[:40]!r}") from error
     if isinstance(value, dict):
-        value = value.get("label", _NO_LABEL)
-    return value if isinstance(value, int) else _NO_LABEL
+        value = value.get("label", NO_LABEL)
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"{where}: label {str(value)[:20]} does not fit 32 bits")
+    return value if isinstance(value, int) else NO_LABEL
 
 
 class ParquetCorpus:
@@ -230,6 +222,9 @@ class ParquetCorpus:
     Videos or pictures in Parquet files, as bytes, paths, or the struct that `datasets.Video` and
     `datasets.Image` store. A reference is (file, row group, row). Reading a row reads the video and label
     columns of its row group; the last group is kept, so reading in order reads each group once.
+
+    A path in a row is that of a file in the folder of the Parquet file or below, or an address (http, https, hf):
+    whoever wrote the rows does not choose among the other files of this machine.
 
     Args:
         files: paths of the files; all have the columns of the first.
@@ -241,14 +236,16 @@ class ParquetCorpus:
 
     def __init__(self, files: Sequence[str], *, video_column: str | None = None) -> None:
         self._files = tuple(files)
-        features = Features.from_arrow_schema(pq.read_schema(files[0]))
+        with _reading(files[0]):
+            features = Features.from_arrow_schema(pq.read_schema(files[0]))
         self._column, self._is_picture = _find_media_column(features, video_column, source=files[0])
         self._label = _find_label_column(features)
         self.class_names = _class_names(features, self._label)
         group_file, group_number, rows, largest = array("q"), array("q"), array("q"), 0
         for number, file in enumerate(self._files):
-            metadata = pq.read_metadata(file)
-            columns = metadata.schema.to_arrow_schema().names
+            with _reading(file):
+                metadata = pq.read_metadata(file)
+                columns = metadata.schema.to_arrow_schema().names
             for column in (self._column, self._label):
                 if column is not None and column not in columns:
                     raise ValueError(
@@ -268,7 +265,7 @@ class ParquetCorpus:
                 "%s has row groups of up to %d MiB, and each random clip reads one whole: write the file with a "
                 "smaller row_group_size, or pass load_dataset('parquet', data_files=..., streaming=True), which "
                 "reads every group once",
-                files[0],
+                log_line(files[0]),
                 largest // 2**20,
             )
 
@@ -282,10 +279,16 @@ class ParquetCorpus:
     def labels(self) -> np.ndarray:
         """Reads the label column of all files, and no other."""
         if self._label is None:
-            return np.full(len(self), _NO_LABEL, dtype=np.int64)
-        columns = [pq.read_table(file, columns=[self._label], partitioning=None)[self._label] for file in self._files]
-        chunks = [chunk.cast(pa.int64()).fill_null(_NO_LABEL) for column in columns for chunk in column.chunks]
-        return np.concatenate([chunk.to_numpy() for chunk in chunks])
+            return np.full(len(self), NO_LABEL, dtype=np.int64)
+        parts = [np.empty(0, dtype=np.int64)]
+        for file in self._files:
+            with _reading(file):
+                column = pq.read_table(file, columns=[self._label], partitioning=None)[self._label]
+                parts += [chunk.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for chunk in column.chunks]
+        labels = np.concatenate(parts)
+        if len(labels) != len(self):
+            raise ValueError(f"{self._files[0]} and what belongs to it have {len(labels)} labels of {len(self)} rows")
+        return labels
 
     def _locate(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._group_start, index, side="right")) - 1
@@ -297,20 +300,22 @@ class ParquetCorpus:
 
     def read(self, index: int) -> EncodedClip:
         group, row = self._locate(index)
+        name, folder = self.describe(index), os.path.dirname(os.path.abspath(self._files[self._group_file[group]]))
+        try:
+            table = self._row_group(group)
+            label = None if self._label is None else table[self._label][row].as_py()
+            value = table[self._column][row].as_py()
+        except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
+            raise OSError(f"{name} cannot be read: {_first_line(error)}") from error
+        return encoded_clip(value, label=label, name=name, is_picture=self._is_picture, folder=folder)
+
+    def _row_group(self, group: int) -> pa.Table:
         if self._cached is None or self._cached[0] != group:
             self._cached = None  # never two groups in memory
             with pq.ParquetFile(self._files[self._group_file[group]]) as file:
                 columns = [self._column] if self._label is None else [self._column, self._label]
                 self._cached = group, file.read_row_group(int(self._group_number[group]), columns=columns)
-        table = self._cached[1]
-        label = None if self._label is None else table[self._label][row].as_py()
-        name = self.describe(index)
-        value = table[self._column][row].as_py()
-        clip = _encoded(value, label=label, name=name, is_picture=self._is_picture)
-        if isinstance(clip.data, str) and "://" not in clip.data:
-            folder = os.path.dirname(self._files[self._group_file[group]])
-            clip = clip._replace(data=os.path.join(folder, clip.data))
-        return clip
+        return self._cached[1]
 
 
 class SubsetCorpus:
@@ -352,15 +357,21 @@ class SequentialCorpus:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
         name: what to call it in messages.
         video_column: as for `ParquetCorpus`.
+        local_files: whether its rows may name files of this machine, besides addresses (http, https, hf). Not where
+            the rows come from elsewhere.
 
     Raises:
         ValueError: no such column, several that could be meant, or a data set that does not know its columns.
     """
 
-    def __init__(self, dataset: IterableDataset, *, name: str, video_column: str | None = None) -> None:
+    def __init__(
+        self, dataset: IterableDataset, *, name: str, video_column: str | None = None, local_files: bool = True
+    ) -> None:
+        name = without_secrets(name)
         if dataset.features is None:
             raise ValueError(f"{name} does not know its columns: set them with dataset.cast(features)")
         self.name = name
+        self._local_files = local_files
         self._column, self._is_picture = _find_media_column(dataset.features, video_column, source=name)
         self._label = _find_label_column(dataset.features)
         self.class_names = _class_names(dataset.features, self._label)
@@ -391,17 +402,25 @@ class SequentialCorpus:
         label = None if self._label is None else row[self._label]
         value = row[self._column]
         path = value.get("path") if isinstance(value, dict) else None
-        return _encoded(value, label=label, name=f"{self.name}::{path or where}", is_picture=self._is_picture)
+        name = without_secrets(f"{self.name}::{path or where}")
+        folder = "" if self._local_files else None
+        return encoded_clip(value, label=label, name=name, is_picture=self._is_picture, folder=folder)
 
 
-def _encoded(value: Any, *, label: Any, name: str, is_picture: bool) -> EncodedClip:
-    """The clip stored in a cell: bytes, a path, or {"bytes", "path"}."""
-    if isinstance(value, dict):
-        data = value.get("path") if value.get("bytes") is None else value["bytes"]
-    else:
-        data = value
-    is_picture = is_picture or (isinstance(data, str) and _extension(data) in PICTURE_EXTENSIONS)
-    return EncodedClip(name, label if isinstance(label, int) else _NO_LABEL, data or b"", is_picture)
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Raises `ValueError` for a damaged Parquet file."""
+    try:
+        yield
+    # Of Arrow; and of `datasets`, for a damaged description of its features.
+    except (pa.ArrowException, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{file} cannot be read as Parquet ({_first_line(error)}): copy the file again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _find_media_column(features: Features, wanted: str | None, *, source: str) -> tuple[str, bool]:
@@ -438,7 +457,7 @@ def _class_names(features: Features, column: str | None) -> tuple[str, ...]:
 
 
 def _is_media(path: str) -> bool:
-    return _extension(path) in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS
+    return extension(path) in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS
 
 
 def _open_index(file: str) -> FileCorpus:
@@ -453,7 +472,7 @@ def _open_index(file: str) -> FileCorpus:
                 if abs(label) >= 2**31:
                     raise ValueError(f"{file}, line {number}: label {label} does not fit 32 bits")
             elif _is_media(line.strip('"')):
-                path, label = line, _NO_LABEL
+                path, label = line, NO_LABEL
             elif not line or (number == 1 and _HEADER_LINE.match(line)):
                 continue
             else:
@@ -486,9 +505,9 @@ def _walk(folder: str) -> Iterator[str]:
 def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     kinds = {".tar": [], ".parquet": [], "video": [], "picture": []}
     for path in _walk(folder):
-        extension = _extension(path)
-        kind = "video" if extension in VIDEO_EXTENSIONS else extension
-        kind = "picture" if extension in PICTURE_EXTENSIONS else kind
+        kind = extension(path)
+        if kind in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS:
+            kind = "video" if kind in VIDEO_EXTENSIONS else "picture"
         if kind in kinds:
             kinds[kind].append(path)
     if kinds["video"]:
@@ -510,12 +529,12 @@ def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     # As in torchvision's ImageFolder, the first-level folders are the classes.
     tops = [path.partition(os.sep)[0] if os.sep in path else None for path in paths]
     names = sorted({top for top in tops if top is not None})
-    number = {name: label for label, name in enumerate(names)} | {None: _NO_LABEL}
+    number = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
     return FileCorpus(paths, labels=(number[top] for top in tops), root=folder, class_names=names)
 
 
 def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCorpus:
-    extensions = {_extension(file) for file in files}
+    extensions = {extension(file) for file in files}
     if extensions == {".tar"}:
         return TarCorpus(files)
     if extensions == {".parquet"}:
@@ -523,7 +542,7 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
     if extensions <= {".csv", ".txt"} and len(files) == 1:
         return _open_index(files[0])
     if extensions <= VIDEO_EXTENSIONS | PICTURE_EXTENSIONS:
-        return FileCorpus(files, labels=[_NO_LABEL] * len(files))
+        return FileCorpus(files, labels=[NO_LABEL] * len(files))
     raise ValueError(
         f"{files[0]}: cannot read {', '.join(sorted(extensions))} together or at all; use one .csv or .txt index, "
         "or only .tar, only .parquet, or only video and picture files"
@@ -531,18 +550,19 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
 
 
 def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
-    builder = {".tar": "webdataset", ".parquet": "parquet"}.get(_extension(source))
+    builder = {".tar": "webdataset", ".parquet": "parquet"}.get(extension(source))
     if builder is None:
-        raise ValueError(f"{source}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
+        shown = without_secrets(source)
+        raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
     files = {split: _expand_braces(source)}
     leave_retries_to_us()
     dataset = retried(
         lambda: load_dataset(
             builder, data_files=files, split=split, streaming=True, storage_options=storage_options(source)
         ),
-        name=source,
+        name=without_secrets(source),
     )
-    return SequentialCorpus(dataset, name=source, video_column=video_column)
+    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -609,7 +629,7 @@ def open_corpus(
         if missing:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
-    if not _HUB_ID.match(source) or _extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
+    if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
         raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a Hub data set id")
     name, _, config = source.partition(":")
     try:
@@ -619,7 +639,7 @@ def open_corpus(
             f"{source!r} is no file or folder here (looked in {Path.cwd()}), and as a Hub data set it cannot be "
             f"reached: {error}"
         ) from error
-    return SequentialCorpus(dataset, name=source, video_column=video_column)
+    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
 
 
 __all__ = [

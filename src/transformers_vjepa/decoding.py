@@ -28,7 +28,6 @@ import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .clip_sampling import (
     ClipSampling,
@@ -39,6 +38,7 @@ from .clip_sampling import (
     plan_clips,
     segment_places,
 )
+from .opening import MAX_PIXELS, open_container, read_picture
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 
@@ -51,6 +51,8 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 #:   mean) and rounds a few MPEG-4 blocks differently (up to 2). It repeats the last frame where a header
 #:   promises too many, and in AVI files with B-frames its indices depend on where it starts. It reads ahead in
 #:   threads: of a damaged file it may refuse frames that stand before the damage, or not, as it happens.
+#: - `decord` and `torchcodec` read what PyAV has opened before, which takes no playlists (`opening.py`); their own
+#:   FFmpeg has no such bound. For files of strangers that is the weaker protection.
 #: - The mean rate behind `target_fps` and `duration` is a few per cent off in `torchcodec` for short Matroska
 #:   files that do not store how long the last frame lasts.
 Backend = Literal["pyav", "decord", "torchcodec"]
@@ -232,6 +234,12 @@ def _rewound(source: str | bytes | BinaryIO) -> str | BinaryIO:
     return source
 
 
+def _screened(source: str | bytes | BinaryIO, name: str) -> str | BinaryIO:
+    """The source for a decoder that cannot be told what not to open: PyAV has opened it, and found no playlist."""
+    open_container(_rewound(source), name).close()
+    return _rewound(source)
+
+
 # Keeping decoded videos ---------------------------------------------------------------------------------
 
 
@@ -396,10 +404,7 @@ class _PyAVVideo:
         return self._read_counting(indices)
 
     def _open(self) -> None:
-        try:
-            self._container = av.open(_rewound(self._source), metadata_errors="replace")
-        except av.FFmpegError as error:
-            raise CorruptVideoError(self.name, f"FFmpeg cannot open it ({error.strerror})") from error
+        self._container = open_container(_rewound(self._source), self.name)
         streams = self._container.streams.video
         if not streams or streams[0].codec_context is None:
             self._container.close()
@@ -409,6 +414,11 @@ class _PyAVVideo:
         self._stream = streams[0]
         self._codec = self._stream.codec_context
         self._codec.thread_count = 1
+        self._codec.options = {"max_pixels": str(MAX_PIXELS)}
+        if self._codec.width * self._codec.height > MAX_PIXELS:
+            self._container.close()
+            size = f"{self._codec.width}x{self._codec.height}"
+            raise CorruptVideoError(self.name, f"its pictures of {size} pixels are larger than {MAX_PIXELS} pixels")
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in self._container.demux(self._stream):
@@ -560,7 +570,7 @@ class _DecordVideo:
         self.name = name
         self._errors = (decord.DECORDError, RuntimeError)
         try:
-            self._reader = decord.VideoReader(_rewound(source), num_threads=1)
+            self._reader = decord.VideoReader(_screened(source, name), num_threads=1)
         except self._errors as error:
             if "cannot find video stream" in str(error):
                 raise NoVideoStreamError(name, "decord finds no video stream it knows; " + _TRY_PYAV) from error
@@ -599,7 +609,7 @@ class _TorchCodecVideo:
             raise ImportError(_MISSING.format("torchcodec") + _NEEDS_FFMPEG) from error
         self.name = name
         try:
-            self._decoder = VideoDecoder(_rewound(source), num_ffmpeg_threads=1, seek_mode="exact")
+            self._decoder = VideoDecoder(_screened(source, name), num_ffmpeg_threads=1, seek_mode="exact")
         except (RuntimeError, ValueError) as error:
             if "libtorchcodec" in str(error):
                 raise ImportError(_MISSING.format("torchcodec") + _NEEDS_FFMPEG) from error
@@ -655,16 +665,8 @@ class _PictureFolder:
     def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         if indices[-1] >= self.num_frames:
             raise _beyond_the_end(self.name, indices[-1], self.num_frames)
-        return {index: self._read_picture(self._pictures[index]) for index in indices}
-
-    def _read_picture(self, path: Path) -> torch.Tensor:
-        try:
-            with Image.open(path) as picture:
-                rgb = ImageOps.exif_transpose(picture).convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-            # Pillow reports broken PNG chunks as SyntaxError.
-            raise CorruptVideoError(self.name, f"{path.name} is not a whole picture ({error})") from error
-        return _channels_first(np.asarray(rgb))
+        pictures = {index: self._pictures[index] for index in indices}
+        return {index: _channels_first(read_picture(path, self.name)) for index, path in pictures.items()}
 
 
 # Small parts shared by the readers ----------------------------------------------------------------------

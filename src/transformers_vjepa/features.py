@@ -26,6 +26,7 @@ from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, PackedStrings, SequentialCorpus
 from .decoding import Backend
 from .modeling_vjepa import VJEPAModel
+from .redaction import decodable
 from .shards import (
     ShardContents,
     ShardError,
@@ -314,7 +315,7 @@ def _write_parquet(path: Path, contents: ShardContents, *, shape: Sequence[int])
     with pq.ParquetWriter(path, schema) as writer:
         if contents.paths:
             columns = {
-                "path": np.repeat(np.array(contents.paths, dtype=object), views),
+                "path": np.repeat(np.array([*map(decodable, contents.paths)], dtype=object), views),
                 "label": contents.tensors["labels"].repeat_interleave(views).numpy(),
                 "view": np.tile(np.arange(views), len(contents.paths)),
                 "features": _nested_lists(contents.tensors["features"].flatten(0, 1)),
@@ -342,9 +343,12 @@ def summarise_features(folder: str | os.PathLike) -> dict[str, Any]:
     count, broken = 0, []
     for path in shards.paths():
         if shards.suffix == ".parquet":
-            metadata = pq.read_metadata(path)
-            count += metadata.num_rows // shards.settings["num_views"]
-            broken += json.loads(metadata.metadata[b"broken"])
+            try:
+                metadata = pq.read_metadata(path)
+                broken += json.loads(metadata.metadata[b"broken"])
+                count += metadata.num_rows // shards.settings["num_views"]
+            except (pa.ArrowException, ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+                raise ShardError(f"{path} is damaged ({error}): delete it, and run the same command again") from error
         else:
             contents = read_safetensors(path, names=[])
             count += len(contents.paths)
@@ -387,15 +391,21 @@ class FeatureStore(Dataset):
             raise ShardError(f"{folder} holds {shards.suffix} files: read them with datasets.load_dataset('parquet')")
         self._files = shards.paths()
         self.settings = shards.settings
+        for name, choices in (("kind", FeatureKind), ("dtype", FeatureDtype)):
+            if self.settings.get(name) not in get_args(choices):
+                raise ShardError(f"{folder} holds no features: {name} is {self.settings.get(name)!r} in its settings")
         self.kind, self.manifest = shards.settings["kind"], shards.settings.get("manifest")
-        self.class_names = tuple(shards.settings["class_names"])
+        self.class_names = tuple(map(str, shards.settings.get("class_names") or ()))
         self.broken: list[tuple[int, str, str]] = []
         self._shape: list[int] = []
         labels, index, counts, paths, offsets = [], [], [0], [], []
         for file in self._files:
             contents = read_safetensors(file, names=["labels", "index"])
-            labels += contents.tensors.get("labels", torch.empty(0)).tolist()
-            index += contents.tensors.get("index", torch.empty(0)).tolist()
+            columns = [contents.tensors.get(name, torch.empty(0)).tolist() for name in ("labels", "index")]
+            if any(len(column) != len(contents.paths) for column in columns):
+                raise ShardError(f"{file} is damaged: it names {len(contents.paths)} clips and has other rows")
+            labels += columns[0]
+            index += columns[1]
             counts.append(len(contents.paths))
             paths += contents.paths
             offset, shape = _features_in(file)

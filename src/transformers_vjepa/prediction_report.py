@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from .metrics import TOP_K, accuracy_interval, prediction_metrics, top_k_hits
+from .redaction import decodable
 
 logger = logging.get_logger(__name__)
 
@@ -66,7 +67,7 @@ def _write_through(
             values = pa.array(batch.probabilities.astype(np.float32).ravel())
             offsets = np.arange(len(predicted) + 1, dtype=np.int32) * batch.probabilities.shape[1]
             columns = {
-                "path": pa.array(batch.paths, pa.string()),
+                "path": pa.array([*map(decodable, batch.paths)], pa.string()),
                 "label": batch.labels,
                 "predicted": predicted,
                 "label_name": pa.array(names[batch.labels], pa.string()),

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,31 @@ from .configuration_vjepa import VJEPAConfig
 Weights = dict[str, torch.Tensor]
 
 
+#: What is raised for archives and pickles that are cut short or mangled.
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,  # a pickle that asks for more
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
 class CheckpointError(ValueError):
     """A file that is no published checkpoint, or not the one that the arguments describe."""
+
+
+def refusal(path: str | os.PathLike, error: pickle.UnpicklingError) -> str:
+    """What to say of a file that was not unpickled: torch's own words advise to do so all the same."""
+    name = re.search(r"GLOBAL (\S+)", str(error))
+    detail = f" ({name.group(1)})" if name else ""
+    return f"{path} holds more than tensors and plain data{detail}: it is not loaded, since that could run any code"
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -31,20 +55,19 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     with open(path, "rb") as file:
         start = file.read(4)
-    if not zipfile.is_zipfile(path):
-        if start == b"PK\x03\x04":
-            raise CheckpointError(f"{path} is truncated: it has no end of archive; copy or download it again")
-        raise CheckpointError(f"{path} is no checkpoint: torch.save (1.6 or later) did not write it")
     try:
+        if not zipfile.is_zipfile(path):
+            if start == b"PK\x03\x04":
+                raise CheckpointError(f"{path} is truncated: it has no end of archive; copy or download it again")
+            raise CheckpointError(f"{path} is no checkpoint: torch.save (1.6 or later) did not write it")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        detail = f" ({name.group(1)})" if name else ""
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain data{detail}: it is not loaded, since that could run any code"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(refusal(path, error)) from error
+    except DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), "") if isinstance(error, RuntimeError) else type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint, or damaged: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__} instead of a dict")
     return checkpoint
@@ -79,4 +102,4 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> N
     partial.replace(path)
 
 
-__all__ = ["CheckpointError", "Weights", "read_checkpoint", "read_folder", "save_checkpoint"]
+__all__ = ["DAMAGED", "CheckpointError", "Weights", "read_checkpoint", "read_folder", "refusal", "save_checkpoint"]

@@ -74,6 +74,11 @@ def published_network(checkpoint: Mapping[str, Any], part: str) -> Weights:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise CheckpointError(f"`{part}` of the checkpoint is no state dict")
     bare = {re.sub(r"^(module\.)?(backbone\.)?", "", name): value for name, value in weights.items()}
+    for name, value in weights.items():
+        # A view can claim any size, and takes its memory where it is copied.
+        is_dense = value.layout == torch.strided
+        if not is_dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(f"{name} of shape {tuple(value.shape)} has fewer values in the checkpoint")
     if len(bare) < len(weights):
         raise CheckpointError(f"`{part}` of the checkpoint names weights twice, with and without their prefixes")
     return bare
@@ -91,8 +96,9 @@ def network_kind(weights: Mapping[str, torch.Tensor]) -> str:
 
 def count_blocks(names: Mapping[str, Any], prefix: str) -> int:
     """Blocks of a state dict: the largest index behind `prefix`, plus one."""
-    indices = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names)
-    return max((int(match.group(1)) + 1 for match in indices if match), default=0)
+    # A block has at least one weight: larger numbers are none of a block.
+    indices = (re.match(rf"{re.escape(prefix)}\.(\d{{1,9}})\.", name) for name in names)
+    return max((int(match.group(1)) + 1 for match in indices if match and int(match.group(1)) < len(names)), default=0)
 
 
 def network_layout(weights: Mapping[str, torch.Tensor], kind: str) -> Layout:

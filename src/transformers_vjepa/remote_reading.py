@@ -11,6 +11,7 @@ import fsspec
 import pyarrow as pa
 
 from .clip_order import hash_counters
+from .redaction import without_secrets
 
 #: Seconds for a connection, and between two pieces of data.
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 10.0
@@ -57,9 +58,10 @@ def retried(read: Callable[[], Result], *, name: str, seed: int = 0) -> Result:
             failures += 1
             if failures == TRIES or not _may_pass(error):
                 tries = f"{failures} tries" if failures > 1 else "1 try"
-                raise OSError(
+                message = (
                     f"{name} cannot be read after {tries} ({type(error).__name__}: {error}): look after its server"
-                ) from error
+                )
+                raise OSError(without_secrets(message)) from error
         time.sleep(retry_delay(failures, seed=seed))
 
 

@@ -8,6 +8,7 @@ a run that was killed goes on with the same command, with any number of processe
       features-00001.safetensors      clips shard_size ... 2 * shard_size - 1
 """
 
+import glob
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -28,6 +29,8 @@ from .corpora import Corpus, IndexedCorpus, SequentialCorpus
 from .evaluation_clips import EvaluationClips, StreamedEvaluationClips, collate_evaluation_clips
 
 _SETTINGS = "settings.json"
+# What stands in it; `stem` and `suffix` make the names of files.
+_RECORD = {"stem": str, "suffix": str, "num_items": int | None, "shard_size": int, "settings": dict, "notes": dict}
 _SHARD_BYTES, _MAX_SHARD_SIZE = 128 * 2**20, 1024
 
 
@@ -154,10 +157,13 @@ class ShardFolder:
         Raises:
             ShardError: some are missing.
         """
-        if missing := self.pending():
-            number = "some" if self.num_items is None else f"{len(missing)} of {self._count()}"
+        # Not the whole list of what is missing, which is as long as the settings say.
+        first = next(shard for shard in itertools.count() if not self.path(shard).exists())
+        if self.num_items is None or first < self._count():
+            there = len(list(self.folder.glob(f"{glob.escape(self.stem)}-*{glob.escape(self.suffix)}")))
+            number = "some" if self.num_items is None else f"{self._count() - there} of {self._count()}"
             raise ShardError(
-                f"{number} shards are missing in {self.folder} (the first is {self.path(missing[0]).name}): run the "
+                f"{number} shards are missing in {self.folder} (the first is {self.path(first).name}): run the "
                 "same command again to write them"
             )
         return [self.path(shard) for shard in range(self._count())]
@@ -190,11 +196,19 @@ def _written_whole(path: Path, *, tag: str = "") -> Iterator[Path]:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / _SETTINGS).read_text())
+        record = json.loads((folder / _SETTINGS).read_text())
     except FileNotFoundError as error:
         raise ShardError(f"{folder} has no {_SETTINGS}: it holds no shards") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{folder / _SETTINGS} cannot be read ({error}): delete the folder") from error
+    if not isinstance(record, dict) or record.keys() != _RECORD.keys():
+        raise ShardError(f"{folder / _SETTINGS} does not describe shards: expected {', '.join(_RECORD)}")
+    for name, kind in _RECORD.items():
+        value = record[name]
+        is_path = isinstance(value, str) and Path(value).name != value
+        if not isinstance(value, kind) or is_path or (isinstance(value, int) and value < 0):
+            raise ShardError(f"{folder / _SETTINGS} does not describe shards: {name} is {value!r}")
+    return record
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -378,12 +392,18 @@ def read_safetensors(path: Path, *, names: Sequence[str] | None = None) -> Shard
 
     Args:
         names: tensors to read; all by default. A shard without any readable clip has none.
+
+    Raises:
+        ShardError: a damaged file.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}
-    broken = [tuple(entry) for entry in json.loads(metadata["broken"])]
-    return ShardContents(tensors, json.loads(metadata["paths"]), broken)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}
+        broken = [(int(index), str(name), str(error)) for index, name, error in json.loads(metadata["broken"])]
+        return ShardContents(tensors, [str(name) for name in json.loads(metadata["paths"])], broken)
+    except (SafetensorError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ShardError(f"{path} is damaged ({error}): delete it, and run the same command again") from error
 
 
 __all__ = [

@@ -162,7 +162,7 @@ def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
 def _manifest_lines(corpus: IndexedCorpus) -> Iterator[bytes]:
     for index, label in enumerate(corpus.labels):
         name = corpus.describe(index)
-        if "\n" in name:
+        if "\n" in name or "\r" in name:
             raise SplitError(f"{name!r} has a line break, which a manifest cannot hold: rename the file")
         name = name if "://" in name else os.path.abspath(name)
         yield os.fsencode(f"{name} {label}\n")

@@ -159,7 +159,12 @@ class _LaneReader:
                 hash_counters(self._seed, Draw.SHARDS, epoch) >> 32 if self._shuffle_buffer > 1 else 0
             )
             if state["dataset"] is not None:
-                self._dataset.load_state_dict(state["dataset"])
+                try:
+                    self._dataset.load_state_dict(state["dataset"])
+                except (AttributeError, LookupError, TypeError, ValueError) as error:
+                    raise StreamError(
+                        f"{self._corpus.name} has no place {state['dataset']!r}: resume from another checkpoint"
+                    ) from error
             self._num_failures = 0
             rows = self._rows(state["row"])
             start, done, empty = dict(state), state["done"], state["row"] == 0
@@ -311,13 +316,13 @@ class _Worker:
         self._readers: dict[tuple[int, int], _LaneReader] = {}
 
     def _load_cursors(self, cursors: Mapping[str, str]) -> dict[int, dict[str, Any]]:
-        states = [json.loads(cursor) for cursor in cursors.values()]
+        states = [_read_cursor(cursor) for cursor in cursors.values()]
         for state in states:
             if state["world_size"] != self._stream.world_size:
                 raise StreamError(
                     f"the cursors were saved by {state['world_size']} processes, this run has "
-                    f"{self._stream.world_size}: a streamed corpus continues with the same number only, so launch with "
-                    f"--num_processes {state['world_size']}"
+                    f"{self._stream.world_size}: a streamed corpus continues with the same number only, so launch "
+                    f"with --num_processes {state['world_size']}"
                 )
         if not states and self._stream.is_sequential and self._stream.position.start_batch:
             raise StreamError(
@@ -433,6 +438,22 @@ class _Worker:
                 "readers": readers,
             }
         )
+
+
+def _read_cursor(cursor: str) -> dict[str, Any]:
+    """What [`record_cursors`] collects, as it comes back from a file."""
+    try:
+        state = json.loads(cursor)
+        readers = state["readers"].values()
+        numbers = [state[name] for name in ("rank", "world_size", "lane", "lanes")]
+        numbers += [reader[name] for reader in readers for name in ("epoch", "row", "done")]
+        is_sound = all(type(number) is int and number >= 0 for number in numbers) and state["lanes"] > 0
+        is_sound &= all(isinstance(reader["dataset"], dict | None) for reader in readers)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        is_sound = False
+    if not is_sound:
+        raise StreamError(f"{cursor[:80]!r} is no place in a streamed corpus: resume from another checkpoint")
+    return state
 
 
 def _check_at_least(**values: tuple[float, float]) -> None:

@@ -25,6 +25,7 @@ from .clip_sampling import ClipSampling
 from .corpora import IndexedCorpus
 from .diagnostics import center_over_clips, effective_rank
 from .modeling_vjepa import VJEPAModel
+from .published_files import read_checkpoint
 from .read_outs import CLOSED_FORM, PROBES, encode_clips, labelled_subset, read_out
 from .study_results import scores
 from .synthetic import APPEARANCES, MOTIONS, load_labels
@@ -121,7 +122,7 @@ class StudyClips:
 
     @classmethod
     def load(cls, path: Path) -> "StudyClips":
-        return cls(**torch.load(path, mmap=True))  # one copy in memory, however many processes
+        return cls(**read_checkpoint(path))  # mapped: one copy in memory, however many processes
 
 
 def built_in_clips(root: Path, *, crop_size: int, sampling: ClipSampling) -> StudyClips:

@@ -17,6 +17,7 @@ from .configuration_vjepa import VJEPAConfig
 from .diagnostics import feature_health
 from .masking import VJEPAMaskCollator, mask_ratios
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
+from .redaction import TokensStayBehind
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
 from .sharding import refuse_deepspeed, refuse_fsdp1
 from .stream_trainer import DivergedError, StreamTrainer
@@ -39,7 +40,7 @@ class UnevenStreamError(ValueError):
 
 
 @dataclass
-class VJEPATrainingArguments(TrainingArguments):
+class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
     """
     Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`] with the defaults of the
     published V-JEPA recipe where they differ, and the knobs it adds.
