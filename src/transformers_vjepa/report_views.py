@@ -44,7 +44,7 @@ from .visualization import plot_confusion_matrix
 
 _MASK_ARMS = ("multiblock", "random_tube", "causal", "published_truncation")
 # Of the recipe; the published truncation cuts to the shortest mask of so many clips.
-_BATCH_SIZE = 64
+_BATCH_SIZE = 32
 _NEIGHBOURS = 5
 # CSS pixels: two such pictures stand side by side.
 _HALF_WIDTH = 490
