@@ -110,9 +110,9 @@ def test_tars_are_read_by_offset_with_their_labels(tmp_path):
     )
     write_tar(tmp_path / "part-01.tar", {"3.left.mp4": b"3", "3.right.mp4": b"33", "4.jpg": b"jpg", "4.txt": b""})
     expected = [
-        ("part-00.tar::k/1.mp4", 4, b"one", False),
-        ("part-00.tar::k/2.mp4", 5, b"two!", False),
-        ("part-01.tar::3.left.mp4", -1, b"3", False),
+        ("part-00.tar::k/1.mp4", 4, b"one", False, ""),
+        ("part-00.tar::k/2.mp4", 5, b"two!", False, ""),
+        ("part-01.tar::3.left.mp4", -1, b"3", False, ""),
         ("part-01.tar::3.right.mp4", -1, b"33", False),
         ("part-01.tar::4.jpg", -1, b"jpg", True),
     ]
@@ -171,7 +171,7 @@ def test_parquet_columns(tmp_path):
         open_corpus(tmp_path)
     with pytest.raises(ValueError, match="no column 'video': choose one of clip, thumb, name, label"):
         open_corpus(tmp_path, video_column="video")
-    assert open_corpus(tmp_path, video_column="clip").read(0)[1:] == (3, b"x", False)
+    assert open_corpus(tmp_path, video_column="clip").read(0)[1:] == (3, b"x", False, "")
     assert open_corpus(tmp_path, video_column="name").read(0).data == f"{tmp_path}/sub/z.mp4"
     pq.write_table(table.select(["label"]), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="has no video, picture or binary column among label"):
@@ -220,7 +220,7 @@ def test_streamed_row_without_video_is_empty(tmp_path):
     features = Features({"video": Value("binary"), "label": Value("int64")})
     dataset = Dataset.from_dict({"video": [None], "label": [None]}, features=features).to_iterable_dataset()
     corpus = open_corpus(dataset)
-    assert corpus.encoded(next(iter(dataset)), where="row 3") == ("the data set::row 3", -1, b"", False)
+    assert corpus.encoded(next(iter(dataset)), where="row 3") == ("the data set::row 3", -1, b"", False, "")
 
 
 def test_streamed_data_set_without_columns_is_refused():
