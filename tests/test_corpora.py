@@ -113,8 +113,8 @@ def test_tars_are_read_by_offset_with_their_labels(tmp_path):
         ("part-00.tar::k/1.mp4", 4, b"one", False, ""),
         ("part-00.tar::k/2.mp4", 5, b"two!", False, ""),
         ("part-01.tar::3.left.mp4", -1, b"3", False, ""),
-        ("part-01.tar::3.right.mp4", -1, b"33", False),
-        ("part-01.tar::4.jpg", -1, b"jpg", True),
+        ("part-01.tar::3.right.mp4", -1, b"33", False, ""),
+        ("part-01.tar::4.jpg", -1, b"jpg", True, ""),
     ]
     for source in (tmp_path, tmp_path / "part-*.tar", tmp_path / "part-{00..01}.tar"):
         corpus = open_corpus(source)
