@@ -580,3 +580,21 @@ def test_damaged_videos_are_not_cached(video, tmp_path, monkeypatch):
         frames = read_segments(file, num_segments=1, sampling=ClipSampling(num_frames=2, frame_step=1), cache=cache)
         assert _indices(frames) == [49, 50]
     assert attempts == [str(file)]
+
+
+def test_a_rotated_picture_of_one_pixel(tmp_path):
+    """Turned by 180 degrees, all its strides are negative."""
+    with av.open(str(tmp_path / "x.mov"), "w") as container:
+        stream = container.add_stream("png", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 1, 1, "rgb24"
+        picture = np.full((1, 1, 3), 77, dtype=np.uint8)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray((tmp_path / "x.mov").read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    for place in (0, 16):  # of the cosines
+        data[matrix + place : matrix + place + 4] = (-(2**16)).to_bytes(4, "big", signed=True)
+    with av.open(io.BytesIO(data)) as container:
+        assert abs(next(container.decode(video=0)).rotation) == 180
+    assert decode_frames(bytes(data), [0, 1]).flatten().tolist() == [77] * 6

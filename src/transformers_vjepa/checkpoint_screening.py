@@ -77,19 +77,19 @@ def _screen_shards(description: Path) -> None:
         pickled = {
             name for name, kind in metadata.state_dict_metadata.items() if isinstance(kind, BytesStorageMetadata)
         }
-        stored = [(index.fqn, info) for index, info in metadata.storage_data.items()]
+        stored = [
+            (index.fqn, str(info.relative_path), info.offset, info.length, info.transform_descriptors)
+            for index, info in metadata.storage_data.items()
+        ]
     except pickle.UnpicklingError as error:
         raise CheckpointError(refusal(description, error)) from error
     except DAMAGED as error:
         raise CheckpointError(f"{description} is damaged ({type(error).__name__}): {_ANOTHER}") from error
-    for name, info in stored:
-        path = description.parent / info.relative_path
-        if PurePath(info.relative_path).name != str(info.relative_path) or info.transform_descriptors:
-            raise CheckpointError(
-                f"{description} names {info.relative_path!r}, which is no plain file beside it: {_ANOTHER}"
-            )
+    for name, path, offset, length, transforms in stored:
+        if PurePath(path).name != path or transforms:
+            raise CheckpointError(f"{description} names {path!r}, which is no plain file beside it: {_ANOTHER}")
         if name in pickled:
-            _screen_bytes(path, name, offset=info.offset, length=info.length)
+            _screen_bytes(description.parent / path, name, offset=offset, length=length)
 
 
 def _screen_bytes(path: Path, name: str, *, offset: int, length: int) -> None:

@@ -687,7 +687,7 @@ def _natural_order(name: str) -> list[str | int]:
 
 def _channels_first(rgb: np.ndarray) -> torch.Tensor:
     """(height, width, 3) to a tensor (3, height, width) that shares nothing with a decoder's buffer."""
-    return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(rgb.transpose(2, 0, 1), order="C"))
 
 
 def _beyond_the_end(name: str, index: int, total: int) -> TooShortVideoError:

@@ -7,6 +7,8 @@ other files of this machine, or addresses. Of all its formats only those are let
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -26,8 +28,20 @@ _FORMATS = (
 _PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: Largest picture of a video, in pixels: 8192 x 8192, above 8K.
 MAX_PIXELS = 2**26
-# What Pillow raises: broken PNG chunks are a SyntaxError.
-_BROKEN_PICTURE = (OSError, Image.DecompressionBombError, SyntaxError, ValueError)
+# What Pillow raises for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF, ...
+_BROKEN_PICTURE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 # Most frames of a track: 77 hours at 60 per second. FFmpeg's index takes 24 bytes for each.
 _MAX_FRAMES = 2**24
 # Boxes of an MP4 file: those that hold further ones, and those that say how many frames there are.

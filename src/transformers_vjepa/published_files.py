@@ -45,6 +45,13 @@ def refusal(path: str | os.PathLike, error: pickle.UnpicklingError) -> str:
     return f"{path} holds more than tensors and plain data{detail}: it is not loaded, since that could run any code"
 
 
+def _is_archive(path: str | os.PathLike) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # such as one that says it has several disks
+        return False
+
+
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     The dict that a `torch.save` file holds. Tensors stay in the file until they are used, and no code is unpickled.
@@ -55,19 +62,18 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     with open(path, "rb") as file:
         start = file.read(4)
+    if not _is_archive(path):
+        if start == b"PK\x03\x04":
+            raise CheckpointError(f"{path} is truncated: it has no end of archive; copy or download it again")
+        raise CheckpointError(f"{path} is no checkpoint: torch.save (1.6 or later) did not write it")
     try:
-        if not zipfile.is_zipfile(path):
-            if start == b"PK\x03\x04":
-                raise CheckpointError(f"{path} is truncated: it has no end of archive; copy or download it again")
-            raise CheckpointError(f"{path} is no checkpoint: torch.save (1.6 or later) did not write it")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except CheckpointError:
-        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(refusal(path, error)) from error
     except DAMAGED as error:
-        reason = next(iter(str(error).splitlines()), "") if isinstance(error, RuntimeError) else type(error).__name__
-        raise CheckpointError(f"{path} is no checkpoint, or damaged: {reason}") from error
+        lines = str(error).splitlines()
+        reason = lines[0] if lines and isinstance(error, RuntimeError) else f"it is damaged ({type(error).__name__})"
+        raise CheckpointError(f"{path} is no checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__} instead of a dict")
     return checkpoint

@@ -21,13 +21,9 @@ from runs import At  # noqa: E402
 from transformers_vjepa import stream_trainer  # noqa: E402
 
 
-def kill(trainer):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def kill_saving(trainer):
     """Just before the next checkpoint gets its name."""
-    stream_trainer.finish_checkpoint = lambda *_: kill(trainer)
+    stream_trainer.finish_checkpoint = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def terminate(trainer):
@@ -43,7 +39,7 @@ def fill_disk(trainer):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
 
-FAULTS = {function.__name__: function for function in (kill, kill_saving, terminate, diverge, fill_disk)}
+FAULTS = {function.__name__: function for function in (kill_saving, terminate, diverge, fill_disk)}
 
 
 def run(argv, *, rank=0, step=0, fault=None):

@@ -200,7 +200,7 @@ class WildVideos(Videos):
 
 
 class Pictures(Damaged):
-    name, cases, named = "picture", 2000, DECODING
+    name, cases, named = "picture", 7500, DECODING
 
     def make_seeds(self, rng: np.random.Generator) -> list[bytes]:
         picture = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))

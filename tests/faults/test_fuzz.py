@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fuzzed_readers import READERS
 
+pytestmark = pytest.mark.slow  # 30 seconds of two cores at most
 FUZZING = Path(__file__).with_name("fuzzing.py")
 
 

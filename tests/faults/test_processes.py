@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def command(folder, output, **settings):
     return TINY + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
-def start(*words, processes=1, **settings):
+def start(*words, processes=1):
     launcher = LAUNCHER if processes == 2 else []
     return subprocess.Popen(
         [sys.executable, *launcher, *map(str, words)],
@@ -55,7 +56,6 @@ def start(*words, processes=1, **settings):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        **settings,
     )
 
 
@@ -77,13 +77,13 @@ def whole(folder, tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("fault, left", [("kill", "checkpoint-4"), ("kill_saving", "checkpoint-4")])
-def test_killed_and_resumed(folder, whole, tmp_path, fault, left):
-    code, output = faulty({"argv": command(folder, tmp_path), "step": 5, "fault": fault})
+def test_killed_and_resumed(folder, whole, tmp_path):
+    """At the worst moment: all of a checkpoint is written, and it has no name yet."""
+    code, output = faulty({"argv": command(folder, tmp_path), "step": 5, "fault": "kill_saving"})
     assert code == -signal.SIGKILL, output
-    assert pretrain.resolve_checkpoint(tmp_path, "auto") == str(tmp_path / left)
     unfinished = tmp_path / "_unfinished" / "checkpoint-6"
-    assert (unfinished / "trainer_state.json").is_file() == (fault == "kill_saving")
+    assert (unfinished / "trainer_state.json").is_file()
+    assert pretrain.resolve_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-4")
     with pytest.raises(SystemExit, match="no complete checkpoint"):
         pretrain.run(command(folder, tmp_path, resume_from_checkpoint=unfinished))
     pretrain.run(command(folder, tmp_path))
@@ -131,11 +131,10 @@ def test_one_failing_process_ends_both(folder, tmp_path, rank, fault, message):
     code, output = faulty({"argv": argv, "rank": rank, "step": 1, "fault": fault}, processes=2)
     print(f"{fault}: ended after {time.monotonic() - started:.0f} s")
     assert code == 1
-    assert any(line.startswith(message.split(".*")[0]) for line in output.splitlines()), output
+    assert any(re.match(message, line) for line in output.splitlines()), output
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM])
-def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path, signum):
+def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path):
     """The launcher passes on to its processes what they have received already."""
     argv = command(folder, tmp_path, max_steps=100_000, save_steps=100_000)
     process = start(SCRIPTS / "pretrain.py", *argv, processes=2)
@@ -144,7 +143,7 @@ def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path, signum):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(1)
-    os.killpg(process.pid, signum)
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert output.count("stopped by a signal; continue with the same command") == 1
     (checkpoint,) = tmp_path.glob("checkpoint-*")

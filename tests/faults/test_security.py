@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import os
-import pickle
 import re
 import resource
 import shutil
@@ -25,40 +24,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from datasets import Features, Value, Video
 from PIL import Image
-from published import published_checkpoint_of
 from reference import TINY
-from safetensors import SafetensorError
+from small_runs import SAMPLING, SMALL, pretrain
 from videos import write_tar, write_video
 
-from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAForPreTraining, VJEPAModel, clip_stream, opening
-from transformers_vjepa.checkpoints import resolve_checkpoint
+from transformers_vjepa import VJEPAConfig, clip_stream, opening
 from transformers_vjepa.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
 from transformers_vjepa.clip_sampling import CorruptVideoError
 from transformers_vjepa.command_line import user_errors
 from transformers_vjepa.corpora import open_corpus
 from transformers_vjepa.decoding import decode_frames, probe_video, read_clip
-from transformers_vjepa.features import FeatureStore
-from transformers_vjepa.published_files import CheckpointError, read_checkpoint
-from transformers_vjepa.recognition import recognise_config
 from transformers_vjepa.redaction import log_line, without_secrets
-from transformers_vjepa.shards import ShardContents, ShardError, ShardFolder, write_safetensors
 from transformers_vjepa.splits import SplitError, write_manifest
-from transformers_vjepa.study import StudyClips
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-import pretrain  # noqa: E402  (a script, not a module of the package)
-
-SAMPLING = ClipSampling(num_frames=4, frame_step=1)
-SMALL = """
-    --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
-    --num_hidden_layers 1 --num_attention_heads 2 --pred_hidden_size 12 --pred_num_hidden_layers 1
-    --pred_num_attention_heads 2 --per_device_train_batch_size 2 --logging_steps 1 --max_steps 2 --save_steps 1
-    --use_cpu true --report_to tensorboard
-""".split()
 
 # What the source says ------------------------------------------------------------------------------------
 
@@ -110,197 +91,6 @@ def test_no_source_file_runs_what_it_reads():
     assert len(files) > 40
     found = {str(file): list(_violations(ast.parse(file.read_text()))) for file in files}
     assert {file: violations for file, violations in found.items() if violations} == {}
-
-
-# Pickles -------------------------------------------------------------------------------------------------
-
-
-class Evil:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.fixture
-def marker(tmp_path) -> Iterator[Path]:
-    path = tmp_path / "marker"
-    yield path
-    assert not path.exists()
-
-
-def test_the_evil_object_is_evil(tmp_path):
-    pickle.loads(pickle.dumps(Evil(tmp_path / "made")))
-    assert (tmp_path / "made").is_dir()
-
-
-def _save(value: object, file: Path) -> None:
-    torch.save(value, file, pickle_protocol=2)
-
-
-REFUSED = r"holds more than tensors and plain data \((posix|nt)\.mkdir\): it is not loaded, since that could run"
-
-
-def test_published_files_with_code_are_refused(tmp_path, marker):
-    file = tmp_path / "vitl16.pth.tar"
-    _save(published_checkpoint_of(VJEPAConfig(**TINY)) | {"opt": Evil(marker)}, file)
-    with pytest.raises(CheckpointError, match=REFUSED) as error:
-        read_checkpoint(file)
-    assert "\n" not in str(error.value)
-    file.write_bytes(pickle.dumps(Evil(marker)))
-    with pytest.raises(CheckpointError, match="torch.save .* did not write it"):
-        read_checkpoint(file)
-
-
-def _checkpoint(folder: Path) -> Path:
-    """One of a run, as far as resuming looks at it before it reads states."""
-    folder.mkdir(parents=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3}))
-    return folder
-
-
-@pytest.mark.parametrize(
-    "name", ["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "rng_state_1.pth", "pytorch_model.bin"]
-)
-def test_checkpoints_with_code_are_refused(tmp_path, marker, name):
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
-    _save({"state": 1}, checkpoint / name)
-    assert resolve_checkpoint(tmp_path / "run", "auto") == str(checkpoint)
-    _save({"state": Evil(marker)}, checkpoint / name)
-    for wanted in ("auto", str(checkpoint)):
-        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} {REFUSED}") as error:
-            resolve_checkpoint(tmp_path / "run", wanted)
-        assert "\n" not in str(error.value)
-
-
-def test_random_states_of_numpy_are_plain_data(tmp_path):
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
-    _save({"numpy": np.random.get_state(), "cpu": torch.get_rng_state()}, checkpoint / "rng_state.pth")
-    assert resolve_checkpoint(tmp_path / "run", "auto") == str(checkpoint)
-
-
-@pytest.fixture
-def sharded(tmp_path) -> Path:
-    """A checkpoint of sharded files."""
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
-    dcp.save({"weight": torch.ones(3), "step": 3, "betas": (0.9, 0.99)}, checkpoint_id=checkpoint / "optimizer_0")
-    assert resolve_checkpoint(tmp_path / "run", "auto") == str(checkpoint)
-    return checkpoint / "optimizer_0"
-
-
-def test_sharded_checkpoints_with_code_in_their_description_are_refused(sharded, marker):
-    (sharded / ".metadata").write_bytes(pickle.dumps(Evil(marker)))
-    with pytest.raises(CheckpointError, match=rf"\.metadata {REFUSED}"):
-        resolve_checkpoint(sharded.parent.parent, "auto")
-
-
-def test_sharded_checkpoints_with_code_in_their_values_are_refused(sharded, marker):
-    metadata = pickle.loads((sharded / ".metadata").read_bytes())
-    place = next(info for index, info in metadata.storage_data.items() if index.fqn == "step")
-    evil = io.BytesIO()
-    _save(Evil(marker), evil)
-    contents = (sharded / place.relative_path).read_bytes()
-    (sharded / place.relative_path).write_bytes(contents + evil.getvalue())
-    place.offset, place.length = len(contents), len(evil.getvalue())
-    (sharded / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match=rf"\(step\) {REFUSED}"):
-        resolve_checkpoint(sharded.parent.parent, "auto")
-    place.relative_path = "../../elsewhere"
-    (sharded / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match="names '../../elsewhere', which is no plain file beside it"):
-        resolve_checkpoint(sharded.parent.parent, "auto")
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory) -> Path:
-    """A folder with `videos` and a `run` on them."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_video(folder / "videos" / "a.mp4", level=9)
-    pretrain.run([*SMALL, "--dataset", str(folder / "videos"), "--output_dir", str(folder / "run")])
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
-def test_the_trainer_by_itself_runs_no_code(finished_run, tmp_path, marker, name):
-    """Who resumes in Python goes past `resolve_checkpoint`."""
-    checkpoint = shutil.copytree(finished_run / "run" / "checkpoint-1", tmp_path / "checkpoint-1")
-    _save({"state": Evil(marker)}, checkpoint / name)
-    command = [*SMALL, "--dataset", str(finished_run / "videos"), "--output_dir", str(tmp_path / "run")]
-    trainer, _ = pretrain.build(command)
-    with pytest.raises(SafetensorError if name.endswith("safetensors") else pickle.UnpicklingError):
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-
-
-def test_models_with_code_are_refused(tmp_path, marker):
-    folder = tmp_path / "model"
-    VJEPAForPreTraining(VJEPAConfig(**TINY)).save_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    _save({"weight": Evil(marker)}, folder / "pytorch_model.bin")
-    for model_class in (VJEPAModel, VJEPAForPreTraining):
-        with pytest.raises(pickle.UnpicklingError):
-            model_class.from_pretrained(folder)
-    with pytest.raises(SystemExit, match=rf"^error: a file of weights {REFUSED}") as exit_info:
-        write_video(tmp_path / "videos" / "a.mp4", level=9)
-        sources = ["--init_from", str(folder), "--dataset", str(tmp_path / "videos")]
-        pretrain.run([*sources, "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"])
-    assert "\n" not in str(exit_info.value)
-
-
-def test_clips_of_a_study_with_code_are_refused(tmp_path, marker):
-    file = tmp_path / "clips.pt"
-    clips = StudyClips(clips={"train": torch.zeros(2)}, labels={}, classes={})
-    clips.save(file)
-    assert torch.equal(StudyClips.load(file).clips["train"], torch.zeros(2))
-    _save({"clips": Evil(marker), "labels": {}, "classes": {}}, file)
-    with pytest.raises(CheckpointError, match=rf"clips.pt {REFUSED}"):
-        StudyClips.load(file)
-
-
-def test_shards_of_features_with_code_are_refused(tmp_path, marker):
-    settings = {"kind": "mean", "dtype": "float32", "class_names": []}
-    shards = ShardFolder(
-        tmp_path / "f", stem="features", suffix=".safetensors", num_items=1, shard_size=1, settings=settings
-    )
-    tensors = {"features": torch.ones(1, 1, 4), "labels": torch.zeros(1).long(), "index": torch.zeros(1).long()}
-    write_safetensors(shards.path(0), ShardContents(tensors, ["a.mp4"], []))
-    assert len(FeatureStore(tmp_path / "f")) == 1
-    _save({"features": Evil(marker)}, shards.path(0))
-    with pytest.raises(ShardError, match="is damaged"):
-        FeatureStore(tmp_path / "f")
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"stem": "../features"}, "stem is '../features'"),
-        ({"num_items": 10**15, "shard_size": 1}, "999999999999999 of 1000000000000000 shards are missing"),
-        ({"settings": {"kind": "mean", "dtype": "load"}}, "dtype is 'load' in its settings"),
-    ],
-)
-def test_settings_of_shards_are_not_believed(tmp_path, changes, message):
-    settings = {"kind": "mean", "dtype": "float32"}
-    record = {"stem": "features", "suffix": ".safetensors", "num_items": 1, "shard_size": 1, "settings": settings}
-    (tmp_path / "settings.json").write_text(json.dumps(record | {"notes": {}} | changes))
-    write_safetensors(tmp_path / "features-00000.safetensors", ShardContents({}, [], []))
-    with pytest.raises(ShardError, match=message):
-        FeatureStore(tmp_path)
-
-
-def test_weights_that_claim_more_than_they_hold_are_refused():
-    config = VJEPAConfig(**TINY)
-    checkpoint = published_checkpoint_of(config)
-    weights = checkpoint["target_encoder"]
-    table = torch.zeros(1).as_strided((1, 10**9, config.hidden_size), (0, 0, 0))
-    checkpoint["target_encoder"] = weights | {"module.backbone.pos_embed": table}
-    with pytest.raises(CheckpointError, match="pos_embed of shape .* has fewer values in the checkpoint"):
-        recognise_config(checkpoint, num_attention_heads=3)
-    checkpoint["target_encoder"] = weights | {"module.backbone.blocks.999999999.norm1.weight": torch.zeros(48)}
-    with pytest.raises(CheckpointError, match="blocks.999999999.norm1.weight"):
-        recognise_config(checkpoint, num_attention_heads=3)
 
 
 # Files that name other files -----------------------------------------------------------------------------
@@ -374,8 +164,9 @@ def test_the_playlist_would_have_been_followed(tmp_path):
         assert len(list(container.decode(video=0))) == 12
 
 
-def test_pictures_are_no_programs(tmp_path, marker, monkeypatch):
+def test_pictures_are_no_programs(tmp_path, monkeypatch):
     """Pillow hands PostScript to Ghostscript."""
+    marker = tmp_path / "marker"
     (tmp_path / "bin").mkdir()
     ghostscript = tmp_path / "bin" / "gs"
     ghostscript.write_text(f"#!/bin/sh\nmkdir {marker}\n")
@@ -388,6 +179,7 @@ def test_pictures_are_no_programs(tmp_path, marker, monkeypatch):
         decode_frames(tmp_path / "pictures", [0])
     with pytest.raises(CorruptVideoError, match="it is not a whole picture"):
         opening.read_picture(program, "x.png")
+    assert not marker.exists()
 
 
 # Archives and tables -------------------------------------------------------------------------------------
@@ -619,10 +411,6 @@ NAMES = [
     "\u202egnp.mp4",
     os.fsdecode(b"\xff\xfe.mp4"),
 ]
-
-
-def _is_shown(line: str) -> bool:
-    return line.isprintable() and line.isascii() or all(char.isprintable() for char in line)
 
 
 @pytest.mark.parametrize("kind", ["folder", "index", "tar"])
