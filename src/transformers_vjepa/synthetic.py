@@ -26,11 +26,11 @@ Still, read-outs of hand-made descriptions (`baselines`) are not all at chance, 
 against them only. In % of 800 clips, for motion (chance 12.5), with 200 and 2,400 labelled clips:
 
                        ridge regression    ten nearest
-    mean colours            12.5  13.6     16.4  15.8    (of a crop, which shapes enter and leave)
-    single frame            12.5  14.1     12.4  11.6
-    raw pixels              13.4  16.8     22.5  44.6
-    frame differences       12.6  15.4     19.2  32.1
-    optical flow            80.6  82.9     81.0  84.6
+    mean colours            13.9  13.4     13.1  14.5    (of a crop, which shapes enter and leave)
+    single frame            11.6  12.5     13.0  12.9
+    raw pixels              15.4  16.8     24.6  43.9
+    frame differences       13.5  15.5     18.1  31.2
+    optical flow            81.8  82.2     82.2  84.5
 
 `render_clip` can also break a motion off, to see whether a predictor is surprised (see `DISTURBANCES`).
 """
