@@ -97,15 +97,15 @@ def test_file_tree_is_complete():
 LAUNCHER = {"editable", "cpu", "multi_gpu", "num_processes", "config_file", "help", "num_cpu_threads_per_process"}
 
 
-def help_of(script):
-    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]
+def help_of(script, folder="scripts"):
+    command = [sys.executable, str(ROOT / folder / f"{script}.py"), "--help"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def test_commands_name_existing_files_and_arguments():
     for path in re.findall(r"(?:scripts|tests|benchmarks)/[\w./]+\.(?:py|yaml)", README):
         assert (ROOT / path).is_file(), path
-    known = set()
+    known = set(re.findall(r"--(\w+)", help_of("small_data", "benchmarks") + help_of("soak", "benchmarks")))
     for script in ("pretrain", "study", "train_classifier", "evaluate", "extract_features", "convert_checkpoint"):
         options = set(re.findall(r"--(\w+)", help_of(script)))
         known |= options
