@@ -35,7 +35,12 @@ from transformers_vjepa import (
     VJEPAVideoProcessor,
     clip_stream,
 )
-from transformers_vjepa.checkpoints import CheckpointError, checkpoint_errors, resolve_checkpoint, trained_steps
+from transformers_vjepa.checkpoints import (
+    UnusableCheckpointError,
+    checkpoint_errors,
+    resolve_checkpoint,
+    trained_steps,
+)
 from transformers_vjepa.clip_loader import WorkersLostError
 from transformers_vjepa.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.command_line import check_processes, parse_with_recipe, user_errors
@@ -141,7 +146,7 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 }
 # What ends a run with one line: no mistake of the command line, but something to mend all the same.
 _FAULTS = (
-    CheckpointError,
+    UnusableCheckpointError,
     CollapseError,
     DivergedError,
     StreamError,

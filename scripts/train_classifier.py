@@ -41,7 +41,7 @@ from transformers_vjepa import (
     VJEPAVideoProcessor,
     clip_stream,
 )
-from transformers_vjepa.checkpoints import CheckpointError, resolve_checkpoint
+from transformers_vjepa.checkpoints import UnusableCheckpointError, resolve_checkpoint
 from transformers_vjepa.classification_report import check_classes, check_same_run, finish_run
 from transformers_vjepa.classification_trainer import (
     UnusableSplitError,
@@ -469,7 +469,12 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer:
     with user_errors(*MISTAKES, TooManyBrokenVideosError):
         trainer, rest, checkpoint = build(argv)
     with user_errors(
-        CheckpointError, DivergedError, StreamError, TooManyBrokenVideosError, UnusableSplitError, WorkersLostError
+        UnusableCheckpointError,
+        DivergedError,
+        StreamError,
+        TooManyBrokenVideosError,
+        UnusableSplitError,
+        WorkersLostError,
     ):
         trainer.train_or_restore(checkpoint)
         if not trainer.stop_signal:

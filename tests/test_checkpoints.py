@@ -11,7 +11,7 @@ from recorder import recorder
 from transformers_vjepa import checkpoints, stream_trainer
 from transformers_vjepa.checkpoints import (
     UNFINISHED,
-    CheckpointError,
+    UnusableCheckpointError,
     checkpoint_errors,
     is_complete,
     last_checkpoint,
@@ -97,7 +97,7 @@ def test_times_that_are_equal_leave_the_later_steps(tmp_path):
 def test_other_errors_keep_their_name(tmp_path):
     with pytest.raises(RuntimeError, match="mat1 and mat2"), checkpoint_errors(tmp_path / "checkpoint-1"):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
-    with pytest.raises(CheckpointError, match=r"cannot write .*checkpoint-1 \(.*Not a directory.*start again"):  # noqa: SIM117
+    with pytest.raises(UnusableCheckpointError, match=r"cannot write .*checkpoint-1 \(.*Not a directory.*start again"):  # noqa: SIM117
         with checkpoint_errors(tmp_path / "checkpoint-1"):
             (tmp_path / "file").write_text("")
             (tmp_path / "file" / "x").write_text("")
@@ -191,7 +191,7 @@ def test_a_full_disk(tmp_path, kilobytes):
 
     trainer._save_checkpoint = save_on_a_full_disk
     try:
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(UnusableCheckpointError) as caught:
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

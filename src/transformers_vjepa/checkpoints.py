@@ -26,7 +26,7 @@ _POSITION_NAME = "position.json"
 _CURSORS_NAME = "stream_{rank}.json"
 
 
-class CheckpointError(RuntimeError):
+class UnusableCheckpointError(RuntimeError):
     """A checkpoint that cannot be written, or lacks what going on from it takes."""
 
 
@@ -107,10 +107,10 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None
 def check_resumable(checkpoint: str | Path) -> None:
     """
     Raises:
-        CheckpointError: a checkpoint with weights only, from which a run would go on with an optimizer that is new.
+        UnusableCheckpointError: it has weights only, from which a run would go on with a new optimizer.
     """
     if not (Path(checkpoint) / SCHEDULER_NAME).is_file():
-        raise CheckpointError(
+        raise UnusableCheckpointError(
             f"{checkpoint} has no {SCHEDULER_NAME}, only weights, as save_only_model leaves them: start a new run "
             "from these"
         )
@@ -212,7 +212,7 @@ def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
         checkpoint: what is written, in the folder of the run.
 
     Raises:
-        CheckpointError: with the path, what is free there, and how to go on.
+        UnusableCheckpointError: with the path, what is free there, and how to go on.
     """
     try:
         yield
@@ -222,7 +222,7 @@ def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
             if "inline_container" not in reason and "PytorchStreamWriter" not in reason:
                 raise  # not from torch's file writer
             reason = "a write was cut off"
-        raise CheckpointError(_describe_failure(Path(checkpoint), reason)) from error
+        raise UnusableCheckpointError(_describe_failure(Path(checkpoint), reason)) from error
 
 
 def _describe_failure(checkpoint: Path, reason: str) -> str:
@@ -234,7 +234,7 @@ def _describe_failure(checkpoint: Path, reason: str) -> str:
 
 
 __all__ = [
-    "CheckpointError",
+    "UnusableCheckpointError",
     "check_resumable",
     "checkpoint_errors",
     "complete_checkpoints",

@@ -130,7 +130,11 @@ def _promises(file: BinaryIO, size: int, name: str) -> Iterator[int]:
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of the content of every box between two places, each before those within."""
-    while start + 8 <= end:
+    rest = [(start, end)]  # no recursion: a file may nest its boxes as deeply as it likes
+    while rest:
+        start, end = rest.pop()
+        if start + 8 > end:
+            continue
         file.seek(start)
         head = file.read(16)
         size, kind, header = int.from_bytes(head[:4], "big"), head[4:8], 8
@@ -139,11 +143,12 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, i
         elif size == 0:  # to the end
             size = end - start
         if size < header:
-            return
-        yield kind, start + header, min(start + size, end)
+            continue
+        inner, last = start + header, min(start + size, end)
+        yield kind, inner, last
+        rest.append((start + size, end))
         if kind in _NESTED:
-            yield from _boxes(file, start + header, min(start + size, end))
-        start += size
+            rest.append((inner, last))
 
 
 def _promised(tables: dict[bytes, list[bytes]]) -> int:

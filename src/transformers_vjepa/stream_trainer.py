@@ -92,7 +92,8 @@ class StreamTrainer(ShardingTrainer):
     seeks in it, checkpoints hold the cursors of streamed corpora, and the logs tell how fast clips come. A data set
     that has a length is loaded as every `Trainer` does.
 
-    SIGINT and SIGTERM end training after the current step, with a checkpoint saved and the signal in `stop_signal`.
+    SIGINT, SIGTERM and SIGUSR1 end training after the current step, with a checkpoint saved and the signal in
+    `stop_signal`.
 
     Args:
         position: the position of the stream, so that resuming can seek in it.
@@ -138,7 +139,7 @@ class StreamTrainer(ShardingTrainer):
         with a checkpoint saved and the signal in `stop_signal`; a second one, after two seconds, interrupts at once.
 
         Raises:
-            CheckpointError: a checkpoint that cannot be written, or has weights only.
+            UnusableCheckpointError: a checkpoint that cannot be written, or has weights only.
             DivergedError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
         """
         self._since = time.perf_counter()
@@ -233,6 +234,7 @@ class StreamTrainer(ShardingTrainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     finish_checkpoint(run / UNFINISHED / final.name, final)
+            # Whatever it was goes on; only half a checkpoint must not stay.
             except BaseException:
                 if self.args.should_save:
                     shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # other processes may still write there

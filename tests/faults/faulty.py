@@ -47,7 +47,7 @@ def run(argv, *, rank=0, step=0, fault=None):
     trainer.remove_callback(pretrain.TrainingPictures)  # they take longer than the steps
     if fault and trainer.args.process_index == rank:
         trainer.add_callback(At(step, lambda *_: FAULTS[fault](trainer)))
-    with pretrain.user_errors(stream_trainer.DivergedError, pretrain.CheckpointError):
+    with pretrain.user_errors(stream_trainer.DivergedError, pretrain.UnusableCheckpointError):
         pretrain.train(trainer, checkpoint)
 
 

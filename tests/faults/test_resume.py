@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from videos import write_tar, write_video
 
 from transformers_vjepa import stream_trainer
-from transformers_vjepa.checkpoints import CheckpointError
+from transformers_vjepa.checkpoints import UnusableCheckpointError
 from transformers_vjepa.streaming import CorpusSource, StreamError
 
 NUM_VIDEOS = 10
@@ -222,5 +222,5 @@ def test_a_streamed_corpus_with_another_number_of_workers(tmp_path, sources):
 
 def test_weights_alone_are_no_checkpoint_to_resume(tmp_path, folder):
     trainer_of(tmp_path, [str(folder)], max_steps=1, save_only_model=True).train()
-    with pytest.raises(CheckpointError, match="checkpoint-1 has no scheduler.pt, only weights"):
+    with pytest.raises(UnusableCheckpointError, match="checkpoint-1 has no scheduler.pt, only weights"):
         trainer_of(tmp_path, [str(folder)]).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))

@@ -364,6 +364,14 @@ def test_a_compressed_header_is_refused():
         read_clip(data, sampling=SAMPLING)
 
 
+def test_boxes_may_be_nested_deeply():
+    data = b""
+    for _ in range(3000):
+        data = struct.pack(">I4s", 8 + len(data), b"moov") + data
+    with pytest.raises(CorruptVideoError):
+        read_clip(data, sampling=SAMPLING)
+
+
 def _shown_size(data: bytes) -> tuple[int, int, int]:
     info = probe_video(data)
     return info.height, info.width, 3
