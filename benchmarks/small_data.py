@@ -27,14 +27,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from transformers_vjepa import ClipSampling, VJEPAConfig
 from transformers_vjepa.baselines import BASELINES, read_evaluation_clips
+from transformers_vjepa.commands import train_classifier
 from transformers_vjepa.corpora import VIDEO_EXTENSIONS
 from transformers_vjepa.decoding import probe_video
 from transformers_vjepa.metrics import accuracy_interval
 from transformers_vjepa.probing import fit_read_out
 from transformers_vjepa.splits import group_folds, groups_from_names
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-import train_classifier  # noqa: E402  (a script, not a module of the package)
 
 # Rates fixed beforehand: so few clips cannot both train and choose.
 MODES = {

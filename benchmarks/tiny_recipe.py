@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Which parts of the small recipe (scripts/recipes/tiny_cpu.yaml) make it learn: short studies that each take one of its
+Which parts of the small recipe (tiny_cpu) make it learn: short studies that each take one of its
 departures from the published recipe back, or change one number. The curves and the table go to the output folder.
 
     python benchmarks/tiny_recipe.py                                     # about half an hour on two CPU cores
@@ -10,14 +10,12 @@ A finished run is kept: the same command goes on where it stopped.
 """
 
 import json
-import sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-import study  # noqa: E402  (a script, not a module of the package)
+from transformers_vjepa.commands import study
 
 NO_VICREG = ["--context_variance_weight", "0", "--context_covariance_weight", "0"]
 SLOW_TARGET = ["--ema_momentum", "0.998"]

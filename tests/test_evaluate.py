@@ -1,6 +1,5 @@
 """The evaluation script, run as its users run it."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,24 +14,14 @@ from reference import TINY
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
+from transformers_vjepa.command_line import LAUNCH_CONFIGS
+from transformers_vjepa.commands import evaluate as script
 from transformers_vjepa.corpora import open_corpus
 from transformers_vjepa.metrics import accuracy_interval
 from transformers_vjepa.splits import manifest_hash
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAMES = ["kick", "hug", "push"]
-
-
-def load_script():
-    """By its path: `import evaluate` is the library."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPTS / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +55,7 @@ def launch(arguments, *, processes=1):
     """Runs the script in a process of its own, or in two."""
     start = [sys.executable]
     if processes == 2:
-        config = SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml"
+        config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
         start += ["-m", "accelerate.commands.launch", "--config_file", str(config)]
     return subprocess.run(
         [*start, str(SCRIPTS / "evaluate.py"), *arguments],

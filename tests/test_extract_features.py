@@ -1,6 +1,5 @@
 """The script that writes features, run as its users run it."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -23,21 +22,12 @@ from transformers_vjepa import (
     VJEPAForVideoClassification,
     VJEPAVideoProcessor,
 )
+from transformers_vjepa.command_line import LAUNCH_CONFIGS
+from transformers_vjepa.commands import extract_features as script
 from transformers_vjepa.features import FeatureStore
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NUM_VIDEOS = 9
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("extract_features_script", SCRIPTS / "extract_features.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +125,7 @@ def test_killed_run_is_finished_by_two_processes(videos, pretrained, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    config = SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml"
+    config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     launch.append(str(SCRIPTS / "extract_features.py"))
     done = subprocess.run(launch + arguments, env=environment, capture_output=True, text=True, timeout=300)

@@ -3,21 +3,16 @@ Does it still learn? A short seeded run of the small recipe must leave features 
 better than those of runs that are broken on purpose. What each of them gave is written beside the bounds.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from transformers_vjepa import ClipSampling, VJEPAModel
+from transformers_vjepa.command_line import RECIPES
+from transformers_vjepa.commands import pretrain
 from transformers_vjepa.masking import VJEPAMaskCollator
 from transformers_vjepa.read_outs import encode_clips, labelled_subset, read_out
 from transformers_vjepa.study import built_in_clips
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import pretrain  # noqa: E402  (a script, not a module of the package)
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +44,7 @@ def motion_accuracy(model, clips):
 
 def arguments(corpus, folder, **settings):
     settings = {
-        "config": SCRIPTS / "recipes" / "tiny_cpu.yaml",
+        "config": RECIPES / "tiny_cpu.yaml",
         "dataset": corpus / "train",
         "output_dir": folder,
         "max_steps": STEPS,

@@ -1,20 +1,15 @@
 """Pixels as the target of prediction: the loss by hand, and checkpoints that load like any other."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from reference import TINY
 from transformers import AutoModel
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from transformers_vjepa.commands import pretrain
 from transformers_vjepa.masking import sample_masks
 from transformers_vjepa.pixel_prediction import VJEPAForPixelPrediction, normalised_patches
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-import pretrain  # noqa: E402  (a script, not a module of the package)
 
 
 def tiny_model():

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoVideoProcessor
 
 from transformers_vjepa import VJEPAModel
+from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES
+from transformers_vjepa.commands import pretrain
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import pretrain  # noqa: E402  (a script, not a module of the package)
 
 TINY = """
     --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
@@ -145,7 +145,7 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
     # Steps of one process on 8 clips, or of two on 4 each: the same clips and masks, so the same weights. Adam's
     # usual epsilon would turn rounding differences of tiny gradients into whole steps.
     settings = {"max_steps": 2, "adam_epsilon": 0.01, "start_learning_rate": 0.1, "learning_rate": 0.1}
-    config = SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml"
+    config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     launch.append(str(SCRIPTS / "pretrain.py"))
     arguments = command(corpus, tmp_path / "two", dataloader_num_workers=2, **settings)
@@ -198,7 +198,7 @@ def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
 
 
 def test_a_preset_on_the_command_line_wins_over_the_architecture_of_a_recipe():
-    recipe = str(SCRIPTS / "recipes" / "tiny_cpu.yaml")
+    recipe = str(RECIPES / "tiny_cpu.yaml")
     for argv in (["--config", recipe, "--preset", "vits16"], ["--preset=vits16"]):
         model, _, _ = pretrain.parse_arguments(argv)
         assert (model.preset, model.hidden_size, model.patch_size) == ("vits16", None, None)
@@ -231,7 +231,7 @@ def test_recipe_values_take_the_form_of_arguments(tmp_path):
 
 @pytest.mark.parametrize("name, preset, clips", [("vitl16", "vitl16", 24), ("vith16", "vith16", 24)])
 def test_published_recipes(tmp_path, name, preset, clips):
-    recipe = SCRIPTS / "recipes" / f"{name}.yaml"
+    recipe = RECIPES / f"{name}.yaml"
     model, data, training = pretrain.parse_arguments(
         ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
     )
@@ -243,10 +243,10 @@ def test_published_recipes(tmp_path, name, preset, clips):
 
 
 # Those of classifiers are for another script.
-RECIPES = [file for file in sorted((SCRIPTS / "recipes").glob("*.yaml")) if not re.match("probe|finetune", file.stem)]
+OWN_RECIPES = [file for file in sorted(RECIPES.glob("*.yaml")) if not re.match("probe|finetune", file.stem)]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", OWN_RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
     model, _, _ = pretrain.parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
     assert pretrain.build_config(model).num_patches > 0

@@ -103,7 +103,7 @@ def help_of(script, folder="scripts"):
 
 
 def test_commands_name_existing_files_and_arguments():
-    for path in re.findall(r"(?:scripts|tests|benchmarks)/[\w./]+\.(?:py|yaml)", README):
+    for path in re.findall(r"(?:scripts|tests|benchmarks)/[\w./]+\.py", README):
         assert (ROOT / path).is_file(), path
     known = set(re.findall(r"--(\w+)", help_of("small_data", "benchmarks") + help_of("soak", "benchmarks")))
     for script in ("pretrain", "study", "train_classifier", "evaluate", "extract_features", "convert_checkpoint"):

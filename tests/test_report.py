@@ -139,7 +139,7 @@ def test_without_the_clips_the_numbers_are_shown(tmp_path):
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run scripts/study.py"):
+    with pytest.raises(FileNotFoundError, match="run vjepa study"):
         write_report(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_numbers_as_text():
 
 
 def test_errors_name_the_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has no study.json: run scripts/study.py"):
+    with pytest.raises(FileNotFoundError, match="has no study.json: run vjepa study"):
         Study(tmp_path)
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from transformers import TrainerCallback
 
 from transformers_vjepa import VJEPAModel
 from transformers_vjepa import study as studies
+from transformers_vjepa.commands import pretrain, study
 from transformers_vjepa.study import (
     Job,
     Measurement,
@@ -29,11 +29,6 @@ from transformers_vjepa.study import (
 )
 from transformers_vjepa.study_results import contrasts, describe, final_rows, paired_bootstrap, run_history, scores
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus, load_labels
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import pretrain  # noqa: E402  (scripts, not modules of the package)
-import study  # noqa: E402
 
 # Plans
 
@@ -289,8 +284,8 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(pretrain, "TrainingPictures", lambda *args, **kwargs: TrainerCallback())
 
     def run_here(commands, **_):
-        for _, script, *argv in commands.values():
-            {"pretrain.py": pretrain, "study.py": study}[Path(script).name].run(argv)
+        for _, _, _, name, *argv in commands.values():
+            {"pretrain": pretrain, "study": study}[name].run(argv)
 
     monkeypatch.setattr(study, "run_side_by_side", run_here)
 

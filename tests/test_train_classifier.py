@@ -25,13 +25,13 @@ from transformers_vjepa import (
     VJEPAVideoProcessor,
     read_clip,
 )
+from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES
+from transformers_vjepa.commands import train_classifier
 from transformers_vjepa.corpora import open_corpus
 from transformers_vjepa.splits import manifest_hash
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import train_classifier  # noqa: E402  (a script, not a module of the package)
 
 CLASSES = ("bright", "dark", "grey")
 LEVELS = {"bright": 220, "dark": 20, "grey": 120}
@@ -297,7 +297,7 @@ def test_two_processes_train_as_one(model, videos, tmp_path, settings):
     # Adam's usual epsilon would turn rounding differences of tiny gradients into whole steps. Two steps, because two
     # processes fill up the last batch of an epoch of features.
     settings = {"adam_epsilon": 0.01, "warmup_steps": 0, "test_dataset": videos, "max_steps": 2} | settings
-    config = SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml"
+    config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     arguments = command(model, videos, tmp_path / "two", **settings)
     script = str(SCRIPTS / "train_classifier.py")
@@ -316,10 +316,10 @@ def test_two_processes_train_as_one(model, videos, tmp_path, settings):
         assert got["cross_entropy"] == pytest.approx(expected["cross_entropy"], abs=1e-4)
 
 
-RECIPES = sorted(file for kind in ("probe", "finetune") for file in (SCRIPTS / "recipes").glob(f"{kind}_*.yaml"))
+OWN_RECIPES = sorted(file for kind in ("probe", "finetune") for file in RECIPES.glob(f"{kind}_*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", OWN_RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_has_a_schedule(tmp_path, recipe):
     argv = ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
     arguments, _, training = train_classifier.parse_arguments(argv)
@@ -340,7 +340,7 @@ def test_every_recipe_parses_and_has_a_schedule(tmp_path, recipe):
 
 def test_published_recipes(tmp_path):
     def parse(name):
-        recipe = str(SCRIPTS / "recipes" / f"{name}.yaml")
+        recipe = str(RECIPES / f"{name}.yaml")
         return train_classifier.parse_arguments(["--config", recipe, "--output_dir", str(tmp_path), "--bf16", "false"])
 
     for name, segments, views, clips, decay in (

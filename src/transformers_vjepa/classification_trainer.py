@@ -109,7 +109,7 @@ class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
         if fsdp_version(self) is not None:
             raise ValueError(
                 f"fsdp_version={fsdp_version(self)}: classifiers are not sharded, launch them with "
-                "accelerate launch --config_file scripts/accelerate_configs/multi_gpu.yaml"
+                "vjepa recipes multi_gpu, then accelerate launch --config_file multi_gpu.yaml"
             )
         for name, least, most in (
             ("layer_decay", 1e-6, 1.0),

@@ -30,6 +30,12 @@ from .redaction import log_line, without_secrets
 logger = logging.get_logger(__name__)
 
 
+#: Recipes that come with the package, known by their names.
+RECIPES = Path(__file__).parent / "recipes"
+#: Configurations for `accelerate launch`, to copy with `vjepa recipes`.
+LAUNCH_CONFIGS = Path(__file__).parent / "accelerate_configs"
+
+
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     pass
 
@@ -37,6 +43,23 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 def names_given(argv: Sequence[str]) -> set[str]:
     """Names of the arguments on a command line, with underscores: `--max-steps=3` gives `max_steps`."""
     return {part[2:].partition("=")[0].replace("-", "_") for part in argv if part.startswith("--")}
+
+
+def recipe_path(name: str | Path) -> Path:
+    """
+    The file of a recipe: a path, or the name of one that comes with the package (`tiny_cpu`).
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = RECIPES / f"{path.name}.yaml"
+    if path.name == str(path) and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+    raise FileNotFoundError(f"{name} is no recipe: give a YAML file, or one of {names}")
 
 
 def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]:
@@ -88,8 +111,8 @@ def parse_with_recipe(
     dataclasses: Sequence[type],
     *,
     description: str | None,
-    recipe_help: str = "recipe: a YAML file with values for any of these arguments",
-    default_recipe: Callable[[set[str]], str | Path | None] = lambda given: None,
+    recipe_help: str = "recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments",
+    default_recipe: Callable[[set[str]], str | None] = lambda given: None,
     overridden: Callable[[set[str]], set[str]] = lambda given: set(),
     **defaults: Any,
 ) -> tuple[Any, ...]:
@@ -121,6 +144,7 @@ def parse_with_recipe(
     recipe: Namespace = config.parse_known_args(argv)[0]
     given = names_given(argv)
     path = recipe.config or default_recipe(given)
+    path = recipe_path(path) if path else None
     parser.set_defaults(**defaults)
     if path:
         values = read_recipe(path, dataclasses)
@@ -179,4 +203,14 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
-__all__ = ["MISTAKES", "check_processes", "names_given", "parse_with_recipe", "read_recipe", "user_errors"]
+__all__ = [
+    "LAUNCH_CONFIGS",
+    "MISTAKES",
+    "RECIPES",
+    "check_processes",
+    "names_given",
+    "parse_with_recipe",
+    "read_recipe",
+    "recipe_path",
+    "user_errors",
+]

@@ -134,7 +134,7 @@ def load_classifier(
         ValueError: a checkpoint without a classifier, or of another model.
         OSError: nothing is there.
     """
-    remedy = "it is no trained classifier. Train one with scripts/train_classifier.py, or convert a published probe"
+    remedy = "it is no trained classifier. Train one with vjepa train_classifier, or convert a published probe"
     model = load_whole(VJEPAForVideoClassification, name, remedy=remedy, dtype=dtype)
     return model.eval(), load_processor(name, model.config)
 

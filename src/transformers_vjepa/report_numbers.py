@@ -83,14 +83,14 @@ class Study:
         self.folder = folder
         file = folder / STUDY_FILE
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} has no {STUDY_FILE}: run scripts/study.py --output_dir {folder} first")
+            raise FileNotFoundError(f"{folder} has no {STUDY_FILE}: run vjepa study --output_dir {folder} first")
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{file} is no JSON ({error}): remove it, and run the study again") from error
         missing = {"settings", "rows"} - data.keys()
         if missing:
-            raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: it is not what scripts/study.py writes")
+            raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: it is not what vjepa study writes")
         self.settings: dict[str, Any] = data["settings"]
         self.rows: list[dict[str, Any]] = data["rows"]
         self.runs: list[dict[str, Any]] = data.get("runs") or []

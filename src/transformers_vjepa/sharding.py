@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-_REMEDY = "shard with FSDP2 instead, accelerate launch --config_file scripts/accelerate_configs/fsdp2.yaml"
+_REMEDY = "shard with FSDP2 instead: vjepa recipes fsdp2, then accelerate launch --config_file fsdp2.yaml"
 
 
 def refuse_deepspeed(args: TrainingArguments) -> None:

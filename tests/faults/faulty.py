@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
-import pretrain  # noqa: E402  (a script, not a module of the package)
+sys.path.insert(0, str(TESTS))
 from runs import At  # noqa: E402
 
 from transformers_vjepa import stream_trainer  # noqa: E402
+from transformers_vjepa.commands import pretrain  # noqa: E402
 
 
 def kill_saving(trainer):

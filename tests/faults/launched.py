@@ -17,11 +17,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from transformers_vjepa import VJEPATrainer
+from transformers_vjepa.commands import pretrain
 from transformers_vjepa.trainer import UnevenStreamError
 from transformers_vjepa.training_pictures import TrainingPictures
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import pretrain  # noqa: E402  (a script, not a module of the package)
 
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:

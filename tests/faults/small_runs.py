@@ -1,12 +1,7 @@
 """The pretraining script on videos of a few pixels."""
 
-import sys
-from pathlib import Path
-
 from transformers_vjepa import ClipSampling
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import pretrain  # noqa: E402  (a script, not a module of the package)
+from transformers_vjepa.commands import pretrain
 
 SAMPLING = ClipSampling(num_frames=4, frame_step=1)
 SMALL = """

@@ -20,10 +20,10 @@ from test_pretrain import SCRIPTS, command, environment, pretrain
 from transformers import AutoModel
 
 from transformers_vjepa.checkpoints import last_checkpoint
+from transformers_vjepa.command_line import LAUNCH_CONFIGS
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.training_pictures import TrainingPictures
 
-CONFIGS = SCRIPTS / "accelerate_configs"
 LAUNCHED = Path(__file__).with_name("launched.py")
 
 # Everything that could depend on how clips are spread over processes. Adam's usual epsilon would turn rounding
@@ -77,7 +77,13 @@ def one_shard(corpus):
 
 def launch_command(config, *arguments, **options):
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(LAUNCH_CONFIGS / f"{config}.yaml"),
+    ]
     return [*launcher, *given, *map(str, arguments)]
 
 
@@ -256,10 +262,10 @@ def test_one_process_is_launched_on_the_cpu_where_there_is_no_gpu(corpus, folder
     assert "1 of 1 steps" in done.stdout
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("config", sorted(LAUNCH_CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_config_parses_and_says_how_to_use_it(config):
     loaded = load_config_from_file(str(config))
     assert loaded.num_processes >= loaded.num_machines >= 1
     comment = [line for line in config.read_text().splitlines() if line.startswith("#")]
-    assert f"accelerate launch --config_file scripts/accelerate_configs/{config.name}" in comment[-1]
+    assert f"accelerate launch --config_file {config.name}" in comment[-1]
     assert any("hange" in line for line in comment)

@@ -15,10 +15,11 @@ import torch
 from runs import assert_same_checkpoint
 from videos import write_video
 
+from transformers_vjepa.command_line import LAUNCH_CONFIGS
+from transformers_vjepa.commands import pretrain
+
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import pretrain  # noqa: E402  (a script, not a module of the package)
 
 TINY = """
     --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
@@ -26,9 +27,7 @@ TINY = """
     --pred_num_attention_heads 2 --per_device_train_batch_size 2 --logging_steps 1 --save_total_limit 10
     --gradient_accumulation_steps 2 --disable_tqdm true --resume_from_checkpoint auto --use_cpu true
 """.split()
-LAUNCHER = "-m accelerate.commands.launch --config_file".split() + [
-    str(SCRIPTS / "accelerate_configs" / "two_cpu_processes.yaml")
-]
+LAUNCHER = "-m accelerate.commands.launch --config_file".split() + [str(LAUNCH_CONFIGS / "two_cpu_processes.yaml")]
 
 pytestmark = pytest.mark.slow
 

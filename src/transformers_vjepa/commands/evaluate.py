@@ -1,0 +1,168 @@
+"""
+Evaluate a classifier on labelled videos or pictures: a saved probe or fine-tuned model, or a converted checkpoint.
+
+    vjepa evaluate --model outputs/probe --dataset videos/ --output_dir outputs/evaluation
+    accelerate launch -m transformers_vjepa evaluate --model models/vitl16-k400 --dataset k400_val.csv \\
+        --protocol k400_16x8x3 --dtype bfloat16 --num_workers 8 --output_dir outputs/k400
+
+Run the same command again, with any number of processes, and it goes on where it stopped. The output folder gets
+results.json, predictions.parquet (classes and probabilities of every video), confusion.png and classes.png. Without
+labels there are predictions only.
+
+Protocols (frames x segments x views): k400_16x8x3 and ssv2_16x2x3 as published, for videos; in1k for pictures. The
+arguments of "protocol" override their parts. Without one, the centre of one clip in the middle of the video is seen.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedConfig
+
+from ..clip_reading import TooManyBrokenVideosError
+from ..command_line import MISTAKES, parse_with_recipe, user_errors
+from ..corpora import Corpus
+from ..evaluation import (
+    PROTOCOLS,
+    EvaluationProtocol,
+    LabelMismatchError,
+    PredictionError,
+    align_labels,
+    broken_videos,
+    load_classifier,
+    predict,
+    read_predictions,
+    resolve_protocol,
+)
+from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
+from ..metrics import check_scikit_learn
+from ..prediction_report import EmptyReportError, describe_results, write_report
+from ..shards import ShardError, ShardFolder
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments:
+    """What is evaluated."""
+
+    _argument_group_name = "evaluation"
+
+    model: str = field(metadata={"help": "Classifier: a folder or Hub id."})
+    output_dir: str = field(metadata={"help": "Where results, predictions and pictures go."})
+    dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
+    label_matching: Literal["name", "number"] = field(
+        default="name",
+        metadata={
+            "help": "Match classes of data and model by name where both have names, or by number (for example of "
+            "folders named by WordNet ids, in their order)."
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class ProtocolArguments:
+    """Which clips and crops of a video are seen."""
+
+    _argument_group_name = "protocol"
+
+    protocol: str | None = field(default=None, metadata={"help": "By name.", "choices": list(PROTOCOLS)})
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; as many as the model takes."})
+    num_segments: int | None = field(default=None, metadata={"help": "Clips of a video, spread evenly."})
+    num_views: int | None = field(default=None, metadata={"help": "Crops of a clip along its long side."})
+    frame_step: int | None = field(
+        default=None,
+        metadata={"help": "Frames from one frame of a clip to the next; by default the protocol's or processor's."},
+    )
+    spacing: Literal["stride", "linspace"] | None = field(
+        default=None, metadata={"help": "At a true stride, or spread over the clip and rounded, as published."}
+    )
+
+
+Arguments = tuple[EvaluationArguments, CorpusArguments, ProtocolArguments]
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Command line over recipe over defaults."""
+    return parse_with_recipe(argv, (EvaluationArguments, CorpusArguments, ProtocolArguments), description=__doc__)
+
+
+def details(
+    arguments: EvaluationArguments,
+    data: CorpusArguments,
+    protocol: EvaluationProtocol,
+    name: str | None,
+    shards: ShardFolder,
+) -> dict[str, Any]:
+    """What results.json records besides the results."""
+    settings = shards.settings
+    return {
+        "model": arguments.model,
+        "model_weights_sha256": settings["weights"],
+        "dtype": arguments.dtype,
+        "dataset": data.dataset,
+        "manifest_sha256": settings.get("manifest"),
+        "label_matching": arguments.label_matching,
+        "protocol": {"name": name, **vars(protocol)},
+        "sampling": settings["sampling"],
+        "decoder": data.decoder,
+    }
+
+
+def report(
+    shards: ShardFolder, corpus: Corpus, config: PreTrainedConfig, arguments: EvaluationArguments, **extra: Any
+) -> dict[str, Any]:
+    """Writes the results of all processes."""
+    label_map = align_labels(corpus, config, by=arguments.label_matching)
+    names = [config.id2label[label] for label in range(config.num_labels)]
+    return write_report(
+        read_predictions(shards, label_map),
+        arguments.output_dir,
+        class_names=names,
+        broken=broken_videos(shards),
+        **extra,
+    )
+
+
+def run(argv: Sequence[str]) -> dict[str, Any] | None:
+    """One evaluation from its command line; the results on the main process, `None` on the others."""
+    with user_errors(*MISTAKES, ImportError):
+        check_scikit_learn()  # not after hours of computing
+        arguments, data, choices = parse_arguments(argv)
+        state = start_processes(use_cpu=data.use_cpu)
+        corpus = data.open()
+        model, processor = load_classifier(arguments.model, dtype=getattr(torch, arguments.dtype))
+        changes = {name: value for name, value in vars(choices).items() if name != "protocol"}
+        protocol = resolve_protocol(choices.protocol, processor=processor, **changes)
+        protocol.sampling(model.config)  # refuses what does not fit before anything is computed
+        align_labels(corpus, model.config, by=arguments.label_matching)
+    with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):
+        shards = predict(
+            model.to(state.device),
+            corpus,
+            Path(arguments.output_dir) / "shards",
+            protocol=protocol,
+            processor=processor,
+            clips_per_batch=data.clips_per_batch,
+            num_workers=data.num_workers,
+            backend=data.decoder,
+            max_broken_share=data.max_broken_share,
+            rank=state.process_index,
+            world_size=state.num_processes,
+            progress=state.is_main_process,
+        )
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            return None
+        extra = details(arguments, data, protocol, choices.protocol, shards)
+        results = report(shards, corpus, model.config, arguments, details=extra)
+    print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
+    return results
+
+
+def main() -> None:
+    run(sys.argv[1:])
+    if PartialState().num_processes > 1:
+        torch.distributed.destroy_process_group()

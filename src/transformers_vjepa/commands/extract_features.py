@@ -1,0 +1,163 @@
+"""
+Write the features of a data set of videos or pictures to files.
+
+    vjepa extract_features videos/ --model outputs/demo --kind mean --format parquet --output_dir features/
+    accelerate launch -m transformers_vjepa extract_features k400.csv --model models/vitl16 --kind tokens \\
+        --model_dtype bfloat16 --num_workers 8 --output_dir features/k400
+
+Run the same command again, with any number of processes, and it goes on where it stopped. Shards of safetensors are
+read with transformers_vjepa.features.FeatureStore, one clip at a time; Parquet (pooled features) with
+datasets.load_dataset("parquet", data_dir=...). What made them is in settings.json, broken videos in summary.json.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+
+from .. import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
+from ..clip_reading import TooManyBrokenVideosError
+from ..command_line import parse_with_recipe, user_errors
+from ..evaluation import load_processor, load_whole
+from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
+from ..features import FeatureError, summarise_features, write_features
+from ..shards import ShardError
+
+
+@dataclass(kw_only=True)
+class FeatureArguments:
+    """Which features are written, and how."""
+
+    _argument_group_name = "features"
+
+    model: str = field(
+        metadata={
+            "help": "Folder or Hub id. Of a pretraining checkpoint the target encoder is used, of a classifier "
+            "its encoder."
+        }
+    )
+    output_dir: str = field(metadata={"help": "Where the shards go."})
+    kind: Literal["tokens", "mean", "time_means"] = field(
+        default="mean", metadata={"help": "All tokens, their mean, or their mean over space at each time step."}
+    )
+    format: Literal["safetensors", "parquet"] = field(
+        default="safetensors", metadata={"help": "Files to write; Parquet takes pooled features."}
+    )
+    dtype: Dtype | None = field(
+        default=None, metadata={"help": "Type on disk; float32 of pooled features and float16 of tokens by default."}
+    )
+    model_dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
+    shard_size: int | None = field(
+        default=None, metadata={"help": "Videos of a shard; by default what 128 MiB hold, at most 1,024."}
+    )
+
+
+@dataclass(kw_only=True)
+class SamplingArguments:
+    """Which clips and crops of a video are seen."""
+
+    _argument_group_name = "clips"
+
+    num_segments: int = field(default=1, metadata={"help": "Clips of a video, spread evenly; one is in the middle."})
+    num_views: int = field(default=1, metadata={"help": "Crops of a clip along its long side; one is the centre."})
+    frame_step: int | None = field(
+        default=None,
+        metadata={"help": "Frames from one frame of a clip to the next; by default the processor's."},
+    )
+    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
+    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
+    spacing: Literal["stride", "linspace"] = field(
+        default="stride",
+        metadata={"help": "At a true stride, or spread over the clip and rounded, as published."},
+    )
+    short_videos: Literal["repeat_last", "refuse"] = field(
+        default="repeat_last",
+        metadata={
+            "help": "Videos that end before a clip does: repeat their last frame, or take them for broken. Videos "
+            "with fewer frames than a clip are broken in any case."
+        },
+    )
+
+
+Arguments = tuple[FeatureArguments, CorpusArguments, SamplingArguments]
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Command line over recipe over defaults; the data set may come first, without its name."""
+    argv = list(argv)
+    if argv and not argv[0].startswith("-"):
+        argv.insert(0, "--dataset")
+    return parse_with_recipe(argv, (FeatureArguments, CorpusArguments, SamplingArguments), description=__doc__)
+
+
+def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
+    """
+    Raises:
+        ValueError: a checkpoint without an encoder, or damaged weights.
+    """
+    dtype = getattr(torch, arguments.model_dtype)
+    return load_whole(VJEPAModel, arguments.model, remedy="it is no V-JEPA", add_predictor=False, dtype=dtype)
+
+
+def clip_sampling(choices: SamplingArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipSampling:
+    """As the processor takes its frames where the command line says nothing."""
+    return processor.clip_sampling(
+        num_frames=config.frames_per_clip,
+        frame_step=choices.frame_step,
+        target_fps=choices.target_fps,
+        duration=choices.clip_duration,
+        short_video=choices.short_videos,
+        spacing=choices.spacing,
+    )
+
+
+def run(argv: Sequence[str]) -> dict[str, Any] | None:
+    """One pass from its command line; the summary on the main process, `None` on the others."""
+    with user_errors():
+        arguments, data, choices = parse_arguments(argv)
+        state = start_processes(use_cpu=data.use_cpu)
+        corpus = data.open()
+        model = load_encoder(arguments)
+        processor = load_processor(arguments.model, model.config)
+        sampling = clip_sampling(choices, model.config, processor)
+        dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
+    with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):
+        write_features(
+            model.to(state.device),
+            corpus,
+            arguments.output_dir,
+            kind=arguments.kind,
+            sampling=sampling,
+            num_segments=choices.num_segments,
+            num_views=choices.num_views,
+            processor=processor,
+            file_format=arguments.format,
+            dtype=dtype,
+            shard_size=arguments.shard_size,
+            batch_size=data.clips_per_batch,
+            num_workers=data.num_workers,
+            backend=data.decoder,
+            max_broken_share=data.max_broken_share,
+            rank=state.process_index,
+            world_size=state.num_processes,
+            progress=state.is_main_process,
+        )
+        state.wait_for_everyone()
+        if not state.is_main_process:
+            return None
+        summary = {"model": arguments.model, "dataset": data.dataset, **summarise_features(arguments.output_dir)}
+    (Path(arguments.output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
+    print(f"features: {arguments.output_dir}   (broken videos are named in summary.json)")
+    return summary
+
+
+def main() -> None:
+    run(sys.argv[1:])
+    if PartialState().num_processes > 1:
+        torch.distributed.destroy_process_group()

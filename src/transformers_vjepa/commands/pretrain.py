@@ -1,0 +1,372 @@
+"""
+Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an index file, archives or the Hub.
+
+    vjepa pretrain --config tiny_cpu --output_dir outputs/tiny
+    accelerate launch -m transformers_vjepa pretrain --config vitl16 \\
+        --dataset k710.csv=0.4 ssv2.csv=0.2 howto/=0.4 --output_dir outputs/vitl16
+
+A recipe (--config: its name, or a YAML file) gives defaults for the arguments below; the command line overrides it.
+"""
+
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import IterableDataset
+from transformers import TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from .. import (
+    PRESETS,
+    ClipSampling,
+    StreamPosition,
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAImageProcessor,
+    VJEPATrainer,
+    VJEPATrainingArguments,
+    VJEPAVideoProcessor,
+    clip_stream,
+)
+from ..checkpoints import (
+    UnusableCheckpointError,
+    checkpoint_errors,
+    resolve_checkpoint,
+    trained_steps,
+)
+from ..clip_loader import WorkersLostError
+from ..clip_reading import TooManyBrokenVideosError
+from ..command_line import check_processes, parse_with_recipe, user_errors
+from ..masking import get_mask_strategy
+from ..pixel_prediction import VJEPAForPixelPrediction
+from ..redaction import without_secrets
+from ..streaming import StreamError, parse_sources
+from ..synthetic import build_corpus
+from ..trainer import CollapseError, DivergedError, UnevenStreamError
+from ..training_pictures import TrainingPictures
+
+
+@dataclass
+class ModelArguments:
+    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from; what it predicts."""
+
+    _argument_group_name = "model"
+
+    preset: str = field(default="vitt16", metadata={"help": "Architecture to start from.", "choices": list(PRESETS)})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Continue from these weights (folder or Hub id) instead of a new model."}
+    )
+    crop_size: int | None = field(default=None, metadata={"help": "Side of a clip in pixels."})
+    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
+    frames_per_clip: int | None = field(default=None, metadata={"help": "Frames of a clip; 1 pretrains on images."})
+    tubelet_size: int | None = field(default=None, metadata={"help": "Frames that a token spans."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the encoder."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the encoder."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the encoder."})
+    pred_hidden_size: int | None = field(default=None, metadata={"help": "Width of the predictor."})
+    pred_num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the predictor."})
+    pred_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the predictor."})
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the initial weights; narrow networks need more (0.02)."}
+    )
+    prediction_target: Literal["features", "pixels"] = field(
+        default="features",
+        metadata={"help": "What is predicted of masked tokens: features (V-JEPA), or normalised pixels, to compare."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """Where clips come from and how they are cut."""
+
+    _argument_group_name = "data"
+
+    dataset: list[str] = field(
+        default_factory=lambda: ["synthetic"],
+        metadata={
+            "help": "One or more of: a folder of videos, tars, Parquet or pictures; a text or CSV index ('path label' "
+            "per line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in "
+            "the mix. 'synthetic' renders the built-in corpus beside the output folder."
+        },
+    )
+    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
+    frame_step: int | None = field(default=None, metadata={"help": "Frames from one frame of a clip to the next (4)."})
+    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
+    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
+    short_videos: Literal["repeat_last", "refuse"] = field(
+        default="repeat_last",
+        metadata={
+            "help": "Videos that end before a clip does: repeat their last frame, or skip them as broken ones. "
+            "Videos with fewer frames than a clip are skipped in any case."
+        },
+    )
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.3, 1.0], metadata={"help": "Least and largest area of a random crop."}
+    )
+    crop_ratio: list[float] = field(
+        default_factory=lambda: [0.75, 1.35], metadata={"help": "Least and largest width/height of a random crop."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
+    max_broken_share: float = field(
+        default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
+    )
+    decode_timeout: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds to find and read one video, after which a DataLoader worker is replaced and the video "
+            "skipped as a broken one (without workers: a warning). 0: never."
+        },
+    )
+    cache_videos: int = field(
+        default=0,
+        metadata={
+            "help": "Megabytes of decoded video files that each worker keeps: for small corpora of short clips."
+        },
+    )
+    shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
+
+
+_SPACINGS = {"frame_step", "target_fps", "clip_duration"}
+# What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
+_ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
+    "init_from",
+    "crop_size",
+    "frames_per_clip",
+    "prediction_target",
+}
+# What ends a run with one line: no mistake of the command line, but something to mend all the same.
+_FAULTS = (
+    UnusableCheckpointError,
+    CollapseError,
+    DivergedError,
+    StreamError,
+    TooManyBrokenVideosError,
+    UnevenStreamError,
+    WorkersLostError,
+)
+# The classes of the models by what they predict.
+_MODELS = {"features": VJEPAForPreTraining, "pixels": VJEPAForPixelPrediction}
+
+
+def _overridden(given: set[str]) -> set[str]:
+    """What a recipe must not set, from what the command line does."""
+    architecture = _ARCHITECTURE if given & {"preset", "init_from"} else set()
+    return architecture | (_SPACINGS if given & _SPACINGS else set())
+
+
+def _default_recipe(given: set[str]) -> str | None:
+    """The size that suits the built-in corpus."""
+    return None if given & {"dataset", "preset", "init_from"} else "tiny_cpu"
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
+    """Command line over recipe over defaults."""
+    return parse_with_recipe(
+        argv,
+        (ModelArguments, DataArguments, VJEPATrainingArguments),
+        description=__doc__,
+        recipe_help="recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments; "
+        "tiny_cpu where neither this nor --dataset, --preset or --init_from is given",
+        default_recipe=_default_recipe,
+        overridden=_overridden,
+        use_cpu=not torch.accelerator.is_available(),
+    )
+
+
+def build_config(arguments: ModelArguments) -> VJEPAConfig:
+    """The architecture: that of the preset or of `--init_from`, with the fields that are given."""
+    fields_given = {
+        item.name: getattr(arguments, item.name)
+        for item in fields(arguments)
+        if item.name not in ("preset", "init_from", "prediction_target") and getattr(arguments, item.name) is not None
+    }
+    if not arguments.init_from:
+        return VJEPAConfig.from_preset(arguments.preset, **fields_given)
+    config = VJEPAConfig.from_pretrained(arguments.init_from)
+    for name, value in fields_given.items():
+        # The weights hold at another size of the clip, and at no other architecture.
+        if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
+            raise ValueError(
+                f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
+            )
+    return VJEPAConfig(**(config.to_diff_dict() | fields_given))
+
+
+def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
+    """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
+    config = build_config(arguments)
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    model_class = _MODELS[arguments.prediction_target]
+    if not arguments.init_from:
+        return model_class(config)
+    # Mask tokens of another number of generators start anew; all else has been checked to fit.
+    return model_class.from_pretrained(
+        arguments.init_from, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
+
+
+def clip_sampling(data: DataArguments, config: VJEPAConfig) -> ClipSampling:
+    return ClipSampling(
+        num_frames=config.frames_per_clip,
+        frame_step=data.frame_step,
+        target_fps=data.target_fps,
+        duration=data.clip_duration,
+        short_video=data.short_videos,
+    )
+
+
+def video_processor(data: DataArguments, config: VJEPAConfig) -> VJEPAVideoProcessor:
+    """Samples and crops as the model is trained."""
+    sampling = clip_sampling(data, config)
+    return VJEPAVideoProcessor(
+        crop_size=config.crop_size,
+        num_frames=sampling.num_frames,
+        frame_step=sampling.frame_step or 4,
+        fps=sampling.clip_fps,
+    )
+
+
+def build_stream(
+    data: DataArguments, config: VJEPAConfig, training: VJEPATrainingArguments, **changes: Any
+) -> IterableDataset:
+    """The clips of this process; `changes` replace arguments of `clip_stream`."""
+    settings = {
+        "seed": training.seed,
+        "rank": training.process_index,
+        "world_size": training.world_size,
+        "num_workers": training.dataloader_num_workers,
+        "batch_size": training.per_device_train_batch_size,
+        "split": data.split,
+        "video_column": data.video_column,
+        "shuffle_buffer": data.shuffle_buffer,
+        "crop_scale": tuple(data.crop_scale),
+        "crop_ratio": tuple(data.crop_ratio),
+        "flip_probability": data.flip_probability,
+        "backend": data.decoder,
+        "max_broken_share": data.max_broken_share,
+        "decode_timeout": data.decode_timeout,
+        "cache_bytes": data.cache_videos * 1_000_000,
+    }
+    sampling = clip_sampling(data, config)
+    return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
+
+
+def synthetic_root(output_dir: str) -> Path:
+    """Where the built-in corpus is kept: beside the runs that use it."""
+    root = Path(output_dir).parent / "synthetic"
+    if root == Path(output_dir):
+        raise ValueError(f"--output_dir {output_dir} is where the built-in corpus goes: choose another name")
+    return root
+
+
+def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments) -> None:
+    """Renders the built-in corpus where it is asked for, and names its folder instead."""
+    for index, source in enumerate(data.dataset):
+        name, *weight = source.split("=", 1)
+        if name == "synthetic":
+            root = synthetic_root(training.output_dir)
+            with training.main_process_first(desc="rendering the built-in corpus"):
+                build_corpus(root)
+            data.dataset[index] = "=".join([str(root / "train"), *weight])
+
+
+# Arguments that change nothing of what is learnt.
+_INCIDENTAL = re.compile(
+    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
+    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*"
+)
+
+
+def learning_arguments(
+    model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """What decides what a run learns, by group, as it can be written to JSON: runs that agree in it are the same."""
+    sources = [without_secrets(source) if "://" in source else os.path.abspath(source) for source in data.dataset]
+    data = replace(data, dataset=sources)
+    groups = {"model": asdict(model), "data": asdict(data), "training": training.to_dict()}
+    return {
+        group: {name: value for name, value in values.items() if not _INCIDENTAL.fullmatch(name)}
+        for group, values in groups.items()
+    }
+
+
+def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
+    """Leaves `arguments.json` in the output folder of a run that starts anew."""
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "arguments.json").write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+
+
+def report(trainer: VJEPATrainer) -> None:
+    """Says what happened and how to go on."""
+    output_dir, state = Path(trainer.args.output_dir), trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    change = f", loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
+    print(f"\n{state.global_step} of {state.max_steps} steps{change}")
+    if trainer.stop_signal:
+        print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
+    else:
+        print(f"model:    {output_dir}   (AutoModel.from_pretrained loads the target encoder)")
+        print(f"pictures: {output_dir / 'pictures'}")
+
+
+def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
+    """The trainer of a command line, and the checkpoint it resumes from."""
+    model_arguments, data, training = parse_arguments(argv)
+    check_processes(training.world_size)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    set_seed(training.seed)
+    place_synthetic_corpus(data, training)
+    model = build_model(model_arguments, training)
+    if checkpoint is None and training.process_index == 0:
+        record_arguments(training.output_dir, learning_arguments(model_arguments, data, training))
+    position = StreamPosition()
+    stream = build_stream(data, model.config, training, position=position)
+    processor = video_processor(data, model.config)
+    trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
+    preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
+    trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
+    return trainer, checkpoint
+
+
+def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
+    """Trains what is left to train, and saves the model once all steps are done."""
+    if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
+        print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
+        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        trainer.model = type(trainer.model).from_pretrained(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.state.global_step >= trainer.args.max_steps:
+        trainer.stop_signal = 0  # too late to stop anything
+        output_dir = Path(trainer.args.output_dir)
+        with checkpoint_errors(output_dir / SAFE_WEIGHTS_NAME):
+            trainer.save_model()
+            if trainer.args.should_save:
+                VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(output_dir)
+            trainer.save_state()
+
+
+def run(argv: list[str]) -> VJEPATrainer:
+    """One pretraining run from its command line; what the user can mend ends it with one line."""
+    with user_errors():
+        trainer, checkpoint = build(argv)
+    with user_errors(*_FAULTS):
+        train(trainer, checkpoint)
+    if trainer.is_world_process_zero():
+        report(trainer)
+    return trainer
+
+
+def main() -> None:
+    trainer = run(sys.argv[1:])
+    if trainer.stop_signal:
+        sys.exit(128 + trainer.stop_signal)  # the shell's convention for an end by signal

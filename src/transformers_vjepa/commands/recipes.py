@@ -1,0 +1,59 @@
+"""
+List recipes (--config of the other commands) and configurations for `accelerate launch`, or copy some to edit.
+
+    vjepa recipes                         # what there is
+    vjepa recipes vitl16 multi_node       # ./vitl16.yaml and ./multi_node.yaml
+
+A recipe is known by its name to --config; accelerate needs the file.
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from ..command_line import LAUNCH_CONFIGS, RECIPES, user_errors
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes, then configurations of the launcher, by name."""
+    return {file.stem: file for folder in (RECIPES, LAUNCH_CONFIGS) for file in sorted(folder.glob("*.yaml"))}
+
+
+def first_line(file: Path) -> str:
+    """What a file says it is for."""
+    return file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def copy(names: list[str], folder: Path) -> list[Path]:
+    """
+    Copies shipped files into a folder.
+
+    Raises:
+        ValueError: no file of that name is shipped.
+        FileExistsError: there is such a file in the folder, perhaps edited.
+    """
+    files = shipped()
+    if unknown := [name for name in names if name not in files]:
+        raise ValueError(f"{', '.join(unknown)} is no recipe: choose from {', '.join(files)}")
+    copies = {folder / files[name].name: files[name] for name in names}
+    if present := [path for path in copies if path.exists()]:
+        raise FileExistsError(f"{present[0]} exists and may have been edited: remove it, or copy elsewhere (--to)")
+    for path, source in copies.items():
+        path.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    return list(copies)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to copy; none: list")
+    parser.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="where to (this folder)")
+    arguments = parser.parse_args(sys.argv[1:])
+    if arguments.names:
+        with user_errors():
+            for path in copy(arguments.names, arguments.to):
+                print(path)
+        return
+    for folder, title in ((RECIPES, "recipes (--config NAME)"), (LAUNCH_CONFIGS, "accelerate launch --config_file")):
+        print(f"\n{title}:")
+        for file in sorted(folder.glob("*.yaml")):
+            print(f"  {file.stem:24} {first_line(file)}")
