@@ -69,7 +69,7 @@ def test_help_lists_groups_and_defaults(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"])
     text = capsys.readouterr().out
-    assert text.index("A script.") < text.index("How long. (default: 10)")
+    assert text.index("A script.") < text.index("How long. (10)")
     assert "--config" in text
 
 

@@ -77,7 +77,7 @@ def test_leaves_a_model_a_processor_and_pictures(corpus, tmp_path, capsys):
         "curves.png",
         "features.png",
     }
-    assert "4 of 4 steps, loss" in capsys.readouterr().out
+    assert "4 of 4 steps in " in capsys.readouterr().out
     # The same command again has nothing to do, and says so.
     pretrain.run(command(corpus, tmp_path / "run", resume_from_checkpoint="auto"))
     assert "has all 4 steps: nothing left to train" in capsys.readouterr().out

@@ -7,23 +7,19 @@ import re
 import signal
 import sys
 import traceback
-from argparse import (
-    ArgumentDefaultsHelpFormatter,
-    ArgumentParser,
-    Namespace,
-    RawDescriptionHelpFormatter,
-)
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from .help_page import HelpParser
 from .published_files import refusal
 from .redaction import log_line, without_secrets
 
@@ -34,10 +30,6 @@ logger = logging.get_logger(__name__)
 RECIPES = Path(__file__).parent / "recipes"
 #: Configurations for `accelerate launch`, to copy with `vjepa recipes`.
 LAUNCH_CONFIGS = Path(__file__).parent / "accelerate_configs"
-
-
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    pass
 
 
 def names_given(argv: Sequence[str]) -> set[str]:
@@ -112,6 +104,7 @@ def parse_with_recipe(
     *,
     description: str | None,
     recipe_help: str = "recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments",
+    dry_run_help: str | None = None,
     default_recipe: Callable[[set[str]], str | None] = lambda given: None,
     overridden: Callable[[set[str]], set[str]] = lambda given: set(),
     **defaults: Any,
@@ -124,6 +117,7 @@ def parse_with_recipe(
         dataclasses: what to fill in; each is a group of `--help`.
         description: first lines of `--help`.
         recipe_help: help of `--config`.
+        dry_run_help: help of `--dry_run`, which the command finds in [`names_given`]; `None`: it takes none.
         default_recipe: the recipe where no `--config` is given, from the names that are.
         overridden: names that the recipe must not set, from the names on the command line.
         defaults: defaults that depend on the machine.
@@ -135,10 +129,10 @@ def parse_with_recipe(
         ValueError: see [`read_recipe`], or a value out of range.
         SystemExit: a value that is none of its argument's, after a line that says so.
     """
-    parser = HfArgumentParser(
-        tuple(dataclasses), description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", help=recipe_help)
+    parser = HelpParser(dataclasses, description=description)
+    parser.general.add_argument("--config", metavar="RECIPE", help=recipe_help)
+    if dry_run_help:
+        parser.general.add_argument("--dry_run", action="store_true", help=dry_run_help)
     config = ArgumentParser(add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     recipe: Namespace = config.parse_known_args(argv)[0]
@@ -153,8 +147,19 @@ def parse_with_recipe(
         parser.set_defaults(**values)  # for --help, and for what is set to nothing
         # Ends with an argument of one value, so that no list takes in what follows.
         argv = [*_as_arguments(values, path), f"--config={path}", *argv]
-    *parsed, _ = parser.parse_args_into_dataclasses(list(argv))
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
+    if unknown:
+        options = [
+            option for option in parser._option_string_actions if option.startswith("--") and "-" not in option[2:]
+        ]
+        raise ValueError(_unknown_argument(unknown[0], options))
     return tuple(parsed)
+
+
+def _unknown_argument(given: str, options: Sequence[str]) -> str:
+    close = get_close_matches(given.partition("=")[0].replace("-", "_").replace("__", "--", 1), options, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "--help lists them"
+    return f"{given} is no argument: {remedy}"
 
 
 def check_processes(world_size: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -139,6 +140,17 @@ def load_classifier(
     return model.eval(), load_processor(name, model.config)
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Loads without the table of missing and new weights that `from_pretrained` logs."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: Any) -> Model:
     """
     A model of which a checkpoint holds every weight.
@@ -154,7 +166,8 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
         OSError: nothing is there.
     """
     try:
-        model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
+        with without_load_report():  # what is missing is said below, in a line
+            model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
     if missing := sorted(info["missing_keys"]):
@@ -394,4 +407,5 @@ __all__ = [
     "predict",
     "read_predictions",
     "resolve_protocol",
+    "without_load_report",
 ]

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
 from transformers.utils import logging
 
@@ -35,6 +35,7 @@ from .checkpoints import (
 from .clip_loader import ClipLoader
 from .sharding import ShardingTrainer
 from .streaming import StreamPosition, record_cursors
+from .training_progress import TrainingProgress
 from .video_processing_vjepa import normalize_clips
 
 # What ends training with a checkpoint. Schedulers announce the end of a job by SIGUSR1 where they are asked to; not
@@ -113,6 +114,9 @@ class StreamTrainer(ShardingTrainer):
         # Streams go to their place by themselves; in a data set with a length the sampler is wound forward.
         args.ignore_data_skip = not has_length(kwargs.get("train_dataset"))
         super().__init__(**kwargs)
+        for callback in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):  # one of them is there
+            self.remove_callback(callback)
+        self.add_callback(TrainingProgress())
         # The loss is a mean over the batch: the Trainer divides it by the accumulated batches.
         self.model_accepts_loss_kwargs = False
         self._is_seekable = position is not None
@@ -259,20 +263,26 @@ class StreamTrainer(ShardingTrainer):
                 batches=self.position.start_batch + batches,
                 clips=self.position.start_clip + batches * self._clips_per_batch,
             )
-        has_bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # one for every checkpoint would tear that of training apart
         self._is_saving = True
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self._is_saving = False
-            if has_bars:
-                logging.enable_progress_bar()
         best = self.state.best_model_checkpoint
         if best is not None and Path(best) == unfinished:
             self.state.best_model_checkpoint = str(unfinished.parents[1] / unfinished.name)
             if self.args.should_save:
                 self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model as [`~transformers.Trainer.save_model`] does, without a bar that tears that of training."""
+        has_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            super().save_model(output_dir, _internal_call=_internal_call)
+        finally:
+            if has_bars:
+                logging.enable_progress_bar()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._is_saving:  # before the checkpoint has its name its files cannot be read at leisure

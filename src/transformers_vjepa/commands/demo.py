@@ -59,6 +59,8 @@ def main() -> None:
     if "dataset" in names_given(sys.argv):
         sys.exit("error: the demo reads motion and appearance off its own corpus: use vjepa pretrain for --dataset")
     trainer = pretrain.run(argv)
+    if trainer is None:  # a dry run
+        return
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
     model, data, training = pretrain.parse_arguments(argv)

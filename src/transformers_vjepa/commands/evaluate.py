@@ -23,9 +23,11 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedConfig
 
+from .. import VJEPAForVideoClassification
 from ..clip_reading import TooManyBrokenVideosError
-from ..command_line import MISTAKES, parse_with_recipe, user_errors
+from ..command_line import MISTAKES, names_given, parse_with_recipe, user_errors
 from ..corpora import Corpus
+from ..dry_run import classifier_rows, corpus_rows, table
 from ..evaluation import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -41,6 +43,7 @@ from ..evaluation import (
 from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..metrics import check_scikit_learn
 from ..prediction_report import EmptyReportError, describe_results, write_report
+from ..redaction import log_line
 from ..shards import ShardError, ShardFolder
 
 
@@ -86,7 +89,12 @@ Arguments = tuple[EvaluationArguments, CorpusArguments, ProtocolArguments]
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Command line over recipe over defaults."""
-    return parse_with_recipe(argv, (EvaluationArguments, CorpusArguments, ProtocolArguments), description=__doc__)
+    return parse_with_recipe(
+        argv,
+        (EvaluationArguments, CorpusArguments, ProtocolArguments),
+        description=__doc__,
+        dry_run_help="Say what would be done: model, protocol, data, first videos; then exit.",
+    )
 
 
 def details(
@@ -126,8 +134,20 @@ def report(
     )
 
 
+def describe(
+    model: VJEPAForVideoClassification, corpus: Corpus, protocol: EvaluationProtocol, dataset: str, output_dir: str
+) -> str:
+    """What would be done (`--dry_run`)."""
+    clips = protocol.num_segments * protocol.num_views
+    seen = f"{protocol.num_segments} segments x {protocol.num_views} views of each video, {clips} clips"
+    rows = classifier_rows(model, batch_size=1, finetune=False, bf16=False)
+    rate = f"every {protocol.frame_step} frames" if protocol.frame_step else f"{protocol.target_fps:g} frames a second"
+    rows += [("protocol", f"{seen}; {rate}, {protocol.spacing}")]
+    return table([*rows, *corpus_rows({log_line(dataset): corpus}), ("output", output_dir)])
+
+
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
-    """One evaluation from its command line; the results on the main process, `None` on the others."""
+    """One evaluation from its command line; the results on the main process, `None` on the others and of a dry run."""
     with user_errors(*MISTAKES, ImportError):
         check_scikit_learn()  # not after hours of computing
         arguments, data, choices = parse_arguments(argv)
@@ -138,6 +158,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         protocol = resolve_protocol(choices.protocol, processor=processor, **changes)
         protocol.sampling(model.config)  # refuses what does not fit before anything is computed
         align_labels(corpus, model.config, by=arguments.label_matching)
+        if "dry_run" in names_given(argv):
+            print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
+            return None
     with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):
         shards = predict(
             model.to(state.device),

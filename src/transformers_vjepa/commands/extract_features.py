@@ -22,10 +22,13 @@ from accelerate import PartialState
 
 from .. import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from ..clip_reading import TooManyBrokenVideosError
-from ..command_line import parse_with_recipe, user_errors
+from ..command_line import names_given, parse_with_recipe, user_errors
+from ..corpora import Corpus
+from ..dry_run import Row, clip_text, corpus_rows, parameters_text, table
 from ..evaluation import load_processor, load_whole
 from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..features import FeatureError, summarise_features, write_features
+from ..redaction import log_line
 from ..shards import ShardError
 
 
@@ -92,7 +95,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--dataset")
-    return parse_with_recipe(argv, (FeatureArguments, CorpusArguments, SamplingArguments), description=__doc__)
+    return parse_with_recipe(
+        argv,
+        (FeatureArguments, CorpusArguments, SamplingArguments),
+        description=__doc__,
+        dry_run_help="Say what would be done: model, size on disk, data, first videos; then exit.",
+    )
 
 
 def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
@@ -116,8 +124,21 @@ def clip_sampling(choices: SamplingArguments, config: VJEPAConfig, processor: VJ
     )
 
 
+def describe(
+    model: VJEPAModel, corpus: Corpus, dataset: str, arguments: FeatureArguments, choices: SamplingArguments
+) -> str:
+    """What would be done (`--dry_run`)."""
+    config = model.config
+    vectors = {"tokens": config.num_patches, "mean": 1, "time_means": config.grid_size[0]}[arguments.kind]
+    vectors *= choices.num_views * (1 if arguments.kind == "mean" else choices.num_segments)
+    text = f"{vectors:,} vectors of {config.hidden_size} for each video ({arguments.kind}), as {arguments.format}"
+    rows: list[Row] = [("model", parameters_text({"encoder": model.encoder})), ("clip", clip_text(config))]
+    rows += [("features", text), *corpus_rows({log_line(dataset): corpus}), ("output", arguments.output_dir)]
+    return table(rows)
+
+
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
-    """One pass from its command line; the summary on the main process, `None` on the others."""
+    """One pass from its command line; the summary on the main process, `None` on the others and of a dry run."""
     with user_errors():
         arguments, data, choices = parse_arguments(argv)
         state = start_processes(use_cpu=data.use_cpu)
@@ -126,6 +147,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         processor = load_processor(arguments.model, model.config)
         sampling = clip_sampling(choices, model.config, processor)
         dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
+        if "dry_run" in names_given(argv):
+            print(describe(model, corpus, data.dataset, arguments, choices))
+            return None
     with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):
         write_features(
             model.to(state.device),

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,14 +43,17 @@ from ..checkpoints import (
 )
 from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
-from ..command_line import check_processes, parse_with_recipe, user_errors
+from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
+from ..corpora import SequentialCorpus, open_corpus
+from ..dry_run import corpus_text, pretraining_sizes, pretraining_steps, table
 from ..masking import get_mask_strategy
 from ..pixel_prediction import VJEPAForPixelPrediction
-from ..redaction import without_secrets
+from ..redaction import log_line, without_secrets
 from ..streaming import StreamError, parse_sources
 from ..synthetic import build_corpus
 from ..trainer import CollapseError, DivergedError, UnevenStreamError
 from ..training_pictures import TrainingPictures
+from ..training_progress import duration_text
 
 
 @dataclass
@@ -177,6 +181,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
         "tiny_cpu where neither this nor --dataset, --preset or --init_from is given",
         default_recipe=_default_recipe,
         overridden=_overridden,
+        dry_run_help="Say what would be done: sizes, memory, steps, data, first clips; then exit.",
         use_cpu=not torch.accelerator.is_available(),
     )
 
@@ -309,13 +314,45 @@ def report(trainer: VJEPATrainer) -> None:
     """Says what happened and how to go on."""
     output_dir, state = Path(trainer.args.output_dir), trainer.state
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    change = f", loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
-    print(f"\n{state.global_step} of {state.max_steps} steps{change}")
+    change = f"; loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
+    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    took = f" in {duration_text(runtimes[-1])}" if runtimes else ""
+    print(f"\n{state.global_step:,} of {state.max_steps:,} steps{took}{change}")
     if trainer.stop_signal:
         print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
     else:
         print(f"model:    {output_dir}   (AutoModel.from_pretrained loads the target encoder)")
         print(f"pictures: {output_dir / 'pictures'}")
+
+
+def describe(argv: list[str]) -> str:
+    """What a command line would do (`--dry_run`): nothing is trained, and nothing written but the picture of masks."""
+    model, data, training = parse_arguments(argv)
+    check_processes(training.world_size)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    place_synthetic_corpus(data, training)
+    config = build_config(model)
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    sources = parse_sources(data.dataset)
+    corpora = [open_corpus(item.source, split=data.split, video_column=data.video_column) for item in sources]
+    indexed = all(not isinstance(corpus, SequentialCorpus) for corpus in corpora)
+    num_videos = sum(map(len, corpora)) if indexed else None
+    stream = build_stream(data, config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
+    clips = list(islice(stream, 3))
+    weights = [f" (weight {item.weight:g})" if item.weight is not None else "" for item in sources]
+    found = [
+        f"{log_line(str(item.source))}: {corpus_text(corpus)}{weight}"
+        for item, corpus, weight in zip(sources, corpora, weights, strict=True)
+    ]
+    return table(
+        [
+            *pretraining_sizes(_MODELS[model.prediction_target], config, training, example=clips[0]),
+            *pretraining_steps(training, num_videos=num_videos),
+            ("data", found),
+            ("first clips", [log_line(clip["path"]) for clip in clips]),
+            ("output", f"{training.output_dir}" + (f", going on from {checkpoint}" if checkpoint else "")),
+        ]
+    )
 
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
@@ -355,8 +392,12 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
             trainer.save_state()
 
 
-def run(argv: list[str]) -> VJEPATrainer:
-    """One pretraining run from its command line; what the user can mend ends it with one line."""
+def run(argv: list[str]) -> VJEPATrainer | None:
+    """One pretraining run from its command line, `None` of a dry one; what the user can mend ends it with one line."""
+    if "dry_run" in names_given(argv):
+        with user_errors(*MISTAKES, *_FAULTS):
+            print(describe(argv))
+        return None
     with user_errors():
         trainer, checkpoint = build(argv)
     with user_errors(*_FAULTS):
@@ -368,5 +409,5 @@ def run(argv: list[str]) -> VJEPATrainer:
 
 def main() -> None:
     trainer = run(sys.argv[1:])
-    if trainer.stop_signal:
+    if trainer and trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)  # the shell's convention for an end by signal

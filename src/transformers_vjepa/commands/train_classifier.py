@@ -28,7 +28,6 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.utils.data import Dataset
 from transformers import set_seed
-from transformers.utils import logging
 
 from .. import (
     PRESETS,
@@ -51,6 +50,8 @@ from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from ..corpora import IndexedCorpus
+from ..dry_run import bytes_text, classifier_rows, corpus_rows, table
+from ..evaluation import without_load_report
 from ..evaluation_clips import EvaluationClips
 from ..features import FeatureStore, write_features
 from ..label_sets import read_class_names
@@ -184,6 +185,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         default_recipe=lambda given: None if given & {"model", "dataset"} else "probe_tiny",
         overridden=lambda given: _SPACINGS if given & _SPACINGS else set(),
         use_cpu=not torch.accelerator.is_available(),
+        dry_run_help="Say what would be done: sizes, memory, splits, steps, first videos; then exit.",
     )
     mode = parsed[0].mode
     if idle := sorted(names_given(argv) & (_IDLE[mode] | _LAID_OUT)):
@@ -361,8 +363,8 @@ def load_config(arguments: ModelArguments) -> VJEPAConfig:
         ) from error
 
 
-def build_model(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAForVideoClassification:
-    """A classifier with the encoder of `--model`, or an untrained one, and a new pooler and head."""
+def classifier_config(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAConfig:
+    """That of the encoder, with pooler, classes and the fields that are given."""
     fields = {
         "pooling": arguments.pooling,
         "num_pooler_layers": arguments.num_pooler_layers,
@@ -372,7 +374,12 @@ def build_model(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[
         "problem_type": "single_label_classification",
     }
     fields |= {name: getattr(arguments, name) for name in ("crop_size", "frames_per_clip") if getattr(arguments, name)}
-    config = VJEPAConfig(**(config.to_diff_dict() | fields))
+    return VJEPAConfig(**(config.to_diff_dict() | fields))
+
+
+def build_model(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAForVideoClassification:
+    """A classifier with the encoder of `--model`, or an untrained one, and a new pooler and head."""
+    config = classifier_config(arguments, config, names)
     if arguments.random_encoder:
         return VJEPAForVideoClassification(config)
     return load_encoder(arguments.model, config)
@@ -380,16 +387,13 @@ def build_model(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[
 
 def load_encoder(name: str, config: VJEPAConfig) -> VJEPAForVideoClassification:
     """A classifier with the encoder of a model; its pooler and head, too, if it has them in the same sizes."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that pooler and head are new would be a long warning
     try:
-        model, info = VJEPAForVideoClassification.from_pretrained(
-            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
+        with without_load_report():  # that pooler and head are new would be a long warning
+            model, info = VJEPAForVideoClassification.from_pretrained(
+                name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
-    finally:
-        logging.set_verbosity(verbosity)
     if lost := sorted(key for key in info["missing_keys"] if key.startswith("vjepa.")):
         raise ValueError(f"{name} has no weights for {lost[0]} ({len(lost)} missing): it holds no V-JEPA encoder")
     return model
@@ -462,8 +466,44 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
     return trainer, {"model": model, "corpora": corpora, "datasets": evaluated, "run": run}, checkpoint
 
 
-def run(argv: Sequence[str]) -> VJEPAClassificationTrainer:
-    """One training run from its command line; what the user can mend ends it with one line."""
+def describe(argv: Sequence[str]) -> str:
+    """What a command line would do (`--dry_run`): nothing is trained or written."""
+    arguments, data, training = parse_arguments(argv)
+    config = load_config(arguments)
+    synthetic = place_synthetic_corpus(data, training)
+    corpora = open_splits(data)
+    names = class_names(data, corpora["train"], synthetic)
+    with torch.device("meta"):
+        model = VJEPAForVideoClassification(classifier_config(arguments, config, names))
+    epoch = training.lay_out_steps(num_clips=len(corpora["train"]), has_validation="validation" in corpora)
+    finetune = arguments.mode == "finetune"
+    rows = classifier_rows(
+        model, batch_size=training.per_device_train_batch_size, finetune=finetune, bf16=training.bf16
+    )
+    clips = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    rows.append(
+        (
+            "steps",
+            f"{training.max_steps:,} of {clips} clips, {epoch:,} an epoch; evaluation every {training.save_steps:,}",
+        )
+    )
+    if not finetune:
+        rates, decays = (" ".join(map(str, values)) for values in (training.learning_rates, training.weight_decays))
+        rows.append(("probes", f"learning rates {rates}, each with weight decays {decays}"))
+        if not data.augment:
+            tokens = 1 if model.config.pooling == "mean" else model.config.num_patches
+            size = getattr(torch, data.feature_dtype).itemsize * tokens * data.num_segments * model.config.hidden_size
+            total = sum(map(len, corpora.values())) * size * data.num_views
+            rows.append(("features", f"{bytes_text(total)} on disk, in {training.output_dir}/features"))
+    return table([*rows, *corpus_rows(corpora), ("output", str(training.output_dir))])
+
+
+def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
+    """One training run from its command line, `None` of a dry one; what the user can mend ends it with one line."""
+    if "dry_run" in names_given(argv):
+        with user_errors(*MISTAKES, TooManyBrokenVideosError):
+            print(describe(argv))
+        return None
     with user_errors(*MISTAKES, TooManyBrokenVideosError):
         trainer, rest, checkpoint = build(argv)
     with user_errors(
@@ -488,5 +528,5 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer:
 
 def main() -> None:
     trainer = run(sys.argv[1:])
-    if trainer.stop_signal:
+    if trainer and trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)  # the shell's convention for an end by signal

@@ -1,0 +1,79 @@
+"""What is seen of a training while it runs: a bar with clips per second and time left, and a line for each log."""
+
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, TrainerState, TrainingArguments
+
+# What a line shows of a log, by the names that people know; whatever else is logged goes to the trackers, and to
+# trainer_state.json.
+_SHOWN = {
+    "loss": ("loss", "{:.4f}"),
+    "eval_loss": ("validation loss", "{:.4f}"),
+    "eval_accuracy": ("validation accuracy", "{:.1%}"),
+    "learning_rate": ("lr", "{:.2e}"),
+    "ema_momentum": ("momentum", "{:.4f}"),
+    "grad_norm": ("gradient norm", "{:.3g}"),
+    "target_std_over_clips": ("spread of targets", "{:.3f}"),
+    "target_rank_over_clips": ("rank", "{:.1f}"),
+    "clips_per_second": ("clips/s", "{:,.1f}"),
+    "data_wait_share": ("waiting for data", "{:.0%}"),
+}
+
+
+def log_text(logs: dict[str, Any], *, step: int, num_steps: int) -> str:
+    """One line for a log of the Trainer; empty where it has nothing to show."""
+    parts = [f"{name} {form.format(logs[key])}" for key, (name, form) in _SHOWN.items() if key in logs]
+    if logs.get("videos_skipped"):
+        parts.append(f"{logs['videos_skipped']:.0f} videos skipped")
+    return f"step {step:>{len(str(num_steps))}}: {', '.join(parts)}" if parts else ""
+
+
+def duration_text(seconds: float) -> str:
+    """`3725` as `1 h 02 min`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+class TrainingProgress(ProgressCallback):
+    """
+    Instead of the Trainer's bar, which prints all of a log: a bar with clips per second, and a line of a log. Where
+    bars are off (`disable_tqdm`), there are lines only.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+                disable=args.disable_tqdm,
+            )
+        self.current_step = state.global_step
+
+    def on_prediction_step(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
+        if not args.disable_tqdm:
+            super().on_prediction_step(args, *rest, **kwargs)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: Any,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not (state.is_world_process_zero and logs and self.training_bar is not None):
+            return
+        if "clips_per_second" in logs:
+            self.training_bar.set_postfix_str(f"{logs['clips_per_second']:,.1f} clips/s")
+        if line := log_text(logs, step=state.global_step, num_steps=state.max_steps):
+            tqdm.write(line)
+
+
+__all__ = ["TrainingProgress", "duration_text", "log_text"]
