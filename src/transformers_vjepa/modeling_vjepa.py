@@ -486,8 +486,10 @@ def _is_its_weight(layer: nn.Module) -> bool:
     """Whether calling a layer is no more than multiplying with its weight and adding its bias."""
     return (
         type(layer) is nn.Linear
-        and not hasattr(layer, "_hf_hook")  # accelerate brings offloaded weights when the layer is called
-        and not is_traceable_wrapper_subclass(layer.weight)
+        and not is_traceable_wrapper_subclass(layer.weight)  # quantised or sharded
+        # Offloaded or partitioned weights are there only while the layer is called.
+        and not hasattr(layer, "_hf_hook")
+        and layer.weight.shape == (layer.out_features, layer.in_features)
     )
 
 
@@ -764,7 +766,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
 
     def get_vision_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """Encoder tokens of whole clips: (batch, tokens, hidden_size), in the order time, height, width."""
-        return self(pixel_values_videos, skip_predictor=True).last_hidden_state
+        return self(pixel_values_videos, skip_predictor=True, return_dict=True).last_hidden_state
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -1007,7 +1009,7 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         grouping = pixels.shape[:3] if pixels.ndim == 7 else (pixels.shape[0], 1, 1)
         clips = pixels.flatten(0, 2) if pixels.ndim == 7 else pixels
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_is_frozen):
-            output = self.vjepa(clips, **wanted)
+            output = self.vjepa(clips, **wanted, return_dict=True)  # whatever the configuration says
         return output.last_hidden_state.unflatten(0, grouping).flatten(2, 3), output
 
     def classify(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> VJEPAVideoClassifierOutput:
