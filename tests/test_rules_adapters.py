@@ -1,4 +1,4 @@
-"""Layers that are not what they were: adapters (PEFT), quantised weights (torchao), weights that are there only in use."""
+"""Layers that are not what they were: with adapters (PEFT), quantised (torchao), or whole only while they are called."""
 
 import copy
 
