@@ -1,4 +1,4 @@
-"""Layers that are not what they were: with adapters (PEFT), quantised (torchao), or whole only while they are called."""
+"""Layers that are not what they were: with adapters (PEFT), quantised (torchao), or whole only in a call."""
 
 import copy
 

@@ -30,9 +30,9 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         clip = {"pixel_values_videos": clips(1, seed=index)[0]}
-        return clip | (
-            {"context_mask": CONTEXT[0], "target_mask": TARGET[0]} if self.pretraining else {"labels": index % 5}
-        )
+        if self.pretraining:
+            return clip | {"context_mask": CONTEXT[0], "target_mask": TARGET[0]}
+        return clip | {"labels": index % 5}
 
 
 def trainer_of(model: PreTrainedModel, folder: Path, compute_metrics=None, **arguments) -> Trainer:
@@ -161,7 +161,7 @@ def test_batches_generators_and_datasets_give_what_each_gives(folder, frames, ta
         return torch.tensor([[answer["score"] for answer in one] for one in answers])
 
     batched = pipe(inputs, batch_size=2)
-    streamed = list(pipe(iter(inputs), batch_size=3))
+    streamed = list(pipe((one for one in inputs), batch_size=3))
     for answers in (batched, streamed):
         torch.testing.assert_close(numbers(answers), numbers(expected), atol=1e-4, rtol=0)
 
@@ -183,11 +183,7 @@ def test_pipelines_in_half_precision(folder, frames, task, dtype):
 def test_a_saved_pipeline_answers_alike(folder, frames, task, tmp_path):
     pipe, one = pipeline(task, str(folder), device="cpu"), inputs_for(task, frames)[0]
     pipe.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    }
+    assert (tmp_path / "preprocessor_config.json").is_file()
     assert pipeline(task, str(tmp_path), device="cpu")(one) == pipe(one)
 
 
