@@ -206,7 +206,8 @@ def test_what_belongs_together_stays_on_one_device(cls):
     model = tiny_model(cls)
     size = sum(value.numel() * value.element_size() for value in model.parameters())
     whole = [name for name, part in model.named_modules() if type(part).__name__ in model._no_split_modules]
-    assert len(whole) >= 3
+    # The predictor adds mask tokens of its own to what its embeddings give.
+    assert len(whole) >= 3 and (cls is VJEPAForVideoClassification or any(n.endswith("predictor") for n in whole))
     for share in (0.2, 0.35, 0.5, 0.65, 0.8):
         devices = infer_auto_device_map(
             model,
