@@ -130,6 +130,16 @@ class VJEPAConfig(PreTrainedConfig):
     """
 
     model_type = "vjepa"
+    # What `Trainer` leaves out of its predictions: metrics get the logits alone, and no tokens are gathered.
+    keys_to_ignore_at_inference = [
+        "view_logits",
+        "hidden_states",
+        "attentions",
+        "prediction_loss",
+        "variance_loss",
+        "context_hidden_states",
+        "target_hidden_state",
+    ]
 
     patch_size: int = 16
     crop_size: int = 224

@@ -8,9 +8,11 @@ travel to the Hub as remote code.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -44,8 +46,14 @@ class VJEPAModelOutput(ModelOutput):
     predictor_output: BaseModelOutput | tuple[BaseModelOutput, ...] | None = None
 
     def to_tuple(self) -> tuple:
-        values = super().to_tuple()
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in values)
+        return tuple(_without_names(value) for value in super().to_tuple())
+
+
+def _without_names(value: Any) -> Any:
+    """Tuples in place of the outputs that stand in an output, at any depth."""
+    if isinstance(value, ModelOutput):
+        value = value.to_tuple()
+    return tuple(_without_names(item) for item in value) if isinstance(value, tuple) else value
 
 
 @dataclass
@@ -64,6 +72,9 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         context_hidden_states (`list[torch.Tensor]`): context encoder tokens, one per context mask.
         target_hidden_state (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): tokens of the
             target encoder after its final norm, before the normalisation over features.
+        hidden_states (`tuple[tuple[torch.Tensor]]`, *optional*): of the context encoder, for each context mask: the
+            embeddings, then the output of every block.
+        attentions (`tuple[tuple[torch.Tensor]]`, *optional*): of the context encoder, likewise.
     """
 
     loss: torch.Tensor | None = None
@@ -73,6 +84,8 @@ class VJEPAForPreTrainingOutput(ModelOutput):
     targets: list[torch.Tensor] | None = None
     context_hidden_states: list[torch.Tensor] | None = None
     target_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[tuple[torch.Tensor, ...], ...] | None = None
+    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 @dataclass
@@ -130,6 +143,12 @@ def sincos_positions(
     return torch.cat(parts, dim=1)[:, :width].float().contiguous()
 
 
+def _floats_of(layer: nn.Linear, otherwise: torch.dtype) -> torch.dtype:
+    """The dtype a layer computes in; `otherwise` where its weight is quantised to integers."""
+    dtype = layer.weight.dtype
+    return dtype if dtype.is_floating_point else otherwise
+
+
 class VJEPAPositions(nn.Module):
     """Fixed 3-D sine-cosine position table; interpolated for grids of another size."""
 
@@ -184,7 +203,7 @@ class VJEPAEmbeddings(nn.Module):
         clips = clips.reshape(batch, time, tubelet, channels, rows, patch, columns, patch)
         clips = clips.permute(0, 1, 4, 6, 3, 2, 5, 7)
         patches = clips.reshape(batch, time * rows * columns, channels * tubelet * patch * patch)
-        return patches.to(self.patch_embeddings.weight.dtype), grid_size
+        return patches.to(_floats_of(self.patch_embeddings, patches.dtype)), grid_size
 
     def _check_clips(self, clips: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -220,7 +239,8 @@ class VJEPAEmbeddings(nn.Module):
         if mask is not None:
             patches = gather_tokens(patches, mask)
         # The table takes the weights' dtype, not the activations': under autocast the residual stream stays float32.
-        positions = self.position_embeddings(grid_size, mask, self.patch_embeddings.weight.dtype)
+        dtype = _floats_of(self.patch_embeddings, patches.dtype)
+        positions = self.position_embeddings(grid_size, mask, dtype)
         return self.patch_embeddings(patches) + positions
 
 
@@ -441,7 +461,7 @@ class VJEPAPredictor(nn.Module):
             target_mask (`torch.Tensor` of shape `(batch, target tokens)`): indices of the tokens to predict.
             mask_index (`int`): which mask generator made the masks; selects the mask token.
         """
-        dtype = self.predictor_embeddings.weight.dtype
+        dtype = _floats_of(self.predictor_embeddings, context_hidden_state.dtype)
         context = self.predictor_embeddings(context_hidden_state)
         context = context + self.position_embeddings(grid_size, context_mask, dtype)
         mask_token = self.mask_tokens[mask_index % self.config.pred_num_mask_tokens]
@@ -462,6 +482,17 @@ class VJEPAPredictor(nn.Module):
 _POOLER_MLP_RATIO = 4.0
 
 
+def _is_its_weight(layer: nn.Module) -> bool:
+    """Whether calling a layer is no more than multiplying with its weight and adding its bias."""
+    return (
+        type(layer) is nn.Linear
+        and not is_traceable_wrapper_subclass(layer.weight)  # quantised or sharded
+        # Offloaded or partitioned weights are there only while the layer is called.
+        and not hasattr(layer, "_hf_hook")
+        and layer.weight.shape == (layer.out_features, layer.in_features)
+    )
+
+
 class VJEPAPoolerCrossAttention(nn.Module):
     """
     Attention of one learned query to the tokens; no projection follows the heads.
@@ -469,6 +500,9 @@ class VJEPAPoolerCrossAttention(nn.Module):
     A single query needs no keys and values of the tokens: `q . (K x) = (K' q) . x`, and the weighted sum of
     values is the value of the weighted sum. That is the same map, computed `hidden_size / heads` times cheaper
     and without two more copies of all tokens.
+
+    `K' q` reads the weight of the layer itself. Where that is not what the layer does (an adapter, quantised or
+    offloaded weights) the layer is called on the tokens instead.
     """
 
     def __init__(self, config: VJEPAConfig):
@@ -483,14 +517,21 @@ class VJEPAPoolerCrossAttention(nn.Module):
         """`query` (1, 1, width), `tokens` (batch, tokens, width): (batch, 1, width)."""
         by_head = (self.num_heads, self.head_size)
         query = self.q_proj(query).view(by_head) * self.head_size**-0.5
-        directions = torch.einsum("hs,hsd->hd", query, self.k_proj.weight.unflatten(0, by_head))
-        # The key bias moves all scores of a head alike; it stays in the graph so that every parameter has a gradient.
-        offsets = (query * self.k_proj.bias.view(by_head)).sum(dim=1)
-        scores = nn.functional.linear(tokens, directions, offsets).transpose(1, 2)
+        if _is_its_weight(self.k_proj):
+            directions = torch.einsum("hs,hsd->hd", query, self.k_proj.weight.unflatten(0, by_head))
+            # The key bias moves all scores of a head alike; it stays in the graph so that it has a gradient too.
+            offsets = (query * self.k_proj.bias.view(by_head)).sum(dim=1)
+            scores = nn.functional.linear(tokens, directions, offsets).transpose(1, 2)
+        else:
+            scores = torch.einsum("hs,bnhs->bhn", query, self.k_proj(tokens).unflatten(2, by_head))
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(tokens.dtype)
         summaries = torch.matmul(weights, tokens)
-        values = torch.einsum("bhd,hsd->bhs", summaries, self.v_proj.weight.unflatten(0, by_head))
-        return (values.flatten(1) + self.v_proj.bias).unsqueeze(1)
+        if _is_its_weight(self.v_proj):
+            values = torch.einsum("bhd,hsd->bhs", summaries, self.v_proj.weight.unflatten(0, by_head))
+            return (values.flatten(1) + self.v_proj.bias).unsqueeze(1)
+        # Every head of every summary; those of the head's own summary are kept.
+        values = self.v_proj(summaries).unflatten(2, by_head).diagonal(dim1=1, dim2=2)
+        return values.transpose(1, 2).flatten(1).unsqueeze(1)
 
 
 class VJEPAPoolerCrossAttentionLayer(nn.Module):
@@ -558,7 +599,7 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VJEPALayer", "VJEPAEmbeddings", "VJEPAPoolerCrossAttentionLayer"]
+    _no_split_modules = ["VJEPALayer", "VJEPAEmbeddings", "VJEPAPredictor", "VJEPAPoolerCrossAttentionLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     # A pretraining checkpoint also holds the context encoder, which only pretraining needs.
@@ -725,7 +766,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
 
     def get_vision_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """Encoder tokens of whole clips: (batch, tokens, hidden_size), in the order time, height, width."""
-        return self(pixel_values_videos, skip_predictor=True).last_hidden_state
+        return self(pixel_values_videos, skip_predictor=True, return_dict=True).last_hidden_state
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -735,31 +776,39 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     predictor. The weights load into [`VJEPAModel`] as they are.
     """
 
-    # A checkpoint of the base model has no context encoder: `from_pretrained` copies the target encoder.
-    _keys_to_ignore_on_load_missing = [r"^context_encoder\."]
-    _lacks_context_encoder = False
-
     def __init__(self, config: VJEPAConfig):
         super().__init__(config)
         self.vjepa = VJEPAModel(config)
         self.context_encoder = VJEPAEncoder(config)
         self.vjepa.encoder.requires_grad_(False)
         self.post_init()
-        self.update_target(momentum=0.0)
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model.vjepa.encoder.requires_grad_(False)  # loading makes every parameter trainable
-        if model._lacks_context_encoder:
-            model.context_encoder.load_state_dict(model.vjepa.encoder.state_dict())
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
-        # The only place that sees the missing keys before those to ignore are taken off.
+        # A checkpoint of the base model has no context encoder. One that lacks only a part of it is damaged.
         context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
-        self._lacks_context_encoder = context <= set(loading_info.missing_keys)
+        if context <= set(loading_info.missing_keys):
+            loading_info.missing_keys = set(loading_info.missing_keys) - context
         super()._adjust_missing_and_unexpected_keys(loading_info)
+
+    def initialize_weights(self) -> None:
+        """
+        As the base class, and then the encoders made equal: whatever of one a checkpoint did not hold comes from the
+        other; in a new model, the target encoder is the copy. What was loaded stays as it is.
+        """
+        was_initialized = getattr(self, "_is_hf_initialized", False)
+        super().initialize_weights()
+        if was_initialized:
+            return
+        context = dict(self.context_encoder.named_parameters())
+        for name, target in self.vjepa.encoder.named_parameters():
+            pair = (context[name], target) if getattr(target, "_is_hf_initialized", False) else (target, context[name])
+            init.copy_(*pair)
 
     def train(self, mode: bool = True) -> "VJEPAForPreTraining":
         """Training mode for all but the target encoder, whose features must not be noisy."""
@@ -836,6 +885,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         target_mask: Masks,
         loss_exponent: float = 1.0,
         variance_weight: float = 0.0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> VJEPAForPreTrainingOutput:
         """
         Args:
@@ -845,10 +896,13 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
                 one tensor per mask generator; one context mask may serve several target masks (I-JEPA).
             loss_exponent (`float`): p of the loss |prediction - target|^p / p; 1 in all released models.
             variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block of the
+                context encoder; attentions need `attn_implementation="eager"`.
 
         Returns:
             [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`.
         """
+        kept = self._resolve_outputs(output_hidden_states, output_attentions)
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
         contexts = _check_masks("context_mask", context_mask, patches.shape[0])
         targets = _check_masks("target_mask", target_mask, patches.shape[0])
@@ -856,8 +910,10 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         with torch.no_grad():
             target_hidden_state = self.vjepa.encoder(patches, grid_size).last_hidden_state
             normalised = nn.functional.layer_norm(target_hidden_state, target_hidden_state.shape[-1:])
-            wanted = [gather_tokens(normalised, mask) for mask in targets]
-        encoded = [self.context_encoder(patches, grid_size, mask).last_hidden_state for mask in contexts]
+            # The parts of a model on several devices: masks lie on that of the pixels, predictions on the predictor's.
+            wanted = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
+        outputs = [self.context_encoder(patches, grid_size, mask, **kept) for mask in contexts]
+        encoded = [output.last_hidden_state for output in outputs]
         pairs = zip(_pair_masks(encoded, targets), _pair_masks(contexts, targets), targets, strict=True)
         predictions = [
             self.vjepa.predictor(context, context_ids, target_ids, grid_size, index).last_hidden_state
@@ -865,7 +921,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         ]
 
         loss = prediction_loss = sum(
-            prediction_error(prediction, target, exponent=loss_exponent).mean()
+            prediction_error(prediction, target.to(prediction.device), exponent=loss_exponent).mean()
             for prediction, target in zip(predictions, wanted, strict=True)
         ) / len(wanted)
         variance_loss = None
@@ -880,6 +936,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             targets=wanted,
             context_hidden_states=encoded,
             target_hidden_state=target_hidden_state,
+            hidden_states=tuple(output.hidden_states for output in outputs) if kept["output_hidden_states"] else None,
+            attentions=tuple(output.attentions for output in outputs) if kept["output_attentions"] else None,
         )
 
 
@@ -951,7 +1009,7 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         grouping = pixels.shape[:3] if pixels.ndim == 7 else (pixels.shape[0], 1, 1)
         clips = pixels.flatten(0, 2) if pixels.ndim == 7 else pixels
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_is_frozen):
-            output = self.vjepa(clips, **wanted)
+            output = self.vjepa(clips, **wanted, return_dict=True)  # whatever the configuration says
         return output.last_hidden_state.unflatten(0, grouping).flatten(2, 3), output
 
     def classify(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> VJEPAVideoClassifierOutput:
