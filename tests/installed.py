@@ -31,9 +31,7 @@ def main() -> None:
         sys.exit(f"error: {package} is the source, not an installed wheel")
     vjepa = Path(sys.executable).with_name("vjepa")
     with tempfile.TemporaryDirectory() as folder:
-        build_corpus(
-            Path(folder) / "corpus", config=CorpusConfig(num_train=4, num_test=1, size=32), num_processes=1
-        )
+        build_corpus(Path(folder) / "corpus", config=CorpusConfig(num_train=4, num_test=1, size=32), num_processes=1)
         for command in COMMANDS:
             print(f"$ vjepa {command}", flush=True)
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

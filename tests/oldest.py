@@ -11,28 +11,26 @@ from packaging.requirements import Requirement
 SETUP = Path(__file__).resolve().parents[1] / "setup.cfg"
 
 
-def requirements(setup: Path = SETUP) -> list[Requirement]:
-    """All that the package and its extras require."""
+def oldest(setup: Path = SETUP) -> dict[str, str]:
+    """
+    The lower bound of each requirement of the package and its extras, by name.
+
+    Raises:
+        ValueError: a requirement has no bound, two places give different ones, or one is not of the form `>= version`.
+    """
     config = ConfigParser()
     config.read_string(setup.read_text(encoding="utf-8"))
     texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
-    return [Requirement(line) for text in texts for line in text.splitlines() if line.strip()]
-
-
-def oldest(setup: Path = SETUP) -> dict[str, str]:
-    """
-    The lower bound of each requirement that has one, by name.
-
-    Raises:
-        ValueError: two places give one package different bounds, or a bound is not of the form `>= version`.
-    """
     bounds: dict[str, str] = {}
-    for requirement in requirements(setup):
-        for specifier in requirement.specifier:
-            if specifier.operator != ">=":
+    for requirement in [Requirement(line) for text in texts for line in text.splitlines() if line.strip()]:
+        name = requirement.name
+        if not requirement.specifier:
+            raise ValueError(f"{requirement} has no lower bound: {name} >= the oldest version that is tested")
+        for bound in requirement.specifier:
+            if bound.operator != ">=":
                 raise ValueError(f"{requirement} has a bound other than >=")
-            if bounds.setdefault(requirement.name, specifier.version) != specifier.version:
-                raise ValueError(f"{requirement.name} has two lower bounds: {bounds[requirement.name]} and {specifier.version}")
+            if bounds.setdefault(name, bound.version) != bound.version:
+                raise ValueError(f"{name} has two lower bounds: {bounds[name]} and {bound.version}")
     return bounds
 
 
