@@ -26,6 +26,33 @@ style: $(VENV)/installed-test
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+.PHONY: test-fast build test-oldest test-wheel
+# Environments of their own, made anew each time: the oldest versions that setup.cfg admits, and the wheel alone.
+OLDEST = .venv-oldest
+WHEEL = .venv-wheel
+
+test-fast: $(VENV)/installed-test
+	$(RUN) -m pytest -m "not slow"
+
+build: $(VENV)/installed-test
+	rm -rf dist
+	$(RUN) -m build --outdir dist
+	$(RUN) -m twine check --strict dist/*
+
+# Without torchcodec: each of its releases loads with one release of torch only.
+test-oldest: build
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(RUN) tests/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt "$$(echo dist/*.whl)[test]"
+	$(OLDEST)/bin/python -m pip uninstall --quiet --yes torchcodec
+	$(OLDEST)/bin/python -m pytest -m "not slow"
+
+test-wheel: build
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet dist/*.whl
+	$(WHEEL)/bin/python -m pip check
+	$(WHEEL)/bin/python tests/installed.py
+
 $(VENV)/installed-%: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[$*]'

@@ -234,7 +234,7 @@ def test_checkpointing_compiling_and_half_precision_agree():
     with torch.no_grad():
         difference = half(clips(2).bfloat16()).logits.float() - plain.logits
     assert difference.abs().max() < 0.05
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     model.train()
     assert torch.allclose(model(clips(2), labels=labels).loss, plain.loss, atol=1e-6)
 

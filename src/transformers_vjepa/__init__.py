@@ -1,6 +1,7 @@
 """V-JEPA in the Hugging Face stack. Importing the package registers its classes with the Auto classes."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 from transformers import (
@@ -42,6 +43,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # not looked up on import: a copy of the source may not be installed
+        return version(__name__)
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
