@@ -1,0 +1,91 @@
+"""
+The code of the model that goes along to the Hub, so that `trust_remote_code=True` loads a repository where this package
+is not installed.
+
+Only uploads have it. Folders on this machine stay free of code: here the package is installed, and a checkpoint that
+training goes on from must hold none.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, PushToHubMixin
+
+_MODELING = "modeling_vjepa"
+#: The classes behind the Auto classes, by the file of settings that names them, as `AutoX.register` knows them here.
+AUTO_MAPS: dict[str, dict[str, str]] = {
+    CONFIG_NAME: {
+        "AutoConfig": "configuration_vjepa.VJEPAConfig",
+        "AutoModel": f"{_MODELING}.VJEPAModel",
+        "AutoModelForPreTraining": f"{_MODELING}.VJEPAForPreTraining",
+        "AutoModelForVideoClassification": f"{_MODELING}.VJEPAForVideoClassification",
+        "AutoModelForImageClassification": f"{_MODELING}.VJEPAForVideoClassification",
+    },
+    VIDEO_PROCESSOR_NAME: {"AutoVideoProcessor": "video_processing_vjepa.VJEPAVideoProcessor"},
+    IMAGE_PROCESSOR_NAME: {"AutoImageProcessor": "image_processing_vjepa.VJEPAImageProcessor"},
+}
+
+
+def settings_with_code(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a file of settings, a key of `AUTO_MAPS`, with the names of its classes."""
+    return {**settings, "auto_map": AUTO_MAPS[name]}
+
+
+def code_of(names: set[str]) -> dict[str, Path]:
+    """
+    The files of this package that `trust_remote_code=True` needs, by their name in a repository.
+
+    Args:
+        names: files of settings that the repository has; those in `AUTO_MAPS` count.
+    """
+    modules = {
+        reference.split(".")[0] for name in names & AUTO_MAPS.keys() for reference in AUTO_MAPS[name].values()
+    }
+    files = {}
+    for module in sorted(modules):
+        file = import_module(f".{module}", __package__).__file__
+        files |= {Path(path).name: Path(path) for path in (file, *get_relative_import_files(file))}
+    return files
+
+
+def add_code(folder: str | Path) -> list[Path]:
+    """
+    Adds to a folder what `trust_remote_code=True` needs to load what is in it.
+
+    Returns:
+        The files of code.
+    """
+    folder = Path(folder)
+    names = {name for name in AUTO_MAPS if (folder / name).is_file()}
+    for name in names:
+        settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        text = json.dumps(settings_with_code(name, settings), indent=2, sort_keys=True)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    for name, file in code_of(names).items():
+        (folder / name).write_bytes(file.read_bytes())
+    return [folder / name for name in code_of(names)]
+
+
+def _upload_with_code(self: PushToHubMixin, working_dir: str, *args: Any, **kwargs: Any) -> Any:
+    """What `push_to_hub` of a model, configuration or processor ends in: its files lie in a temporary folder."""
+    from .model_card import replace_placeholder_card  # no need of it to load a model
+
+    add_code(working_dir)
+    replace_placeholder_card(working_dir, repo_id=kwargs.get("repo_id") or args[0])
+    return PushToHubMixin._upload_modified_files(self, working_dir, *args, **kwargs)
+
+
+def ship_code(*classes: type[PushToHubMixin]) -> None:
+    """
+    Has `push_to_hub` of these classes upload their code, and a model card that says what they are. They cannot do so
+    themselves: their files travel to where this one is not.
+    """
+    for each in classes:
+        each._upload_modified_files = _upload_with_code
+
+
+__all__ = ["AUTO_MAPS", "add_code", "code_of", "settings_with_code", "ship_code"]
