@@ -77,7 +77,7 @@ class Repository:
 
 class HubServer(ThreadingHTTPServer):
     """
-    `faults` says how often the connection breaks off in the middle of an LFS upload (`"store"`) or a commit (`"commit"`).
+    `faults` says how often the connection breaks off in the middle of an upload (`"store"`) or a commit (`"commit"`).
     """
 
     daemon_threads = True
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
         method = "GET" if self.command == "HEAD" else self.command
-        for expected, pattern, name in _ROUTES:
+        for expected, pattern, name in _ROUTES:  # noqa: B007
             found = pattern.fullmatch(address.path)
             if found and expected == method:
                 break

@@ -1,6 +1,6 @@
 """
-The code of the model that goes along to the Hub, so that `trust_remote_code=True` loads a repository where this package
-is not installed.
+The code of the model that goes along to the Hub, so that `trust_remote_code=True` loads a repository where this
+package is not installed.
 
 Only uploads have it. Folders on this machine stay free of code: here the package is installed, and a checkpoint that
 training goes on from must hold none.
@@ -42,9 +42,7 @@ def code_of(names: set[str]) -> dict[str, Path]:
     Args:
         names: files of settings that the repository has; those in `AUTO_MAPS` count.
     """
-    modules = {
-        reference.split(".")[0] for name in names & AUTO_MAPS.keys() for reference in AUTO_MAPS[name].values()
-    }
+    modules = {reference.split(".")[0] for name in names & AUTO_MAPS.keys() for reference in AUTO_MAPS[name].values()}
     files = {}
     for module in sorted(modules):
         file = import_module(f".{module}", __package__).__file__
