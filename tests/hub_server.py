@@ -115,6 +115,7 @@ class _Refused(Exception):
 
 _API = r"/api/models/(?P<repo>[^/]+/[^/]+?)"
 _ROUTES = [
+    ("POST", r"/control", "control"),
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", r"/api/validate-yaml", "validate"),
@@ -227,6 +228,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self) -> dict:
         return json.loads(self.body)
 
+    def control(self) -> None:
+        """What no Hub has: sets faults, and tells how many bytes have been uploaded to LFS."""
+        self.server.faults.update(self._json())
+        self._answer(200, {"uploaded_bytes": self.server.uploaded_bytes})
+
     # Accounts, repositories, cards
 
     def whoami(self) -> None:
@@ -327,11 +333,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"Entry not found", headers)
         elif file.is_lfs:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
-            self._answer(302, b"", headers | {"Location": f"{self.server.url}/lfs/{file.sha256}"})
+            # On another host, as at the Hub, so that clients send no tokens there.
+            storage = self.server.url.replace("127.0.0.1", "localhost")
+            self._answer(302, b"", headers | {"Location": f"{storage}/lfs/{file.sha256}"})
         else:
             self._content(file.data, headers | {"ETag": f'"{file.blob_id}"'})
 
     def fetch(self, oid: str) -> None:
+        if "Authorization" in self.headers:
+            raise _Refused(400, "a token at the storage, which needs none")
         self._content(self.server.stored[oid], {"ETag": f'"{oid}"'})
 
     def _content(self, data: bytes, headers: dict[str, str]) -> None:

@@ -78,8 +78,8 @@ class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
     hub_license: str | None = field(
         default=None,
         metadata={
-            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a run "
-            "starts from, where it binds."
+            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
+            "run starts from, where it binds."
         },
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: clips are no columns."})

@@ -147,7 +147,7 @@ class HubTrainer(ShardingTrainer):
             self.finish()
 
     def finish(self) -> None:
-        """Writes the card of the output folder and, with `push_to_hub`, pushes what is in it; failures are warnings."""
+        """Writes the card of the output folder and, with `push_to_hub`, pushes all that is in it; failures warn."""
         self.create_model_card()
         if not (self.args.push_to_hub and self.is_world_process_zero()):
             return

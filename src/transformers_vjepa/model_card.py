@@ -231,7 +231,7 @@ def _license_text(license_: str | None) -> str:
 
 _SUMMARIES = {
     "VJEPAForVideoClassification": "A classifier of video clips on a V-JEPA encoder.",
-    "VJEPAForPixelPrediction": "A video encoder that learnt without labels: it predicted the pixels of masked regions.",
+    "VJEPAForPixelPrediction": "An encoder that learnt from clips without labels: it predicted masked pixels.",
 }
 _PRETRAINED = (
     "A V-JEPA encoder that learnt from clips without labels, by predicting the features of masked regions. "
