@@ -128,11 +128,11 @@ def test_cards_of_objects_say_what_they_are(hub, pushed):
 def test_what_has_not_changed_makes_no_commit(hub, pushed):
     assert pushed["again"] == [pushed["first"]] * 2
     assert pushed["changed"] not in ("", pushed["first"])
-    assert hub.repositories["me/classifier"].history[1:] == ["Upload model", "Upload processor"] * 0 + [
-        "Upload model",
+    assert hub.repositories["me/classifier"].history[1:] == [
+        "Upload VJEPAForVideoClassification",
         "Upload processor",
         "Upload processor",
-        "Upload model",
+        "Upload VJEPAForVideoClassification",
     ]
 
 
@@ -224,13 +224,13 @@ def test_each_strategy_pushes_whole_commits(hub, folder, trained, strategy, pref
     assert repository.history == ["initial commit", *titles, "End of training"]
     files = set(repository.files())
     checkpoints = {file for file in files if "checkpoint" in file}
-    assert files - checkpoints == MODEL | PICTURES
+    assert files - checkpoints == MODEL | (PICTURES if strategy == "checkpoint" else set())
     for prefix in prefixes:
         inside = {file.partition("/")[2] for file in checkpoints if file.startswith(f"{prefix}/")}
         assert inside >= CHECKPOINT and not any(file.endswith((".py", ".bin")) for file in inside)
     assert {file.partition("/")[0] for file in checkpoints} == set(prefixes)
     assert repository.private
-    assert repository.files()["model.safetensors"] == (folder / "straight" / "model.safetensors").read_bytes()
+    assert repository.files()["model.safetensors"] == (folder / "end" / "model.safetensors").read_bytes()
 
 
 def test_the_card_tells_of_the_run(hub, folder, trained):
@@ -243,13 +243,13 @@ def test_the_card_tells_of_the_run(hub, folder, trained):
     first = hub.repositories["me/checkpoint"]
     early = next(tree for oid, tree in first.trees.items() if first.titles[oid].endswith("step 2"))
     assert "2 of 4: training goes on" in early["README.md"].data.decode()
-    for file in (folder / "straight" / "README.md", folder / "probe" / "README.md"):
+    for file in (folder / "checkpoint" / "README.md", folder / "probe" / "README.md"):
         assert file.is_file() and str(folder) not in file.read_text()
 
 
 def test_goes_on_from_the_hub_bit_equal(folder, trained):
     _, printed = trained
-    straight, resumed = folder / "straight", folder / "resumed"
+    straight, resumed = folder / "end", folder / "resumed"
     for name in ("model.safetensors", "checkpoint-4/model.safetensors"):
         ours, theirs = load_file(straight / name), load_file(resumed / name)
         assert ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)
@@ -264,13 +264,13 @@ def test_pushes_that_fail_end_no_training(hub, folder, trained):
     seen, printed = trained
     assert "checkpoint-2 was not pushed to the Hub: the connection to the Hub failed" in printed
     assert f"vjepa publish {folder / 'broken'} me/broken" in printed
-    straight = load_file(folder / "straight" / "model.safetensors")
+    straight = load_file(folder / "end" / "model.safetensors")
     broken = load_file(folder / "broken" / "model.safetensors")
     assert all(value.equal(broken[name]) for name, value in straight.items())
     assert seen["lines"]["publish"].startswith("error: the connection to the Hub failed")
     assert seen["sent again"] == 0  # what was uploaded before stays there
     assert hub.repositories["me/broken"].history == ["initial commit", "Upload with vjepa publish"]
-    assert set(hub.repositories["me/broken"].files("other")) == MODEL | PICTURES
+    assert set(hub.repositories["me/broken"].files("other")) == MODEL
     data, text = card_of(hub.repositories["me/broken"])
     assert data["license"] == "apache-2.0" and "apache-2.0. The code" in text
     assert "nothing is uploaded: --dry_run" in printed
