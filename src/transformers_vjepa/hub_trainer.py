@@ -131,9 +131,9 @@ class HubTrainer(ShardingTrainer):
             if not job.done():
                 self._pushes.append((folder, job))
             elif (error := job.exception()) is not None:
-                if not isinstance(error, HubError):
-                    raise error
-                logger.warning(f"{folder.name} was not pushed to the Hub: {error}. Training goes on without it")
+                # Whatever it was: no push ends a training.
+                reason = error if isinstance(error, HubError) else repr(error)
+                logger.warning(f"{folder.name} was not pushed to the Hub: {reason}. Training goes on without it")
 
     # What is pushed in the end
 

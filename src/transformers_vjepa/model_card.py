@@ -340,9 +340,9 @@ def write_card(card: ModelCard, folder: str | Path) -> None:
 def replace_placeholder_card(folder: str | Path, *, repo_id: str) -> None:
     """Puts a card of ours where `push_to_hub` has made up one of gaps; a card that somebody wrote stays."""
     file = Path(folder) / CARD_NAME
-    if not file.is_file() or _PLACEHOLDER in file.read_text(encoding="utf-8"):
-        tags = (ModelCard.load(file).data.tags or []) if file.is_file() else []
-        file.unlink(missing_ok=True)
+    if file.is_file() and _PLACEHOLDER in file.read_text(encoding="utf-8"):
+        tags = ModelCard.load(file).data.tags or []
+        file.unlink()
         card = card_of_folder(folder, model_id=repo_id)
         card.data.tags = [*card.data.tags, *(tag for tag in tags if tag not in card.data.tags)]
         write_card(card, folder)

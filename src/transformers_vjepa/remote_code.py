@@ -7,7 +7,10 @@ training goes on from must hold none.
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,13 +71,28 @@ def add_code(folder: str | Path) -> list[Path]:
     return [folder / name for name in code_of(names)]
 
 
-def _upload_with_code(self: PushToHubMixin, working_dir: str, *args: Any, **kwargs: Any) -> Any:
-    """What `push_to_hub` of a model, configuration or processor ends in: its files lie in a temporary folder."""
+def _upload_with_code(
+    self: PushToHubMixin, working_dir: str, repo_id: str, files_timestamps: Mapping[str, float], **kwargs: Any
+) -> Any:
+    """What `push_to_hub` of a model, configuration or processor ends in, and `save_pretrained(push_to_hub=True)`."""
     from .model_card import replace_placeholder_card  # no need of it to load a model
 
-    add_code(working_dir)
-    replace_placeholder_card(working_dir, repo_id=kwargs.get("repo_id") or args[0])
-    return PushToHubMixin._upload_modified_files(self, working_dir, *args, **kwargs)
+    with tempfile.TemporaryDirectory() as staged:  # the folder may be the user's
+        for file in Path(working_dir).iterdir():
+            if file.is_file() and not file.stat().st_mtime <= files_timestamps.get(file.name, -1):
+                _stage(file, Path(staged))
+        add_code(staged)
+        replace_placeholder_card(staged, repo_id=repo_id)
+        return PushToHubMixin._upload_modified_files(self, staged, repo_id, {}, **kwargs)
+
+
+def _stage(file: Path, folder: Path) -> None:
+    """Puts a file into a folder where it may be changed; weights, which are not, by a link where that is possible."""
+    if file.suffix == ".safetensors":
+        with suppress(OSError):  # not every system allows links
+            (folder / file.name).symlink_to(file.resolve())
+            return
+    shutil.copyfile(file, folder / file.name)
 
 
 def ship_code(*classes: type[PushToHubMixin]) -> None:
