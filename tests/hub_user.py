@@ -112,8 +112,9 @@ def push_objects(folder):
     with torch.no_grad():
         models["me/classifier"].classifier.bias += 1
     changed = models["me/classifier"].push_to_hub("me/classifier").oid
-    AutoModel.from_pretrained("me/pretraining").save_pretrained(folder / "local", push_to_hub=True, repo_id="me/saved")
-    processors[0].save_pretrained(folder / "local", push_to_hub=True, repo_id="me/saved")
+    model = AutoModel.from_pretrained("me/pretraining")
+    model.save_pretrained(str(folder / "local"), push_to_hub=True, repo_id="me/saved")
+    processors[0].save_pretrained(str(folder / "local"), push_to_hub=True, repo_id="me/saved")
     local = {file.name for file in (folder / "local").iterdir()}
     has_map = "auto_map" in (folder / "local" / "config.json").read_text()
     return {**seen, "first": first, "again": again, "changed": changed, "local": sorted(local), "has_map": has_map}

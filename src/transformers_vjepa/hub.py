@@ -34,6 +34,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import PROCESSOR_NAME
 
 from .model_card import CARD_NAME, card_of_folder
+from .model_heritage import is_hub_id
 from .redaction import log_line
 from .remote_code import AUTO_MAPS, code_of, settings_with_code
 
@@ -68,14 +69,17 @@ def explain(error: BaseException, repo_id: str) -> str:
     """One line that says what an error of `huggingface_hub` means for a repository, and the remedy."""
     cause = _http_error(error)
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) and cause.response is not None else None
-    if isinstance(cause, LocalTokenNotFoundError):
+    is_gated = isinstance(cause, GatedRepoError)
+    is_hidden = isinstance(cause, RepositoryNotFoundError)
+    sent = cause.response.request.headers if status is not None else {"authorization": ""}
+    if isinstance(cause, LocalTokenNotFoundError) or (status == 401 and "authorization" not in sent and not is_hidden):
         return f"no token for {repo_id}: log in with hf auth login, or set HF_TOKEN"
-    if isinstance(cause, GatedRepoError):
+    if is_gated:
         return f"{repo_id} is gated: ask for access on its page, and log in with hf auth login, or set HF_TOKEN"
-    if isinstance(cause, RepositoryNotFoundError):
+    if is_hidden:
         return (
-            f"there is no {repo_id} on the Hub, or it is private and the token does not open it: check the name, log "
-            "in with hf auth login, or set HF_TOKEN"
+            f"there is no {repo_id} here or on the Hub, or it is private and the token does not open it: check the "
+            "name, log in with hf auth login, or set HF_TOKEN"
         )
     if status == 401:
         return "the Hub does not accept the token: log in anew with hf auth login, or set HF_TOKEN to a valid one"
@@ -102,6 +106,22 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     # Uploads of large files fail with a RuntimeError around what happened, wrong metadata with a ValueError.
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, repo_id)) from error
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """
+    Around the loading of a model by name.
+
+    Raises:
+        HubError: it cannot be had from the Hub; what is wrong with a folder goes on as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_hub_id(name):
+            raise
+        raise HubError(explain(error, name)) from error
 
 
 # Up
@@ -273,6 +293,7 @@ __all__ = [
     "download_checkpoint",
     "explain",
     "hub_errors",
+    "loading",
     "model_files",
     "publish_folder",
     "size_of",

@@ -42,6 +42,7 @@ from ..checkpoints import (
 from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import check_processes, parse_with_recipe, user_errors
+from ..hub import loading
 from ..masking import get_mask_strategy
 from ..model_card import INCIDENTAL, RunDetails
 from ..model_heritage import heritage_of
@@ -191,7 +192,8 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
     }
     if not arguments.init_from:
         return VJEPAConfig.from_preset(arguments.preset, **fields_given)
-    config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
+    with loading(arguments.init_from):
+        config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
     for name, value in fields_given.items():
         # The weights hold at another size of the clip, and at no other architecture.
         if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):

@@ -53,10 +53,11 @@ from ..command_line import MISTAKES, check_processes, names_given, parse_with_re
 from ..corpora import IndexedCorpus
 from ..evaluation_clips import EvaluationClips
 from ..features import FeatureStore, write_features
+from ..hub import explain
 from ..label_sets import read_class_names
 from ..labelled_splits import SplitPlan, labelled_splits, with_model_labels, write_manifests
 from ..model_card import RunDetails
-from ..model_heritage import heritage_of
+from ..model_heritage import heritage_of, is_hub_id
 from ..probing import ProbeGrid, probe_settings
 from ..splits import SplitError, manifest_hash
 from ..stream_trainer import DivergedError
@@ -356,7 +357,8 @@ def load_config(arguments: ModelArguments, *, token: str | None = None) -> VJEPA
     try:
         return VJEPAConfig.from_pretrained(arguments.model, token=token)
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        is_remote = is_hub_id(arguments.model)
+        reason = explain(error, arguments.model) if is_remote else str(error).splitlines()[0]
         raise ValueError(
             f"--model {arguments.model} is no model folder here (vjepa demo makes outputs/demo), and cannot be "
             f"loaded from the Hub either: {reason}"
