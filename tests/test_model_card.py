@@ -88,7 +88,7 @@ def test_the_card_of_a_training(tmp_path):
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.license, data.base_model, data.datasets) == ("cc-by-nc-4.0", ["user/base"], ["user/clips"])
     (result,) = data.eval_results
-    assert (result.metric_value, result.dataset_split, result.dataset_type) == (0.625, "test", "user-clips-0.5")
+    assert (result.metric_value, result.dataset_split, result.dataset_type) == (0.625, "test", "user/clips")
     for line in (
         "| test | 62.5 % | 50.0 to 75.0 | 60 | 25.0 % |",
         "| clips seen | 128 |",

@@ -242,6 +242,26 @@ _PRETRAINED = (
 # Cards
 
 
+def _metadata(
+    config: VJEPAConfig | None, results: Mapping[str, Any], details: RunDetails, *, architecture: str, name: str
+) -> ModelCardData:
+    """What the Hub reads of a card."""
+    task = _kind(config, architecture)
+    sources = [source.rpartition("=")[0] or source for source in details.sources]
+    evaluations = _eval_results(results, task=task, sources=sources)
+    return ModelCardData(
+        library_name="transformers",
+        license=details.license,
+        pipeline_tag=task if config is not None else None,
+        tags=["vjepa", "image" if config is not None and config.is_image_model else "video"],
+        base_model=list(details.heritage.base_models) or None,
+        datasets=[source.partition(":")[0] for source in sources if is_hub_id(source.partition(":")[0])] or None,
+        metrics=["accuracy"] if evaluations else None,
+        model_name=name if evaluations else None,
+        eval_results=evaluations or None,
+    )
+
+
 def make_card(
     folder: str | Path,
     config: VJEPAConfig | None,
@@ -269,20 +289,7 @@ def make_card(
     folder, details = Path(folder), details or RunDetails()
     model_id = model_id or folder.resolve().name
     results = _results_of(folder)
-    task = _kind(config, architecture)
-    hub_sources = [source.rpartition("=")[0] or source for source in details.sources]
-    evaluations = _eval_results(results, task=task, sources=details.sources)
-    data = ModelCardData(
-        library_name="transformers",
-        license=details.license,
-        pipeline_tag=task if config is not None else None,
-        tags=["vjepa", "image" if config is not None and config.is_image_model else "video"],
-        base_model=list(details.heritage.base_models) or None,
-        datasets=[name.partition(":")[0] for name in hub_sources if is_hub_id(name.partition(":")[0])] or None,
-        metrics=["accuracy"] if evaluations else None,
-        model_name=model_id.split("/")[-1] if evaluations else None,
-        eval_results=evaluations or None,
-    )
+    data = _metadata(config, results, details, architecture=architecture, name=model_id.split("/")[-1])
     start = [] if details.start is None else [("started from", _as_code(public_name(details.start)))]
     return ModelCard.from_template(
         data,
