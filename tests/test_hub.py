@@ -71,7 +71,7 @@ def user(hub, folder, part, *, home=None, has_package=True, **environment):
     }
     command = [python, str(TESTS / "hub_user.py"), part, str(folder)]
     done = subprocess.run(
-        command, env=kept | settings | environment, capture_output=True, text=True, timeout=300, cwd=folder
+        command, env=kept | settings | environment, capture_output=True, text=True, timeout=900, cwd=folder
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
