@@ -3,10 +3,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HTTPError
 from published import published_checkpoint_of, published_probe_of
 from reference import TINY, largest_difference, reference_tensors
 from safetensors.torch import save_file
@@ -18,7 +21,14 @@ from transformers import (
     AutoVideoProcessor,
 )
 
-from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from transformers_vjepa import (
+    PRESETS,
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    hub,
+)
 from transformers_vjepa.commands import convert_checkpoint
 from transformers_vjepa.conversion_checks import differing_tensors
 from transformers_vjepa.published_files import read_checkpoint
@@ -331,34 +341,66 @@ def test_a_process_ends_with_one_line(tmp_path):
     assert lines == [f"error: [Errno 2] No such file or directory: '{tmp_path / 'nothing'}'"]
 
 
+class Api:
+    """Notes what is uploaded; see test_hub.py for uploads over HTTP."""
+
+    commits: list = []
+
+    def __init__(self, **options):
+        pass
+
+    def create_repo(self, repo_id, **options):
+        return SimpleNamespace(repo_id=repo_id)
+
+    def create_commit(self, repo_id, operations, **options):
+        self.commits.append((repo_id, {operation.path_in_repo for operation in operations}, options))
+        return SimpleNamespace(commit_url="https://hub/commit")
+
+
 def test_the_checked_folder_is_uploaded_and_nothing_else(checkpoint, tmp_path, monkeypatch, capsys):
-    calls = []
-
-    class Api:
-        def create_repo(self, repo_id, **options):
-            calls.append(("create_repo", repo_id, options))
-
-        def upload_folder(self, **options):
-            calls.append(("upload_folder", options))
-            return "https://hub/commit"
-
-    monkeypatch.setitem(main["push"].__globals__, "HfApi", Api)
+    monkeypatch.setattr(hub, "HfApi", Api)
     output = tmp_path / "ours"
+    output.mkdir()
+    (output / "notes.csv").write_text("of somebody else\n")
     run(checkpoint, "--output_dir", output, "--num_attention_heads", 3, "--push_to_hub", "org/name")
-    assert calls[0] == ("create_repo", "org/name", {"exist_ok": True})
-    uploaded = calls[1][1]
-    assert (uploaded["repo_id"], uploaded["folder_path"]) == ("org/name", output)
-    assert uploaded["allow_patterns"] == ["*.json", "*.safetensors"]
+    repo_id, names, options = Api.commits.pop()
+    assert (repo_id, options["commit_message"]) == ("org/name", "Convert checkpoint.pth.tar")
+    assert {file.name for file in output.iterdir()} - names == {"notes.csv"}
+    assert {name for name in names if not name.endswith(".py")} == {
+        *(
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "video_preprocessor_config.json",
+        )
+    }
     assert "pushed:  https://hub/commit" in capsys.readouterr().out
 
 
 def test_an_upload_that_fails_ends_with_one_line(checkpoint, tmp_path, monkeypatch):
-    class Api:
+    class Offline(Api):
         def create_repo(self, repo_id, **options):
-            raise main["HTTPError"]("no network")
+            raise HTTPError("no network")
 
-    monkeypatch.setitem(main["push"].__globals__, "HfApi", Api)
+    monkeypatch.setattr(hub, "HfApi", Offline)
     output = tmp_path / "ours"
     line = refused(checkpoint, "--output_dir", output, "--num_attention_heads", 3, "--push_to_hub", "org/name")
-    assert line == "error: no network"
+    assert line == "error: the connection to the Hub failed (HTTPError: no network): try again"
     assert (output / "model.safetensors").is_file()
+
+
+def test_the_card_is_that_of_a_published_model_where_it_is_one(checkpoint, probe, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "ours"
+    run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
+    card = ModelCard.load(output / "README.md")
+    assert card.data.get("license") is None and "licence: none named" in capsys.readouterr().out
+    # As if the published ViT-L/16 were as small as this.
+    monkeypatch.setitem(PRESETS, "vitl16", TINY)
+    run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
+    card = ModelCard.load(output / "README.md")
+    assert card.data.license == "cc-by-nc-4.0" and "# V-JEPA ViT-L/16" in card.text
+    # A probe that is none of the published ones inherits the licence.
+    run(output, "--probe", probe, "--output_dir", tmp_path / "classifier")
+    card = ModelCard.load(tmp_path / "classifier" / "README.md")
+    assert card.data.license == "cc-by-nc-4.0" and card.data.pipeline_tag == "video-classification"

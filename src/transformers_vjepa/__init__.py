@@ -16,7 +16,8 @@ from transformers import (
 
 from .configuration_vjepa import PRESETS, VJEPAConfig
 from .image_processing_vjepa import VJEPAImageProcessor
-from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAPreTrainedModel
+from .remote_code import ship_code
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 AutoConfig.register("vjepa", VJEPAConfig, exist_ok=True)
@@ -27,6 +28,7 @@ AutoModelForVideoClassification.register(VJEPAConfig, VJEPAForVideoClassificatio
 AutoModelForImageClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
 AutoImageProcessor.register(VJEPAConfig, image_processor_classes={"torchvision": VJEPAImageProcessor}, exist_ok=True)
+ship_code(VJEPAConfig, VJEPAPreTrainedModel, VJEPAVideoProcessor, VJEPAImageProcessor)
 
 # Loaded when first used: who only loads a model need not wait for `datasets` and the trainer.
 _LAZY = {

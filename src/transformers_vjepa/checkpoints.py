@@ -17,6 +17,8 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoint_screening import screen_checkpoint
+from .hub import download_checkpoint
+from .model_heritage import is_hub_id
 from .published_files import DAMAGED
 
 #: Where checkpoints are written, inside the folder of the run. Uploads to the Hub leave out names of this form.
@@ -72,17 +74,20 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
     return max(complete_checkpoints(output_dir), key=trained_steps, default=None)
 
 
-def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None:
+def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str | None = None) -> str | None:
     """
     The checkpoint to resume from.
 
     Args:
         output_dir: where the run writes.
-        wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest, if there is one), `"last"`, or None.
+        wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest, if there is one), `"last"`, `user/name` or
+            `user/name@revision` on the Hub (see [`~hub.download_checkpoint`]), or None.
+        token: for private repositories.
 
     Raises:
         ValueError: there is none, it is incomplete, or an unfinished run would be started anew; see also
             [`screen_checkpoint`].
+        HubError: it cannot be had from the Hub.
     """
     last = last_checkpoint(output_dir)
     if wanted in ("auto", "last", "true", "True"):
@@ -94,6 +99,8 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None) -> str | None
             f"{last} is a checkpoint of an earlier run: continue it with --resume_from_checkpoint auto, "
             "or choose another --output_dir"
         )
+    elif wanted is not None and is_hub_id(wanted.partition("@")[0]):
+        wanted = str(download_checkpoint(wanted, token=token))
     if wanted is not None and not is_complete(wanted):
         raise ValueError(
             f"{wanted} is no complete checkpoint (its {TRAINER_STATE_NAME} is absent or cut off, or it was never "

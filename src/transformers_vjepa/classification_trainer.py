@@ -75,6 +75,13 @@ class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
         },
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
+    hub_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
+            "run starts from, where it binds."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: clips are no columns."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
 
@@ -304,6 +311,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
             position=position,
             **kwargs,
         )
+        # Of a grid only the checkpoints are pushed: the best probe makes a model when training has ended.
+        self.published_architecture = VJEPAForVideoClassification.__name__ if self.is_probing else None
         self.encoder = encoder
         if encoder is not None:
             encoder.requires_grad_(False)

@@ -168,6 +168,10 @@ class VJEPAConfig(PreTrainedConfig):
     pooler_layer_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if type(self)._auto_class is None:
+            # Where the code is installed, what is loaded from the Hub no longer needs to know where to find it; and
+            # what is saved anew would name files that are not beside it.
+            kwargs.pop("auto_map", None)
         known = {field.name for field in fields(type(self))}
         for name in kwargs.keys() - known - _COMMON_KEYWORDS:
             if name in _COMPUTED:

@@ -33,7 +33,7 @@ from .checkpoints import (
     write_position,
 )
 from .clip_loader import ClipLoader
-from .sharding import ShardingTrainer
+from .hub_trainer import HubTrainer
 from .streaming import StreamPosition, record_cursors
 from .training_progress import TrainingProgress
 from .video_processing_vjepa import normalize_clips
@@ -87,7 +87,7 @@ def _listed(paths: Sequence[str]) -> str:
     return f"{names} and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else names
 
 
-class StreamTrainer(ShardingTrainer):
+class StreamTrainer(HubTrainer):
     """
     A [`~transformers.Trainer`] for what [`~streaming.clip_stream`] makes: the stream is not split again, resuming
     seeks in it, checkpoints hold the cursors of streamed corpora, and the logs tell how fast clips come. A data set
@@ -245,7 +245,7 @@ class StreamTrainer(ShardingTrainer):
                 raise
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
-                keep = [final, best] if best else [final]
+                keep = [final, *([best] if best else []), *self.folders_being_pushed]
                 remove_old_checkpoints(run, limit=self.args.save_total_limit, keep=keep)
             self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:

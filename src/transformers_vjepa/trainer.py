@@ -64,6 +64,13 @@ class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
+    hub_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
+            "run starts from, where it binds."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are no columns."})
     ignore_data_skip: bool = field(
         default=True,

@@ -204,6 +204,8 @@ class VJEPAProcessorMixin:
     do_convert_rgb = True
 
     def __init__(self, **kwargs: Any) -> None:
+        if type(self)._auto_class is None:  # as in the configuration
+            kwargs.pop("auto_map", None)
         super().__init__(**_with_resize_edge(kwargs))
 
     @classmethod

@@ -8,6 +8,7 @@ COMMANDS = {
     "evaluate": "evaluate a classifier by a published protocol",
     "extract_features": "write the features of a data set to files",
     "convert_checkpoint": "convert published checkpoints and probes, there and back",
+    "publish": "upload a finished folder to the Hub, with its card",
     "study": "the paper's findings in miniature: many runs, one report",
     "recipes": "list recipes and launch configurations; copy them to edit",
 }

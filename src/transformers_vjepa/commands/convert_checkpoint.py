@@ -14,8 +14,6 @@ from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace, R
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError  # of the client that the library came with
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.hf_argparser import string_to_bool
@@ -38,7 +36,10 @@ from ..conversion import (
     published_probe,
 )
 from ..conversion_checks import differing_tensors, reference_differences
+from ..hub import publish_folder
 from ..image_processing_vjepa import VJEPAImageProcessor
+from ..model_card import CARD_NAME, card_of_folder, write_card
+from ..model_heritage import PUBLISHED_LICENSE, heritage_of
 from ..published_files import (
     CheckpointError,
     Weights,
@@ -47,6 +48,7 @@ from ..published_files import (
     save_checkpoint,
 )
 from ..recognition import recognise_config
+from ..released_models import is_released, released_card
 
 #: Largest difference of an output from the published one that `--reference` accepts.
 REFERENCE_TOLERANCE = 1e-4
@@ -180,22 +182,30 @@ def convert(arguments: Namespace) -> None:
     config = settle_config(arguments)
     save_model(arguments, config)
     check_model(arguments, config)
+    describe_model(arguments, config)
     print(f"saved:   {arguments.output_dir}")
     if arguments.push_to_hub:
-        with user_errors(HTTPError, OSError, ValueError):
-            print(f"pushed:  {push(arguments)}")
+        print(f"pushed:  {push(arguments)}")
+
+
+def describe_model(arguments: Namespace, config: VJEPAConfig) -> None:
+    """Writes the model card: that of the published model, where it is one."""
+    is_classifier = arguments.probe is not None
+    card = released_card(config, is_classifier=is_classifier)
+    if card is None:
+        license_ = PUBLISHED_LICENSE if is_released(config) else None
+        if arguments.source.is_dir():  # what it holds was converted before
+            license_ = heritage_of(arguments.source).license
+        (arguments.output_dir / CARD_NAME).unlink(missing_ok=True)  # of an earlier conversion
+        card = card_of_folder(arguments.output_dir, license=license_)
+    write_card(card, arguments.output_dir)
+    print(f"card:    {CARD_NAME}, licence: {card.data.get('license') or 'none named'}")
 
 
 def push(arguments: Namespace) -> str:
     """Uploads the folder as it was checked, and nothing else that may lie in it, in one commit; gives its URL."""
-    api = HfApi()
-    api.create_repo(arguments.push_to_hub, exist_ok=True)
-    return api.upload_folder(
-        repo_id=arguments.push_to_hub,
-        folder_path=arguments.output_dir,
-        allow_patterns=["*.json", "*.safetensors"],
-        commit_message=f"Convert {arguments.source.name}",
-    )
+    message = f"Convert {arguments.source.name}"
+    return publish_folder(arguments.output_dir, arguments.push_to_hub, message=message).commit_url
 
 
 def write_published(state: Weights, config: VJEPAConfig, output_dir: Path) -> dict[str, Path]:

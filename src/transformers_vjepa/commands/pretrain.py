@@ -10,7 +10,6 @@ A recipe (--config: its name, or a YAML file) gives defaults for the arguments b
 
 import json
 import os
-import re
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
@@ -46,7 +45,10 @@ from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from ..corpora import SequentialCorpus, open_corpus
 from ..dry_run import corpus_text, pretraining_sizes, pretraining_steps, table
+from ..hub import loading
 from ..masking import get_mask_strategy
+from ..model_card import INCIDENTAL, RunDetails
+from ..model_heritage import heritage_of
 from ..pixel_prediction import VJEPAForPixelPrediction
 from ..redaction import log_line, without_secrets
 from ..streaming import StreamError, parse_sources
@@ -186,7 +188,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
     )
 
 
-def build_config(arguments: ModelArguments) -> VJEPAConfig:
+def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEPAConfig:
     """The architecture: that of the preset or of `--init_from`, with the fields that are given."""
     fields_given = {
         item.name: getattr(arguments, item.name)
@@ -195,7 +197,8 @@ def build_config(arguments: ModelArguments) -> VJEPAConfig:
     }
     if not arguments.init_from:
         return VJEPAConfig.from_preset(arguments.preset, **fields_given)
-    config = VJEPAConfig.from_pretrained(arguments.init_from)
+    with loading(arguments.init_from):
+        config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
     for name, value in fields_given.items():
         # The weights hold at another size of the clip, and at no other architecture.
         if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
@@ -207,14 +210,18 @@ def build_config(arguments: ModelArguments) -> VJEPAConfig:
 
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
     """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
-    config = build_config(arguments)
+    config = build_config(arguments, token=training.hub_token)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     model_class = _MODELS[arguments.prediction_target]
     if not arguments.init_from:
         return model_class(config)
     # Mask tokens of another number of generators start anew; all else has been checked to fit.
     return model_class.from_pretrained(
-        arguments.init_from, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+        arguments.init_from,
+        config=config,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        token=training.hub_token,
     )
 
 
@@ -283,13 +290,6 @@ def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments
             data.dataset[index] = "=".join([str(root / "train"), *weight])
 
 
-# Arguments that change nothing of what is learnt.
-_INCIDENTAL = re.compile(
-    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
-    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*"
-)
-
-
 def learning_arguments(
     model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
 ) -> dict[str, dict[str, Any]]:
@@ -298,7 +298,7 @@ def learning_arguments(
     data = replace(data, dataset=sources)
     groups = {"model": asdict(model), "data": asdict(data), "training": training.to_dict()}
     return {
-        group: {name: value for name, value in values.items() if not _INCIDENTAL.fullmatch(name)}
+        group: {name: value for name, value in values.items() if not INCIDENTAL.fullmatch(name)}
         for group, values in groups.items()
     }
 
@@ -308,6 +308,18 @@ def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> N
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "arguments.json").write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+
+
+def run_details(model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments) -> RunDetails:
+    """What the model card tells of the command line."""
+    return RunDetails(
+        command="vjepa pretrain",
+        sources=data.dataset,
+        arguments=(model, data, training),
+        heritage=heritage_of(model.init_from, token=training.hub_token),
+        start=model.init_from,
+        license=training.hub_license,
+    )
 
 
 def report(trainer: VJEPATrainer) -> None:
@@ -329,9 +341,9 @@ def describe(argv: list[str]) -> str:
     """What a command line would do (`--dry_run`): nothing is trained, and nothing written but the picture of masks."""
     model, data, training = parse_arguments(argv)
     check_processes(training.world_size)
-    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     place_synthetic_corpus(data, training)
-    config = build_config(model)
+    config = build_config(model, token=training.hub_token)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     sources = parse_sources(data.dataset)
     corpora = [open_corpus(item.source, split=data.split, video_column=data.video_column) for item in sources]
@@ -359,16 +371,18 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     """The trainer of a command line, and the checkpoint it resumes from."""
     model_arguments, data, training = parse_arguments(argv)
     check_processes(training.world_size)
-    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
+    named = replace(data, dataset=list(data.dataset))  # as the user did
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     model = build_model(model_arguments, training)
-    if checkpoint is None and training.process_index == 0:
+    if training.process_index == 0 and not (checkpoint and Path(training.output_dir, "arguments.json").is_file()):
         record_arguments(training.output_dir, learning_arguments(model_arguments, data, training))
     position = StreamPosition()
     stream = build_stream(data, model.config, training, position=position)
     processor = video_processor(data, model.config)
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
+    trainer.run_details = run_details(model_arguments, named, training)
     preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
     trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
     return trainer, checkpoint
@@ -386,10 +400,10 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
         trainer.stop_signal = 0  # too late to stop anything
         output_dir = Path(trainer.args.output_dir)
         with checkpoint_errors(output_dir / SAFE_WEIGHTS_NAME):
-            trainer.save_model()
             if trainer.args.should_save:
                 VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(output_dir)
             trainer.save_state()
+            trainer.save_model()  # last: it writes the card, and pushes
 
 
 def run(argv: list[str]) -> VJEPATrainer | None:

@@ -18,7 +18,7 @@ import copy
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -54,8 +54,11 @@ from ..dry_run import bytes_text, classifier_rows, corpus_rows, table
 from ..evaluation import without_load_report
 from ..evaluation_clips import EvaluationClips
 from ..features import FeatureStore, write_features
+from ..hub import explain
 from ..label_sets import read_class_names
 from ..labelled_splits import SplitPlan, labelled_splits, with_model_labels, write_manifests
+from ..model_card import RunDetails
+from ..model_heritage import heritage_of, is_hub_id
 from ..probing import ProbeGrid, probe_settings
 from ..splits import SplitError, manifest_hash
 from ..stream_trainer import DivergedError
@@ -347,16 +350,17 @@ def build_datasets(
 # Model
 
 
-def load_config(arguments: ModelArguments) -> VJEPAConfig:
+def load_config(arguments: ModelArguments, *, token: str | None = None) -> VJEPAConfig:
     """The architecture of `--model`; the first thing to fail where there is no such model."""
     if arguments.model is None:
         raise ValueError("no model: give a pretraining checkpoint, a model folder or a Hub id with --model")
     if arguments.random_encoder and arguments.model in PRESETS:
         return VJEPAConfig.from_preset(arguments.model)
     try:
-        return VJEPAConfig.from_pretrained(arguments.model)
+        return VJEPAConfig.from_pretrained(arguments.model, token=token)
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        is_remote = is_hub_id(arguments.model)
+        reason = explain(error, arguments.model) if is_remote else str(error).splitlines()[0]
         raise ValueError(
             f"--model {arguments.model} is no model folder here (vjepa demo makes outputs/demo), and cannot be "
             f"loaded from the Hub either: {reason}"
@@ -377,20 +381,27 @@ def classifier_config(arguments: ModelArguments, config: VJEPAConfig, names: Seq
     return VJEPAConfig(**(config.to_diff_dict() | fields))
 
 
-def build_model(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAForVideoClassification:
+def build_model(
+    arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str], *, token: str | None = None
+) -> VJEPAForVideoClassification:
     """A classifier with the encoder of `--model`, or an untrained one, and a new pooler and head."""
     config = classifier_config(arguments, config, names)
     if arguments.random_encoder:
         return VJEPAForVideoClassification(config)
-    return load_encoder(arguments.model, config)
+    return load_encoder(arguments.model, config, token=token)
 
 
-def load_encoder(name: str, config: VJEPAConfig) -> VJEPAForVideoClassification:
+def load_encoder(name: str, config: VJEPAConfig, *, token: str | None = None) -> VJEPAForVideoClassification:
     """A classifier with the encoder of a model; its pooler and head, too, if it has them in the same sizes."""
     try:
         with without_load_report():  # that pooler and head are new would be a long warning
             model, info = VJEPAForVideoClassification.from_pretrained(
-                name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                token=token,
             )
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
@@ -400,13 +411,13 @@ def load_encoder(name: str, config: VJEPAConfig) -> VJEPAForVideoClassification:
 
 
 def load_processor(
-    arguments: ModelArguments, data: DataArguments, config: VJEPAConfig
+    arguments: ModelArguments, data: DataArguments, config: VJEPAConfig, *, token: str | None = None
 ) -> tuple[VJEPAVideoProcessor, ClipSampling]:
     """The processor of the model with the settings of this run, and the sampling of its clips."""
     processor = VJEPAVideoProcessor(crop_size=config.crop_size)
     if arguments.model not in PRESETS:
         with suppress(OSError):  # a folder without one
-            processor = VJEPAVideoProcessor.from_pretrained(arguments.model, crop_size=config.crop_size)
+            processor = VJEPAVideoProcessor.from_pretrained(arguments.model, crop_size=config.crop_size, token=token)
     sampling = clip_sampling(data, config, processor)
     processor = VJEPAVideoProcessor(
         crop_size=config.crop_size,
@@ -422,15 +433,29 @@ def load_processor(
 # The run
 
 
+def run_details(arguments: ModelArguments, data: DataArguments, training: VJEPAClassificationArguments) -> RunDetails:
+    """What the model card tells of the command line."""
+    start = None if arguments.random_encoder else arguments.model
+    return RunDetails(
+        command="vjepa train_classifier",
+        sources=[source for source in (data.dataset, data.validation_dataset, data.test_dataset) if source],
+        arguments=(arguments, data, training),
+        heritage=heritage_of(start, token=training.hub_token),
+        start=start,
+        license=training.hub_license,
+    )
+
+
 def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, Any], str | None]:
     """The trainer of a command line, what `finish_run` needs besides, and the checkpoint to resume from."""
     arguments, data, training = parse_arguments(argv)
     check_processes(training.world_size)
     if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
-    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
+    named = replace(data)  # as the user did
     settings = [] if arguments.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
-    config = load_config(arguments)
+    config = load_config(arguments, token=training.hub_token)
     synthetic = place_synthetic_corpus(data, training)
     corpora = open_splits(data)
     if len(settings) > 1 and "validation" not in corpora:
@@ -439,9 +464,9 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
             "--weight_decays, or validation clips"
         )
     set_seed(training.seed)
-    model = build_model(arguments, config, class_names(data, corpora["train"], synthetic))
+    model = build_model(arguments, config, class_names(data, corpora["train"], synthetic), token=training.hub_token)
     corpora = with_model_labels(corpora, model.config)
-    processor, sampling = load_processor(arguments, data, model.config)
+    processor, sampling = load_processor(arguments, data, model.config, token=training.hub_token)
     manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
     with training.main_process_first(desc="run.json"):
         run = check_same_run(training, {**vars(arguments), **vars(data)}, manifests, resumes=checkpoint is not None)
@@ -462,6 +487,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
         position=position,
         processing_class=processor,
     )
+    trainer.run_details = run_details(arguments, named, training)
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return trainer, {"model": model, "corpora": corpora, "datasets": evaluated, "run": run}, checkpoint
 
@@ -469,7 +495,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
 def describe(argv: Sequence[str]) -> str:
     """What a command line would do (`--dry_run`): nothing is trained or written."""
     arguments, data, training = parse_arguments(argv)
-    config = load_config(arguments)
+    config = load_config(arguments, token=training.hub_token)
     synthetic = place_synthetic_corpus(data, training)
     corpora = open_splits(data)
     names = class_names(data, corpora["train"], synthetic)
@@ -522,6 +548,7 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
             print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
         else:
             VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(trainer.args.output_dir)
+            trainer.finish()
             print(summary)
     return trainer
 
