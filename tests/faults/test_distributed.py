@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
-from test_pretrain import SCRIPTS, command, environment, pretrain
+from test_pretrain import command, pretrain
 from transformers import AutoModel
 
 from transformers_vjepa.checkpoints import last_checkpoint
@@ -25,6 +26,7 @@ from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.training_pictures import TrainingPictures
 
 LAUNCHED = Path(__file__).with_name("launched.py")
+SCRIPTS = LAUNCHED.parents[2] / "scripts"
 
 # Everything that could depend on how clips are spread over processes. Adam's usual epsilon would turn rounding
 # differences of tiny gradients into whole steps.
@@ -75,7 +77,14 @@ def one_shard(corpus):
         server.shutdown()
 
 
+def environment():
+    """Two threads in each of several processes would fight over the cores."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def launch_command(config, *arguments, **options):
+    # At a free port, not at a fixed one: launches may run side by side.
+    options = {"main_process_port": 0} | options
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     launcher = [
         sys.executable,

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import av
@@ -258,7 +258,7 @@ class KillWorker(TrainerCallback):
 
     def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
         if state.global_step in self.steps:
-            children = psutil.Process().children()
+            children = sorted(active_children(), key=lambda child: child.pid)
             pid = children[state.global_step % len(children)].pid
             os.kill(pid, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -303,7 +303,7 @@ def test_training_with_workers_that_are_killed_is_the_undisturbed_training(folde
     assert len(restarts) == 3
     assert len(losses) == 8 and losses == expected
     assert all(torch.equal(disturbed_weights[name], value) for name, value in weights.items())
-    assert not psutil.Process().children()
+    assert not active_children()
 
 
 def test_training_ends_although_a_worker_is_stuck(folder, tmp_path, read_frames):
@@ -311,7 +311,7 @@ def test_training_ends_although_a_worker_is_stuck(folder, tmp_path, read_frames)
     read_frames(lambda clip: time.sleep(1000 if next(clips) > 9 else 0))
     losses, _ = train(str(folder), tmp_path, max_steps=2)
     assert len(losses) == 2
-    assert not psutil.Process().children()
+    assert not active_children()
 
 
 # Large files, many files
