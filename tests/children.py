@@ -15,7 +15,11 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed import TCPStore
+
+from transformers_vjepa.command_line import LAUNCH_CONFIGS
 
 COMMANDS = ("evaluate", "extract_features", "pretrain", "train_classifier")
 
@@ -36,6 +40,8 @@ def _begin(output: Path, environment: dict[str, str], num_threads: int, function
     os.dup2(file, sys.stderr.fileno())
     os.environ.update(environment)
     torch.set_num_threads(num_threads)
+    # Set by the server for the processes it forks, but not how the workers of a loader start in any other program.
+    multiprocessing.set_start_method(None, force=True)
     # Ignored where the tests run in the background of a shell.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     function(*args)
@@ -106,17 +112,25 @@ def wait_until(happens: Callable[[], bool], process: Child, *, timeout: float = 
         time.sleep(0.02)
 
 
-def two_processes(function: Callable, *args, folder: Path, timeout: float = 400) -> tuple[list[int], str]:
+def launch_environment(config: str) -> dict[str, str]:
+    """The variables that `accelerate launch` sets because of a configuration."""
+    arguments = ["--config_file", str(LAUNCH_CONFIGS / f"{config}.yaml"), "--main_process_port", "0", "script.py"]
+    parsed, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
+    variables = prepare_multi_gpu_env(parsed)
+    return {name: value for name, value in variables.items() if os.environ.get(name) != value}
+
+
+def two_processes(
+    function: Callable, *args, folder: Path, config: str = "two_cpu_processes", timeout: float = 400
+) -> tuple[list[int], str]:
     """
     Calls `function(*args)` in two processes of one group, with the environment that `accelerate launch` gives those
-    of `two_cpu_processes.yaml`: the exit codes, and what they print. One that fails ends the other.
+    of a configuration: the exit codes, and what they print. One that fails ends the other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # As the launcher does: the store is here, at a port that is free because it is bound already.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {
-        "ACCELERATE_USE_CPU": "true",
-        "ACCELERATE_MIXED_PRECISION": "no",
+    shared = launch_environment(config) | {
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),

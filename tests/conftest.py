@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, and how several workers (`pytest -n`) share the tests."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(config, items):
     if WORKERS > 1:
         places = {module: place for place, module in enumerate(FIRST)}
         items.sort(key=lambda item: places.get(module_of(item.nodeid), len(places)))
+
+
+def pytest_collection_finish(session):
+    # The trainer has all garbage collected around every run, which takes half a second among all that transformers
+    # consists of: longer than most runs of these tests.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # where pytest-xdist is installed

@@ -266,5 +266,5 @@ def test_workers_end_with_the_program():
 def test_workers_end_with_a_killed_program(tmp_path):
     # They are left to torch, which looks every few seconds whether the program is still there.
     program = Child(print_workers_and_be_killed, output=tmp_path / "printed.txt")
-    assert program.wait() == -signal.SIGKILL
+    assert program.wait() == -signal.SIGKILL, program.output
     check_that_workers_are_gone(program.output)

@@ -13,7 +13,7 @@ import torch
 import yaml
 from children import child, in_two_processes, run_command, wait_until
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoVideoProcessor
+from transformers import AutoImageProcessor, AutoVideoProcessor, TrainerCallback
 
 from transformers_vjepa import VJEPAModel
 from transformers_vjepa.command_line import RECIPES
@@ -38,12 +38,24 @@ def command(corpus, output_dir, **settings):
     return TINY + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
+@pytest.fixture
+def with_pictures():
+    """Asked for by tests whose runs draw pictures."""
+
+
+@pytest.fixture(autouse=True)
+def as_asked_for(request, monkeypatch):
+    """Other runs draw none: they take longer than training does here."""
+    if "with_pictures" not in request.fixturenames:
+        monkeypatch.setattr(pretrain, "TrainingPictures", lambda *args, **kwargs: TrainerCallback())
+
+
 def weights(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_run_ends_as_the_uninterrupted_one(corpus, tmp_path, workers):
+def test_resumed_run_ends_as_the_uninterrupted_one(with_pictures, corpus, tmp_path, workers):
     whole = pretrain.run(command(corpus, tmp_path / "whole", dataloader_num_workers=workers))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     settings = {"dataloader_num_workers": workers, "resume_from_checkpoint": "auto"}
@@ -55,7 +67,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(corpus, tmp_path, workers):
     assert losses[0] == losses[1]
 
 
-def test_leaves_a_model_a_processor_and_pictures(corpus, tmp_path, capsys):
+def test_leaves_a_model_a_processor_and_pictures(with_pictures, corpus, tmp_path, capsys):
     trainer = pretrain.run(command(corpus, tmp_path / "run"))
     model = VJEPAModel.from_pretrained(tmp_path / "run")
     target = trainer.model.vjepa.encoder.layernorm.weight
@@ -124,7 +136,7 @@ def test_a_model_that_was_not_saved_is_saved_when_nothing_is_left(corpus, tmp_pa
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_pictures_of_an_earlier_run_do_not_stop_this_one(corpus, tmp_path):
+def test_pictures_of_an_earlier_run_do_not_stop_this_one(with_pictures, corpus, tmp_path):
     settings = {"max_steps": 1, "save_strategy": "no"}
     pretrain.run(command(corpus, tmp_path / "run", **settings))
     pretrain.run(command(corpus, tmp_path / "run", crop_size=64, **settings))

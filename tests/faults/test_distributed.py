@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from children import in_two_processes
+from launched import run_scenarios
 from safetensors.torch import load_file
 from test_pretrain import command, pretrain
 from transformers import AutoModel
@@ -173,8 +175,7 @@ def sharded(corpus, one, folder):
         ),
         ("runs", command(corpus, folder / "sharded_pixels", **pixels)),
     ]
-    done = run(launch_command("two_cpu_processes_fsdp2", *launched(folder / "sharded.json", scenarios)))
-    assert done.returncode == 0, done.stderr
+    in_two_processes(run_scenarios, scenarios, folder=folder / "printed", config="two_cpu_processes_fsdp2")
     return folder / "sharded"
 
 
