@@ -64,7 +64,7 @@ def kill(worker):
 
 def wait_until_gone(pids):
     """Zombies that nobody waits for any more are gone, too."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while alive := [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]:
         assert time.monotonic() < deadline, f"{alive} are still there"
         time.sleep(0.05)
