@@ -19,8 +19,8 @@ from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 pytestmark = pytest.mark.slow
 
 STEPS = 600
-# One run each, 1 thread of an AMD EPYC: XXX
-BOUND = 37.0
+# One run each, 1 thread of an AMD EPYC: recipe 44.7, nothing hidden 33.8, untrained 12.1, no EMA and collapsed 11.8.
+BOUND = 39.0
 SAMPLING = ClipSampling(num_frames=8, frame_step=2)
 
 
