@@ -135,7 +135,7 @@ def test_a_full_disk_ends_the_process_that_writes(folder, tmp_path):
     argv = command(folder, tmp_path / "run", max_steps=100_000, save_steps=2)
     runs = [{"argv": argv, "rank": 0, "step": 1, "fault": "fill_disk"}]
     codes, output = two_processes(run_all, runs, folder=tmp_path / "printed")
-    assert codes[0] == 1 and codes[1] != 0, output
+    assert codes[0] == 1, output
     assert lines_with("error: cannot write .*checkpoint-2", output), output
 
 
