@@ -17,7 +17,7 @@ study: $(VENV)/installed-viz,probe
 test: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n logical --maxprocesses 4
 
 soak: $(VENV)/installed-test
 	$(RUN) benchmarks/soak.py --minutes $(MINUTES)

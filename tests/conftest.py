@@ -1,10 +1,64 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and how several workers (`pytest -n`) share the tests."""
 
+import gc
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+# Workers side by side share the cores, and so do the processes that their tests start. Before anything imports torch.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(max(1, (os.cpu_count() or 1) // WORKERS))
+
+# Shells start background jobs with it ignored, and tests of Ctrl-C could not work there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Those that take longest come first, or one worker is busy with them when the others have nothing left to do.
+FIRST = (
+    "tests/test_learning.py",
+    "tests/faults/test_distributed.py",
+    "tests/faults/test_fuzz.py",
+    "tests/faults/test_processes.py",
+)
+# Each test of these by itself may go to any worker. Those of other modules stay together: they share dear fixtures.
+SPREAD = ("tests/test_learning.py",)
+
+
+def module_of(nodeid):
+    return nodeid.partition("::")[0]
+
+
+def pytest_collection_modifyitems(config, items):
+    if WORKERS > 1:
+        places = {module: place for place, module in enumerate(FIRST)}
+        items.sort(key=lambda item: places.get(module_of(item.nodeid), len(places)))
+
+
+def pytest_collection_finish(session):
+    # The trainer has all garbage collected around every run, which takes half a second among all that transformers
+    # consists of: longer than most runs of these tests.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is installed
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        """Whole modules in the order of the tests, but for SPREAD."""
+
+        def _split_scope(self, nodeid):
+            return nodeid if module_of(nodeid) in SPREAD else module_of(nodeid)
+
+    config.option.loadscopereorder = False  # not by number of tests
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session")

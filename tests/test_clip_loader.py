@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 import torch
+from children import Child
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from transformers_vjepa import clip_loader
@@ -63,7 +64,7 @@ def kill(worker):
 
 def wait_until_gone(pids):
     """Zombies that nobody waits for any more are gone, too."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while alive := [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]:
         assert time.monotonic() < deadline, f"{alive} are still there"
         time.sleep(0.05)
@@ -224,24 +225,46 @@ def test_without_workers_it_is_a_data_loader():
     assert isinstance(loader(), DataLoader)
 
 
+def print_workers():
+    """Returns in the middle of an iteration, which is kept."""
+    batches = iter(loader())
+    print(*[next(batches)["pid"][0].item() for _ in range(2)], flush=True)
+    return batches
+
+
+def print_workers_and_be_killed():
+    batches = print_workers()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return batches
+
+
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_clip_loader import loader
-batches = iter(loader())
-print(*[next(batches)["pid"][0].item() for _ in range(2)], flush=True)
-{end}
+from test_clip_loader import print_workers
+batches = print_workers()
+raise SystemExit(3)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("end", ["raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
-def test_workers_end_with_the_program(end):
-    # SIGTERM, by which Python ends what its program leaves behind, is ignored. A killed program leaves them to
-    # torch, which looks every few seconds whether it is still there.
-    program = PROGRAM.format(tests=os.path.dirname(__file__), end=end)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert done.returncode in (3, -signal.SIGKILL), done.stderr
-    pids = [int(pid) for pid in done.stdout.split()]
+def check_that_workers_are_gone(printed):
+    pids = [int(pid) for pid in printed.split()]
     assert len(set(pids)) == 2
     wait_until_gone(pids)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_program():
+    # SIGTERM, by which Python ends what its program leaves behind, is ignored.
+    program = PROGRAM.format(tests=os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3, done.stderr
+    check_that_workers_are_gone(done.stdout)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_program(tmp_path):
+    # They are left to torch, which looks every few seconds whether the program is still there.
+    program = Child(print_workers_and_be_killed, output=tmp_path / "printed.txt")
+    assert program.wait() == -signal.SIGKILL, program.output
+    check_that_workers_are_gone(program.output)

@@ -1,26 +1,23 @@
 """The evaluation script, run as its users run it."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from children import in_two_processes, run_command
 from PIL import Image
 from reference import TINY
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
-from transformers_vjepa.command_line import LAUNCH_CONFIGS
 from transformers_vjepa.commands import evaluate as script
 from transformers_vjepa.corpora import open_corpus
 from transformers_vjepa.metrics import accuracy_interval
 from transformers_vjepa.splits import manifest_hash
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAMES = ["kick", "hug", "push"]
 
 
@@ -49,21 +46,6 @@ def classifier(tmp_path_factory) -> Path:
 def command(classifier, videos, output_dir, **settings):
     settings = {"model": classifier, "dataset": videos, "output_dir": output_dir, "use_cpu": True} | settings
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-
-
-def launch(arguments, *, processes=1):
-    """Runs the script in a process of its own, or in two."""
-    start = [sys.executable]
-    if processes == 2:
-        config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
-        start += ["-m", "accelerate.commands.launch", "--config_file", str(config)]
-    return subprocess.run(
-        [*start, str(SCRIPTS / "evaluate.py"), *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def predictions(folder):
@@ -126,9 +108,9 @@ def test_two_processes_finish_what_one_began(classifier, videos, tmp_path):
     script.run(command(classifier, videos, tmp_path / "two"))
     for shard in sorted((tmp_path / "two" / "shards").glob("*.safetensors"))[3:]:
         shard.unlink()
-    done = launch(command(classifier, videos, tmp_path / "two"), processes=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("9 videos, 1 broken") == 1
+    arguments = command(classifier, videos, tmp_path / "two")
+    output = in_two_processes(run_command, "evaluate", arguments, folder=tmp_path / "printed")
+    assert output.count("9 videos, 1 broken") == 1
     ours, theirs = predictions(tmp_path / "two"), predictions(tmp_path / "one")
     assert ours.keys() == theirs.keys()
     for path, row in ours.items():

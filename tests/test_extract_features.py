@@ -1,16 +1,12 @@
 """The script that writes features, run as its users run it."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from children import child, in_two_processes, run_command, wait_until
 from datasets import load_dataset
 from PIL import Image
 from reference import TINY
@@ -22,11 +18,9 @@ from transformers_vjepa import (
     VJEPAForVideoClassification,
     VJEPAVideoProcessor,
 )
-from transformers_vjepa.command_line import LAUNCH_CONFIGS
 from transformers_vjepa.commands import extract_features as script
 from transformers_vjepa.features import FeatureStore
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NUM_VIDEOS = 9
 
 
@@ -117,20 +111,11 @@ def test_finished_shards_are_kept(videos, pretrained, tmp_path):
 def test_killed_run_is_finished_by_two_processes(videos, pretrained, tmp_path):
     script.run(command(videos, pretrained, tmp_path / "whole", kind="tokens", dtype="float32", shard_size=1))
     arguments = command(videos, pretrained, tmp_path / "killed", kind="tokens", dtype="float32", shard_size=1)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "extract_features.py"), *arguments], env=environment, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and not list((tmp_path / "killed").glob("*.safetensors")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    launch.append(str(SCRIPTS / "extract_features.py"))
-    done = subprocess.run(launch + arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"{NUM_VIDEOS} videos in {NUM_VIDEOS + 1} files, 1 broken") == 1
+    with child(run_command, "extract_features", arguments, output=tmp_path / "printed.txt") as process:
+        wait_until(lambda: list((tmp_path / "killed").glob("*.safetensors")), process)
+        process.kill()
+    output = in_two_processes(run_command, "extract_features", arguments, folder=tmp_path / "printed")
+    assert output.count(f"{NUM_VIDEOS} videos in {NUM_VIDEOS + 1} files, 1 broken") == 1
     ours, theirs = features(tmp_path / "killed"), features(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(value, theirs[path], atol=1e-5) for path, value in ours.items())

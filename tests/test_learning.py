@@ -1,8 +1,10 @@
 """
 Does it still learn? A short seeded run of the small recipe must leave features that a closed-form read-out reads
-better than those of runs that are broken on purpose. What each of them gave is written beside the bounds.
+better than those of runs that are broken on purpose. What each of them gave is written beside the bounds. In the order
+in which two workers (`pytest -n 2`) are done with them at the same time.
 """
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,22 +12,23 @@ from transformers_vjepa import ClipSampling, VJEPAModel
 from transformers_vjepa.command_line import RECIPES
 from transformers_vjepa.commands import pretrain
 from transformers_vjepa.masking import VJEPAMaskCollator
-from transformers_vjepa.read_outs import encode_clips, labelled_subset, read_out
+from transformers_vjepa.read_outs import encode_clips, read_out
 from transformers_vjepa.study import built_in_clips
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 
 pytestmark = pytest.mark.slow
 
-STEPS, LABELS = 600, 400
-# One run each, 2 cores AMD EPYC: recipe 42.2, nothing hidden 31.5, untrained 22.5, no EMA and collapsed 16.5.
-BOUND = 37.0
+STEPS = 600
+# One run each, 1 thread of an AMD EPYC: recipe 44.7, nothing hidden 33.8, untrained 12.1, no EMA and collapsed 11.8.
+BOUND = 39.0
 SAMPLING = ClipSampling(num_frames=8, frame_step=2)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("learning") / "synthetic"
-    return build_corpus(root, config=CorpusConfig(num_train=800, num_test=400))
+    # In this process: others would take longer to import everything than to render.
+    return build_corpus(root, config=CorpusConfig(num_train=800, num_test=400), num_processes=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +37,19 @@ def clips(corpus):
 
 
 def motion_accuracy(model, clips):
-    """Ridge on features averaged over space: no training, so no budget of a probe can hide what the encoder knows."""
-    both = {split: encode_clips(model, pixels) for split, pixels in clips.clips.items()}
-    labels = {split: values.numpy() for split, values in clips.labels["motion"].items()}
-    chosen = labelled_subset(labels["train"], count=LABELS, seed=0)
-    known = both["train"][torch.from_numpy(chosen)], labels["train"][chosen]
-    return 100 * read_out("ridge", *known, both["test"], labels["test"], seed=0).mean()
+    """
+    Ridge on features averaged over space: no training, so no budget of a probe can hide what the encoder knows. Each
+    third of all clips is labelled in turn, and the others are tested: chance moves the mean by little more than 1.
+    """
+    features = torch.cat([encode_clips(model, clips.clips[split]) for split in ("train", "test")])
+    labels = torch.cat([clips.labels["motion"][split] for split in ("train", "test")]).numpy()
+    order = np.random.default_rng(0).permutation(len(labels))
+    hits = []
+    for known in np.array_split(order, 3):
+        others = np.setdiff1d(order, known)
+        parts = features[known], labels[known], features[others], labels[others]
+        hits.append(read_out("ridge", *parts, seed=0))
+    return 100 * np.concatenate(hits).mean()
 
 
 def arguments(corpus, folder, **settings):
@@ -82,6 +92,14 @@ NO_VICREG = {"context_variance_weight": 0, "context_covariance_weight": 0}
 NO_EMA = {"ema_momentum": 0, "final_ema_momentum": 0}
 
 
+def test_masks_that_hide_nothing_fail(corpus, clips, tmp_path, monkeypatch):
+    show_everything_to_the_context(monkeypatch)
+    model, _ = pretrained(corpus, tmp_path)
+    accuracy = motion_accuracy(model, clips)
+    print(f"nothing hidden: {accuracy:.1f}")
+    assert accuracy < BOUND
+
+
 def test_the_recipe_learns_motion(corpus, clips, tmp_path):
     model, alarms = pretrained(corpus, tmp_path)
     accuracy = motion_accuracy(model, clips)
@@ -100,16 +118,8 @@ def test_an_untrained_network_fails(corpus, clips, tmp_path):
 
 def test_no_ema_and_nothing_against_collapse_fails(corpus, clips, tmp_path):
     """The published objective with a target that is the context encoder itself."""
-    model, alarms = pretrained(corpus, tmp_path, **NO_EMA, **NO_VICREG)
+    model, alarms = pretrained(corpus, tmp_path, **NO_EMA, **NO_VICREG, max_steps=150)  # it is soon done
     accuracy = motion_accuracy(model, clips)
     print(f"no EMA, collapsed: {accuracy:.1f}, alarm from step {alarms[:1]}")
     assert accuracy < BOUND
-    assert alarms and alarms[0] <= 150
-
-
-def test_masks_that_hide_nothing_fail(corpus, clips, tmp_path, monkeypatch):
-    show_everything_to_the_context(monkeypatch)
-    model, _ = pretrained(corpus, tmp_path)
-    accuracy = motion_accuracy(model, clips)
-    print(f"nothing hidden: {accuracy:.1f}")
-    assert accuracy < BOUND
+    assert alarms

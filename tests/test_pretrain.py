@@ -6,23 +6,19 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from children import child, in_two_processes, run_command, wait_until
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoVideoProcessor
+from transformers import AutoImageProcessor, AutoVideoProcessor, TrainerCallback
 
 from transformers_vjepa import VJEPAModel
-from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES
+from transformers_vjepa.command_line import RECIPES
 from transformers_vjepa.commands import pretrain
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 TINY = """
     --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24
@@ -42,9 +38,16 @@ def command(corpus, output_dir, **settings):
     return TINY + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
-def environment():
-    """Two threads in each of several processes would fight over the cores."""
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+@pytest.fixture
+def with_pictures():
+    """Asked for by tests whose runs draw pictures."""
+
+
+@pytest.fixture(autouse=True)
+def as_asked_for(request, monkeypatch):
+    """Other runs draw none: they take longer than training does here."""
+    if "with_pictures" not in request.fixturenames:
+        monkeypatch.setattr(pretrain, "TrainingPictures", lambda *args, **kwargs: TrainerCallback())
 
 
 def weights(folder):
@@ -52,7 +55,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_run_ends_as_the_uninterrupted_one(corpus, tmp_path, workers):
+def test_resumed_run_ends_as_the_uninterrupted_one(with_pictures, corpus, tmp_path, workers):
     whole = pretrain.run(command(corpus, tmp_path / "whole", dataloader_num_workers=workers))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     settings = {"dataloader_num_workers": workers, "resume_from_checkpoint": "auto"}
@@ -64,7 +67,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(corpus, tmp_path, workers):
     assert losses[0] == losses[1]
 
 
-def test_leaves_a_model_a_processor_and_pictures(corpus, tmp_path, capsys):
+def test_leaves_a_model_a_processor_and_pictures(with_pictures, corpus, tmp_path, capsys):
     trainer = pretrain.run(command(corpus, tmp_path / "run"))
     model = VJEPAModel.from_pretrained(tmp_path / "run")
     target = trainer.model.vjepa.encoder.layernorm.weight
@@ -133,7 +136,7 @@ def test_a_model_that_was_not_saved_is_saved_when_nothing_is_left(corpus, tmp_pa
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_pictures_of_an_earlier_run_do_not_stop_this_one(corpus, tmp_path):
+def test_pictures_of_an_earlier_run_do_not_stop_this_one(with_pictures, corpus, tmp_path):
     settings = {"max_steps": 1, "save_strategy": "no"}
     pretrain.run(command(corpus, tmp_path / "run", **settings))
     pretrain.run(command(corpus, tmp_path / "run", crop_size=64, **settings))
@@ -145,13 +148,9 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
     # Steps of one process on 8 clips, or of two on 4 each: the same clips and masks, so the same weights. Adam's
     # usual epsilon would turn rounding differences of tiny gradients into whole steps.
     settings = {"max_steps": 2, "adam_epsilon": 0.01, "start_learning_rate": 0.1, "learning_rate": 0.1}
-    config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    launch.append(str(SCRIPTS / "pretrain.py"))
     arguments = command(corpus, tmp_path / "two", dataloader_num_workers=2, **settings)
-    done = subprocess.run(launch + arguments, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 of 2 steps, loss") == 1
+    output = in_two_processes(run_command, "pretrain", arguments, folder=tmp_path / "printed")
+    assert output.count("2 of 2 steps, loss") == 1
     alone = command(corpus, tmp_path / "one", per_device_train_batch_size=8, **settings)
     losses = [entry["loss"] for entry in pretrain.run(alone).state.log_history if "loss" in entry]
     logged = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
@@ -167,23 +166,12 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
     arguments = command(corpus, tmp_path / "run", max_steps=100000, save_steps=100000, dataloader_num_workers=1)
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "pretrain.py"), *arguments],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    # The mask sheet is drawn when training begins.
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "pictures" / "masks.png").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(1)
-    os.killpg(process.pid, signum)  # the workers get it too, as from a terminal or a scheduler
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum
-    assert "continue with the same command and --resume_from_checkpoint auto" in output
+    with child(run_command, "pretrain", arguments, output=tmp_path / "printed.txt") as process:
+        # Its progress bar says that a step is done.
+        wait_until(lambda: re.search(r"\b[1-9]\d*/100000", process.output), process)
+        os.killpg(process.pid, signum)  # the workers get it too, as from a terminal or a scheduler
+        assert process.wait() == 128 + signum
+    assert "continue with the same command and --resume_from_checkpoint auto" in process.output
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     assert pretrain.trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
     assert (checkpoint / "model.safetensors").is_file()

@@ -1,16 +1,16 @@
 """The study: what is measured, what follows from hits, runs side by side, and a small study from end to end."""
 
+import functools
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
+from children import child, wait_until
 from transformers import TrainerCallback
 
 from transformers_vjepa import VJEPAModel
@@ -247,19 +247,12 @@ def test_a_failure_is_told_and_stops_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_lets_the_runs_save(tmp_path):
-    code = f"""
-import pathlib, sys
-from transformers_vjepa.study import run_side_by_side
-run_side_by_side({{"a": [sys.executable, "-c", {SAVES.format(str(tmp_path))!r}]}},
-    logs=pathlib.Path({str(tmp_path)!r}), num_processes=1)
-"""
-    process = subprocess.Popen(python(code), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "up").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) != 0
+    commands = {"a": python(SAVES.format(str(tmp_path)))}
+    runs = functools.partial(run_side_by_side, commands, logs=tmp_path / "logs", num_processes=1)
+    with child(runs, output=tmp_path / "printed.txt") as process:
+        wait_until((tmp_path / "up").exists, process)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait() != 0
     assert (tmp_path / "saved").exists()
 
 

@@ -1,16 +1,14 @@
 """The script that trains classifiers, run as its users run it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from children import in_two_processes, run_command
 from PIL import Image
 from reference import TINY
 from safetensors.torch import load_file
@@ -25,13 +23,11 @@ from transformers_vjepa import (
     VJEPAVideoProcessor,
     read_clip,
 )
-from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES
+from transformers_vjepa.command_line import RECIPES
 from transformers_vjepa.commands import train_classifier
 from transformers_vjepa.corpora import open_corpus
 from transformers_vjepa.splits import manifest_hash
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 CLASSES = ("bright", "dark", "grey")
 LEVELS = {"bright": 220, "dark": 20, "grey": 120}
@@ -287,25 +283,15 @@ def test_broken_videos_are_counted(model, videos, tmp_path, capsys):
         assert "1 more cannot be read and do not count" in capsys.readouterr().out
 
 
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"augment": "true"}, {"mode": "finetune", "learning_rate": 0.01}])
 def test_two_processes_train_as_one(model, videos, tmp_path, settings):
     # Adam's usual epsilon would turn rounding differences of tiny gradients into whole steps. Two steps, because two
     # processes fill up the last batch of an epoch of features.
     settings = {"adam_epsilon": 0.01, "warmup_steps": 0, "test_dataset": videos, "max_steps": 2} | settings
-    config = LAUNCH_CONFIGS / "two_cpu_processes.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     arguments = command(model, videos, tmp_path / "two", **settings)
-    script = str(SCRIPTS / "train_classifier.py")
-    done = subprocess.run(
-        [*launch, script, *arguments], env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test: ") == 1
+    output = in_two_processes(run_command, "train_classifier", arguments, folder=tmp_path / "printed")
+    assert output.count("test: ") == 1
     train_classifier.run(command(model, videos, tmp_path / "one", per_device_train_batch_size=8, **settings))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():

@@ -51,6 +51,10 @@ def run(argv, *, rank=0, step=0, fault=None):
         pretrain.train(trainer, checkpoint)
 
 
-if __name__ == "__main__":
-    for settings in json.loads(sys.argv[1]):
+def run_all(runs):
+    for settings in runs:
         run(**settings)
+
+
+if __name__ == "__main__":
+    run_all(json.loads(sys.argv[1]))

@@ -104,9 +104,13 @@ def ends_unevenly(argv: list[str]) -> None:
         write_facts(trainer, error=str(error), step=trainer.state.global_step)
 
 
-if __name__ == "__main__":
+def run_scenarios(pairs: list[tuple[str, list[str]]]) -> None:
     scenarios = {
         function.__name__: function for function in (runs, runs_with_pictures, dies, stands_still, ends_unevenly)
     }
-    for name, argv in json.loads(Path(sys.argv[1]).read_text()):
+    for name, argv in pairs:
         scenarios[name](argv)
+
+
+if __name__ == "__main__":
+    run_scenarios(json.loads(Path(sys.argv[1]).read_text()))

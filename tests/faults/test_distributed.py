@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from children import in_two_processes
+from launched import run_scenarios
 from safetensors.torch import load_file
-from test_pretrain import SCRIPTS, command, environment, pretrain
+from test_pretrain import command, pretrain
 from transformers import AutoModel
 
 from transformers_vjepa.checkpoints import last_checkpoint
@@ -25,6 +28,7 @@ from transformers_vjepa.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.training_pictures import TrainingPictures
 
 LAUNCHED = Path(__file__).with_name("launched.py")
+SCRIPTS = LAUNCHED.parents[2] / "scripts"
 
 # Everything that could depend on how clips are spread over processes. Adam's usual epsilon would turn rounding
 # differences of tiny gradients into whole steps.
@@ -75,7 +79,14 @@ def one_shard(corpus):
         server.shutdown()
 
 
+def environment():
+    """Two threads in each of several processes would fight over the cores."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def launch_command(config, *arguments, **options):
+    # At a free port, not at a fixed one: launches may run side by side.
+    options = {"main_process_port": 0} | options
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     launcher = [
         sys.executable,
@@ -164,8 +175,7 @@ def sharded(corpus, one, folder):
         ),
         ("runs", command(corpus, folder / "sharded_pixels", **pixels)),
     ]
-    done = run(launch_command("two_cpu_processes_fsdp2", *launched(folder / "sharded.json", scenarios)))
-    assert done.returncode == 0, done.stderr
+    in_two_processes(run_scenarios, scenarios, folder=folder / "printed", config="two_cpu_processes_fsdp2")
     return folder / "sharded"
 
 

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from children import child, in_two_processes, two_processes
+from faulty import run_all
 from runs import assert_same_checkpoint
 from videos import write_video
 
@@ -27,7 +30,9 @@ TINY = """
     --pred_num_attention_heads 2 --per_device_train_batch_size 2 --logging_steps 1 --save_total_limit 10
     --gradient_accumulation_steps 2 --disable_tqdm true --resume_from_checkpoint auto --use_cpu true
 """.split()
-LAUNCHER = "-m accelerate.commands.launch --config_file".split() + [str(LAUNCH_CONFIGS / "two_cpu_processes.yaml")]
+# At a free port, not at a fixed one: launches may run side by side.
+LAUNCHER = "-m accelerate.commands.launch --main_process_port 0 --config_file".split()
+LAUNCHER.append(str(LAUNCH_CONFIGS / "two_cpu_processes.yaml"))
 
 pytestmark = pytest.mark.slow
 
@@ -45,28 +50,23 @@ def command(folder, output, **settings):
     return TINY + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
-def start(*words, processes=1):
-    launcher = LAUNCHER if processes == 2 else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, *map(str, words)],
-        # As many threads as here, or sums are rounded otherwise.
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()) if processes == 1 else "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def faulty(*runs, processes=1):
-    """Exit code and output of runs one after the other; ends all processes if they hang."""
-    process = start(HERE / "faulty.py", json.dumps(runs), processes=processes)
+@contextmanager
+def launched(*words, output):
+    """The launcher of two processes, which print into a file. All of them end with the block."""
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *LAUNCHER, *map(str, words)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        output, _ = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, output
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,10 @@ def whole(folder, tmp_path_factory):
 
 def test_killed_and_resumed(folder, whole, tmp_path):
     """At the worst moment: all of a checkpoint is written, and it has no name yet."""
-    code, output = faulty({"argv": command(folder, tmp_path), "step": 5, "fault": "kill_saving"})
-    assert code == -signal.SIGKILL, output
+    runs = [{"argv": command(folder, tmp_path), "step": 5, "fault": "kill_saving"}]
+    threads = torch.get_num_threads()  # of the other runs
+    with child(run_all, runs, output=tmp_path / "printed.txt", num_threads=threads) as process:
+        assert process.wait() == -signal.SIGKILL, process.output
     unfinished = tmp_path / "_unfinished" / "checkpoint-6"
     assert (unfinished / "trainer_state.json").is_file()
     assert pretrain.resolve_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-4")
@@ -104,8 +106,7 @@ def test_killed_while_the_model_is_saved(folder, whole, tmp_path):
 def test_one_signal_stops_two_processes_and_both_resume(folder, tmp_path):
     whole, stopped = command(folder, tmp_path / "whole"), command(folder, tmp_path / "stopped")
     runs = [{"argv": whole}, {"argv": stopped, "rank": 1, "step": 2, "fault": "terminate"}, {"argv": stopped}]
-    code, output = faulty(*runs, processes=2)
-    assert code == 0, output
+    in_two_processes(run_all, runs, folder=tmp_path / "printed")
     saved = sorted(path.name for path in (tmp_path / "stopped").glob("checkpoint-*"))
     assert saved == [f"checkpoint-{step}" for step in (2, 3, 4, 6)]  # 3: where the signal came
     folders = [tmp_path / name / "checkpoint-6" for name in ("stopped", "whole")]
@@ -117,33 +118,38 @@ def test_one_signal_stops_two_processes_and_both_resume(folder, tmp_path):
     assert place["clips"] == 6 * 2 * 2 * 2 + 2 * 2
 
 
-@pytest.mark.parametrize(
-    "rank, fault, message",
-    [
-        (1, "diverge", "error: the loss is nan at step 2 on the videos"),
-        (0, "fill_disk", "error: cannot write .*checkpoint-2"),
-    ],
-)
-def test_one_failing_process_ends_both(folder, tmp_path, rank, fault, message):
-    started = time.monotonic()
-    argv = command(folder, tmp_path, max_steps=1000, save_steps=2)
-    code, output = faulty({"argv": argv, "rank": rank, "step": 1, "fault": fault}, processes=2)
-    print(f"{fault}: ended after {time.monotonic() - started:.0f} s")
-    assert code == 1
-    assert any(re.match(message, line) for line in output.splitlines()), output
+def lines_with(message, output):
+    return [line for line in output.splitlines() if re.match(message, line)]
+
+
+def test_one_failing_process_ends_both(folder, tmp_path):
+    argv = command(folder, tmp_path / "run", max_steps=100_000, save_steps=2)
+    runs = [{"argv": argv, "rank": 1, "step": 1, "fault": "diverge"}]
+    output = tmp_path / "printed.txt"
+    with launched(HERE / "faulty.py", json.dumps(runs), output=output) as process:
+        assert process.wait(timeout=300) == 1, output.read_text()
+    assert lines_with("error: the loss is nan at step 2 on the videos", output.read_text()), output.read_text()
+
+
+def test_a_full_disk_ends_the_process_that_writes(folder, tmp_path):
+    argv = command(folder, tmp_path / "run", max_steps=100_000, save_steps=2)
+    runs = [{"argv": argv, "rank": 0, "step": 1, "fault": "fill_disk"}]
+    codes, output = two_processes(run_all, runs, folder=tmp_path / "printed")
+    assert codes[0] == 1, output
+    assert lines_with("error: cannot write .*checkpoint-2", output), output
 
 
 def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path):
     """The launcher passes on to its processes what they have received already."""
     argv = command(folder, tmp_path, max_steps=100_000, save_steps=100_000)
-    process = start(SCRIPTS / "pretrain.py", *argv, processes=2)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "pictures" / "masks.png").exists():  # drawn when training begins
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert output.count("stopped by a signal; continue with the same command") == 1
+    output = tmp_path / "printed.txt"
+    with launched(SCRIPTS / "pretrain.py", *argv, output=output) as process:
+        deadline = time.monotonic() + 300
+        while "'loss'" not in output.read_text():  # the first step is done
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=300)
+    assert output.read_text().count("stopped by a signal; continue with the same command") == 1
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     assert pretrain.trained_steps(checkpoint) > 0
