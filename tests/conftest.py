@@ -22,9 +22,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Those that take longest come first, or one worker is busy with them when the others have nothing left to do.
 FIRST = (
     "tests/test_learning.py",
+    "tests/test_docs.py",
+    "tests/test_hub.py",
     "tests/faults/test_distributed.py",
     "tests/faults/test_fuzz.py",
     "tests/faults/test_processes.py",
+    "tests/test_app.py",
+    "tests/test_packaging.py",
 )
 # Each test of these by itself may go to any worker. Those of other modules stay together: they share dear fixtures.
 SPREAD = ("tests/test_learning.py",)
