@@ -9,6 +9,7 @@ COMMANDS = {
     "extract_features": "write the features of a data set to files",
     "convert_checkpoint": "convert published checkpoints and probes, there and back",
     "study": "the paper's findings in miniature: many runs, one report",
+    "app": "look into a model in the browser: masks, prediction errors, surprise, features, nearest clips",
     "recipes": "list recipes and launch configurations; copy them to edit",
 }
 
