@@ -35,7 +35,7 @@ from .encoded_clips import NO_LABEL, PICTURE_EXTENSIONS
 from .modeling_vjepa import VJEPAForVideoClassification
 from .report_numbers import percent
 from .report_page import COLORS, inline_picture, theme
-from .report_pictures import draw_masks
+from .report_pictures import draw_masks, short_name
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 _EXAMPLES = 12
@@ -188,7 +188,7 @@ def _distance(looker: Looker) -> str:
     sampling = looker.sampling
     if sampling.frame_step is None:
         return f"{sampling.clip_fps:g} per second, from the middle of the video"
-    every = "every frame" if sampling.frame_step == 1 else f"one in {sampling.frame_step}"
+    every = "every frame" if sampling.frame_step == 1 else f"one frame in {sampling.frame_step}"
     return f"{every}, from the middle of the video"
 
 
@@ -356,6 +356,15 @@ def page_style() -> str:
 
 _STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container .gap, .gradio-container .column, .gradio-container .row { gap: 14px; }
+#examples .grid-wrap { max-height: none; overflow: visible; }
+#examples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
+#examples .caption-label { font-size: 11px; max-width: 100%; }
+.vjepa, .vjepa .html-container { padding: 0 !important; min-width: 0; }
+@media (max-width: 640px) {
+  .gradio-container .fillable { padding: 12px !important; }
+  #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+}
 .vjepa { color: var(--ink); font: 15px/1.5 var(--sans); }
 .vjepa h1 { font-size: 27px; line-height: 1.2; font-weight: 700; letter-spacing: -0.02em; margin: 6px 0 6px; }
 .vjepa h2 { font-size: 18px; line-height: 1.3; font-weight: 650; margin: 0 0 4px; }
@@ -407,7 +416,7 @@ def _thumbnails(models: AppModels, places: Sequence[int]) -> list[tuple[Any, str
         choice = example_choice(models, place)
         frame = _read(models.looker, choice)[0].permute(1, 2, 0)
         factor = max(1, round(_THUMBNAIL / frame.shape[0]))
-        caption = ", ".join(map(_plain, choice.labels.values())) or choice.name
+        caption = ", ".join(map(short_name, choice.labels.values())) or choice.name
         found.append((frame.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), caption))
     return found
 
@@ -415,7 +424,7 @@ def _thumbnails(models: AppModels, places: Sequence[int]) -> list[tuple[Any, str
 def _heading(models: AppModels) -> str:
     config, index = models.looker.config, models.index
     return (
-        '<h1>What a V-JEPA sees</h1><p class="lead">'
+        '<h1>What this V-JEPA sees</h1><p class="lead">'
         f"Model <b>{_text(models.name)}</b>: {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{' × '.join(map(str, config.grid_size))} tokens (time × height × width). "
         f"Examples and nearest clips: {len(index):,} clips of {_text(index.data.name)}.</p>"
@@ -476,18 +485,18 @@ def build_app(models: AppModels) -> Any:
                 )
                 upload = _upload(gr)
             with gr.Column(scale=4, min_width=300):
-                status, clip, classes = (_output(gr, name) for name in ("status", "clip", "classes"))
-        with gr.Row(equal_height=False):
-            strategy = gr.Dropdown(names, value=names[0], label="Masks", min_width=180, elem_id="strategy")
-            seed = gr.Number(0, label="Seed of the masks", precision=0, min_width=120, elem_id="seed")
-            again = gr.Button("Other masks", min_width=140, elem_id="again")
+                status, clip = (_output(gr, name) for name in ("status", "clip"))
+        with gr.Row(equal_height=True):
+            strategy = gr.Dropdown(names, value=names[0], label="Masks", scale=2, min_width=160, elem_id="strategy")
+            seed = gr.Number(0, label="Seed of the masks", precision=0, scale=2, min_width=110, elem_id="seed")
+            again = gr.Button("Other masks", scale=1, min_width=110, elem_id="again")
         masks = _output(gr, "masks")
-        with gr.Row():
-            with gr.Column(min_width=320):
-                surprise = _output(gr, "surprise")
-            with gr.Column(min_width=320):
-                features = _output(gr, "features")
-        nearest = _output(gr, "nearest")
+        surprise = _output(gr, "surprise")
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=300):
+                features, classes = (_output(gr, name) for name in ("features", "classes"))
+            with gr.Column(min_width=300):
+                nearest = _output(gr, "nearest")
         outputs = [status, clip, classes, surprise, features, nearest, masks]
         _connect(gr, models, page, places, chosen, examples, upload, (strategy, seed, again), outputs)
     return page

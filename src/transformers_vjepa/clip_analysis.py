@@ -208,7 +208,10 @@ def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
     """Mean surprise of every time step from the second on, over the frames in its middle."""
     steps = config.tubelet_size * (np.arange(1, len(surprise)) + 0.5) - 0.5
     line = Curve("surprise", "vjepa", steps, surprise[1:].mean(dim=(1, 2)).numpy())
-    return curves([line], title="Surprise over time", xlabel="frame of the clip", ylabel="mean L1 error")
+    figure = curves([line], title="Mean of each time step", xlabel="frame of the clip", ylabel="mean L1 error")
+    figure.set_size_inches(4.6, 2.4)
+    figure.axes[0].set_xticks(steps)
+    return figure
 
 
 def draw_features(clip: Tensor, tokens: Tensor, *, config: VJEPAConfig) -> Figure:
