@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+import socket
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
 from transformers_vjepa.app import (
+    AppError,
     Classifier,
     MissingAppError,
     build_app,
@@ -66,10 +69,24 @@ def models(folder):
 
 
 @pytest.fixture(scope="module")
-def address(models):
-    page = build_app(models)
-    yield launch_app(page, port=None, wait=False, announce=lambda text: None)
-    page.close(verbose=False)
+def hosts() -> list[str]:
+    """Hosts that were looked up while the page was built and served."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(models, hosts):
+    look_up = socket.getaddrinfo
+
+    def noted(host, *rest, **more):
+        hosts.append(host)
+        return look_up(host, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", noted)
+        page = build_app(models)
+        yield launch_app(page, port=None, wait=False, announce=lambda text: None)
+        page.close(verbose=False)
 
 
 @pytest.fixture
@@ -310,9 +327,8 @@ def test_what_is_missing_is_said_in_one_line(folder, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"error: --port 70000 must lie in \[1, 65535\]"):
         command.load([*model, "--port", "70000"])
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setattr(command, "load", lambda argv: (None, None))
     with pytest.raises(SystemExit, match=r"error: the app needs gradio, .*: pip install 'transformers_vjepa\[app\]'"):
-        command.main()
+        command.load(model)
     with pytest.raises(MissingAppError):
         build_app(None)
 
@@ -338,6 +354,8 @@ def test_without_a_corpus_a_small_one_is_rendered(folder, tmp_path, monkeypatch)
 def client(address, monkeypatch):
     from gradio_client import Client
 
+    # The client, not the page, would ask the Hub about itself.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     return lambda: Client(address, verbose=False, analytics_enabled=False)
 
@@ -378,11 +396,22 @@ def test_files_and_addresses_that_were_not_uploaded_are_refused(address, folder)
             urllib.request.urlopen(f"{address}gradio_api/file={path}")
 
 
-def test_nothing_is_reported_and_nothing_fetched(address):
+def test_nothing_is_reported_and_nothing_fetched(address, hosts):
+    assert {*map(str, hosts)} <= {"127.0.0.1", "localhost", "None"}
     config = json.loads(urllib.request.urlopen(f"{address}config").read())
     assert config["analytics_enabled"] is False and config["footer_links"] == [] and not config["run_history"]
     html = urllib.request.urlopen(address).read().decode()
     assert not re.search(r'<(script|link)[^>]+(src|href)="(https?:)?//', html)
+
+
+def test_a_port_that_is_taken_and_clips_that_are_gone(address, models, tmp_path):
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(AppError, match=f"port {port} of 127.0.0.1 cannot be listened on: choose another one with"):
+        launch_app(build_app(models), port=port, wait=False)
+    gone = LabelledCorpus(FileCorpus([str(tmp_path / "gone.mp4")], labels=[0]), "old features", {})
+    index = ClipIndex(gone, np.arange(1), models.index.features[:1])
+    with pytest.raises(AppError, match="not one clip of old features can be read here: give --dataset the videos"):
+        build_app(replace(models, index=index))
 
 
 # A browser ----------------------------------------------------------------------------------------------

@@ -49,8 +49,12 @@ _UPLOADS = (3600, 6 * 3600)
 _WAITING = 32
 
 
+class AppError(ValueError):
+    """The page cannot be shown as things are."""
+
+
 class MissingAppError(ImportError):
-    """The page needs gradio."""
+    """The page needs gradio and matplotlib."""
 
 
 @dataclass(frozen=True)
@@ -397,27 +401,41 @@ _STYLE = """
 # The page -----------------------------------------------------------------------------------------------
 
 
-def _gradio() -> Any:
-    # Before the import, which reads it; an offline machine would wait for the answer.
+def require_gradio() -> Any:
+    """
+    The module.
+
+    Raises:
+        MissingAppError: it, or what draws the pictures, is not installed.
+    """
+    # Before the import, which reads it; an offline machine would wait for an answer.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingAppError(
-            "the app needs gradio, which is not installed: pip install 'transformers_vjepa[app]'"
+            f"the app needs {error.name or 'gradio'}, which is not installed: pip install 'transformers_vjepa[app]'"
         ) from error
     return gradio
 
 
-def _thumbnails(models: AppModels, places: Sequence[int]) -> list[tuple[Any, str]]:
-    """First frames and captions."""
-    found = []
-    for place in places:
+def _examples(models: AppModels) -> dict[int, tuple[Any, str]]:
+    """First frames and captions of clips to choose from, by their places in the index."""
+    found = {}
+    for place in models.index.spread(_EXAMPLES):
         choice = example_choice(models, place)
-        frame = _read(models.looker, choice)[0].permute(1, 2, 0)
+        try:
+            frame = _read(models.looker, choice)[0].permute(1, 2, 0)
+        except ClipError:  # its features were written somewhere else, or earlier
+            continue
         factor = max(1, round(_THUMBNAIL / frame.shape[0]))
         caption = ", ".join(map(short_name, choice.labels.values())) or choice.name
-        found.append((frame.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), caption))
+        found[place] = (frame.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), caption)
+    if not found:
+        raise AppError(
+            f"not one clip of {models.index.data.name} can be read here: give --dataset the videos themselves"
+        )
     return found
 
 
@@ -463,9 +481,11 @@ def build_app(models: AppModels) -> Any:
 
     Raises:
         MissingAppError: gradio is missing.
+        AppError: no clip of the index can be read.
     """
-    gr = _gradio()
-    places = models.index.spread(_EXAMPLES)
+    gr = require_gradio()
+    shown = _examples(models)
+    places = list(shown)
     names = strategies(models.looker.config)
     with gr.Blocks(title="V-JEPA", analytics_enabled=False, delete_cache=_UPLOADS) as page:
         chosen = gr.State(("example", places[0]))
@@ -473,7 +493,7 @@ def build_app(models: AppModels) -> Any:
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
                 examples = gr.Gallery(
-                    _thumbnails(models, places),
+                    list(shown.values()),
                     label="Choose a clip",
                     columns=4,
                     object_fit="contain",
@@ -601,9 +621,9 @@ def launch_app(
         The address.
 
     Raises:
-        ValueError: the port is taken.
+        AppError: the port is taken.
     """
-    gr = _gradio()
+    gr = require_gradio()
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # none is fetched
     page.queue(max_size=_WAITING)
     try:
@@ -628,7 +648,7 @@ def launch_app(
             prevent_thread_lock=True,
         )
     except OSError as error:
-        raise ValueError(f"port {port} of {host} cannot be listened on: choose another one with --port") from error
+        raise AppError(f"port {port} of {host} cannot be listened on: choose another one with --port") from error
     announce(f"the app is at {address}" + (f" and at {public}" if public else "") + "   (Ctrl-C ends it)")
     if wait:
         page.block_thread()
@@ -636,6 +656,7 @@ def launch_app(
 
 
 __all__ = [
+    "AppError",
     "AppModels",
     "Choice",
     "Classifier",
@@ -647,5 +668,6 @@ __all__ = [
     "launch_app",
     "mask_panel",
     "page_style",
+    "require_gradio",
     "upload_choice",
 ]

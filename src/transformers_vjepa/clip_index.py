@@ -166,7 +166,7 @@ def open_labelled(source: str, *, max_clips: int) -> LabelledCorpus:
     if not any(character in source for character in "*?[{") and not os.path.exists(os.path.expanduser(source)):
         raise FileNotFoundError(f"{source} is no file or folder here: give a folder of videos, an index or features")
     folder = Path(source).expanduser()
-    if (folder / "manifest.json").is_file() and (folder / "labels.csv").is_file():
+    if _is_built_in(folder):
         data = built_in_corpus(folder)
     else:
         corpus: Corpus = open_corpus(source)
@@ -181,6 +181,14 @@ def open_labelled(source: str, *, max_clips: int) -> LabelledCorpus:
     labels = {task: [names[index] for index in chosen] for task, names in data.labels.items()}
     name = f"{data.name}, {max_clips:,} of {len(data.corpus):,}"
     return LabelledCorpus(SubsetCorpus(data.corpus, chosen), name, labels)
+
+
+def _is_built_in(folder: Path) -> bool:
+    """Whether it is a complete corpus of [`~synthetic.build_corpus`]."""
+    if not all((folder / name).is_file() for name in ("manifest.json", "labels.csv")):
+        return False
+    with open(folder / "labels.csv", encoding="utf-8", errors="replace") as file:
+        return file.readline().strip() == "path,split,motion,appearance"
 
 
 def _label_names(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from .. import VJEPAForPreTraining
-from ..app import AppModels, Classifier, MissingAppError, build_app, launch_app
+from ..app import AppError, AppModels, Classifier, MissingAppError, build_app, launch_app, require_gradio
 from ..clip_analysis import Looker
 from ..clip_index import (
     ClipIndex,
@@ -122,8 +122,9 @@ def index_clips(arguments: AppArguments, looker: Looker, data: LabelledCorpus | 
 
 def load(argv: Sequence[str]) -> tuple[AppArguments, AppModels]:
     """Everything that the page needs, from its command line."""
-    with user_errors():
+    with user_errors(*MISTAKES, MissingAppError):
         [arguments] = parse_with_recipe(argv, (AppArguments,), description=__doc__)
+        require_gradio()  # before the work, not after
         has_accelerator = torch.accelerator.is_available() and not arguments.use_cpu
         device = torch.accelerator.current_accelerator() if has_accelerator else torch.device("cpu")
         looker = load_looker(arguments, device)
@@ -136,6 +137,6 @@ def load(argv: Sequence[str]) -> tuple[AppArguments, AppModels]:
 
 def main() -> None:
     arguments, models = load(sys.argv[1:])
-    with user_errors(MissingAppError, ValueError):
+    with user_errors(AppError):
         page = build_app(models)
         launch_app(page, host=arguments.host, port=arguments.port, share=arguments.share)
