@@ -42,6 +42,8 @@ _EXAMPLES = 12
 _SHOWN_NEIGHBOURS = 6
 _VOTERS = 10
 _THUMBNAIL = 128
+# Time steps whose images can be told apart where two pictures stand side by side.
+_FEW_STEPS = 5
 _MAX_SEED = 2**31 - 1
 _MAX_UPLOAD = "500mb"
 # Seconds: uploads are looked for once an hour, and go after six.
@@ -130,7 +132,7 @@ def clip_panels(models: AppModels, choice: Choice) -> ClipPanels:
         clip = _read(looker, choice)
         classes = _classes_panel(models, choice)
     except ClipError as error:
-        return ClipPanels(_problem(f"{choice.name} cannot be shown: {error}"), *[""] * 5)
+        return ClipPanels(_problem(f"{choice.name} cannot be shown: {error}. Choose another one."), *[""] * 5)
     tokens = looker.tokens(clip)
     with theme():
         surprise, features = _surprise_panel(looker, clip), _features_panel(looker, clip, tokens)
@@ -142,9 +144,9 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
     """Masks over a clip and the prediction errors they lead to, as HTML; nothing for a clip that cannot be read."""
     looker = models.looker
     if seed is None or not 0 <= seed <= _MAX_SEED or seed != int(seed):
-        return _problem(f"the seed must be a whole number from 0 to {_MAX_SEED:,}")
+        return _problem(f"The seed must be a whole number from 0 to {_MAX_SEED:,}")
     if strategy not in strategies(looker.config):
-        return _problem(f"the masks must be one of {', '.join(strategies(looker.config))}")
+        return _problem(f"The masks must be one of {', '.join(strategies(looker.config))}")
     try:
         clip = _read(looker, choice)
     except ClipError:
@@ -172,7 +174,7 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
         "The context encoder sees what is left as it is; the predictor must find the features of the blue tokens. "
         f"It misses them by <b>{means}</b> (mean L1); guessing zeros, the mean of every token's normalised features, "
         f"misses them by {guess}.",
-        *pictures,
+        _parts(looker, *pictures),
         how=f"Errors from dark ({low:.2f}) to bright ({high:.2f}); what is context is shown as it is.",
     )
 
@@ -235,7 +237,7 @@ def _surprise_panel(looker: Looker, clip: torch.Tensor) -> str:
         title,
         "How wrong the predictor is about each time step, having seen the steps before it and no more. Most at frame "
         f"{first}: <b>{means.max():.3f}</b>; mean {means.mean():.3f}.",
-        *pictures,
+        _parts(looker, *pictures),
         how=f"Dark ({low:.2f}) to bright ({high:.2f}). Nothing precedes the first step.",
     )
 
@@ -250,7 +252,7 @@ def _features_panel(looker: Looker, clip: torch.Tensor, tokens: torch.Tensor) ->
         title,
         "The first three principal components of the target encoder's tokens as red, green and blue; they hold "
         f"<b>{share}</b> of the variance.",
-        _picture(figure, name="features", alt="principal components of the features as colours, under the frames"),
+        _parts(looker, _picture(figure, name="features", alt="features as colours, under the frames")),
         how="Tokens of one colour have like features. Components are of this clip: do not compare colours of two.",
     )
 
@@ -310,12 +312,11 @@ def _numbers(values: torch.Tensor) -> str:
 
 def _panel(title: str, reading: str, *parts: str, how: str = "") -> str:
     how = f'<p class="how">{how}</p>' if how else ""
-    body = "".join(parts)
-    return f'<section class="panel"><h2>{title}</h2><p>{reading}</p><div class="parts">{body}</div>{how}</section>'
+    return f'<section class="panel"><h2>{title}</h2><p>{reading}</p>{"".join(parts)}{how}</section>'
 
 
 def _problem(message: str) -> str:
-    return f'<p class="problem" role="alert">{_text(message[:1].upper() + message[1:])}</p>'
+    return f'<p class="problem" role="alert">{_text(message)}</p>'
 
 
 def _status(choice: Choice) -> str:
@@ -327,6 +328,12 @@ def _status(choice: Choice) -> str:
 def _picture(figure: Any, *, name: str, alt: str) -> str:
     picture = inline_picture(figure, name=name, alt=alt)
     return f'<figure role="img" aria-label="{_text(alt)}">{picture.svg}</figure>'
+
+
+def _parts(looker: Looker, *pictures: str) -> str:
+    """Pictures side by side, or those of many time steps, whose images are small, as wide as the page."""
+    kind = "parts many" if looker.config.grid_size[0] > _FEW_STEPS else "parts"
+    return f'<div class="{kind}">{"".join(pictures)}</div>'
 
 
 def _video(clip: torch.Tensor, *, label: str, side: int = 224, controls: bool = False) -> str:
@@ -378,6 +385,7 @@ _STYLE = """
 .vjepa .panel { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
 .vjepa .parts { display: flex; flex-wrap: wrap; gap: 16px 28px; align-items: flex-start; }
 .vjepa figure { margin: 0; flex: 1 1 320px; max-width: 540px; min-width: 0; }
+.vjepa .many figure { flex-basis: 100%; max-width: 860px; }
 .vjepa figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 .vjepa figure image { image-rendering: pixelated; }
 .vjepa video { display: block; width: 100%; max-width: 320px; border-radius: 8px; image-rendering: pixelated;
@@ -388,8 +396,8 @@ _STYLE = """
 .vjepa .tiles small { color: var(--muted); }
 .vjepa .tiles video, .vjepa .gone { width: 100%; aspect-ratio: 1; margin-bottom: 6px; border-radius: 8px; }
 .vjepa .gone { background: var(--raised); display: grid; place-items: center; color: var(--muted); }
-.vjepa .bars { width: 100%; border-collapse: collapse; }
-.vjepa .bars th { text-align: left; font-weight: 500; padding: 2px 10px 2px 0; overflow-wrap: anywhere; }
+.vjepa .bars { width: 100%; border-collapse: collapse; table-layout: fixed; }
+.vjepa .bars th { text-align: left; width: 44%; font-weight: 500; padding: 2px 10px 2px 0; overflow-wrap: anywhere; }
 .vjepa .bars td:last-child { text-align: right; font-variant-numeric: tabular-nums; width: 3.5em; }
 .vjepa meter { width: 100%; height: 14px; }
 .vjepa .problem { border-left: 4px solid var(--wrong); background: var(--raised); border-radius: 6px;

@@ -102,10 +102,16 @@ def _joined(strip: Strip) -> np.ndarray:
 
 
 def frame_titles(config: VJEPAConfig) -> list[str]:
-    """A title for every time step: the frames of the clip that its tokens span."""
-    size = config.tubelet_size
-    starts = range(0, config.frames_per_clip, size)
-    return [f"frame {start}" if size == 1 else f"frames {start}–{start + size - 1}" for start in starts]
+    """A title for every time step, the frames of the clip that its tokens span; of many, short ones and not for all."""
+    size, steps = config.tubelet_size, config.grid_size[0]
+    titles = []
+    for step in range(steps):
+        first, last = step * size, (step + 1) * size - 1
+        span = str(first) if size == 1 else f"{first}–{last}"
+        word = "frame " if size == 1 else "frames "
+        is_named = step % -(-steps // 8) == 0
+        titles.append((word if steps <= 5 else "") + span if is_named else "")
+    return titles
 
 
 def _frames(clips: Tensor, config: VJEPAConfig) -> Tensor:
