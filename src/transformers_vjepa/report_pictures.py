@@ -102,7 +102,7 @@ def _joined(strip: Strip) -> np.ndarray:
 
 
 def frame_titles(config: VJEPAConfig) -> list[str]:
-    """A title for every time step, the frames of the clip that its tokens span; of many, short ones and not for all."""
+    """A title for every time step, the frames of the clip that its tokens span; of many a short one, not for all."""
     size, steps = config.tubelet_size, config.grid_size[0]
     titles = []
     for step in range(steps):
