@@ -327,7 +327,7 @@ def _status(choice: Choice) -> str:
 
 def _picture(figure: Any, *, name: str, alt: str) -> str:
     picture = inline_picture(figure, name=name, alt=alt)
-    return f'<figure role="img" aria-label="{_text(alt)}">{picture.svg}</figure>'
+    return f'<figure class="{name}" role="img" aria-label="{_text(alt)}">{picture.svg}</figure>'
 
 
 def _parts(looker: Looker, *pictures: str) -> str:
@@ -385,7 +385,8 @@ _STYLE = """
 .vjepa .panel { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
 .vjepa .parts { display: flex; flex-wrap: wrap; gap: 16px 28px; align-items: flex-start; }
 .vjepa figure { margin: 0; flex: 1 1 320px; max-width: 540px; min-width: 0; }
-.vjepa .many figure { flex-basis: 100%; max-width: 860px; }
+.vjepa .many figure { flex-basis: 100%; max-width: 720px; }
+.vjepa .many .surprise-curve { max-width: 480px; }
 .vjepa figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 .vjepa figure image { image-rendering: pixelated; }
 .vjepa video { display: block; width: 100%; max-width: 320px; border-radius: 8px; image-rendering: pixelated;
