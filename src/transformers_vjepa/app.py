@@ -494,10 +494,9 @@ def build_app(models: AppModels) -> Any:
     """
     gr = require_gradio()
     shown = _examples(models)
-    places = list(shown)
     names = strategies(models.looker.config)
     with gr.Blocks(title="V-JEPA", analytics_enabled=False, delete_cache=_UPLOADS) as page:
-        chosen = gr.State(("example", places[0]))
+        chosen = gr.State(("example", next(iter(shown))))
         gr.HTML(_heading(models), elem_classes="vjepa", apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
@@ -527,7 +526,8 @@ def build_app(models: AppModels) -> Any:
             with gr.Column(min_width=300):
                 nearest = _output(gr, "nearest")
         outputs = [status, clip, classes, surprise, features, nearest, masks]
-        _connect(gr, models, page, places, chosen, examples, upload, (strategy, seed, again), outputs)
+        widgets = _Widgets(chosen, examples, upload, strategy, seed, again, outputs)
+        _connect(page, models=models, places=list(shown), widgets=widgets)
     return page
 
 
@@ -540,19 +540,23 @@ def _chosen(models: AppModels, state: tuple[str, Any]) -> Choice:
     return example_choice(models, what) if kind == "example" else upload_choice(what)
 
 
-def _connect(
-    gr: Any,
-    models: AppModels,
-    page: Any,
-    places: Sequence[int],
-    chosen: Any,
-    examples: Any,
-    upload: Any,
-    controls: tuple[Any, Any, Any],
-    outputs: list[Any],
-) -> None:
+@dataclass(frozen=True)
+class _Widgets:
+    """What can be clicked, and what it changes."""
+
+    chosen: Any
+    examples: Any
+    upload: Any
+    strategy: Any
+    seed: Any
+    again: Any
+    outputs: list[Any]
+
+
+def _connect(page: Any, *, models: AppModels, places: Sequence[int], widgets: _Widgets) -> None:
     """What happens on a click. The clip that is looked at is kept per session; networks run one at a time."""
-    strategy, seed, again = controls
+    gr = require_gradio()
+    chosen, upload, seed, outputs = widgets.chosen, widgets.upload, widgets.seed, widgets.outputs
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "networks", "show_progress": "minimal"}
 
     def show(state: tuple[str, Any], strategy: str, seed: float | None) -> list[str]:
@@ -575,9 +579,9 @@ def _connect(
     def next_seed(seed: float | None) -> int:
         return 0 if seed is None or not 0 <= seed < _MAX_SEED else int(seed) + 1
 
-    settings = [strategy, seed]
+    settings = [widgets.strategy, seed]
     page.load(show, [chosen, *settings], outputs, api_visibility="private", **one_at_a_time)
-    examples.select(
+    widgets.examples.select(
         show_example,
         settings,
         [chosen, upload, *outputs],
@@ -595,13 +599,13 @@ def _connect(
     )
     mask_inputs = {"fn": show_masks, "inputs": [chosen, *settings], "outputs": outputs[-1:]}
     gr.on(
-        [strategy.input, seed.submit, seed.blur],
+        [widgets.strategy.input, seed.submit, seed.blur],
         **mask_inputs,
         api_name="masks",
         trigger_mode="always_last",
         **one_at_a_time,
     )
-    again.click(next_seed, seed, seed, api_visibility="private", queue=False, show_progress="hidden").then(
+    widgets.again.click(next_seed, seed, seed, api_visibility="private", queue=False, show_progress="hidden").then(
         **mask_inputs, api_visibility="private", **one_at_a_time
     )
 
