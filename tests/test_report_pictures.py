@@ -78,6 +78,8 @@ def test_titles_name_the_frames_of_a_time_step():
     assert pictures.frame_titles(CONFIG) == ["frames 0–1", "frames 2–3"]
     still = VJEPAConfig(crop_size=16, patch_size=4, frames_per_clip=1, tubelet_size=1)
     assert pictures.frame_titles(still) == ["frame 0"]
+    titles = pictures.frame_titles(VJEPAConfig(crop_size=16, patch_size=4, frames_per_clip=64))
+    assert titles[:5] == ["0–1", "", "", "", "8–9"] and len(titles) == 32
 
 
 def test_heat_is_dark_at_low_and_bright_at_high():

@@ -190,10 +190,16 @@ def save_picture(
     else:
         drawn.savefig(png, dpi=_PNG_DPI, facecolor="white")
         drawn.set_layout_engine("none")  # laid out already: the same places, and half the time
-        buffer = io.StringIO()
-        drawn.savefig(buffer, format="svg", dpi=_PNG_DPI, facecolor="none")
-        svg = buffer.getvalue()
+        return inline_picture(drawn, name=name, alt=alt, max_width=max_width)
     body, width = _themed_svg(svg, name=name)
+    return Picture(body, width=min(width, max_width), least_width=0.8 * width, alt=alt, name=name)
+
+
+def inline_picture(figure: Figure, *, name: str, alt: str, max_width: float = math.inf) -> Picture:
+    """A figure as SVG for a page, without a file; the arguments are those of [`save_picture`]."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", dpi=_PNG_DPI, facecolor="none")
+    body, width = _themed_svg(buffer.getvalue(), name=name)
     return Picture(body, width=min(width, max_width), least_width=0.8 * width, alt=alt, name=name)
 
 
@@ -388,4 +394,16 @@ _TEMPLATE = """<!DOCTYPE html>
 </html>
 """
 
-__all__ = ["COLORS", "Card", "Page", "Picture", "Section", "Table", "color", "render_page", "save_picture", "theme"]
+__all__ = [
+    "COLORS",
+    "Card",
+    "Page",
+    "Picture",
+    "Section",
+    "Table",
+    "color",
+    "inline_picture",
+    "render_page",
+    "save_picture",
+    "theme",
+]

@@ -102,24 +102,33 @@ def _joined(strip: Strip) -> np.ndarray:
 
 
 def frame_titles(config: VJEPAConfig) -> list[str]:
-    """A title for every time step: the frames of the clip that its tokens span."""
-    size = config.tubelet_size
-    starts = range(0, config.frames_per_clip, size)
-    return [f"frame {start}" if size == 1 else f"frames {start}–{start + size - 1}" for start in starts]
+    """A title for every time step, the frames of the clip that its tokens span; of many a short one, not for all."""
+    size, steps = config.tubelet_size, config.grid_size[0]
+    titles = []
+    for step in range(steps):
+        first, last = step * size, (step + 1) * size - 1
+        span = str(first) if size == 1 else f"{first}–{last}"
+        word = "frame " if size == 1 else "frames "
+        is_named = step % -(-steps // 8) == 0
+        titles.append((word if steps <= 5 else "") + span if is_named else "")
+    return titles
 
 
 def _frames(clips: Tensor, config: VJEPAConfig) -> Tensor:
     return _tubelet_frames(clips, config)
 
 
-def _heat(frames: Tensor, values: Tensor, *, low: float = 0.0, high: float) -> Tensor:
-    """Frames (time, height, width, 3) in grey under a map (time, rows, columns), dark at `low`, bright at `high`."""
+def _heat(frames: Tensor, values: Tensor, *, low: float = 0.0, high: float, smooth: bool = True) -> Tensor:
+    """
+    Frames (time, height, width, 3) in grey under a map (time, rows, columns), dark at `low`, bright at `high`; blurred
+    between the tokens, or each token a square.
+    """
     from matplotlib import colormaps
 
     size = tuple(frames.shape[1:3])
     scaled = (values[:, None].float() - low) / max(high - low, 1e-12)
-    smooth = interpolate(scaled, size=size, mode="bilinear")[:, 0].clamp(0, 1)
-    colors = torch.from_numpy(colormaps[_HEAT](smooth.numpy())[..., :3]).float()
+    enlarged = interpolate(scaled, size=size, mode="bilinear" if smooth else "nearest")[:, 0].clamp(0, 1)
+    colors = torch.from_numpy(colormaps[_HEAT](enlarged.numpy())[..., :3]).float()
     return 0.42 * frames.mean(-1, keepdim=True) + 0.58 * colors
 
 
@@ -224,6 +233,15 @@ def draw_attention(
     return draw_strips(strips, titles=frame_titles(config))
 
 
+def standardised_directions(features: Tensor, *, reference: Tensor) -> Tensor:
+    """
+    Unit vectors of features (clips, values) whose cosines say how near clips are: each value less its mean over the
+    clips of `reference` (clips, values), over its standard deviation there.
+    """
+    spread = reference.std(dim=0).clamp_min(1e-6)
+    return normalize((features - reference.mean(dim=0)) / spread, dim=1)
+
+
 def nearest_clips(features: Tensor, *, number: int = 5) -> Tensor:
     """
     The nearest other clips by the cosine of standardised features: int64 (clips, number), the nearest first.
@@ -231,8 +249,7 @@ def nearest_clips(features: Tensor, *, number: int = 5) -> Tensor:
     Args:
         features: (clips, values).
     """
-    spread = features.std(dim=0).clamp_min(1e-6)
-    directions = normalize((features - features.mean(dim=0)) / spread, dim=1)
+    directions = standardised_directions(features, reference=features)
     similarity = directions @ directions.T
     similarity.fill_diagonal_(-2)
     return similarity.topk(number, dim=1).indices
@@ -398,5 +415,6 @@ __all__ = [
     "nearest_clips",
     "prediction_errors",
     "short_name",
+    "standardised_directions",
     "strategy_masks",
 ]

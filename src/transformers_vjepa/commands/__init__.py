@@ -10,6 +10,7 @@ COMMANDS = {
     "convert_checkpoint": "convert published checkpoints and probes, there and back",
     "publish": "upload a finished folder to the Hub, with its card",
     "study": "the paper's findings in miniature: many runs, one report",
+    "app": "look into a model in the browser: masks, prediction errors, surprise, features, nearest clips",
     "recipes": "list recipes and launch configurations; copy them to edit",
 }
 
