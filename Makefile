@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # How long `make soak` takes.
 MINUTES ?= 30
 
-.PHONY: demo study test style soak
+.PHONY: demo study test style docs soak
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-viz,probe
@@ -18,6 +18,9 @@ test: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest
+
+docs: $(VENV)/installed-docs
+	$(RUN) -m sphinx -W -b html docs build/docs
 
 soak: $(VENV)/installed-test
 	$(RUN) benchmarks/soak.py --minutes $(MINUTES)

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from importlib import import_module
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 from unittest import mock
 
 from docutils import nodes
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from transformers import TrainingArguments
@@ -134,6 +136,8 @@ class CommandList(SphinxDirective):
         return [entries]
 
 
+_FUNCTIONS = (FunctionType, MethodType, ModuleType)
+
 # Docstrings ------------------------------------------------------------------------------------------------
 
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
@@ -158,6 +162,17 @@ def _inline(text: str) -> str:
 def _escaped(text: str) -> str:
     text = re.sub(r"([|*])", r"\\\1", text)
     return re.sub(r"(?<=\w)_(?=\W|$)", r"\\_", text)
+
+
+def _begins_list(above: list[str], indent: int) -> bool:
+    """Whether the item of a list after these lines is its first, without the blank line that it needs."""
+    for line in reversed(above):
+        depth = len(line) - len(line.lstrip())
+        if not line.strip() or depth < indent:
+            return bool(line.strip())
+        if depth == indent:
+            return not line.lstrip().startswith("- ")
+    return False
 
 
 def as_restructured_text(lines: list[str]) -> list[str]:
@@ -185,12 +200,19 @@ def as_restructured_text(lines: list[str]) -> list[str]:
             if deeper >= 4 and not re.fullmatch(r"[A-Z]\w+:", above.strip()):
                 literal = len(above) - len(above.lstrip())
                 result += [f"{above[:literal]}::", ""]
+        if literal is None and line.lstrip().startswith("- ") and _begins_list(lines[:number], indent):
+            result.append("")
         result.append(line if literal is not None or not line.strip() else _inline(line))
     return result
 
 
 def _convert_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_restructured_text(lines)
+
+
+def _skip_aliases(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """A type alias has the docstring of `typing`, not one of ours."""
+    return True if type(obj).__module__ in ("typing", "types") and not isinstance(obj, _FUNCTIONS) else None
 
 
 def _shorten_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
@@ -204,5 +226,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("command-reference", CommandReference)
     app.add_directive("command-list", CommandList)
     app.connect("autodoc-process-docstring", _convert_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", _skip_aliases)
+    app.add_lexer("csv", TextLexer)  # what Markdown elsewhere calls it
     app.connect("autodoc-process-signature", _shorten_signature)
     return {"parallel_read_safe": True}

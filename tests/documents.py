@@ -5,14 +5,12 @@ A block is left out only by a comment right before it, `<!-- not run: reason -->
 known here, and a line of bash that begins with a word that is not known here, are errors.
 """
 
-import os
+import configparser
 import re
-import runpy
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +29,8 @@ PAGES = sorted(DOCS.glob("**/*.md"))
 README = ROOT / "README.md"
 #: What is shown and not typed: what programs print, drawings, trees of files.
 SHOWN = ("", "text")
+sys.path.append(str(DOCS))
+options_of = import_module("package_reference").options_of
 _LEFT_OUT = re.compile(r"<!-- not run: (.+?) -->\s*$", flags=re.DOTALL)
 
 
@@ -53,6 +53,8 @@ def blocks_of(page: Path) -> list[Block]:
         if token.type in ("fence", "code_block"):
             language = token.info.strip()
             if not language.startswith("{"):
+                if "../shared/" in token.content:
+                    reason = reason or "it reads ../shared, which lies beside the repository on one machine only"
                 blocks.append(Block(page, token.map[0] + 1, language, token.content, reason))
         if token.type not in ("inline", "list_item_open", "bullet_list_open"):
             left_out = _LEFT_OUT.search(token.content) if token.type == "html_block" else None
@@ -141,8 +143,6 @@ def run_python(words: list[str]) -> None:
 
 def check_pip(words: list[str]) -> None:
     """`pip install` of this package names extras that it has."""
-    import configparser
-
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     assert words[0] == "install"
