@@ -116,9 +116,7 @@ class CommandReference(SphinxDirective):
         for action in actions:
             written, explained = _describe(action)
             term = nodes.term("", "", nodes.literal(text=written), ids=[f"{command}-{action.dest}".replace("_", "-")])
-            entries += nodes.definition_list_item(
-                "", term, nodes.definition("", nodes.paragraph(text=explained))
-            )
+            entries += nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph(text=explained)))
         return [nodes.rubric(text=title), entries]
 
 

@@ -8,11 +8,11 @@ known here, and a line of bash that begins with a word that is not known here, a
 import configparser
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from unittest import mock
 
@@ -20,6 +20,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from markdown_it import MarkdownIt
 
+from transformers_vjepa.__main__ import main
 from transformers_vjepa.commands import COMMANDS
 from transformers_vjepa.corpora import open_corpus
 
@@ -88,18 +89,13 @@ SMALLER = {
 def run_command(words: list[str]) -> None:
     """`vjepa` with these words, in this process. A study takes more than an hour: its arguments are read only."""
     command, *arguments = words or ["--help"]
-    if command in ("--help", "--version"):
-        main = import_module("transformers_vjepa.__main__").main
-    else:
-        assert command in COMMANDS, f"vjepa {command} is no command"
-        main = import_module(f"transformers_vjepa.commands.{command}").main
+    assert command in COMMANDS or command in ("--help", "--version"), f"vjepa {command} is no command"
     if command == "study":
         import_module("transformers_vjepa.commands.study").Study(arguments)
         return
     if "--help" not in arguments:
-        arguments = [*arguments, *SMALLER.get(command, [])]
-    with mock.patch("sys.argv", ["vjepa", command, *arguments] if "__main__" in main.__module__ else
-                    [f"vjepa {command}", *arguments]):
+        arguments += SMALLER.get(command, [])
+    with mock.patch("sys.argv", ["vjepa", command, *arguments]):
         try:
             main()
         except SystemExit as end:
@@ -164,11 +160,7 @@ def check_git(words: list[str]) -> None:
 
 
 def check_tensorboard(words: list[str]) -> None:
-    assert words[0] == "--logdir"
-
-
-def copy_file(words: list[str]) -> None:
-    shutil.copy(*words)
+    assert words[0] == "--logdir" and any(Path(words[1]).rglob("events.out.*")), f"no logs in {words[1]}"
 
 
 WORDS: dict[str, Callable[[list[str]], None]] = {
@@ -181,26 +173,21 @@ WORDS: dict[str, Callable[[list[str]], None]] = {
     "make": check_make,
     "git": check_git,
     "tensorboard": check_tensorboard,
-    "cp": copy_file,
 }
 
 
 def run_bash(code: str) -> None:
-    variables: dict[str, str] = {}
+    variables: dict[str, list[str]] = {}
     for _, words in lines_of(code):
-        if set_here := re.fullmatch(r"(\w+)=(.*)", words[0], flags=re.DOTALL):
-            variables[set_here[1]] = set_here[2]
+        if assigned := re.fullmatch(r"(\w+)=(.*)", words[0], flags=re.DOTALL):
+            variables[f"${assigned[1]}"] = shlex.split(assigned[2])
             words = words[1:]
-        words = [part for word in words for part in (shlex.split(variables[word[1:]]) if word[1:] in variables
-                 and word[0] == "$" else [word])]
-        while words:
-            end = words.index("&&") if "&&" in words else len(words)
-            part, words = words[:end], words[end + 1 :]
-            part = list(filter(None, (re.sub(r"^<.*|.*>$", "", word) if part[0] == "git" else word for word in part)))
-            if part[0] == "cd":
-                continue
-            assert part[0] in WORDS, f"{part[0]!r} is no command that the tests know"
-            WORDS[part[0]](part[1:])
+        words = [part for word in words for part in variables.get(word, [word])]
+        for _, part in groupby(words, key="&&".__eq__):
+            command, *arguments = part
+            if command not in ("&&", "cd"):
+                assert command in WORDS, f"{command!r} is no command that the tests know"
+                WORDS[command](arguments)
 
 
 # Blocks ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -17,12 +18,13 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from PIL import Image
 from published import published_checkpoint_of, published_probe_of
+from transformers import TrainerCallback
 from videos import write_tar
 
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAImageProcessor, VJEPAVideoProcessor
 from transformers_vjepa import synthetic as corpus_module
 from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES
-from transformers_vjepa.commands import COMMANDS, demo
+from transformers_vjepa.commands import COMMANDS, demo, pretrain
 from transformers_vjepa.synthetic import CorpusConfig, build_corpus, load_labels
 
 #: Blocks of code that may be left out, each with its reason in the page.
@@ -30,12 +32,18 @@ MOST_LEFT_OUT = 6
 TEXTS = [*PAGES, README]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
-#: What all presets are here: a clip of 16 frames of 32 pixels, and a network of one block.
-SMALL = {"crop_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+#: What all presets are here: a clip of 16 frames of 48 pixels, and a network of one block.
+SMALL = {"crop_size": 48, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL |= {"pred_hidden_size": 24, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
-CORPUS = CorpusConfig(num_train=80, num_test=40, size=32)
 #: Names of the videos' classes: three, and ten videos of each.
 CLASSES = ("left", "right", "up")
+
+
+@dataclass(frozen=True)
+class SmallCorpus(CorpusConfig):
+    num_train: int = 80
+    num_test: int = 40
+    size: int = 32
 
 
 def name_of(page: Path) -> str:
@@ -47,9 +55,11 @@ def name_of(page: Path) -> str:
 
 def place_videos(root: Path) -> None:
     """Under every name that the pages use for data."""
-    corpus = build_corpus(root / "outputs" / "synthetic", config=CORPUS, num_processes=1)
-    found = {name: [record.path for record in load_labels(corpus, split="train") if record.motion == name]
-             for name in CLASSES}
+    corpus = build_corpus(root / "outputs" / "synthetic", config=SmallCorpus(), num_processes=1)
+    found = {
+        name: [record.path for record in load_labels(corpus, split="train") if record.motion == name]
+        for name in CLASSES
+    }
     for name, files in found.items():
         (root / "videos" / name).mkdir(parents=True)
         for number, file in enumerate(files):
@@ -75,8 +85,8 @@ def place_models(root: Path) -> None:
     config = VJEPAConfig(**SMALL, frames_per_clip=8)
     folder = root / "outputs" / "demo"
     VJEPAForPreTraining(config).save_pretrained(folder)
-    VJEPAVideoProcessor(crop_size=32, num_frames=8, frame_step=2).save_pretrained(folder)
-    VJEPAImageProcessor(crop_size=32).save_pretrained(folder)
+    VJEPAVideoProcessor(crop_size=48, num_frames=8, frame_step=2).save_pretrained(folder)
+    VJEPAImageProcessor(crop_size=48).save_pretrained(folder)
     torch.save(published_checkpoint_of(VJEPAConfig(**SMALL)), root / "vitl16.pth.tar")
     torch.save(published_probe_of(SMALL["hidden_size"], num_labels=400), root / "k400-probe.pth.tar")
 
@@ -88,8 +98,11 @@ def small_sizes():
         for name in list(PRESETS):
             is_picture = PRESETS[name].get("frames_per_clip") == 1
             patch.setitem(PRESETS, name, SMALL if not is_picture else {**PRESETS[name], **SMALL})
-        patch.setattr(corpus_module, "CorpusConfig", lambda: CORPUS)
+        patch.setattr(corpus_module, "CorpusConfig", SmallCorpus)
         patch.setattr(demo, "LABELS", 40)
+        patch.setattr(demo, "READ_OUTS", ("ridge",))
+        # Pictures of runs, which cost more than the runs, are drawn by tests/test_pretrain.py.
+        patch.setattr(pretrain, "TrainingPictures", lambda *arguments, **settings: TrainerCallback())
         yield
 
 
