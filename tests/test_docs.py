@@ -13,7 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from documents import DOCS, PAGES, README, ROOT, Block, blocks_of, lines_of, options_of, run_block, run_command
+from documents import (
+    DOCS,
+    PAGES,
+    README,
+    ROOT,
+    Block,
+    blocks_of,
+    check_pip,
+    lines_of,
+    options_of,
+    run_block,
+    run_command,
+)
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from PIL import Image
@@ -130,6 +142,16 @@ def world(template, tmp_path, monkeypatch) -> Path:
 # Blocks ------------------------------------------------------------------------------------------------------
 
 
+#: What some names of Python blocks must be in the end, wherever they are used.
+EXPECTED = {
+    "probabilities": lambda value: abs(value.sum().item() - len(value)) < 1e-5,
+    "best": lambda value: [sorted(entry) for entry in value] == [["label", "score"]] * 3,
+    "answers": lambda value: len(set(value)) == 3,
+    "nearest": lambda value: value.shape[1] == 3,
+    "table": lambda value: len(value) > 1,
+}
+
+
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_blocks_run_as_they_stand(page, world):
     names: dict = {}
@@ -139,6 +161,8 @@ def test_blocks_run_as_they_stand(page, world):
                 run_block(block, names)
             except (Exception, SystemExit) as error:
                 raise AssertionError(f"{block} fails: {type(error).__name__}: {error}") from error
+    for name, holds in EXPECTED.items():
+        assert name not in names or holds(names[name]), name
 
 
 def test_blocks_that_are_left_out_are_few_and_say_why():
@@ -237,13 +261,23 @@ def test_no_page_names_this_machine():
         assert not re.search(r"/(?:root|home|tmp|work)/", page.read_text()), page
 
 
-def test_file_tree_is_complete():
-    tree = (DOCS / "code.md").read_text()
+@pytest.mark.parametrize("page", [DOCS / "code.md", README], ids=name_of)
+def test_file_tree_is_complete(page):
+    tree = page.read_text()
+    if page == README and "src/transformers_vjepa/\n" not in tree:
+        return  # a README that fits on a screen has none
     for folder in ("src/transformers_vjepa", "src/transformers_vjepa/commands", "scripts"):
         for file in (ROOT / folder).glob("*.py"):
             assert file.name in tree, file
     for name in re.findall(r"^ {2}(\w+\.py)", tree, flags=re.MULTILINE):
         assert list(ROOT.glob(f"*/**/{name}")), name
+
+
+def test_make_sets_up_extras_that_exist():
+    extras = re.findall(r"\$\(VENV\)/installed-([\w,]+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert "docs" in extras
+    for names in extras:
+        check_pip(["install", f".[{names}]"])
 
 
 # The pages ---------------------------------------------------------------------------------------------------
