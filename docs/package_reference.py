@@ -51,7 +51,12 @@ def parser_of(command: str) -> ArgumentParser:
     module = import_module(f"transformers_vjepa.commands.{command}")
     with _parsers_give_themselves_up(), mock.patch("sys.argv", [f"vjepa {command}", *_WITHOUT_RECIPE]):
         try:
-            module.main()
+            if hasattr(module, "parse_arguments"):  # before anything asks for optional packages
+                module.parse_arguments(_WITHOUT_RECIPE)
+            elif command == "study":
+                module.Study(_WITHOUT_RECIPE)
+            else:
+                module.main()
         except _Found as found:
             return found.args[0]
     raise RuntimeError(f"vjepa {command} ended without parsing its arguments")
@@ -73,7 +78,9 @@ def _is_inherited(action: Action) -> bool:
 
 def _describe(action: Action) -> tuple[str, str]:
     """How an option is written, and what it does."""
-    names = ", ".join(action.option_strings) or (action.metavar or action.dest)
+    # "--max-steps" beside "--max_steps" tells nothing new.
+    spellings = {name.replace("-", "_"): name for name in reversed(action.option_strings)}
+    names = ", ".join(reversed(spellings.values())) or (action.metavar or action.dest)
     value = ""
     if action.option_strings and action.nargs != 0:
         value = " " + (action.metavar if isinstance(action.metavar, str) else action.dest.upper())
@@ -143,7 +150,7 @@ _INLINE = re.compile(r"\[`([^`]+)`\]|(?<!`)`([^`]+)`(?!`)")
 
 
 def _inline(text: str) -> str:
-    """Markdown of one paragraph to reStructuredText: code, and what would be taken for markup and is none."""
+    """Markdown of one line to reStructuredText: code, and what would be taken for markup and is none."""
     parts, end = [], 0
     for match in _INLINE.finditer(text):
         parts.append(_escaped(text[end : match.start()]))
@@ -175,6 +182,7 @@ def _begins_list(above: list[str], indent: int) -> bool:
 
 def as_restructured_text(lines: list[str]) -> list[str]:
     """A docstring in Markdown with sections as Google has them, as napoleon reads it."""
+    lines = [line.replace("*optional*", "optional") for line in lines]
     result: list[str] = []
     literal: int | None = None  # indentation of the fence or of the drawing that these lines are in
     fenced = False
@@ -206,6 +214,8 @@ def as_restructured_text(lines: list[str]) -> list[str]:
 
 def _convert_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_restructured_text(lines)
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = lines[0].replace(": ", "; ")  # napoleon would take what stands before a colon for a type
 
 
 def _skip_aliases(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

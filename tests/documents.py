@@ -73,7 +73,7 @@ def lines_of(code: str) -> Iterator[tuple[str, list[str]]]:
 # Commands --------------------------------------------------------------------------------------------------
 
 _TRAINING = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--bf16", "false"]
-_TRAINING += ["--dataloader_num_workers", "0", "--disable_tqdm", "true", "--report_to", "none"]
+_TRAINING += ["--dataloader_num_workers", "0", "--disable_tqdm", "true"]
 #: What makes each command small: given behind its arguments, so that it wins.
 SMALLER = {
     "demo": [*_TRAINING, "--max_steps", "2", "--save_steps", "2"],
@@ -203,8 +203,8 @@ def run_python_block(block: Block, names: dict) -> None:
 
 #: Sizes in blocks of Python, as they stand in the pages, and what the tests make of them.
 PYTHON_SMALLER = {
-    "max_steps=20000": "max_steps=1, disable_tqdm=True, report_to='none'",
-    "max_steps=1000": "max_steps=2, disable_tqdm=True, report_to='none'",
+    "max_steps=20000": "max_steps=1, disable_tqdm=True",
+    "max_steps=1000": "max_steps=2, disable_tqdm=True",
     "per_device_train_batch_size=8": "per_device_train_batch_size=2",
 }
 
