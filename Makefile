@@ -5,11 +5,14 @@ RUN = $(VENV)/bin/python
 # How long `make soak` takes.
 MINUTES ?= 30
 
-.PHONY: demo study test style soak
+.PHONY: demo app study test style docs soak
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-viz,probe
 	$(RUN) scripts/demo.py
+
+app: $(VENV)/installed-app
+	$(RUN) -m transformers_vjepa app
 
 study: $(VENV)/installed-viz,probe
 	$(RUN) scripts/study.py
@@ -18,6 +21,9 @@ test: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest -n logical --maxprocesses 4
+
+docs: $(VENV)/installed-docs
+	$(RUN) -m sphinx -W -b html docs build/docs
 
 soak: $(VENV)/installed-test
 	$(RUN) benchmarks/soak.py --minutes $(MINUTES)

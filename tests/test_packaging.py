@@ -226,7 +226,7 @@ def test_citation():
 
 def make_targets() -> set[str]:
     targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", text_of("Makefile"), flags=re.MULTILINE))
-    return targets if (ROOT / "docs" / "conf.py").exists() else targets | {"docs"}  # made with the pages
+    return targets
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])

@@ -150,7 +150,7 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
     settings = {"max_steps": 2, "adam_epsilon": 0.01, "start_learning_rate": 0.1, "learning_rate": 0.1}
     arguments = command(corpus, tmp_path / "two", dataloader_num_workers=2, **settings)
     output = in_two_processes(run_command, "pretrain", arguments, folder=tmp_path / "printed")
-    assert output.count("2 of 2 steps, loss") == 1
+    assert output.count("2 of 2 steps in ") == 1
     alone = command(corpus, tmp_path / "one", per_device_train_batch_size=8, **settings)
     losses = [entry["loss"] for entry in pretrain.run(alone).state.log_history if "loss" in entry]
     logged = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]

@@ -145,7 +145,7 @@ def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path):
     output = tmp_path / "printed.txt"
     with launched(SCRIPTS / "pretrain.py", *argv, output=output) as process:
         deadline = time.monotonic() + 300
-        while "'loss'" not in output.read_text():  # the first step is done
+        while ": loss " not in output.read_text():  # the first step is done
             assert process.poll() is None and time.monotonic() < deadline, output.read_text()
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGTERM)
