@@ -7,7 +7,6 @@ import re
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from importlib import import_module
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -21,12 +20,12 @@ from transformers import TrainingArguments
 
 from transformers_vjepa.commands import COMMANDS
 from transformers_vjepa.configuration_vjepa import VJEPAConfig
+from transformers_vjepa.help_page import HelpParser
 
 # Commands --------------------------------------------------------------------------------------------------
 
 #: Given to every parser, so that none takes the recipe of a run without arguments for its defaults.
 _WITHOUT_RECIPE = ["--dataset", "videos/", "--model", "model/"]
-_INHERITED = {item.name: item for item in fields(TrainingArguments)}
 
 
 class _Found(BaseException):
@@ -38,7 +37,8 @@ def _parsers_give_themselves_up() -> Iterator[None]:
     original = ArgumentParser.parse_known_args
 
     def give_up(parser: ArgumentParser, *arguments: Any, **settings: Any) -> Any:
-        if parser.add_help:  # a parser of `--config` alone has none
+        # The one of `--config` alone has no help.
+        if parser.add_help or isinstance(parser, HelpParser):
             raise _Found(parser)
         return original(parser, *arguments, **settings)
 
@@ -65,15 +65,6 @@ def parser_of(command: str) -> ArgumentParser:
 def options_of(command: str) -> set[str]:
     """Every name of an option of a command, with its dashes."""
     return {name for action in parser_of(command)._actions for name in action.option_strings}
-
-
-def _is_inherited(action: Action) -> bool:
-    """Whether an option, its default included, is that of any Trainer."""
-    item = _INHERITED.get(action.dest)
-    if item is None:
-        return False
-    default = item.default if item.default_factory is MISSING else item.default_factory()
-    return action.default == default or action.default is SUPPRESS
 
 
 def _describe(action: Action) -> tuple[str, str]:
@@ -107,15 +98,16 @@ class CommandReference(SphinxDirective):
         command = self.arguments[0]
         if command not in COMMANDS:
             raise self.error(f"{command} is none of {', '.join(COMMANDS)}")
+        parser = parser_of(command)
+        if isinstance(parser, HelpParser):  # as --help_all shows them
+            parser.shows_all = True
+            sections = parser.sections()
+        else:
+            sections = {str(group.title): group._group_actions for group in parser._action_groups}
         found: list[nodes.Node] = []
-        inherited: list[Action] = []
-        for group in parser_of(command)._action_groups:
-            actions = [action for action in group._group_actions if action.dest != "help"]
-            inherited += filter(_is_inherited, actions)
-            if own := [action for action in actions if not _is_inherited(action)]:
-                found += self._options(command, str(group.title), own)
-        if inherited:
-            found += self._options(command, "as in any Trainer of transformers", inherited)
+        for title, actions in sections.items():
+            if shown := [action for action in actions if not action.dest.startswith("help")]:
+                found += self._options(command, title, shown)
         return found
 
     def _options(self, command: str, title: str, actions: Iterable[Action]) -> list[nodes.Node]:

@@ -87,7 +87,7 @@ SMALLER = {
 
 
 def run_command(words: list[str]) -> None:
-    """`vjepa` with these words, in this process. Of a study, which takes an hour, and of the app the arguments are read."""
+    """`vjepa` with these words, in this process. A study takes an hour, the app serves: their arguments are read."""
     command, *arguments = words or ["--help"]
     assert command in COMMANDS or command in ("--help", "--version"), f"vjepa {command} is no command"
     if command == "study":
@@ -188,6 +188,7 @@ def run_bash(code: str) -> None:
         words = [part for word in words for part in variables.get(word, [word])]
         for _, part in groupby(words, key="&&".__eq__):
             command, *arguments = part
+            command = command.removeprefix(".venv/bin/")
             if command not in ("&&", "cd"):
                 assert command in WORDS, f"{command!r} is no command that the tests know"
                 WORDS[command](arguments)

@@ -113,7 +113,7 @@ class HelpParser(HfArgumentParser):
         self.general = general
         self.usage = "%(prog)s [options]"
 
-    def _sections(self) -> dict[str, list[Action]]:
+    def sections(self) -> dict[str, list[Action]]:
         """Title -> actions, in the order of the help."""
         actions = {action.dest: action for action in self._actions if not _is_complement(action)}
         sections: dict[str, list[str]] = {"general": [action.dest for action in self.general._group_actions]}
@@ -141,7 +141,7 @@ class HelpParser(HfArgumentParser):
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
-        for title, actions in self._sections().items():
+        for title, actions in self.sections().items():
             formatter.start_section(title)
             for action in actions:
                 _plain(action)

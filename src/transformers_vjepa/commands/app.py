@@ -120,10 +120,16 @@ def index_clips(arguments: AppArguments, looker: Looker, data: LabelledCorpus | 
     return build_index(looker.model.vjepa, data, folder=arguments.cache, **settings)
 
 
+def parse_arguments(argv: Sequence[str]) -> AppArguments:
+    """Command line over recipe over defaults."""
+    [arguments] = parse_with_recipe(argv, (AppArguments,), description=__doc__)
+    return arguments
+
+
 def load(argv: Sequence[str]) -> tuple[AppArguments, AppModels]:
     """Everything that the page needs, from its command line."""
     with user_errors(*MISTAKES, MissingAppError):
-        [arguments] = parse_with_recipe(argv, (AppArguments,), description=__doc__)
+        arguments = parse_arguments(argv)
         require_gradio()  # before the work, not after
         has_accelerator = torch.accelerator.is_available() and not arguments.use_cpu
         device = torch.accelerator.current_accelerator() if has_accelerator else torch.device("cpu")
