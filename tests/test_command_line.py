@@ -1,6 +1,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+from transformers.utils import logging
 
 from transformers_vjepa import VJEPAConfig
 from transformers_vjepa.command_line import check_processes, names_given, parse_with_recipe, user_errors
@@ -115,3 +116,11 @@ def test_ctrl_c_ends_with_one_line_and_the_code_of_the_signal(capsys):
         raise KeyboardInterrupt
     assert exit_info.value.code == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_the_traceback_is_shown_on_demand(monkeypatch, capsys):
+    for verbosity, is_shown in ((logging.WARNING, False), (logging.DEBUG, True)):
+        monkeypatch.setattr(logging, "get_verbosity", lambda verbosity=verbosity: verbosity)
+        with pytest.raises(SystemExit, match="^error: no$"), user_errors():
+            raise ValueError("no")
+        assert ("Traceback" in capsys.readouterr().err) == is_shown

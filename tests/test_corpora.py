@@ -376,3 +376,12 @@ def test_opened_corpora_are_opened_as_they_are(tmp_path):
     assert is_corpus(sequential) and open_corpus(sequential) is sequential
     assert sequential.class_names == ("a", "b", "c")
     assert not is_corpus(dataset) and not is_corpus(str(tmp_path))
+
+
+def test_a_slip_in_a_local_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers_vjepa.corpora.load_dataset", None)
+    for source in ("videos/nothing", "nothing/"):
+        with pytest.raises(FileNotFoundError, match=f"^'{source}' is n.* \\(looked in "):
+            open_corpus(source)

@@ -302,3 +302,10 @@ def test_probabilities_that_are_not_finite_are_refused(model, folder, tmp_path):
 def test_numbers_out_of_range(model, folder, tmp_path):
     with pytest.raises(ValueError, match="`clips_per_batch`=0 must be at least 1"):
         run(model, folder, tmp_path, clips_per_batch=0)
+
+
+def test_a_slip_in_a_local_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="^there is no folder outputs/nothing here, though there is outputs"):
+        load_classifier("outputs/nothing", dtype=torch.float32)

@@ -23,9 +23,6 @@ from .help_page import HelpParser
 from .published_files import refusal
 from .redaction import log_line, without_secrets
 
-logger = logging.get_logger(__name__)
-
-
 #: Recipes that come with the package, known by their names.
 RECIPES = Path(__file__).parent / "recipes"
 #: Configurations for `accelerate launch`, to copy with `vjepa recipes`.
@@ -187,15 +184,16 @@ MISTAKES = (ValueError, OSError, StrictDataclassError, pickle.UnpicklingError)
 @contextmanager
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """
-    Ends the script with one line, `error: ...`, on what its user can mend: `kinds`, by default `MISTAKES`. The
-    traceback is in the log at debug level. While a model runs name `kinds`, or mistakes of ours are hidden. Ctrl-C
-    ends it in one line, too.
+    Ends the script with one line, `error: ...`, on what its user can mend: `kinds`, by default `MISTAKES`. With
+    TRANSFORMERS_VERBOSITY=debug the traceback is shown before it. While a model runs name `kinds`, or mistakes of ours
+    are hidden. Ctrl-C ends it in one line, too.
     """
     kinds = kinds or MISTAKES
     try:
         yield
     except kinds as error:
-        logger.debug("details: %s", without_secrets(traceback.format_exc()))
+        if logging.get_verbosity() <= logging.DEBUG:  # TRANSFORMERS_VERBOSITY=debug
+            print(without_secrets(traceback.format_exc()), file=sys.stderr)
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # without the name of the function that noticed
         is_refused = isinstance(error, pickle.UnpicklingError)

@@ -630,7 +630,10 @@ def open_corpus(
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
     if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
-        raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a Hub data set id")
+        place = "" if os.path.isabs(source) else f" (looked in {Path.cwd()})"
+        raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a Hub data set id{place}")
+    if "/" in source and os.path.isdir(source.partition("/")[0]):  # a slip, not the name of a user of the Hub
+        raise FileNotFoundError(f"{source!r} is no file or folder here (looked in {Path.cwd()})")
     name, _, config = source.partition(":")
     try:
         dataset = load_dataset(name, config or None, split=split, streaming=True)

@@ -19,6 +19,7 @@ from .configuration_vjepa import VJEPAConfig
 from .corpora import Corpus, SequentialCorpus
 from .decoding import Backend
 from .features import encode_clips, pass_settings
+from .hub import loading
 from .modeling_vjepa import VJEPAForVideoClassification, VJEPAPreTrainedModel
 from .prediction_report import Predictions
 from .shards import ShardFolder, default_shard_size, fill_shards, read_safetensors, write_safetensors
@@ -134,6 +135,7 @@ def load_classifier(
     Raises:
         ValueError: a checkpoint without a classifier, or of another model.
         OSError: nothing is there.
+        HubError: it cannot be had from the Hub.
     """
     remedy = "it is no trained classifier. Train one with vjepa train_classifier, or convert a published probe"
     model = load_whole(VJEPAForVideoClassification, name, remedy=remedy, dtype=dtype)
@@ -164,9 +166,10 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
     Raises:
         ValueError: weights that are missing or damaged.
         OSError: nothing is there.
+        HubError: it cannot be had from the Hub.
     """
     try:
-        with without_load_report():  # what is missing is said below, in a line
+        with loading(name), without_load_report():  # what is missing is said below, in a line
             model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error

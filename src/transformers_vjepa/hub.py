@@ -114,8 +114,12 @@ def loading(name: str) -> Iterator[None]:
     Around the loading of a model by name.
 
     Raises:
+        FileNotFoundError: it begins with a folder of this machine, but is not there.
         HubError: it cannot be had from the Hub; what is wrong with a folder goes on as it is.
     """
+    first = str(name).partition("/")[0]
+    if "/" in str(name) and Path(first).is_dir() and not Path(name).exists():  # a slip: do not ask the Hub for minutes
+        raise FileNotFoundError(f"there is no folder {name} here, though there is {first}: check the name")
     try:
         yield
     except OSError as error:

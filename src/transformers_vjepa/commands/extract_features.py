@@ -7,7 +7,8 @@ Write the features of a data set of videos or pictures to files.
 
 Run the same command again, with any number of processes, and it goes on where it stopped. Shards of safetensors are
 read with transformers_vjepa.features.FeatureStore, one clip at a time; Parquet (pooled features) with
-datasets.load_dataset("parquet", data_dir=...). What made them is in settings.json, broken videos in summary.json.
+datasets.load_dataset("parquet", data_files="FOLDER/*.parquet"). What made them is in settings.json, broken videos in
+summary.json.
 """
 
 import json

@@ -54,11 +54,11 @@ from ..dry_run import bytes_text, classifier_rows, corpus_rows, table
 from ..evaluation import without_load_report
 from ..evaluation_clips import EvaluationClips
 from ..features import FeatureStore, write_features
-from ..hub import explain
+from ..hub import loading
 from ..label_sets import read_class_names
 from ..labelled_splits import SplitPlan, labelled_splits, with_model_labels, write_manifests
 from ..model_card import RunDetails
-from ..model_heritage import heritage_of, is_hub_id
+from ..model_heritage import heritage_of
 from ..probing import ProbeGrid, probe_settings
 from ..splits import SplitError, manifest_hash
 from ..stream_trainer import DivergedError
@@ -357,10 +357,10 @@ def load_config(arguments: ModelArguments, *, token: str | None = None) -> VJEPA
     if arguments.random_encoder and arguments.model in PRESETS:
         return VJEPAConfig.from_preset(arguments.model)
     try:
-        return VJEPAConfig.from_pretrained(arguments.model, token=token)
+        with loading(arguments.model):
+            return VJEPAConfig.from_pretrained(arguments.model, token=token)
     except OSError as error:
-        is_remote = is_hub_id(arguments.model)
-        reason = explain(error, arguments.model) if is_remote else str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise ValueError(
             f"--model {arguments.model} is no model folder here (vjepa demo makes outputs/demo), and cannot be "
             f"loaded from the Hub either: {reason}"
