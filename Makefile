@@ -38,7 +38,7 @@ OLDEST = .venv-oldest
 WHEEL = .venv-wheel
 
 test-fast: $(VENV)/installed-test
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -n logical --maxprocesses 4 -m "not slow"
 
 build: $(VENV)/installed-test
 	rm -rf dist
@@ -51,7 +51,7 @@ test-oldest: build
 	$(RUN) tests/oldest.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt "$$(echo dist/*.whl)[test]"
 	$(OLDEST)/bin/python -m pip uninstall --quiet --yes torchcodec
-	$(OLDEST)/bin/python -m pytest -m "not slow"
+	$(OLDEST)/bin/python -m pytest -n logical --maxprocesses 4 -m "not slow"
 
 test-wheel: build
 	$(PYTHON) -m venv --clear $(WHEEL)
