@@ -33,6 +33,7 @@ RESULTS = {
         "still_improving": False,
     },
     "chance": 0.25,
+    "train": {"num_videos": 200, "num_broken": 0},
     "validation": {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "num_videos": 100, "num_broken": 0},
     "probes": [{"learning_rate": rate} for rate in (0.001, 0.01, 0.1)],
 }
@@ -44,6 +45,8 @@ def arguments(tmp_path, **changes):
 
 def test_summary_says_what_was_chosen_and_how_good_it_is():
     test = {"accuracy": 0.4, "accuracy_interval": [0.25, 0.5], "num_videos": 30, "num_broken": 2}
+    train = {"num_videos": 200, "num_broken": 9}
+    assert "train:      9 of 200 clips cannot be read and were left out" in summary(RESULTS | {"train": train}, "out")
     lines = summary(RESULTS | {"test": test}, "out").splitlines()
     assert lines[1:] == [
         "step:       100 of 100",

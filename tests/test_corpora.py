@@ -91,8 +91,14 @@ def test_index_in_the_published_format(tmp_path, name, text):
 
 def test_index_errors(tmp_path):
     (tmp_path / "bad.csv").write_text("a.mp4 1\nb.mp4 walking\n")
-    with pytest.raises(ValueError, match=r"bad.csv, line 2: 'b.mp4 walking' is not a path and an integer label"):
+    with pytest.raises(ValueError, match=r"bad.csv, line 2: 'b.mp4 walking' is none of .*'path,class name'"):
         open_corpus(str(tmp_path / "bad.csv"))
+    (tmp_path / "columns.csv").write_text("file,label,comment\na.mp4,1,good\n")
+    with pytest.raises(ValueError, match=r"columns.csv, line 2: 'a.mp4,1,good' is none of .* \(two columns"):
+        open_corpus(str(tmp_path / "columns.csv"))
+    (tmp_path / "mixed.csv").write_text("a.mp4,walking\nb.mp4,1\n")
+    with pytest.raises(ValueError, match="mixed.csv gives b.mp4 no class name, and others have one"):
+        open_corpus(str(tmp_path / "mixed.csv"))
     (tmp_path / "empty.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match="empty.csv lists no videos"):
         open_corpus(str(tmp_path / "empty.csv"))
@@ -385,3 +391,13 @@ def test_a_slip_in_a_local_path_is_not_looked_for_on_the_hub(tmp_path, monkeypat
     for source in ("videos/nothing", "nothing/"):
         with pytest.raises(FileNotFoundError, match=f"^'{source}' is n.* \\(looked in "):
             open_corpus(source)
+
+
+def test_index_with_names_of_classes(tmp_path):
+    (tmp_path / "named.csv").write_text('file,label\nsub/a b.mp4,walking fast\n"c.mp4", running\nd.avi,walking fast\n')
+    corpus = open_corpus(str(tmp_path / "named.csv"))
+    assert corpus.class_names == ("running", "walking fast")
+    assert corpus.labels.tolist() == [1, 0, 1]
+    assert [corpus.describe(index) for index in range(3)] == [
+        str(tmp_path / name) for name in ("sub/a b.mp4", "c.mp4", "d.avi")
+    ]

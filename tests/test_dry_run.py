@@ -1,5 +1,7 @@
 """What a run would be: counts by hand, memory against what autograd really keeps, and the commands from end to end."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,15 @@ from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
 from transformers_vjepa.commands import evaluate, extract_features, pretrain, train_classifier
-from transformers_vjepa.dry_run import bytes_text, count_text, memory_text, parameters_text, table, training_memory
+from transformers_vjepa.dry_run import (
+    bytes_text,
+    count_text,
+    memory_note,
+    memory_text,
+    parameters_text,
+    table,
+    training_memory,
+)
 
 TINY = {
     "crop_size": 32,
@@ -29,6 +39,13 @@ def test_numbers_as_people_read_them():
     assert table([("a", "one"), ("long", ["two", "three"])]) == "a:    one\nlong: two\n      three"
     parts = {"encoder": nn.Linear(9, 100), "pooler": nn.Identity(), "head": nn.Linear(99, 1)}
     assert parameters_text(parts) == "1.1 k parameters (encoder 1.0 k, head 100)"
+
+
+def test_more_memory_than_there_is_gets_a_note():
+    cpu = torch.device("cpu")
+    assert memory_note(10**6, cpu) == []
+    [note] = memory_note(10**18, cpu)
+    assert re.match(r"more than the [\d,.]+ GB there are: lower --per_device_train_batch_size and raise ", note)
 
 
 class Square(nn.Module):

@@ -65,7 +65,10 @@ def test_batch_of_broken_videos_has_no_pixels(folder):
 
 def test_video_without_enough_frames_is_broken(folder):
     item = clips_of(folder, sampling=ClipSampling(num_frames=16))[0]
-    assert item["error"] == "TooShortVideoError: 12 frames are fewer than the 16 of a clip: use a smaller `num_frames`"
+    assert (
+        item["error"]
+        == "TooShortVideoError: 12 frames are less than a clip of 16: take longer videos, or shorter clips"
+    )
 
 
 @pytest.mark.parametrize(("num_segments", "num_views"), [(1, 1), (2, 1), (1, 3), (2, 3)])

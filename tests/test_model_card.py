@@ -108,7 +108,11 @@ def test_a_licence_is_named_only_where_one_is_known(tmp_path):
     assert "license" not in card.data.to_dict() and "has named none" in card.text
     write_card(card, tmp_path)
     card = card_of_folder(tmp_path, model_id="me/other", license="mit")
-    assert card.data.license == "mit" and "\nmit. The code" in card.text and "has named none" not in card.text
+    assert (
+        card.data.license == "mit"
+        and "\nThe weights are under mit. The code" in card.text
+        and "has named none" not in card.text
+    )
     write_card(card_of_folder(tmp_path, license="cc-by-nc-4.0"), tmp_path)
     with pytest.raises(ValueError, match="licence 'mit' for weights that come from others under cc-by-nc-4.0"):
         card_of_folder(tmp_path, license="mit")

@@ -120,6 +120,47 @@ def test_a_resumed_run_follows_its_arguments(corpus, tmp_path):
     assert rates == pytest.approx(expected)
 
 
+def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, capsys):
+    pretrain.run(command(corpus, tmp_path, max_steps=2))
+    began = (tmp_path / "arguments.json").read_text()
+    pretrain.run(command(corpus, tmp_path, max_steps=3, learning_rate=1e-5, resume_from_checkpoint="auto"))
+    changes = "max_steps was 2 and is 3; learning_rate was 0.000625 and is 1e-05"
+    assert f"other arguments than it began with: {changes}" in caplog.text
+    assert "checkpoint-2, at step 2 of 3" in capsys.readouterr().out
+    assert (tmp_path / "arguments.json").read_text() == began
+    with pytest.raises(SystemExit, match="checkpoint-3 has hidden_size=24, and this command asks for 48: give the"):
+        pretrain.run(command(corpus, tmp_path, max_steps=4, hidden_size=48, resume_from_checkpoint="auto"))
+
+
+def test_what_trains_nothing_writes_nothing(corpus, tmp_path):
+    pretrain.run(command(corpus, tmp_path / "run", max_steps=2))
+    card = tmp_path / "run" / "README.md"
+    card.write_text("mine")
+    pretrain.run(command(corpus, tmp_path / "run", max_steps=1, resume_from_checkpoint="auto"))
+    assert card.read_text() == "mine"
+    with pytest.raises(SystemExit, match="nothing/here"):
+        pretrain.run(command(Path("nothing/here"), tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "half").mkdir()
+    shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "half" / "checkpoint-2")
+    with pytest.raises(
+        SystemExit, match="half holds no model .no config.json.: the run has not ended; .*checkpoint-2 is a"
+    ):
+        pretrain.run(["--init_from", str(tmp_path / "half"), "--dataset", str(corpus), "--dry_run"])
+
+
+def test_the_recipe_of_the_card_makes_the_same_run(corpus, tmp_path, monkeypatch):
+    argv = command(corpus, tmp_path / "run", max_steps=2, push_to_hub=False)
+    pretrain.run(argv)
+    recipe = re.search(r"```yaml\n(.*?)```", (tmp_path / "run" / "README.md").read_text(), flags=re.DOTALL)[1]
+    assert not re.search("debug|accelerator_config|checkpointing|hub", recipe)
+    (tmp_path / "card.yaml").write_text(recipe)
+    monkeypatch.chdir(corpus)  # data are named without their folders
+    again = pretrain.parse_arguments(["--config", str(tmp_path / "card.yaml"), "--output_dir", str(tmp_path / "run")])
+    first = pretrain.parse_arguments(argv)
+    assert pretrain.learning_arguments(*again) == pretrain.learning_arguments(*first)
+
+
 def test_an_incomplete_checkpoint_is_passed_over(corpus, tmp_path):
     pretrain.run(command(corpus, tmp_path / "run"))
     (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").unlink()

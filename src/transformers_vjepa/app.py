@@ -9,6 +9,7 @@ share the networks and nothing else, and no file but an upload is written or ser
 import base64
 import html
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -265,7 +266,7 @@ def _nearest_panel(models: AppModels, tokens: torch.Tensor) -> str:
     tally = votes(index, found, number=_VOTERS)
     voters = sum(not neighbour.is_same for neighbour in found[: _VOTERS + 1])
     lines = [
-        f"<b>{_text(task)}</b>: " + ", ".join(f"{_text(_plain(label))} {count}" for label, count in counts[:3])
+        f"<b>{_text(task)}</b>: " + ", ".join(f"{_text(_plain(label))} {count}" for label, count in counts)
         for task, counts in tally.items()
     ]
     reading = f"Of {len(index):,} clips ({_text(index.data.name)}), by the features of the whole clip."
@@ -608,6 +609,19 @@ def _connect(page: Any, *, models: AppModels, places: Sequence[int], widgets: _W
     widgets.again.click(next_seed, seed, seed, api_visibility="private", queue=False, show_progress="hidden").then(
         **mask_inputs, api_visibility="private", **one_at_a_time
     )
+
+
+def check_port(host: str, port: int) -> None:
+    """
+    Raises:
+        AppError: the port is taken, or is none of this machine.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+    except OSError as error:
+        raise AppError(f"port {port} of {host} cannot be listened on: choose another one with --port") from error
 
 
 def launch_app(

@@ -133,7 +133,12 @@ def finish_run(
     results: dict[str, Any] = {
         "chosen": chosen,
         "chance": 1 / len(set(corpora["train"].labels.tolist())),
-        "train": {"num_videos": len(corpora["train"]), "manifest": run["manifests"]["train"]},
+        "train": {
+            "num_videos": len(corpora["train"]),
+            "num_broken": len(_stored_broken(trainer.train_dataset)),
+            "broken": _stored_broken(trainer.train_dataset),
+            "manifest": run["manifests"]["train"],
+        },
     }
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
@@ -202,9 +207,15 @@ def _paths(dataset: Dataset, readable: np.ndarray) -> list[str]:
     return [dataset.corpus.describe(index) for index in np.flatnonzero(readable).tolist()]
 
 
+def _stored_broken(dataset: Dataset) -> list[dict[str, str]]:
+    """Training clips that could not be read, where their features are stored; a stream counts its own in the log."""
+    broken = dataset.broken if isinstance(dataset, FeatureStore) else []
+    return [{"path": path, "error": error} for _, path, error in broken]
+
+
 def _broken(dataset: Dataset, readable: np.ndarray) -> list[dict[str, str]]:
     if isinstance(dataset, FeatureStore):
-        return [{"path": path, "error": error} for _, path, error in dataset.broken]
+        return _stored_broken(dataset)
     items = (dataset[index] for index in np.flatnonzero(~readable).tolist())
     return [{"path": item["path"], "error": item["error"]} for item in items]
 
@@ -216,6 +227,9 @@ def summary(results: Mapping[str, Any], folder: str | Path) -> str:
     if "probe" in chosen:
         rates = f"learning rate {chosen['learning_rate']:g}, weight decay {chosen['weight_decay']:g}"
         lines.append(f"probe:      {rates}, of {max(len(results['probes']), 1)}")
+    if broken := results["train"].get("num_broken"):
+        number = results["train"]["num_videos"]
+        lines.append(f"train:      {broken} of {number} clips cannot be read and were left out (see results.json)")
     for name in ("validation", "test"):
         if name in results:
             low, high = results[name]["accuracy_interval"]

@@ -195,7 +195,7 @@ def _label_names(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, li
     names = [
         "" if label < 0 else class_names[label] if label < len(class_names) else f"class {label}" for label in labels
     ]
-    return {"label": names} if any(names) else {}
+    return {"class": names} if any(names) else {}
 
 
 def build_index(

@@ -177,7 +177,7 @@ def plan_clips(
         DecodingError: no frame rate where `sampling` needs one.
     """
     if total < sampling.num_frames:
-        reason = f"{total} frames are fewer than the {sampling.num_frames} of a clip: use a smaller `num_frames`"
+        reason = f"{total} frames are less than a clip of {sampling.num_frames}: take longer videos, or shorter clips"
         raise TooShortVideoError(name, reason, total)
     try:
         offsets = sampling.offsets(fps)

@@ -68,7 +68,10 @@ def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]
         raise ValueError(f"{path} holds a {type(values).__name__} instead of names of arguments and their values")
     known = {item.name: item for part in dataclasses for item in fields(part)}
     if unknown := sorted(str(name) for name in values if name not in known):
-        raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}")
+        close = get_close_matches(unknown[0], known, n=1)
+        remedy = f": did you mean {close[0]}?" if close else ""
+        remedy = ": it is a recipe of another command" if Path(path).parent == RECIPES else remedy
+        raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}{remedy}")
     for name, value in values.items():
         kind = str(known[name].type)
         if isinstance(value, str) and "list" in kind:
@@ -134,7 +137,8 @@ def parse_with_recipe(
     config.add_argument("--config")
     recipe: Namespace = config.parse_known_args(argv)[0]
     given = names_given(argv)
-    path = recipe.config or default_recipe(given)
+    # A recipe that holds only where nothing is given would be misleading as the defaults of --help.
+    path = recipe.config or (None if given & {"help", "help_all"} or "-h" in argv else default_recipe(given))
     path = recipe_path(path) if path else None
     parser.set_defaults(**defaults)
     if path:

@@ -27,7 +27,8 @@ VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg
 
 _LABEL_COLUMNS = ("label", "labels", "cls")
 _INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d{1,18})$")
-_HEADER_LINE = re.compile(r"^\w+[\s,]+\w+$")
+_NAMED_LINE = re.compile(r'^"?(?P<path>[^,"]+)"?\s*,\s*"?(?P<name>[^,"]+?)"?$')
+_HEADER_LINE = re.compile(r"^\w+([\s,]+\w+)*$")
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 # One random clip costs a whole row group; above this the reading outweighs the decoding.
@@ -461,30 +462,44 @@ def _is_media(path: str) -> bool:
 
 
 def _open_index(file: str) -> FileCorpus:
-    """Index in the published format: path and integer label per line, separated by a space or a comma."""
-    paths, labels = [], array("l")
+    """
+    Index in the published format, path and integer label per line, separated by a space or a comma; or path and name
+    of the class, separated by a comma. Names are numbered in sorted order.
+    """
+    paths, labels, names = [], array("l"), []
     with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.strip()
-            match = _INDEX_LINE.match(line)
-            if match:
-                path, label = match["path"], int(match["label"])
+            if match := _INDEX_LINE.match(line):
+                path, label, name = match["path"], int(match["label"]), None
                 if abs(label) >= 2**31:
                     raise ValueError(f"{file}, line {number}: label {label} does not fit 32 bits")
             elif _is_media(line.strip('"')):
-                path, label = line, NO_LABEL
+                path, label, name = line, NO_LABEL, None
+            elif (match := _NAMED_LINE.match(line)) and _is_media(match["path"]):
+                path, label, name = match["path"], NO_LABEL, match["name"]
             elif not line or (number == 1 and _HEADER_LINE.match(line)):
                 continue
             else:
                 raise ValueError(
-                    f"{file}, line {number}: {line[:80]!r} is not a path and an integer label separated by a "
-                    "space or a comma"
+                    f"{file}, line {number}: {line[:80]!r} is none of 'path label', 'path,label' and "
+                    "'path,class name' (two columns, the path first)"
                 )
             paths.append(path.strip('"'))
             labels.append(label)
+            names.append(name)
     if not paths:
-        raise ValueError(f"{file} lists no videos: expected a path and an integer label per line")
-    return FileCorpus(paths, labels=labels, root=os.path.dirname(os.path.abspath(file)))
+        raise ValueError(f"{file} lists no videos: expected a path and a label per line")
+    root = os.path.dirname(os.path.abspath(file))
+    if not any(names):
+        return FileCorpus(paths, labels=labels, root=root)
+    if None in names:
+        raise ValueError(
+            f"{file} gives {paths[names.index(None)]} no class name, and others have one: name the class in each line"
+        )
+    classes = sorted(set(names))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return FileCorpus(paths, labels=array("l", map(numbers.__getitem__, names)), class_names=tuple(classes), root=root)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -595,7 +610,7 @@ def open_corpus(
             - a folder, searched at any depth for videos, pictures, `.tar` or `.parquet` files; the first-level
               folders of videos and pictures are the labels, in sorted order;
             - a `.csv` or `.txt` index in the published format: path (absolute, or relative to the index) and
-              integer label per line;
+              integer label per line; or path and name of the class, with a comma between;
             - a `.tar`, `.parquet`, video or picture file, or a pattern for many: `part-*.tar`,
               `part-{000..127}.tar`;
             - a URL of `.tar` or `.parquet` files (`https://`, `hf://`, ...);

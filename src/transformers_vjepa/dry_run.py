@@ -1,11 +1,14 @@
 """What a run would be, found out without running it (`--dry_run`): sizes, memory, data, the first clips."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import TrainingArguments
 from transformers.initialization import no_init_weights
 
 from .configuration_vjepa import VJEPAConfig
@@ -99,6 +102,22 @@ def memory_text(memory: Mapping[str, int]) -> str:
     return f"about {bytes_text(sum(memory.values()))} for each process ({parts})"
 
 
+def memory_note(needed: int, device: torch.device) -> list[str]:
+    """A line where a device has less memory than is needed, and what to do; else none."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    elif device.type == "cpu" and hasattr(os, "sysconf"):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return []
+    if needed <= total:
+        return []
+    return [
+        f"more than the {bytes_text(total)} there are: lower --per_device_train_batch_size and raise "
+        "--gradient_accumulation_steps, or recompute activations (--activation_checkpointing true)"
+    ]
+
+
 def corpus_text(corpus: Corpus) -> str:
     """How much a corpus holds."""
     if isinstance(corpus, SequentialCorpus):
@@ -134,11 +153,12 @@ def corpus_rows(corpora: Mapping[str, Corpus]) -> list[Row]:
 def classifier_rows(model: VJEPAForVideoClassification, *, batch_size: int, finetune: bool, bf16: bool) -> list[Row]:
     """Model, clip, classes and, where all of it is trained, memory; `model` may be on the meta device."""
     config = model.config
+    names = list(config.id2label.values())
     parts = {"encoder": model.vjepa, "pooler": model.pooler, "head": model.classifier}
     rows: list[Row] = [
         ("model", parameters_text({name: part for name, part in parts.items() if part is not None})),
         ("clip", clip_text(config)),
-        ("classes", f"{config.num_labels}: {log_line(', '.join(list(config.id2label.values())[:8]))}"),
+        ("classes", f"{config.num_labels}: {log_line(', '.join(names[:8]))}{', ...' if len(names) > 8 else ''}"),
     ]
     if finetune:
         shape = (batch_size, config.frames_per_clip, config.in_chans, config.crop_size, config.crop_size)
@@ -173,7 +193,7 @@ def pretraining_sizes(
         ("model", parameters_text(parts)),
         ("clip", clip_text(config)),
         ("masks", f"{args.mask_strategy}: {context} tokens of context, {target} targets"),
-        ("memory", memory_text(memory)),
+        ("memory", [memory_text(memory), *memory_note(sum(memory.values()), args.device)]),
     ]
 
 
@@ -201,6 +221,13 @@ def pretraining_steps(args: VJEPATrainingArguments, *, num_videos: int | None) -
     ]
 
 
+def hub_text(args: TrainingArguments) -> str:
+    """What would be pushed, and where to; nothing is asked of the Hub."""
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    access = "private" if args.hub_private_repo else "public, unless it exists or --hub_private_repo true"
+    return f"{name} ({access}), strategy {args.hub_strategy.value}; token and name are not checked here"
+
+
 def table(rows: Iterable[Row]) -> str:
     """Lines with a name in front; further lines of a row are indented under its first."""
     rows = [(name, [text] if isinstance(text, str) else list(text)) for name, text in rows]
@@ -220,6 +247,7 @@ __all__ = [
     "corpus_text",
     "count_text",
     "first_paths",
+    "hub_text",
     "memory_text",
     "parameters_text",
     "pretraining_sizes",

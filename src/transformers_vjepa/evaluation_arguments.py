@@ -30,7 +30,8 @@ class CorpusArguments:
     video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
     decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
     max_broken_share: float = field(
-        default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
+        default=0.05,
+        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
     )
     clips_per_batch: int = field(
         default=8, metadata={"help": "Clips that the encoder takes at once; segments and views count as clips."}

@@ -81,9 +81,9 @@ class _Formatter(HelpFormatter):
         return f"{text} ({str(shown).replace('%', '%%')})"
 
 
-def _plain(action: Action) -> None:
-    """Short names for values, and only the first sentence of what the Trainer says."""
-    if action.dest in _HELP:
+def _plain(action: Action, *, is_trainers: bool) -> None:
+    """Short names for values, and our words for what the Trainer says at length."""
+    if is_trainers and action.dest in _HELP:
         action.help = _HELP[action.dest]
     if action.metavar is None and not action.choices and action.nargs != 0:
         action.metavar = _METAVARS.get(action.type, "VALUE")
@@ -138,13 +138,15 @@ class HelpParser(HfArgumentParser):
         return {title: [actions[name] for name in names] for title, names in sections.items()}
 
     def format_help(self) -> str:
+        trainers = [part for part in self.dataclass_types if issubclass(part, TrainingArguments)]
+        of_trainer = {item.name for part in trainers for item in fields(part)}
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
         for title, actions in self.sections().items():
             formatter.start_section(title)
             for action in actions:
-                _plain(action)
+                _plain(action, is_trainers=action.dest in of_trainer)
             formatter.add_arguments(actions)
             formatter.end_section()
         return formatter.format_help()

@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import PROCESSOR_NAME
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from .model_card import CARD_NAME, card_of_folder
 from .model_heritage import is_hub_id
@@ -85,6 +85,9 @@ def explain(error: BaseException, repo_id: str) -> str:
         return "the Hub does not accept the token: log in anew with hf auth login, or set HF_TOKEN to a valid one"
     if status == 403:
         return f"the token may not do this with {repo_id}: use one with write access, or another name"
+    if status == 400:
+        said = " ".join(str(cause.server_message or cause).split())
+        return log_line(f"the Hub refuses what is sent to {repo_id}: {said}")
     if status == 412:
         return f"somebody else has changed {repo_id} in the meantime: try again"
     reason = next(iter(str(cause).strip().splitlines()), "") or type(cause).__name__
@@ -114,12 +117,16 @@ def loading(name: str) -> Iterator[None]:
     Around the loading of a model by name.
 
     Raises:
-        FileNotFoundError: it begins with a folder of this machine, but is not there.
+        FileNotFoundError: it begins with a folder of this machine, but is not there, or has no model in it.
         HubError: it cannot be had from the Hub; what is wrong with a folder goes on as it is.
     """
     first = str(name).partition("/")[0]
     if "/" in str(name) and Path(first).is_dir() and not Path(name).exists():  # a slip: do not ask the Hub for minutes
         raise FileNotFoundError(f"there is no folder {name} here, though there is {first}: check the name")
+    if Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file():
+        checkpoints = sorted(Path(name).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        remedy = f"the run has not ended; {checkpoints[-1]} is a model" if checkpoints else "check the name"
+        raise FileNotFoundError(f"{name} holds no model (no {CONFIG_NAME}): {remedy}")
     try:
         yield
     except OSError as error:
@@ -208,6 +215,8 @@ def upload(
     """
     api = HfApi(token=token, library_name="transformers_vjepa")
     with hub_errors(repo_id):
+        if CARD_NAME in uploads:  # before there is a repository for what cannot go into it
+            ModelCard(uploads[CARD_NAME].decode(), ignore_metadata_errors=True).validate()
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)

@@ -153,7 +153,8 @@ class HubTrainer(ShardingTrainer):
             return
         self._finish_current_push()
         try:
-            self._push_folder("End of training")
+            commit = self._push_folder("End of training")
+            print(f"pushed:   {commit.commit_url}")
         except HubError as error:
             folder = self.args.output_dir
             logger.warning(

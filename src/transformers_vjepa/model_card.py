@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedConfig, TrainerState
+from transformers import PreTrainedConfig, TrainerState, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
 from .configuration_vjepa import VJEPAConfig
@@ -27,8 +27,15 @@ CARD_NAME = "README.md"
 #: Arguments that change nothing of what is learnt.
 INCIDENTAL = re.compile(
     "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
-    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*"
+    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*|push_to_hub|eval_.*|metric_for_best_model|greater_is_better"
 )
+# What decides what is learnt of the arguments that are any Trainer's: it replaces some of the others by itself.
+_OF_TRAINER = (
+    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs seed data_seed bf16 fp16 optim "
+    "adam_beta1 adam_beta2 adam_epsilon torch_compile"
+).split()
+# Where the usage of a card names the model.
+_NAMED_IN_USAGE = re.compile(r'(from_pretrained\(|model=)"[^"]*"')
 #: Pictures that a card shows where a folder has them, and their titles.
 PICTURES = {
     "pictures/curves.png": "Loss and diagnostics over the steps",
@@ -109,12 +116,14 @@ def recipe_of(arguments: Sequence[Any]) -> str:
     """YAML of what differs from the defaults of dataclasses of arguments and decides what is learnt."""
     values = {}
     for part in arguments:
+        of_trainer = isinstance(part, TrainingArguments)
+        declared = vars(type(part)).get("__annotations__", {})
         for item in fields(part):
-            if not item.init or INCIDENTAL.fullmatch(item.name) or item.name.endswith("_token"):
+            if INCIDENTAL.fullmatch(item.name) or (of_trainer and item.name not in {*declared, *_OF_TRAINER}):
                 continue
             default = item.default if item.default_factory is MISSING else item.default_factory()
-            value, default = _public(getattr(part, item.name)), _public(default)
-            if value != default and value is not None:
+            value = _public(getattr(part, item.name))
+            if value != _public(default) and value is not None:
                 values[item.name] = value
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip() if values else ""
 
@@ -221,11 +230,11 @@ def _kind(config: PreTrainedConfig | None, architecture: str) -> str:
 def _license_text(license_: str | None) -> str:
     if license_ == PUBLISHED_LICENSE:
         return (
-            "CC BY-NC 4.0, that of the published V-JEPA and I-JEPA weights: it holds for what is made of them. The "
-            "code beside the weights is under Apache-2.0."
+            "CC BY-NC 4.0: not for commercial use. It holds for what is trained from these weights, too. The code "
+            "beside them is under Apache-2.0."
         )
     if license_:
-        return f"{license_}. The code beside the weights is under Apache-2.0."
+        return f"The weights are under {license_}. The code beside the weights is under Apache-2.0."
     return "The maker of this model has named none yet. The code beside the weights is under Apache-2.0."
 
 
@@ -327,7 +336,8 @@ def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: 
     if (folder / CARD_NAME).is_file():
         card = ModelCard.load(folder / CARD_NAME)
         if model_id is not None:
-            card.text = card.text.replace(f'"{folder.resolve().name}"', f'"{model_id}"')
+            card.text = _NAMED_IN_USAGE.sub(lambda match: f'{match[1]}"{model_id}"', card.text)
+            card.text = re.sub(r"\A\s*# .*", f"# {model_id.rpartition('/')[2]}", card.text)
         if license is not None:
             card.data.license = Heritage(license=card.data.get("license")).license_of(license)
             text = _license_text(card.data.license)

@@ -164,7 +164,7 @@ def plot_masked_clips(
 
 
 def plot_feature_pca(
-    clips: Tensor, snapshots: Sequence[tuple[int, Tensor]], *, config: VJEPAConfig, path: str | Path
+    clips: Tensor, snapshots: Sequence[tuple[int | str, Tensor]], *, config: VJEPAConfig, path: str | Path
 ) -> Path:
     """
     Features as colours: their first three principal components over all tokens of the clips, as red, green
@@ -174,7 +174,7 @@ def plot_feature_pca(
 
     Args:
         clips: uint8 (batch, frames, channels, height, width) of the size of `config`.
-        snapshots: pairs of the optimizer step and the features (batch, num_patches, channels).
+        snapshots: pairs of the optimizer step, or a name, and the features (batch, num_patches, channels).
         config: geometry of the tokens.
         path: file to write.
 
@@ -202,7 +202,11 @@ def plot_feature_pca(
         before = components
         maps = colors.unflatten(1, config.grid_size)
         for clip, clip_maps in enumerate(maps):
-            _draw_frames(axes[clip * (1 + len(snapshots)) + 1 + index], clip_maps, f"step {step:,}")
+            _draw_frames(
+                axes[clip * (1 + len(snapshots)) + 1 + index],
+                clip_maps,
+                f"step {step:,}" if isinstance(step, int) else step,
+            )
     for clip, clip_frames in enumerate(frames):
         _draw_frames(axes[clip * (1 + len(snapshots))], clip_frames, f"clip {clip}")
     _title_frames(axes[0], config)

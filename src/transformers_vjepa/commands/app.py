@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from .. import VJEPAForPreTraining
-from ..app import AppError, AppModels, Classifier, MissingAppError, build_app, launch_app, require_gradio
+from ..app import AppError, AppModels, Classifier, MissingAppError, build_app, check_port, launch_app, require_gradio
 from ..clip_analysis import Looker
 from ..clip_index import (
     ClipIndex,
@@ -128,9 +128,10 @@ def parse_arguments(argv: Sequence[str]) -> AppArguments:
 
 def load(argv: Sequence[str]) -> tuple[AppArguments, AppModels]:
     """Everything that the page needs, from its command line."""
-    with user_errors(*MISTAKES, MissingAppError):
+    with user_errors(*MISTAKES, AppError, MissingAppError):
         arguments = parse_arguments(argv)
         require_gradio()  # before the work, not after
+        check_port(arguments.host, arguments.port)
         has_accelerator = torch.accelerator.is_available() and not arguments.use_cpu
         device = torch.accelerator.current_accelerator() if has_accelerator else torch.device("cpu")
         looker = load_looker(arguments, device)

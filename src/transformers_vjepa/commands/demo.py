@@ -52,6 +52,14 @@ def show(results: dict[str, dict[str, dict[str, float]]], clips: StudyClips) -> 
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"usage: vjepa demo [arguments of vjepa pretrain]\n{__doc__}")
+        print("Its defaults are those of the recipe tiny_cpu, but for --output_dir outputs/demo, --seed 0 and")
+        print(
+            f"--resume_from_checkpoint auto; a checkpoint is kept at every {SAVE_SHARE:.0%} of the steps, for a study."
+        )
+        print("vjepa pretrain --help lists all arguments.")
+        return
     defaults = ["--config", "tiny_cpu", "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
     # As in a study, so that it can take this run for one of its own.
     defaults += ["--seed", "0", "--save_steps", str(SAVE_SHARE), "--save_total_limit", "100"]
@@ -71,6 +79,7 @@ def main() -> None:
     models = {"untrained": pretrain.build_model(model, training).vjepa, "pretrained": pretrained}  # where it started
     sampling = pretrain.clip_sampling(data, pretrained.config)
     clips = built_in_clips(root, crop_size=pretrained.config.crop_size, sampling=sampling)
+    print("\nreading out what was learnt: probes on the features of both networks, a minute or more ...", flush=True)
     results = {name: accuracies(network, clips, seed=training.seed) for name, network in models.items()}
     (output_dir / "readout.json").write_text(json.dumps(results, indent=2) + "\n")
     show(results, clips)

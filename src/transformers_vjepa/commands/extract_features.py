@@ -57,7 +57,8 @@ class FeatureArguments:
     )
     model_dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
     shard_size: int | None = field(
-        default=None, metadata={"help": "Videos of a shard; by default what 128 MiB hold, at most 1,024."}
+        default=None,
+        metadata={"help": "Videos of a shard; by default a sixteenth, at most 1,024 and 128 MiB."},
     )
 
 

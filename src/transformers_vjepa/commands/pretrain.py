@@ -20,7 +20,7 @@ import torch
 from datasets import IterableDataset
 from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .. import (
     PRESETS,
@@ -44,7 +44,7 @@ from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from ..corpora import SequentialCorpus, open_corpus
-from ..dry_run import corpus_text, pretraining_sizes, pretraining_steps, table
+from ..dry_run import corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
 from ..hub import loading
 from ..masking import get_mask_strategy
 from ..model_card import INCIDENTAL, RunDetails
@@ -56,6 +56,8 @@ from ..synthetic import build_corpus
 from ..trainer import CollapseError, DivergedError, UnevenStreamError
 from ..training_pictures import TrainingPictures
 from ..training_progress import duration_text
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -122,7 +124,8 @@ class DataArguments:
     flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
     max_broken_share: float = field(
-        default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
+        default=0.05,
+        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
     )
     decode_timeout: float = field(
         default=60.0,
@@ -148,6 +151,8 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "frames_per_clip",
     "prediction_target",
 }
+# What a run was asked for, in its output folder.
+_ARGUMENTS = "arguments.json"
 # What ends a run with one line: no mistake of the command line, but something to mend all the same.
 _FAULTS = (
     UnusableCheckpointError,
@@ -307,7 +312,37 @@ def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> N
     """Leaves `arguments.json` in the output folder of a run that starts anew."""
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "arguments.json").write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+    (folder / _ARGUMENTS).write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+
+
+def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
+    """
+    Raises:
+        ValueError: the checkpoint is of another architecture than is asked for.
+    """
+    theirs = VJEPAConfig.from_pretrained(checkpoint)
+    for name in sorted(_ARCHITECTURE - {"preset", "initializer_range"}):
+        if getattr(theirs, name) != getattr(config, name):
+            raise ValueError(
+                f"{checkpoint} has {name}={getattr(theirs, name)}, and this command asks for {getattr(config, name)}: "
+                "give the arguments with which the run began, or choose another --output_dir"
+            )
+
+
+def warn_of_other_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
+    """Says what a resumed run does otherwise than it began: it is not the run that was never stopped."""
+    file = Path(output_dir, _ARGUMENTS)
+    if not file.is_file():
+        return
+    began, goes_on = json.loads(file.read_text()), json.loads(json.dumps(arguments))
+    changes = [
+        f"{name} was {began[group].get(name)!r} and is {value!r}"
+        for group, values in goes_on.items()
+        for name, value in values.items()
+        if began.get(group, {}).get(name, value) != value
+    ]
+    if changes:
+        logger.warning(f"the run goes on with other arguments than it began with: {log_line('; '.join(changes))}")
 
 
 def run_details(model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments) -> RunDetails:
@@ -363,6 +398,7 @@ def describe(argv: list[str]) -> str:
             ("data", found),
             ("first clips", [log_line(clip["path"]) for clip in clips]),
             ("output", f"{training.output_dir}" + (f", going on from {checkpoint}" if checkpoint else "")),
+            *([("Hub", hub_text(training))] if training.push_to_hub else []),
         ]
     )
 
@@ -376,8 +412,10 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     model = build_model(model_arguments, training)
-    if training.process_index == 0 and not (checkpoint and Path(training.output_dir, "arguments.json").is_file()):
-        record_arguments(training.output_dir, learning_arguments(model_arguments, data, training))
+    chosen = learning_arguments(model_arguments, data, training)
+    if checkpoint:
+        check_architecture(checkpoint, model.config)
+        warn_of_other_arguments(training.output_dir, chosen)
     position = StreamPosition()
     stream = build_stream(data, model.config, training, position=position)
     processor = video_processor(data, model.config)
@@ -385,6 +423,8 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     trainer.run_details = run_details(model_arguments, named, training)
     preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
     trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
+    if training.process_index == 0 and not (checkpoint and Path(training.output_dir, _ARGUMENTS).is_file()):
+        record_arguments(training.output_dir, chosen)  # last: a command that fails leaves nothing
     return trainer, checkpoint
 
 
@@ -392,9 +432,14 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
     """Trains what is left to train, and saves the model once all steps are done."""
     if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
         print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
+        if (Path(trainer.args.output_dir) / SAFE_WEIGHTS_NAME).is_file():  # nor to save
+            trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            return
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         trainer.model = type(trainer.model).from_pretrained(checkpoint)
     else:
+        if checkpoint and trainer.is_world_process_zero():
+            print(f"going on from {checkpoint}, at step {trained_steps(checkpoint):,} of {trainer.args.max_steps:,}")
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step >= trainer.args.max_steps:
         trainer.stop_signal = 0  # too late to stop anything

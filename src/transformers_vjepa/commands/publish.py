@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoVideoProcessor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, VIDEO_PROCESSOR_NAME
 
 from .. import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
@@ -82,6 +83,9 @@ def publish(arguments: Namespace) -> None:
     card = card_of_folder(arguments.folder, model_id=arguments.repository, license=arguments.license)
     uploads = model_files(arguments.folder, card=card)
     print(describe(uploads))
+    if arguments.folder.resolve().name.startswith(PREFIX_CHECKPOINT_DIR):
+        run = arguments.folder.resolve().parent.name
+        print(f"note:    {arguments.folder} is a checkpoint: a finished model is in {run}")
     if card.data.get("license") is None:
         print(f"note:    {CARD_NAME} names no licence: --license does")
     if arguments.dry_run:

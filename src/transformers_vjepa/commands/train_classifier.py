@@ -28,6 +28,7 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.utils.data import Dataset
 from transformers import set_seed
+from transformers.utils import logging
 
 from .. import (
     PRESETS,
@@ -64,6 +65,8 @@ from ..splits import SplitError, manifest_hash
 from ..stream_trainer import DivergedError
 from ..streaming import StreamError
 from ..synthetic import APPEARANCES, MOTIONS, build_corpus
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -106,8 +109,8 @@ class DataArguments:
         default="synthetic:motion",
         metadata={
             "help": "A folder with a folder of videos or pictures for each class, a text or CSV index ('path label' "
-            "per line), a tar, Parquet, or a pattern. 'synthetic:motion' and 'synthetic:appearance' are the built-in "
-            "corpus, rendered beside the output folder, with its test clips."
+            "or 'path,class name' in each line), a tar, Parquet, or a pattern. 'synthetic:motion' and "
+            "'synthetic:appearance' are the built-in corpus, rendered beside the output folder, with its test clips."
         },
     )
     validation_dataset: str | None = field(default=None, metadata={"help": "Clips to choose by, if given apart."})
@@ -123,7 +126,10 @@ class DataArguments:
     )
     train_fraction: float = field(default=1.0, metadata={"help": "Share of the training clips of each class to use."})
     split_seed: int = field(default=0, metadata={"help": "Draws these shares."})
-    labels: str | None = field(default=None, metadata={"help": "File with the names of the classes, if no folders."})
+    labels: str | None = field(
+        default=None,
+        metadata={"help": "File with names of numbered classes: one in a line, from 0 on."},
+    )
     video_column: str | None = field(default=None, metadata={"help": "Column of a Parquet data set."})
     augment: bool | None = field(
         default=None,
@@ -156,7 +162,8 @@ class DataArguments:
     flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
     max_broken_share: float = field(
-        default=0.05, metadata={"help": "Stop above this share of unreadable videos among the last 1,000."}
+        default=0.05,
+        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
     )
     feature_dtype: Literal["float16", "bfloat16", "float32"] = field(
         default="float16", metadata={"help": "Type of stored features."}
@@ -237,12 +244,21 @@ def open_splits(data: DataArguments) -> dict[str, IndexedCorpus]:
 
 def class_names(data: DataArguments, train: IndexedCorpus, synthetic: Sequence[str]) -> list[str]:
     """Names of the classes in the order of the model's: given, of the folders, or made up."""
+    highest = int(train.labels.max())
     if data.labels:
-        return read_class_names(data.labels)
+        names = read_class_names(data.labels)
+        if highest >= len(names) and not train.class_names:
+            raise SplitError(
+                f"{data.labels} names {len(names)} classes, and {data.dataset} has labels up to {highest}: give a "
+                "name for each, one in a line, from 0 on"
+            )
+        return names
     names = list(synthetic or train.class_names)
-    names = names or [f"LABEL_{label}" for label in range(int(train.labels.max()) + 1)]
+    names = names or [f"LABEL_{label}" for label in range(highest + 1)]
     if len(names) < 2:
         raise SplitError(f"{data.dataset} has clips of one class only, {names[0]}: add those of another one")
+    if empty := len(names) - len(set(train.labels.tolist())):
+        logger.warning(f"{empty} of the {len(names)} classes have no training clip: number them without gaps")
     return names
 
 
