@@ -191,7 +191,7 @@ def test_a_block_in_an_unknown_language_and_an_unknown_command_are_errors():
 
 #: Options of other programs that the texts name.
 FOREIGN = {"editable", "machine_rank", "config_file", "num_cpu_threads_per_process", "logdir", "cpu", "push_to_hub"}
-FOREIGN |= {"num_processes", "multi_gpu"}
+FOREIGN |= {"num_processes", "multi_gpu", "fname", "devices"}
 
 
 @pytest.fixture(scope="module")
