@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -240,6 +241,7 @@ def print_workers_and_be_killed():
 
 PROGRAM = """
 import sys
+import threading
 sys.path.insert(0, {tests!r})
 from test_clip_loader import print_workers
 batches = print_workers()
@@ -268,3 +270,13 @@ def test_workers_end_with_a_killed_program(tmp_path):
     program = Child(print_workers_and_be_killed, output=tmp_path / "printed.txt")
     assert program.wait() == -signal.SIGKILL, program.output
     check_that_workers_are_gone(program.output)
+
+
+def test_workers_that_died_with_a_lock_in_their_hands_can_be_ended():
+    workers = clip_loader._Workers(lambda: iter(DataLoader(Numbers(StreamPosition()), num_workers=1)), notes="")
+    # As a worker leaves it that is killed while it looks whether it should end.
+    workers._batches._workers_done_event._cond.acquire()
+    ending = threading.Thread(target=workers.end, daemon=True)
+    ending.start()
+    ending.join(timeout=60)
+    assert not ending.is_alive()

@@ -67,7 +67,7 @@ def test_video_without_enough_frames_is_broken(folder):
     item = clips_of(folder, sampling=ClipSampling(num_frames=16))[0]
     assert (
         item["error"]
-        == "TooShortVideoError: 12 frames are less than a clip of 16: take longer videos, or shorter clips"
+        == "TooShortVideoError: 12 frames are fewer than the 16 of a clip: take longer videos, or shorter clips"
     )
 
 

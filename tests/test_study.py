@@ -384,4 +384,4 @@ def test_help_shows_groups_and_defaults(capsys):
     with pytest.raises(SystemExit):
         study.run(["--help"])
     text = capsys.readouterr().out
-    assert "study:" in text and "data:" in text and "(default: outputs/study)" in text
+    assert "study:" in text and "data:" in text and "(outputs/study)" in text

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from multiprocessing import active_children
+from multiprocessing import Event, active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -270,6 +270,9 @@ class _Workers:
             process.kill()
         for process in self._processes:
             process.join(timeout=_SECONDS_TO_DIE)  # a process that waits for a dead disk cannot even be killed
+        # Who is killed while it looks whether this is set keeps the lock of it: setting it would wait for ever.
+        if hasattr(self._batches, "_workers_done_event"):
+            self._batches._workers_done_event = Event()
         self._batches = None
 
 

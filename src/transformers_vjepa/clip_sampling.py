@@ -177,7 +177,8 @@ def plan_clips(
         DecodingError: no frame rate where `sampling` needs one.
     """
     if total < sampling.num_frames:
-        reason = f"{total} frames are less than a clip of {sampling.num_frames}: take longer videos, or shorter clips"
+        remedy = "take longer videos, or shorter clips"
+        reason = f"{total} frames are fewer than the {sampling.num_frames} of a clip: {remedy}"
         raise TooShortVideoError(name, reason, total)
     try:
         offsets = sampling.offsets(fps)
