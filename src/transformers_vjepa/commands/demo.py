@@ -59,7 +59,7 @@ def main() -> None:
             f"--resume_from_checkpoint auto; a checkpoint is kept at every {SAVE_SHARE:.0%} of the steps, for a study."
         )
         print("vjepa pretrain --help lists all arguments.")
-        sys.exit()
+        sys.exit(0)
     defaults = ["--config", "tiny_cpu", "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
     # As in a study, so that it can take this run for one of its own.
     defaults += ["--seed", "0", "--save_steps", str(SAVE_SHARE), "--save_total_limit", "100"]
