@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import IterableDataset
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
@@ -428,11 +429,20 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     return trainer, checkpoint
 
 
+def _is_whole(file: Path) -> bool:
+    """Whether a run was not stopped before, or while, it saved its model."""
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
 def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
     """Trains what is left to train, and saves the model once all steps are done."""
     if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
         print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
-        if (Path(trainer.args.output_dir) / SAFE_WEIGHTS_NAME).is_file():  # nor to save
+        if _is_whole(Path(trainer.args.output_dir) / SAFE_WEIGHTS_NAME):  # nor to save
             trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             return
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
