@@ -370,7 +370,8 @@ def report(trainer: VJEPATrainer) -> None:
         print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
     else:
         print(f"model:    {output_dir}   (AutoModel.from_pretrained loads the target encoder)")
-        print(f"pictures: {output_dir / 'pictures'}")
+        if (output_dir / "pictures").is_dir():  # they need the extra viz
+            print(f"pictures: {output_dir / 'pictures'}")
 
 
 def describe(argv: list[str]) -> str:
