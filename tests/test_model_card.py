@@ -135,3 +135,14 @@ def test_pictures_have_a_card_of_their_kind(tmp_path):
     config = VJEPAConfig(**TINY | {"frames_per_clip": 1, "tubelet_size": 1})
     card = make_card(tmp_path, config, architecture="VJEPAForPreTraining")
     assert card.data.pipeline_tag == "image-feature-extraction" and "AutoImageProcessor" in card.text
+
+
+def test_a_card_for_another_repository_keeps_what_somebody_wrote(tmp_path):
+    card = make_card(tmp_path, VJEPAConfig(), architecture="VJEPAModel", model_id="me/name")
+    card.text += '\nIt began as AutoModel.from_pretrained("other/base").\n'
+    write_card(card, tmp_path)
+    text = card_of_folder(tmp_path, model_id="me/copy").text
+    assert 'from_pretrained("me/copy", trust' in text and '"me/name"' not in text
+    assert text.lstrip().startswith("# copy\n") and 'from_pretrained("other/base")' in text
+    (tmp_path / "README.md").write_text(text.replace("# copy", "# My own title", 1))
+    assert card_of_folder(tmp_path, model_id="me/third").text.lstrip().startswith("# My own title\n")

@@ -128,8 +128,8 @@ class HelpParser(HfArgumentParser):
             declared = {"seed", *vars(part).get("__annotations__", ())}
             own = [name for name in names if name in declared - grouped and not _SETTLED.fullmatch(name)]
             own.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
-            # Older transformers lack some.
             sections[title] = own
+            # Older transformers lack some.
             for key, group in TRAINER_GROUPS.items():
                 sections[key] = [name for name in group if name in names]
             rest = [name for name in names if name not in grouped | set(own)]

@@ -122,7 +122,8 @@ def loading(name: str) -> Iterator[None]:
     """
     first = str(name).partition("/")[0]
     if "/" in str(name) and Path(first).is_dir() and not Path(name).exists():  # a slip: do not ask the Hub for minutes
-        raise FileNotFoundError(f"there is no folder {name} here, though there is {first}: check the name")
+        beside = f", though there is {first}" if first else ""
+        raise FileNotFoundError(f"there is no folder {name} here{beside}: check the name")
     if Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file():
         checkpoints = sorted(Path(name).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
         remedy = f"the run has not ended; {checkpoints[-1]} is a model" if checkpoints else "check the name"

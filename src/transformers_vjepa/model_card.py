@@ -35,7 +35,7 @@ _OF_TRAINER = (
     "adam_beta1 adam_beta2 adam_epsilon torch_compile"
 ).split()
 # Where the usage of a card names the model.
-_NAMED_IN_USAGE = re.compile(r'(from_pretrained\(|model=)"[^"]*"')
+_NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
 #: Pictures that a card shows where a folder has them, and their titles.
 PICTURES = {
     "pictures/curves.png": "Loss and diagnostics over the steps",
@@ -320,6 +320,15 @@ def make_card(
     )
 
 
+def _renamed(text: str, model_id: str) -> str:
+    """A card for another repository: where the usage and the title name the old one; what somebody wrote stays."""
+    if (used := _NAMED_IN_USAGE.search(text)) is None:
+        return text
+    old, new = (name.rpartition("/")[2] for name in (used[1], model_id))
+    text = text.replace(f'("{used[1]}"', f'("{model_id}"').replace(f'model="{used[1]}"', f'model="{model_id}"')
+    return re.sub(rf"\A(\s*)# {re.escape(old)}(?=\n)", lambda title: f"{title[1]}# {new}", text)
+
+
 def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: str | None = None) -> ModelCard:
     """
     The card that a folder has, or one made from what is in it.
@@ -336,8 +345,7 @@ def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: 
     if (folder / CARD_NAME).is_file():
         card = ModelCard.load(folder / CARD_NAME)
         if model_id is not None:
-            card.text = _NAMED_IN_USAGE.sub(lambda match: f'{match[1]}"{model_id}"', card.text)
-            card.text = re.sub(r"\A\s*# .*", f"# {model_id.rpartition('/')[2]}", card.text)
+            card.text = _renamed(card.text, model_id)
         if license is not None:
             card.data.license = Heritage(license=card.data.get("license")).license_of(license)
             text = _license_text(card.data.license)

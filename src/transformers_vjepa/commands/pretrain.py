@@ -375,7 +375,7 @@ def report(trainer: VJEPATrainer) -> None:
 
 
 def describe(argv: list[str]) -> str:
-    """What a command line would do (`--dry_run`): nothing is trained, and nothing written but the picture of masks."""
+    """What a command line would do (`--dry_run`): nothing is trained; only a built-in corpus is rendered."""
     model, data, training = parse_arguments(argv)
     check_processes(training.world_size)
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
@@ -417,7 +417,8 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     chosen = learning_arguments(model_arguments, data, training)
     if checkpoint:
         check_architecture(checkpoint, model.config)
-        warn_of_other_arguments(training.output_dir, chosen)
+        if training.process_index == 0:
+            warn_of_other_arguments(training.output_dir, chosen)
     position = StreamPosition()
     stream = build_stream(data, model.config, training, position=position)
     processor = video_processor(data, model.config)
