@@ -1,10 +1,10 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 
 import pytest
 from transformers.utils import logging
 
 from transformers_vjepa import VJEPAConfig
-from transformers_vjepa.command_line import check_processes, names_given, parse_with_recipe, user_errors
+from transformers_vjepa.command_line import check_processes, names_given, parse_with_recipe, read_recipe, user_errors
 
 
 @dataclass
@@ -57,6 +57,18 @@ def test_default_recipe_depends_on_what_is_given(recipe):
     settings = {"default_recipe": lambda given: None if "dataset" in given else recipe}
     assert parse([], **settings)[1].steps == 30
     assert parse(["--dataset", "mine"], **settings)[1].steps == 10
+
+
+def test_recomputing_activations_has_an_older_name_before_transformers_5_23(tmp_path):
+    @dataclass
+    class Older:
+        gradient_checkpointing: bool = False
+
+    path = tmp_path / "x.yaml"
+    path.write_text("activation_checkpointing: true\n")
+    assert read_recipe(path, [Older]) == {"gradient_checkpointing": True}
+    newer = make_dataclass("Newer", ["gradient_checkpointing", "activation_checkpointing"])
+    assert read_recipe(path, [newer]) == {"activation_checkpointing": True}
 
 
 def test_recipes_with_unknown_names_are_refused(tmp_path):

@@ -196,6 +196,24 @@ def test_classes_that_match_by_number(classifier, videos, tmp_path):
     assert "match labels by number" in mistake(command(classifier, tmp_path / "in", tmp_path / "out"))
     results = script.run(command(classifier, tmp_path / "in", tmp_path / "out", label_matching="number"))
     assert [entry["name"] for entry in results["classes"]] == NAMES
+    assert results["label_matching"] == "number"
+
+
+def test_results_say_how_classes_were_matched_in_the_end(classifier, videos, tmp_path):
+    assert script.run(command(classifier, videos, tmp_path / "a"))["label_matching"] == "name"
+    (tmp_path / "index.csv").write_text("".join(f"{path} 0\n" for path in videos.rglob("*.mp4")))
+    assert script.run(command(classifier, tmp_path / "index.csv", tmp_path / "b"))["label_matching"] == "number"
+
+
+def test_protocols_of_pictures_are_not_for_videos_nor_the_other_way_round(classifier, videos, tmp_path):
+    text = mistake(command(classifier, videos, tmp_path / "out", protocol="in1k"))
+    assert text.startswith("error: the protocol in1k is for pictures, the data set holds videos, such as ")
+    assert text.endswith(": choose k400_16x8x3 or ssv2_16x2x3, or none")
+    Image.new("RGB", (48, 48)).save(tmp_path / "x.png")
+    text = mistake(command(classifier, tmp_path / "x.png", tmp_path / "out", protocol="k400_16x8x3", num_frames=4))
+    assert text.startswith("error: the protocol k400_16x8x3 is for videos, the data set holds pictures, such as ")
+    assert text.endswith("x.png: choose in1k, or none")
+    assert not (tmp_path / "out").exists()
 
 
 def test_videos_without_enough_frames_are_named(classifier, videos, tmp_path):

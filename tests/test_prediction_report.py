@@ -98,6 +98,7 @@ def test_results_in_words(tmp_path):
     assert text.splitlines() == [
         "5 videos, 0 broken",
         "accuracy        50.00%   (95 %: 15.00% to 85.00%)",
+        "to compare      50.00%   (always the commonest class)",
         "top-5 accuracy  75.00%",
         "macro F1        0.3889",
         "over the 4 videos that have a label",

@@ -143,7 +143,7 @@ def test_the_pooler_finds_weights_that_are_there_only_while_a_layer_is_called(cl
 def test_int8_weights(cls, tmp_path):
     model, inputs = tiny_model(cls), inputs_of(cls)
     model.save_pretrained(tmp_path / "float")
-    settings = TorchAoConfig(Int8WeightOnlyConfig())
+    settings = TorchAoConfig(Int8WeightOnlyConfig(version=2))
     quantised = cls.from_pretrained(tmp_path / "float", quantization_config=settings)
     linear = [part for part in quantised.modules() if isinstance(part, nn.Linear)]
     assert {type(part.weight).__name__ for part in linear} == {"Int8Tensor"}

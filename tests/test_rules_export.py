@@ -100,7 +100,8 @@ def test_exports_for_one_size_of_batch_and_from_a_file(tmp_path):
     torch.export.save(program, tmp_path / "classifier.pt2")
     loaded = torch.export.load(tmp_path / "classifier.pt2").module()
     assert largest_gap(loaded(videos), model(videos)) < 1e-5
-    with pytest.raises(AssertionError, match="pixel_values_videos"):
+    # torch before 2.9 raises another type, and names the argument by its place.
+    with pytest.raises((AssertionError, RuntimeError), match=r"pixel_values_videos|\*args\[0\]\.shape\[0\]"):
         loaded(clips(3))
 
 

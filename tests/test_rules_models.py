@@ -207,6 +207,12 @@ def test_attention_goes_through_the_interface_of_transformers(cls):
 # Gradient checkpointing
 
 
+def checkpointing(model, name):
+    """What transformers calls "activation" since 5.23 and "gradient" before, when it warns of neither."""
+    new, old = name.format("activation"), name.format("gradient")
+    return getattr(model, new if hasattr(model, new) else old)
+
+
 @every_model
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointed_gradients_are_the_same(cls, use_reentrant):
@@ -217,9 +223,9 @@ def test_checkpointed_gradients_are_the_same(cls, use_reentrant):
         layer.mlp.register_forward_pre_hook(lambda part, _: calls.append(part))
     expected, once = gradients_of(model, inputs), len(calls)
     calls.clear()
-    assert not model.is_activation_checkpointing
-    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-    assert model.is_activation_checkpointing and all(layer.gradient_checkpointing for layer in layers)
+    assert not checkpointing(model, "is_{}_checkpointing")
+    checkpointing(model, "{}_checkpointing_enable")({"use_reentrant": use_reentrant})
+    assert checkpointing(model, "is_{}_checkpointing") and all(layer.gradient_checkpointing for layer in layers)
     gradients = gradients_of(model, inputs)
     # Every layer that is trained is run once more in the backward pass; the target encoder is not trained.
     target = list(model.vjepa.encoder.layer) if cls is VJEPAForPreTraining else []
@@ -227,7 +233,7 @@ def test_checkpointed_gradients_are_the_same(cls, use_reentrant):
     assert gradients.keys() == expected.keys()
     assert {name for name, value in model.named_parameters() if value.requires_grad} == gradients.keys()
     assert all(torch.allclose(gradients[name], value, atol=1e-6) for name, value in expected.items())
-    model.activation_checkpointing_disable()
+    checkpointing(model, "{}_checkpointing_disable")()
     assert not any(layer.gradient_checkpointing for layer in layers)
 
 
@@ -237,7 +243,7 @@ def test_frozen_layers_pass_gradients_on_to_the_input(cls):
     model, inputs = tiny_model(cls).train(), inputs_of(cls)
     model.requires_grad_(False)
     model.enable_input_require_grads()
-    model.activation_checkpointing_enable({"use_reentrant": True})
+    checkpointing(model, "{}_checkpointing_enable")({"use_reentrant": True})
     encoder = {VJEPAModel: "encoder", VJEPAForPreTraining: "context_encoder"}.get(cls, "vjepa.encoder")
     last = model.get_submodule(encoder).layer[-1].mlp.fc2.requires_grad_(True)
     scalar_of(model(**inputs)).backward()

@@ -128,6 +128,15 @@ def test_other_settings_are_refused_and_listed(tmp_path):
     )
 
 
+def test_hashes_that_differ_are_not_printed(tmp_path):
+    hashes = {"manifest": "0" * 64, "weights": "a" * 64}
+    open_shards(tmp_path, settings=hashes)
+    with pytest.raises(
+        ShardError, match=r"settings: manifest changed \(files, their order or labels\); weights changed\."
+    ):
+        open_shards(tmp_path, settings={name: "b" * 64 for name in hashes})
+
+
 def test_folders_without_shards(tmp_path):
     with pytest.raises(ShardError, match="has no settings.json: it holds no shards"):
         ShardFolder.open(tmp_path)

@@ -187,7 +187,7 @@ def test_another_run_is_not_resumed(model, videos, tmp_path):
     with pytest.raises(SystemExit) as error:
         train_classifier.run(command(model, videos, tmp_path / "run", **changed))
     assert "learning_rates was [0.001, 0.01] and is [0.5]" in str(error.value)
-    assert "clips of train was" in str(error.value) and "split_seed was 0 and is 1" in str(error.value)
+    assert "clips of train changed" in str(error.value) and "split_seed was 0 and is 1" in str(error.value)
     assert (tmp_path / "run" / "train.csv").read_text() == split  # still that of the run that is there
 
 

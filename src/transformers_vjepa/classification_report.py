@@ -24,6 +24,7 @@ from .features import FeatureStore
 from .modeling_vjepa import VJEPAForVideoClassification
 from .prediction_report import Predictions, write_report
 from .probing import best_probe
+from .shards import describe_change
 from .visualization import plot_training_curves
 
 # Arguments of training that a resumed run must share with the one it continues.
@@ -77,7 +78,7 @@ def check_same_run(
         )
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if names:
-            changes = "; ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in names)
+            changes = "; ".join(describe_change(name, old.get(name), new.get(name)) for name in names)
             raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
     elif training.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,10 +157,16 @@ def finish_run(
                 },
             )
         if any("loss" in entry for entry in trainer.state.log_history):
-            plot_training_curves(trainer.state.log_history, folder / "curves.png")
+            plot_training_curves(trainer.state.log_history, folder / "curves.png", title=_title(trainer))
         (folder / "results.json").write_text(json.dumps({**results, "probes": probes, **run}, indent=2) + "\n")
     trainer.accelerator.wait_for_everyone()
     return summary({**results, "probes": probes}, folder)
+
+
+def _title(trainer: VJEPAClassificationTrainer) -> str:
+    """Of the curves: one probe may be the best at one evaluation, and another at the next."""
+    number = len(trainer.model.settings) if trainer.is_probing else 1
+    return f"Training of {number} probes: at each evaluation the best of them" if number > 1 else "Training"
 
 
 def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> tuple[dict[str, Any], list[dict]]:

@@ -67,6 +67,9 @@ def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__} instead of names of arguments and their values")
     known = {item.name: item for part in dataclasses for item in fields(part)}
+    if "activation_checkpointing" in values.keys() - known.keys() and "gradient_checkpointing" in known:
+        # Its name before transformers 5.23.
+        values["gradient_checkpointing"] = values.pop("activation_checkpointing")
     if unknown := sorted(str(name) for name in values if name not in known):
         close = get_close_matches(unknown[0], known, n=1)
         remedy = f": did you mean {close[0]}?" if close else ""

@@ -78,7 +78,7 @@ def training_memory(
         with no_init_weights():
             model = build().train()
         if checkpointing:
-            # The name of it since transformers 5.24.
+            # Its name since transformers 5.23.
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         with (

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
@@ -119,6 +120,26 @@ def resolve_protocol(name: str | None, *, processor: VJEPAVideoProcessor, **chan
     return replace(protocol, **changes)
 
 
+def check_kind(name: str | None, corpus: Corpus) -> None:
+    """
+    Raises:
+        ValueError: the protocol is for pictures and the first item of the corpus is a video, or the other way round.
+    """
+    if name is None or isinstance(corpus, SequentialCorpus) or not len(corpus):
+        return
+    try:
+        is_picture = corpus.read(0).is_picture
+    except (OSError, pa.ArrowInvalid):
+        return  # counted and named among the broken ones
+    kinds = ("videos", "pictures")
+    if is_picture != (name == "in1k"):
+        fitting = " or ".join(each for each in PROTOCOLS if (each == "in1k") == is_picture)
+        raise ValueError(
+            f"the protocol {name} is for {kinds[name == 'in1k']}, the data set holds {kinds[is_picture]}, such as "
+            f"{corpus.describe(0)}: choose {fitting}, or none"
+        )
+
+
 # Model and labels ---------------------------------------------------------------------------------------
 
 
@@ -192,6 +213,15 @@ def _plain(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
 
 
+def _names(config: PreTrainedConfig) -> list[str]:
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def have_names(corpus: Corpus, config: PreTrainedConfig) -> bool:
+    """Whether both a corpus and a model name their classes (LABEL_0, LABEL_1 ... are no names)."""
+    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in _names(config))
+
+
 def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name", "number"] = "name") -> np.ndarray:
     """
     Which class of the model each label of a corpus is: by name where both have names (LABEL_0, LABEL_1 ... are none;
@@ -209,11 +239,9 @@ def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name"
     Raises:
         LabelMismatchError: classes that the model does not have, or has twice; the message lists them.
     """
-    theirs = [config.id2label[index] for index in range(config.num_labels)]
-    is_generic = all(_GENERIC_NAME.fullmatch(name) for name in theirs)
     used = None if isinstance(corpus, SequentialCorpus) else np.unique(corpus.labels[corpus.labels >= 0])
-    if by == "name" and corpus.class_names and not is_generic:
-        return _align_names(corpus.class_names, theirs, used)
+    if by == "name" and have_names(corpus, config):
+        return _align_names(corpus.class_names, _names(config), used)
     if by == "name" and corpus.class_names and len(corpus.class_names) != config.num_labels:
         # Folders of some of the classes are numbered among themselves: their numbers would mean other classes.
         raise LabelMismatchError(
@@ -404,6 +432,8 @@ __all__ = [
     "PredictionError",
     "align_labels",
     "broken_videos",
+    "check_kind",
+    "have_names",
     "load_classifier",
     "load_processor",
     "load_whole",

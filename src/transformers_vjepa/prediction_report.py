@@ -101,8 +101,9 @@ def write_report(
 
     Returns:
         The contents of `results.json`: `num_videos`, `num_labelled`, `num_broken`, `broken`; of the labelled videos
-        `accuracy`, `accuracy_interval` (95 %, Wilson), `top5_accuracy` (of more than five classes), `macro_f1` and
-        `classes`; the versions of the packages; and `details`.
+        `accuracy`, `accuracy_interval` (95 %, Wilson), `commonest_class_share` (the accuracy of always answering the
+        commonest class), `top5_accuracy` (of more than five classes), `macro_f1` and `classes`; the versions of the
+        packages; and `details`.
 
     Raises:
         EmptyReportError: not one prediction.
@@ -149,7 +150,13 @@ def _scores(labels: np.ndarray, predicted: np.ndarray, hits: np.ndarray, class_n
         for index in np.flatnonzero(counts)
     ]
     interval = accuracy_interval(int(right.sum()), len(right))
-    return {"accuracy": metrics.pop("accuracy"), "accuracy_interval": interval, **metrics, "classes": classes}
+    return {
+        "accuracy": metrics.pop("accuracy"),
+        "accuracy_interval": interval,
+        "commonest_class_share": float(counts.max() / counts.sum()),
+        **metrics,
+        "classes": classes,
+    }
 
 
 def _draw(
@@ -184,6 +191,7 @@ def describe_results(results: Mapping[str, Any]) -> str:
     else:
         low, high = results["accuracy_interval"]
         lines.append(f"accuracy       {results['accuracy']:7.2%}   (95 %: {low:.2%} to {high:.2%})")
+        lines.append(f"to compare     {results['commonest_class_share']:7.2%}   (always the commonest class)")
         top = f"top{TOP_K}_accuracy"
         if top in results:
             lines.append(f"top-{TOP_K} accuracy {results[top]:7.2%}")

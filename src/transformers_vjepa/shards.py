@@ -12,6 +12,7 @@ import glob
 import itertools
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from .evaluation_clips import EvaluationClips, StreamedEvaluationClips, collate_
 _SETTINGS = "settings.json"
 # What stands in it; `stem` and `suffix` make the names of files.
 _RECORD = {"stem": str, "suffix": str, "num_items": int | None, "shard_size": int, "settings": dict, "notes": dict}
+_HASH = re.compile(r"[0-9a-f]{64}")
 _SHARD_BYTES, _MAX_SHARD_SIZE = 128 * 2**20, 1024
 
 
@@ -126,7 +128,7 @@ class ShardFolder:
         theirs, ours = (_flat({**it, **it["settings"], "settings": {}, "notes": {}}) for it in (there, record))
         names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
         if names:
-            differences = "; ".join(f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}" for name in names)
+            differences = "; ".join(describe_change(name, theirs.get(name), ours.get(name)) for name in names)
             raise ShardError(
                 f"{self.folder} was made with other settings: {differences}. Choose another folder, or delete this one"
             )
@@ -217,6 +219,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
+
+
+def describe_change(name: str, old: Any, new: Any) -> str:
+    """A setting that was another, in words; of hashes only that they differ, since nobody reads them."""
+    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
+        return f"{name} changed" + (" (files, their order or labels)" if name == "manifest" else "")
+    return f"{name} was {old!r} and is {new!r}"
 
 
 class _Buffer:

@@ -70,13 +70,16 @@ _DROPPED_COLOR = (0.85, 0.10, 0.10)
 _MAX_NAMED_CLASSES = 60
 
 
-def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+def plot_training_curves(
+    log_history: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "Training"
+) -> Path:
     """
     Draws what a run logged over its steps, one panel per group of values that it has.
 
     Args:
         log_history: entries as in `TrainerState.log_history`: mappings with `step` and any numbers.
         path: file to write.
+        title: above the panels.
 
     Raises:
         ValueError: no entry has a step and a value that can be drawn.
@@ -102,7 +105,7 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | P
         _draw_panel(axis, *panel)
         if index >= len(panels) - columns:
             axis.set_xlabel("optimizer step")
-    figure.suptitle("Training", fontsize=14, fontweight="bold")
+    figure.suptitle(title, fontsize=14, fontweight="bold")
     return _save(figure, path)
 
 

@@ -149,7 +149,8 @@ def test_one_broken_video_in_ten_is_named_and_replaced(own_folder, caplog, how):
     assert set(names(batches)) == {f"{n}.mp4" for n in range(NUM_VIDEOS) if n != 7}
     skipped = sum(batch["num_skipped"].sum().item() for batch in batches)
     assert skipped >= 2  # 24 positions
-    messages = [record.getMessage() for record in caplog.records]
+    # PyAV before 18 also hands on what FFmpeg says.
+    messages = [record.getMessage() for record in caplog.records if not record.name.startswith("libav")]
     assert len(messages) == skipped
     assert all(f"skipped a broken video: {own_folder / '7.mp4'} (" in message for message in messages)
     assert_same(batches_of(str(own_folder), 4, max_broken_share=0.2), batches[:4])

@@ -35,6 +35,8 @@ from ..evaluation import (
     PredictionError,
     align_labels,
     broken_videos,
+    check_kind,
+    have_names,
     load_classifier,
     predict,
     read_predictions,
@@ -103,6 +105,8 @@ def details(
     protocol: EvaluationProtocol,
     name: str | None,
     shards: ShardFolder,
+    *,
+    by_name: bool,
 ) -> dict[str, Any]:
     """What results.json records besides the results."""
     settings = shards.settings
@@ -112,7 +116,7 @@ def details(
         "dtype": arguments.dtype,
         "dataset": data.dataset,
         "manifest_sha256": settings.get("manifest"),
-        "label_matching": arguments.label_matching,
+        "label_matching": "name" if by_name else "number",
         "protocol": {"name": name, **vars(protocol)},
         "sampling": settings["sampling"],
         "decoder": data.decoder,
@@ -156,7 +160,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         model, processor = load_classifier(arguments.model, dtype=getattr(torch, arguments.dtype))
         changes = {name: value for name, value in vars(choices).items() if name != "protocol"}
         protocol = resolve_protocol(choices.protocol, processor=processor, **changes)
-        protocol.sampling(model.config)  # refuses what does not fit before anything is computed
+        # Refuse what does not fit before anything is computed.
+        protocol.sampling(model.config)
+        check_kind(choices.protocol, corpus)
         align_labels(corpus, model.config, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
@@ -179,7 +185,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         state.wait_for_everyone()
         if not state.is_main_process:
             return None
-        extra = details(arguments, data, protocol, choices.protocol, shards)
+        by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
+        extra = details(arguments, data, protocol, choices.protocol, shards, by_name=by_name)
         results = report(shards, corpus, model.config, arguments, details=extra)
     print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
     return results
