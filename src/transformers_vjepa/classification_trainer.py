@@ -20,8 +20,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .checkpoints import trained_steps
+from .encoded_clips import NO_LABEL
 from .metrics import classification_metrics
-from .modeling_vjepa import VJEPAForVideoClassification
+from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
 from .redaction import TokensStayBehind, log_line
 from .sharding import fsdp_version, refuse_deepspeed
@@ -280,6 +281,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         processing_class: its mean and standard deviation normalise the clips.
 
     Raises:
+        TypeError: another kind of model or of training arguments.
         ValueError: an encoder for fine-tuning; several GPUs for one process.
         UnusableSplitError: in `evaluate` and `predict`: no video of the split can be read.
     """
@@ -296,10 +298,16 @@ class VJEPAClassificationTrainer(StreamTrainer):
         processing_class: VJEPAVideoProcessor | None = None,
         **kwargs: Any,
     ):
+        if isinstance(model, VJEPAModel | VJEPAForPreTraining):
+            raise TypeError(
+                f"a {type(model).__name__} has no classes: load VJEPAForVideoClassification, or train a ProbeGrid"
+            )
+        if not isinstance(args, VJEPAClassificationArguments):
+            raise TypeError(f"a {type(args).__name__} where this trainer needs VJEPAClassificationArguments")
         if encoder is not None and not isinstance(model, ProbeGrid):
             raise ValueError("an encoder beside a model that has its own: pass one only with a ProbeGrid")
         if processing_class is None:
-            processing_class = VJEPAVideoProcessor(crop_size=model.config.crop_size)
+            processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
             model=model,
             args=args,
@@ -307,9 +315,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
             eval_dataset=eval_dataset,
             data_collator=collate_examples,
             processing_class=processing_class,
-            compute_metrics=self._metrics_of,
             position=position,
-            **kwargs,
+            **{"compute_metrics": self._metrics_of} | kwargs,
         )
         # Of a grid only the checkpoints are pushed: the best probe makes a model when training has ended.
         self.published_architecture = VJEPAForVideoClassification.__name__ if self.is_probing else None
@@ -399,6 +406,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         labels = inputs["labels"]
+        self._check_labels(labels, inputs.get("path", []))
         if self.is_probing:
             outputs = model(features=self._features(inputs), labels=labels)
             loss = outputs.loss
@@ -414,6 +422,20 @@ class VJEPAClassificationTrainer(StreamTrainer):
         self.check_loss(loss, inputs)
         self.count_clips(inputs, len(labels))
         return (loss, outputs) if return_outputs else loss
+
+    def _check_labels(self, labels: torch.Tensor, paths: Sequence[str]) -> None:
+        """
+        Raises:
+            ValueError: a label that is no class of the model.
+        """
+        number = self.model.config.num_labels
+        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= number))
+        if wrong.any():
+            index = int(wrong.nonzero()[0])
+            name = paths[index] if index < len(paths) else "a clip"
+            label = int(labels[index])
+            what = "no label" if label == NO_LABEL else f"the label {label}"
+            raise ValueError(f"{name} has {what}: the classes of the model are 0 to {number - 1}")
 
     def _check_probes(self, losses: torch.Tensor) -> None:
         """

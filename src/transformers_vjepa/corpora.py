@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, Video, load_dataset
 
 from .encoded_clips import NO_LABEL, PICTURE_EXTENSIONS, EncodedClip, encoded_clip, extension
 from .redaction import log_line, without_secrets
@@ -600,7 +600,10 @@ def is_corpus(source: object) -> bool:
 
 
 def open_corpus(
-    source: str | os.PathLike | IterableDataset | Corpus, *, split: str = "train", video_column: str | None = None
+    source: str | os.PathLike | Dataset | IterableDataset | Corpus,
+    *,
+    split: str = "train",
+    video_column: str | None = None,
 ) -> Corpus:
     """
     Open a corpus, whatever it is.
@@ -615,7 +618,7 @@ def open_corpus(
               `part-{000..127}.tar`;
             - a URL of `.tar` or `.parquet` files (`https://`, `hf://`, ...);
             - a Hub data set id, `user/name` or `user/name:config`;
-            - a streaming `datasets.IterableDataset`;
+            - a `datasets.Dataset`, or a streaming `datasets.IterableDataset`;
             - a corpus that has been opened, which is returned as it is.
         split: split of a Hub data set.
         video_column: column with the videos; by default the only one that can be meant.
@@ -629,6 +632,8 @@ def open_corpus(
     """
     if is_corpus(source):
         return source
+    if isinstance(source, Dataset):
+        source = source.to_iterable_dataset()
     if isinstance(source, IterableDataset):
         return SequentialCorpus(source, name="the data set", video_column=video_column)
     source = os.path.expanduser(os.fspath(source))

@@ -205,7 +205,7 @@ def load_processor(name: str, config: VJEPAConfig) -> VJEPAVideoProcessor:
         return VJEPAVideoProcessor.from_pretrained(name)
     except OSError:
         logger.warning(f"{name} has no video processor: pixels are normalised with ImageNet's mean and deviation")
-        return VJEPAVideoProcessor(crop_size=config.crop_size)
+        return VJEPAVideoProcessor.for_config(config)
 
 
 def _plain(name: str) -> str:
@@ -331,7 +331,7 @@ def predict(
     """
     if clips_per_batch < 1:
         raise ValueError(f"`clips_per_batch`={clips_per_batch} must be at least 1")
-    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size) if processor is None else processor
+    processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
     geometry = {
         "crop_size": model.config.crop_size,
         "sampling": protocol.sampling(model.config),

@@ -232,7 +232,7 @@ def draw_decoded(
     Raises:
         ImportError: matplotlib is missing.
     """
-    processor = VJEPAVideoProcessor(crop_size=config.crop_size) if processor is None else processor
+    processor = VJEPAVideoProcessor.for_config(config) if processor is None else processor
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (processor.image_mean, processor.image_std))
     number, steps = min(max_clips, len(decoded.original)), config.grid_size[0]
     figure = _new_figure(1.1 * steps + 2.0, (1.12 * len(_ROWS) + 0.3) * number)

@@ -158,7 +158,7 @@ def write_features(
         folder: made if it does not exist.
         kind: `"tokens"` (of several segments one after the other), `"mean"` over all of them, or `"time_means"`:
             averaged over space at each time step.
-        sampling: which frames make a clip; by default as many as the model takes, every fourth.
+        sampling: which frames make a clip; by default as many as the model takes, as far apart as the processor says.
         num_segments, num_views: clips and crops of each video, see [`EvaluationClips`].
         processor: gives mean and standard deviation of the pixels; ImageNet's by default.
         file_format: `"safetensors"`, for [`FeatureStore`]; or, except for tokens, `"parquet"`: columns path, label,
@@ -179,8 +179,8 @@ def write_features(
         TooManyBrokenVideosError: see `max_broken_share`.
     """
     config = model.config
-    sampling = ClipSampling(num_frames=config.frames_per_clip) if sampling is None else sampling
-    processor = VJEPAVideoProcessor(crop_size=config.crop_size) if processor is None else processor
+    processor = VJEPAVideoProcessor.for_config(config) if processor is None else processor
+    sampling = processor.clip_sampling(num_frames=config.frames_per_clip) if sampling is None else sampling
     _check_choices(kind=kind, file_format=file_format, dtype=dtype)
     _check_numbers(batch_size=batch_size, num_segments=num_segments, num_views=num_views)
     geometry = {

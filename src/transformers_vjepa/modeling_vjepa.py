@@ -652,16 +652,25 @@ def _only_pixels(pixel_values_videos: torch.Tensor | None, pixel_values: torch.T
 Masks = torch.Tensor | Sequence[torch.Tensor]
 
 
-def _check_masks(name: str, masks: Masks, batch: int) -> list[torch.Tensor]:
+def _check_masks(name: str, masks: Masks, batch: int, num_patches: int) -> list[torch.Tensor]:
     masks = [masks] if isinstance(masks, torch.Tensor) else list(masks)
     if not masks:
         raise ValueError(f"{name} is an empty list: pass one tensor of token indices per mask generator")
     for mask in masks:
+        if not isinstance(mask, torch.Tensor):
+            raise ValueError(f"{name} has a {type(mask).__name__} where a tensor of token indices is expected")
         if mask.dtype != torch.int64 or mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] == 0:
             raise ValueError(
                 f"{name} has a mask of dtype {mask.dtype} and shape {tuple(mask.shape)}: expected int64 token "
                 f"indices of shape (batch={batch}, tokens >= 1)"
             )
+        # Elsewhere a look at the values would wait for the device, or has no values to look at.
+        if type(mask) is torch.Tensor and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (value.item() for value in mask.aminmax())
+            if low < 0 or high >= num_patches:
+                raise ValueError(
+                    f"{name} has token {low if low < 0 else high}: these clips have tokens 0 to {num_patches - 1}"
+                )
     return masks
 
 
@@ -737,14 +746,14 @@ class VJEPAModel(VJEPAPreTrainedModel):
         patches, grid_size = self.encoder.embeddings.patchify(_only_pixels(pixel_values_videos, pixel_values))
         contexts: list[torch.Tensor | None] = [None]
         if context_mask is not None:
-            contexts = _check_masks("context_mask", context_mask, patches.shape[0])
+            contexts = _check_masks("context_mask", context_mask, *patches.shape[:2])
         encoded = [self.encoder(patches, grid_size, mask, **wanted) for mask in contexts]
 
         predictor_output = None
         if target_mask is not None and not skip_predictor:
             if self.predictor is None:
                 raise ValueError("target_mask needs the predictor, which this model was made without")
-            targets = _check_masks("target_mask", target_mask, patches.shape[0])
+            targets = _check_masks("target_mask", target_mask, *patches.shape[:2])
             pairs = zip(_pair_masks(encoded, targets), _pair_masks(contexts, targets), targets, strict=True)
             predictor_output = tuple(
                 self.predictor(context.last_hidden_state, context_ids, target_ids, grid_size, index, **wanted)
@@ -904,8 +913,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         """
         kept = self._resolve_outputs(output_hidden_states, output_attentions)
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
-        contexts = _check_masks("context_mask", context_mask, patches.shape[0])
-        targets = _check_masks("target_mask", target_mask, patches.shape[0])
+        contexts = _check_masks("context_mask", context_mask, *patches.shape[:2])
+        targets = _check_masks("target_mask", target_mask, *patches.shape[:2])
 
         with torch.no_grad():
             target_hidden_state = self.vjepa.encoder(patches, grid_size).last_hidden_state

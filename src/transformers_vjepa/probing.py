@@ -52,7 +52,7 @@ def extract_time_means(
         FileNotFoundError, ValueError: see [`~corpora.open_corpus`]; no video can be read.
     """
     config = model.config
-    processor = VJEPAVideoProcessor(crop_size=config.crop_size) if processor is None else processor
+    processor = VJEPAVideoProcessor.for_config(config) if processor is None else processor
     clips = EvaluationClips(open_corpus(source), crop_size=config.crop_size, sampling=sampling)
     loader = DataLoader(clips, batch_size, num_workers=num_workers, collate_fn=collate_evaluation_clips)
     monitor = BrokenVideoMonitor(max_broken_share)

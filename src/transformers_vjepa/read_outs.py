@@ -45,7 +45,7 @@ def encode_clips(
     Returns:
         float32 (clips, time, cells, hidden_size) on the CPU: the cells of a time step in the order height, width.
     """
-    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size) if processor is None else processor
+    processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
     model.eval()
     time_steps = clips.shape[1] // model.config.tubelet_size
     features = []

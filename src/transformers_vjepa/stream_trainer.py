@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
 from transformers.utils import logging
@@ -37,6 +37,8 @@ from .hub_trainer import HubTrainer
 from .streaming import StreamPosition, record_cursors
 from .training_progress import TrainingProgress
 from .video_processing_vjepa import normalize_clips
+
+logger = logging.get_logger(__name__)
 
 # What ends training with a checkpoint. Schedulers announce the end of a job by SIGUSR1 where they are asked to; not
 # every system has it.
@@ -85,6 +87,20 @@ class _StopEarly(TrainerCallback):
 def _listed(paths: Sequence[str]) -> str:
     names = ", ".join(paths[:_MAX_NAMES]) or "(no names)"
     return f"{names} and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else names
+
+
+def check_kinds(
+    model: torch.nn.Module, classes: type | tuple[type, ...], args: TrainingArguments, arguments_class: type
+) -> None:
+    """
+    Raises:
+        TypeError: another kind of model (a compiled one counts as what it was), or of training arguments.
+    """
+    network = getattr(model, "_orig_mod", model)
+    for value, kinds in ((network, classes), (args, arguments_class)):
+        if not isinstance(value, kinds):
+            names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+            raise TypeError(f"a {type(value).__name__} where this trainer needs a {names}")
 
 
 class StreamTrainer(HubTrainer):
@@ -293,15 +309,28 @@ class StreamTrainer(HubTrainer):
             check_resumable(checkpoint)
             self._cursors = read_cursors(checkpoint)
             self._restored_position = read_position(checkpoint)
+            if not self._is_seekable and not has_length(self.train_dataset):
+                logger.warning(
+                    "the clips start from the first one again, not from where the checkpoint was: give clip_stream and "
+                    "the trainer the same `position`, or use a data set with a length"
+                )
         super()._load_optimizer_and_scheduler(checkpoint)
         self.position.cursors = dict(self._cursors)
 
     # Steps
 
     def normalized(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 clips, as the stream gives them, with the mean and deviation of the processor; floats as they are."""
-        if clips.dtype != torch.uint8:
+        """
+        uint8 clips, as the stream gives them, with the mean and deviation of the processor; floats, which are taken
+        for normalised, as they are.
+
+        Raises:
+            ValueError: another type.
+        """
+        if clips.is_floating_point():
             return clips
+        if clips.dtype != torch.uint8:
+            raise ValueError(f"clips of type {clips.dtype}: give uint8 pixels, or floats that are normalised already")
         processor = self.processing_class
         return normalize_clips(clips, mean=processor.image_mean, std=processor.image_std)
 

@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import get_worker_info
 
 from .clip_order import ClipOrder, Draw, hash_counters, permutation
@@ -472,7 +472,7 @@ def _stream_lane(lanes: list[int], stream: _ClipStream) -> Iterator[dict[str, An
 
 
 def _as_sources(sources: Any) -> list[CorpusSource]:
-    if isinstance(sources, str | os.PathLike | CorpusSource | IterableDataset) or is_corpus(sources):
+    if isinstance(sources, str | os.PathLike | CorpusSource | Dataset | IterableDataset) or is_corpus(sources):
         sources = [sources]
     if not sources:
         raise ValueError("no source given: pass at least one folder, index, pattern or Hub data set id")

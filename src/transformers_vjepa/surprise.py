@@ -181,7 +181,7 @@ def measure_surprise(
         processor: gives mean and standard deviation of the pixels; ImageNet's by default.
         batch_size: clips at a time.
     """
-    processor = VJEPAVideoProcessor(crop_size=model.config.crop_size) if processor is None else processor
+    processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
     was_training = model.training
     model.eval()
     errors = []

@@ -20,7 +20,7 @@ from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from .redaction import TokensStayBehind
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
 from .sharding import refuse_deepspeed, refuse_fsdp1
-from .stream_trainer import DivergedError, StreamTrainer
+from .stream_trainer import DivergedError, StreamTrainer, check_kinds
 from .streaming import StreamPosition
 from .vicreg import covariance_penalty, variance_hinge
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -29,6 +29,12 @@ logger = logging.get_logger(__name__)
 
 # Positions per clip that the diagnostics look at: enough for stable figures, cheap at any model size.
 _DIAGNOSED_POSITIONS = 64
+
+
+_NO_EVALUATION = (
+    "pretraining does not evaluate, its loss does not tell how good features are: save checkpoints (save_steps) and "
+    "probe them with vjepa train_classifier"
+)
 
 
 class CollapseError(RuntimeError):
@@ -139,7 +145,12 @@ class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
         self._start_cpu_processes()
         super().__post_init__()
         refuse_fsdp1(self)
+        self._check_steps_are_the_clock()
+        for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
         for name, least, most in (
+            ("learning_rate", 0.0, float("inf")),
             ("ema_momentum", 0.0, 1.0),
             ("final_ema_momentum", 0.0, 1.0),
             ("schedule_scale", 1.0, float("inf")),
@@ -158,6 +169,14 @@ class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
         ):
             if getattr(self, name) is not needed:
                 raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
+
+    def _check_steps_are_the_clock(self) -> None:
+        if self.num_train_epochs != TrainingArguments.num_train_epochs:
+            raise ValueError(
+                f"num_train_epochs={self.num_train_epochs:g} has no meaning here, a stream has no end: set max_steps"
+            )
+        if self.eval_strategy != "no":
+            raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
 
     def _start_cpu_processes(self) -> None:
         """Connects processes without GPUs, which `TrainingArguments` would do without `ddp_timeout`."""
@@ -181,6 +200,8 @@ class VJEPATrainer(StreamTrainer):
         processing_class: its mean and standard deviation normalise the clips; saved with every checkpoint.
 
     Raises:
+        TypeError: another kind of model or arguments; adapters, for example, are not for pretraining, where both
+            encoders need the same parameters.
         ValueError: parameters that are not float32, or another number of mask generators than mask tokens,
             or several GPUs for one process.
     """
@@ -194,6 +215,7 @@ class VJEPATrainer(StreamTrainer):
         processing_class: VJEPAVideoProcessor | None = None,
         **kwargs: Any,
     ):
+        check_kinds(model, VJEPAForPreTraining, args, VJEPATrainingArguments)
         wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
         if wrong:
             raise ValueError(
@@ -206,7 +228,7 @@ class VJEPATrainer(StreamTrainer):
         if isinstance(collator, VJEPAMaskCollator):
             self._check_mask_tokens(model.config, collator)
         if processing_class is None:
-            processing_class = VJEPAVideoProcessor(crop_size=model.config.crop_size)
+            processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
             model=model,
             args=args,
@@ -235,6 +257,15 @@ class VJEPATrainer(StreamTrainer):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.lr_scheduler._last_lr = [rate] * len(self.optimizer.param_groups)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        Raises:
+            NotImplementedError: always; see the message.
+        """
+        raise NotImplementedError(_NO_EVALUATION)
+
+    predict = evaluate
 
     # Data
 

@@ -49,6 +49,7 @@ from .clip_transforms import (
     resize_short_side,
     sample_crop_box,
 )
+from .configuration_vjepa import VJEPAConfig
 from .decoding import read_segments
 
 
@@ -399,6 +400,11 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
             # The base class reads paths; what is in memory is brought into one form here, whatever it was.
             videos = _as_clips(videos)
         return super().preprocess(videos, **given)
+
+    @classmethod
+    def for_config(cls, config: VJEPAConfig) -> "VJEPAVideoProcessor":
+        """The processor of a model that has none: its size and number of frames, every fourth frame, ImageNet's mean."""
+        return cls(crop_size=config.crop_size, num_frames=config.frames_per_clip)
 
     def clip_sampling(self, **changes: Any) -> ClipSampling:
         """

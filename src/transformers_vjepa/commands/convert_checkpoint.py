@@ -138,9 +138,7 @@ def read_weights(arguments: Namespace, config: VJEPAConfig) -> Weights:
 def save_model(arguments: Namespace, config: VJEPAConfig) -> None:
     """Writes the folder: the model, and the processors with which the pipelines work."""
     build_model(read_weights(arguments, config), config).save_pretrained(arguments.output_dir)
-    VJEPAVideoProcessor(crop_size=config.crop_size, num_frames=config.frames_per_clip).save_pretrained(
-        arguments.output_dir
-    )
+    VJEPAVideoProcessor.for_config(config).save_pretrained(arguments.output_dir)
     VJEPAImageProcessor(crop_size=config.crop_size).save_pretrained(arguments.output_dir)
 
 

@@ -430,7 +430,7 @@ def load_processor(
     arguments: ModelArguments, data: DataArguments, config: VJEPAConfig, *, token: str | None = None
 ) -> tuple[VJEPAVideoProcessor, ClipSampling]:
     """The processor of the model with the settings of this run, and the sampling of its clips."""
-    processor = VJEPAVideoProcessor(crop_size=config.crop_size)
+    processor = VJEPAVideoProcessor.for_config(config)
     if arguments.model not in PRESETS:
         with suppress(OSError):  # a folder without one
             processor = VJEPAVideoProcessor.from_pretrained(arguments.model, crop_size=config.crop_size, token=token)
