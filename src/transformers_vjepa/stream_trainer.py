@@ -311,8 +311,8 @@ class StreamTrainer(HubTrainer):
             self._restored_position = read_position(checkpoint)
             if not self._is_seekable and not has_length(self.train_dataset):
                 logger.warning(
-                    "the clips start from the first one again, not from where the checkpoint was: give clip_stream and "
-                    "the trainer the same `position`, or use a data set with a length"
+                    "the clips start from the first one again, not from where the checkpoint was: give clip_stream "
+                    "and the trainer the same `position`, or use a data set with a length"
                 )
         super()._load_optimizer_and_scheduler(checkpoint)
         self.position.cursors = dict(self._cursors)

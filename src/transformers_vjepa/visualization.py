@@ -86,10 +86,10 @@ def plot_training_curves(
         ImportError: matplotlib is missing.
     """
     panels = []
-    for title, label, log, keys in _PANELS:
+    for panel, label, log, keys in _PANELS:
         curves = _curves(log_history, keys)
         if curves:
-            panels.append((title, label, log, curves))
+            panels.append((panel, label, log, curves))
     if not panels:
         raise ValueError(
             f"none of the {len(log_history)} entries of `log_history` has a `step` and a known value such as "
