@@ -403,7 +403,7 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
 
     @classmethod
     def for_config(cls, config: VJEPAConfig) -> "VJEPAVideoProcessor":
-        """The processor of a model that has none: clips of its size and length, every fourth frame, ImageNet's mean."""
+        """The processor of a model that has none: clips of its size and length, every fourth frame."""
         return cls(crop_size=config.crop_size, num_frames=config.frames_per_clip)
 
     def clip_sampling(self, **changes: Any) -> ClipSampling:
