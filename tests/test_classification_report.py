@@ -50,7 +50,7 @@ def test_summary_says_what_was_chosen_and_how_good_it_is():
     lines = summary(RESULTS | {"test": test}, "out").splitlines()
     assert lines[1:] == [
         "step:       100 of 100",
-        "probe:      learning rate 0.01, weight decay 0.1, of 3",
+        "probe:      learning rate 0.01, weight decay 0.1, the best of 3",
         "validation: 50.0% right (95 %: 40.0% to 60.0%; 100 clips; chance 25.0%)",
         "test:       40.0% right (95 %: 25.0% to 50.0%; 30 clips; chance 25.0%)",
         "            2 more cannot be read and do not count",
@@ -76,7 +76,8 @@ def test_summary_warns_of_what_may_mislead():
     (few,) = notes(validation={"num_videos": 11}, chosen={"learning_rate": 0.1})
     assert "11 clips are few to choose among 3 probes by" in few
     everything = {"still_improving": True, "learning_rate": 0.1}
-    assert notes(chosen=everything, validation={"accuracy": 1.0, "num_videos": 11}) == []
+    (few,) = notes(chosen=everything, validation={"accuracy": 1.0, "num_videos": 11})  # with luck
+    assert "11 clips are few" in few
 
 
 def test_a_run_still_improves_if_its_end_is_above_all_of_its_first_three_quarters():

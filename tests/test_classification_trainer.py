@@ -8,6 +8,7 @@ import torch
 from reference import TINY
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 from videos import write_video
 
@@ -365,6 +366,17 @@ def test_the_loss_of_fine_tuning_by_hand(videos, tmp_path):
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("label", "message"), [(-1, "b.mp4 has no label: the classes"), (3, "b.mp4 has the label 3: the classes")]
+)
+def test_labels_that_are_no_class_are_named(tmp_path, label, message):
+    model = tiny_classifier()
+    inputs = {"pixel_values_videos": torch.randn(2, 4, 3, 32, 32), "labels": torch.tensor([0, label])}
+    trainer = VJEPAClassificationTrainer(model, arguments(tmp_path))
+    with pytest.raises(ValueError, match=f"{message} of the model are 0 to 2"):
+        trainer.compute_loss(model, inputs | {"path": ["a.mp4", "b.mp4"]})
+
+
 # Evaluation
 
 
@@ -453,6 +465,21 @@ def test_the_best_checkpoint_needs_something_to_choose_by(tmp_path, changes, has
 def test_wrong_arguments_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **changes)
+
+
+def test_other_models_and_arguments_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="a VJEPAModel has no classes: load VJEPAForVideoClassification"):
+        VJEPAClassificationTrainer(tiny_classifier().vjepa, arguments(tmp_path))
+    with pytest.raises(TypeError, match="a TrainingArguments where this trainer needs VJEPAClassificationArguments"):
+        VJEPAClassificationTrainer(tiny_classifier(), TrainingArguments(str(tmp_path), use_cpu=True))
+
+
+def test_metrics_of_ones_own(tmp_path):
+    def mine(prediction):
+        return {"mine": 1.0}
+
+    trainer = VJEPAClassificationTrainer(tiny_classifier(), arguments(tmp_path), compute_metrics=mine)
+    assert trainer.compute_metrics is mine
 
 
 def test_an_encoder_beside_another_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from transformers_vjepa.features import (
     weights_hash,
     write_features,
 )
-from transformers_vjepa.shards import ShardError
+from transformers_vjepa.shards import ShardError, ShardFolder
 from transformers_vjepa.splits import manifest_hash
 
 SAMPLING = ClipSampling(num_frames=4, frame_step=2)
@@ -72,6 +72,13 @@ def test_features_by_hand(model, folder, tmp_path, num_segments, num_views):
         assert item["features"].shape == values.shape
         # Half a grey level: the processor resizes floats where the data set resizes bytes.
         assert torch.allclose(item["features"], values, atol=1e-4), kind
+
+
+def test_frames_are_by_default_as_far_apart_as_the_processor_says(model, folder, tmp_path):
+    processor = VJEPAVideoProcessor(crop_size=32, frame_step=2)
+    write(model, folder, tmp_path, processor=processor, sampling=None)
+    sampling = ShardFolder.open(tmp_path).settings["sampling"]
+    assert (sampling["num_frames"], sampling["frame_step"]) == (model.config.frames_per_clip, 2)
 
 
 def test_store(model, folder, tmp_path):

@@ -258,6 +258,9 @@ def test_integer_pixels_are_refused(model):
         ([CONTEXT.int()], [TARGET], "context_mask has a mask of dtype torch.int32"),
         ([CONTEXT], [TARGET[:1]], r"target_mask .* expected int64 token indices of shape \(batch=2"),
         ([], [TARGET], "context_mask is an empty list"),
+        ([CONTEXT], [[[1]]], "target_mask has a list where a tensor of token indices is expected"),
+        ([CONTEXT - 32], [TARGET], r"context_mask has token -\d+: these clips have tokens 0 to 31"),
+        ([CONTEXT], [TARGET + 32], r"target_mask has token \d+: these clips have tokens 0 to 31"),
         ([CONTEXT, CONTEXT], [TARGET] * 3, "2 context masks for 3 target masks"),
     ],
 )

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from recorder import recorder
+from recorder import Numbers, recorder
 from torch import nn
 from torch.utils.data import Dataset, RandomSampler
 from transformers import TrainerCallback
 
-from transformers_vjepa import StreamPosition
+from transformers_vjepa import StreamPosition, stream_trainer
 from transformers_vjepa.stream_trainer import DivergedError, StreamTrainer
 
 
@@ -31,6 +31,19 @@ def test_resuming_seeks_and_takes_the_cursors_along(tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.seen == [4.0, 5.0, 6.0, 7.0]
     assert position.start_batch == 2 and position.cursors == cursors
+
+
+def test_resuming_a_stream_that_cannot_be_sent_on_is_warned_of(tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(stream_trainer.logger, "warning", messages.append)
+    recorder(tmp_path, position=StreamPosition()).train()
+    recorder(tmp_path, position=StreamPosition()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert messages == []
+    trainer = recorder(tmp_path, Numbers(StreamPosition()))
+    trainer._is_seekable = False  # as without `position`
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert len(messages) == 1 and "the clips start from the first one again" in messages[0]
+    assert trainer.seen[0] == 0.0
 
 
 def test_logs_the_rate_and_the_skipped_videos(tmp_path):
@@ -101,6 +114,8 @@ def test_clips_are_normalised_once(tmp_path):
     assert torch.allclose(trainer.normalized(clips), torch.tensor(2.0))
     floats = torch.rand(1, 1, 3, 2, 2)
     assert trainer.normalized(floats) is floats
+    with pytest.raises(ValueError, match="clips of type torch.int64: give uint8 pixels"):
+        trainer.normalized(clips.long())
 
 
 def test_several_devices_in_one_process_are_refused():

@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import pickle
@@ -55,6 +56,14 @@ def tars(files, tmp_path_factory) -> Path:
         members = {path.name: path.read_bytes() for path in files[shard::3]}
         write_tar(root / f"{shard}.tar", members)
     return root
+
+
+def test_a_data_set_in_memory_is_a_source(tmp_path):
+    paths = [str(write_video(tmp_path / f"{number}.mp4", level=60 * number, num_frames=8)) for number in range(3)]
+    source = Dataset.from_dict({"video": paths}).cast_column("video", Video())
+    stream = clip_stream(source, config=CONFIG, sampling=ClipSampling(num_frames=4, frame_step=1))
+    seen = {example["path"] for example in itertools.islice(stream, 12)}
+    assert len(seen) == 3
 
 
 def streamed_tars(tars: Path) -> IterableDataset:

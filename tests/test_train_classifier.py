@@ -377,7 +377,10 @@ def test_without_arguments_it_probes_the_demo():
         ({"mode": "finetune", "weight_decays": 0}, "error: --weight_decays would do nothing with --mode finetune"),
         ({"frame_step": 2, "target_fps": 5}, "error: frame_step and target_fps are both given"),
         ({"frame_step": 0}, "error: `frame_step`=0 must be at least 1"),
-        ({"save_steps": 5}, "error: --save_steps would do nothing"),
+        (
+            {"save_steps": 5},
+            "error: --save_steps: when a run evaluates and saves follows from",
+        ),
         ({"validation_fraction": 0, "learning_rates": 1, "load_best_model_at_end": 1}, "error: .* validation clips"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
         ({"layer_decay": 2}, "error: layer_decay=2.0 must lie in"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from reference import TINY, largest_difference, masks_of, reference_model, reference_tensors
 from torch.utils.data import IterableDataset
+from transformers import TrainingArguments
 
-from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPATrainer, VJEPATrainingArguments
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAModel, VJEPATrainer, VJEPATrainingArguments
 from transformers_vjepa.conversion import convert_network
 from transformers_vjepa.trainer import CollapseError, DivergedError
 
@@ -289,6 +290,26 @@ def test_half_precision_parameters_are_refused(tmp_path):
         tiny_trainer(tmp_path, tiny_model().to(torch.bfloat16))
 
 
+def test_other_models_and_arguments_are_refused(tmp_path):
+    data = NoiseClips(tiny_model().config)
+    with pytest.raises(TypeError, match="a VJEPAModel where this trainer needs a VJEPAForPreTraining"):
+        VJEPATrainer(VJEPAModel(VJEPAConfig(**TINY)), arguments(tmp_path), data)
+    with pytest.raises(TypeError, match="a TrainingArguments where this trainer needs a VJEPATrainingArguments"):
+        VJEPATrainer(tiny_model(), TrainingArguments(str(tmp_path), use_cpu=True), data)
+
+
+def test_pretraining_does_not_evaluate(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    for method in (trainer.evaluate, trainer.predict):
+        with pytest.raises(NotImplementedError, match="probe them with vjepa train_classifier"):
+            method(trainer.train_dataset)
+
+
+def test_the_default_processor_gives_clips_of_the_models_length(tmp_path):
+    processor = tiny_trainer(tmp_path).processing_class
+    assert (processor.num_frames, processor.crop_size.height) == (TINY["frames_per_clip"], TINY["crop_size"])
+
+
 def test_too_few_mask_tokens_are_refused(tmp_path):
     with pytest.raises(ValueError, match="2 generators for pred_num_mask_tokens=1: make the model with"):
         tiny_trainer(tmp_path, tiny_model(pred_num_mask_tokens=1))
@@ -302,6 +323,11 @@ def test_too_few_mask_tokens_are_refused(tmp_path):
         ({"remove_unused_columns": True}, "remove_unused_columns=True does not work with V-JEPA"),
         ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter=True does not work"),
         ({"max_steps": 0}, "max_steps=0 must lie in"),
+        ({"learning_rate": -1.0}, r"learning_rate=-1.0 must lie in \[0.0, inf\]"),
+        ({"collapse_action": "halt"}, "collapse_action='halt' must be one of warn, stop"),
+        ({"mask_truncation": "all"}, "mask_truncation='all' must be one of balanced, published"),
+        ({"num_train_epochs": 5}, "num_train_epochs=5 has no meaning here, a stream has no end: set max_steps"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy='steps': pretraining does not evaluate"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, changes, message):

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from reference import TINY
 from safetensors.torch import load_file
 from torchvision.transforms import RandomResizedCrop
 from transformers import AutoVideoProcessor
@@ -770,3 +771,9 @@ def test_call_errors(processor, arguments, match):
 def test_unknown_arguments_are_refused(processor):
     with pytest.raises(TypeError, match="num_view"):
         processor(random_clip(2, 3, 8, 8), num_view=3)
+
+
+def test_the_processor_of_a_model_gives_its_clips():
+    processor = VJEPAVideoProcessor.for_config(VJEPAConfig(**TINY))
+    assert processor.clip_sampling().num_frames == TINY["frames_per_clip"]
+    assert processor.crop_size.height == TINY["crop_size"]

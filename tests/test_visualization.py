@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from transformers_vjepa import visualization
@@ -36,6 +37,13 @@ def pixels(path) -> np.ndarray:
 
 def share(image: np.ndarray, color: tuple[float, ...]) -> float:
     return float((np.abs(image - np.array(color) * 255).max(-1) < 12).mean())
+
+
+def test_curves_have_the_title_they_are_given(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text, **kwargs: titles.append(text))
+    plot_training_curves([{"step": 1, "loss": 0.5, "data_wait_share": 0.1}], tmp_path / "a.png", title="Mine")
+    assert titles == ["Mine"]
 
 
 def test_training_curves(tmp_path):

@@ -136,8 +136,7 @@ def finish_run(
         "chance": 1 / len(set(corpora["train"].labels.tolist())),
         "train": {
             "num_videos": len(corpora["train"]),
-            "num_broken": len(_stored_broken(trainer.train_dataset)),
-            "broken": _stored_broken(trainer.train_dataset),
+            **_broken_in_training(trainer.train_dataset),
             "manifest": run["manifests"]["train"],
         },
     }
@@ -214,10 +213,15 @@ def _paths(dataset: Dataset, readable: np.ndarray) -> list[str]:
     return [dataset.corpus.describe(index) for index in np.flatnonzero(readable).tolist()]
 
 
-def _stored_broken(dataset: Dataset) -> list[dict[str, str]]:
-    """Training clips that could not be read, where their features are stored; a stream counts its own in the log."""
-    broken = dataset.broken if isinstance(dataset, FeatureStore) else []
-    return [{"path": path, "error": error} for _, path, error in broken]
+def _broken_in_training(dataset: Dataset) -> dict[str, Any]:
+    """Training clips that could not be read; of a stream, which names them in the log, it is not known (`None`)."""
+    if not isinstance(dataset, FeatureStore):
+        return {"num_broken": None, "broken": None}
+    return {"num_broken": len(dataset.broken), "broken": _stored_broken(dataset)}
+
+
+def _stored_broken(store: FeatureStore) -> list[dict[str, str]]:
+    return [{"path": path, "error": error} for _, path, error in store.broken]
 
 
 def _broken(dataset: Dataset, readable: np.ndarray) -> list[dict[str, str]]:
@@ -233,7 +237,8 @@ def summary(results: Mapping[str, Any], folder: str | Path) -> str:
     lines = ["", f"step:       {chosen['step']} of {chosen['steps']}"]
     if "probe" in chosen:
         rates = f"learning rate {chosen['learning_rate']:g}, weight decay {chosen['weight_decay']:g}"
-        lines.append(f"probe:      {rates}, of {max(len(results['probes']), 1)}")
+        number = max(len(results["probes"]), 1)
+        lines.append(f"probe:      {rates}" + (f", the best of {number}" if number > 1 else ""))
     if broken := results["train"].get("num_broken"):
         number = results["train"]["num_videos"]
         lines.append(f"train:      {broken} of {number} clips cannot be read and were left out (see results.json)")
@@ -255,9 +260,10 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     """What may mislead in the results."""
     chosen, validation = results["chosen"], results.get("validation")
     notes = []
-    if validation is None or validation["accuracy"] == 1:
+    if validation is None:
         return notes
-    if chosen["still_improving"]:
+    is_perfect = validation["accuracy"] == 1
+    if chosen["still_improving"] and not is_perfect:
         notes.append("still getting better at the end: train longer (--num_train_epochs, --min_steps)")
     if len(results["probes"]) < 2:
         return notes
@@ -268,7 +274,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         )
         return notes
     rates = sorted({probe["learning_rate"] for probe in results["probes"]})
-    if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]):
+    if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]) and not is_perfect:
         notes.append("the best learning rate is at the edge of those tried: try others beyond it")
     if "test" not in results:
         notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too good")

@@ -198,7 +198,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         dry_run_help="Say what would be done: sizes, memory, splits, steps, first videos; then exit.",
     )
     mode = parsed[0].mode
-    if idle := sorted(names_given(argv) & (_IDLE[mode] | _LAID_OUT)):
+    if fixed := sorted(names_given(argv) & _LAID_OUT):
+        raise ValueError(
+            f"{', '.join(f'--{name}' for name in fixed)}: when a run evaluates and saves follows from its length: "
+            "leave it out"
+        )
+    if idle := sorted(names_given(argv) & _IDLE[mode]):
         raise ValueError(
             f"{', '.join(f'--{name}' for name in idle)} would do nothing with --mode {mode}: leave it out"
             + (" (probes take --learning_rates and --weight_decays)" if mode == "probe" else "")
