@@ -7,11 +7,9 @@ from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining
 from transformers_vjepa.feature_decoder import (
     FeatureDecoder,
     decode_predictions,
-    draw_decoded,
     train_decoder,
     unpatchify,
 )
-from transformers_vjepa.masking import sample_masks
 
 CONFIG = VJEPAConfig(  # grid 2 x 4 x 4
     crop_size=16,
@@ -119,26 +117,3 @@ def test_what_is_decoded_where(model):
             patches, _ = model.vjepa.encoder.embeddings.patchify(getattr(decoded, name))
             for clip in range(2):
                 torch.testing.assert_close(patches[clip, target[clip]], decoder(features[0])[clip])
-
-
-def test_picture(model):
-    pytest.importorskip("matplotlib")
-    clips = random_clips(3)
-    masks = sample_masks(CONFIG, "multiblock", batch_size=3, generator=torch.Generator().manual_seed(0))
-    decoded = decode_predictions(
-        model,
-        FeatureDecoder(CONFIG),
-        clips,
-        context_mask=masks.context_mask[0],
-        target_mask=masks.target_mask[0],
-    )
-    figure = draw_decoded(decoded, config=CONFIG, max_clips=2)
-    # The second clip's context, second time step (frame 2): blue where it is hidden, else as it is.
-    assert [len(part.axes) for part in figure.subfigs] == [4 * 2] * 2
-    shown = torch.from_numpy(figure.subfigs[1].axes[3].images[0].get_array().data)
-    hidden = pixels_of(masks.target_mask[0][1])[2]
-    torch.testing.assert_close(shown[hidden], torch.tensor([0.16, 0.38, 0.75]).expand(int(hidden.sum()), 3))
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    expected = (clips[1, 2].permute(1, 2, 0) * std + mean).clamp(0, 1)
-    torch.testing.assert_close(shown[~hidden], expected[~hidden])
-    figure.canvas.draw()

@@ -11,7 +11,6 @@ from transformers_vjepa.prediction_report import (
     EmptyReportError,
     Predictions,
     describe_results,
-    write_predictions,
     write_report,
 )
 
@@ -53,8 +52,8 @@ def test_report_by_hand(tmp_path):
 
 
 def test_predictions_file(tmp_path):
-    write_predictions(BATCHES, tmp_path / "new" / "p.parquet", NAMES)
-    rows = pq.read_table(tmp_path / "new" / "p.parquet").to_pylist()
+    write_report(BATCHES, tmp_path / "new", class_names=NAMES)
+    rows = pq.read_table(tmp_path / "new" / "predictions.parquet").to_pylist()
     assert [row["path"] for row in rows] == [f"{number}.mp4" for number in range(5)]
     assert [row["label"] for row in rows] == [0, 1, 1, -1, 5]
     assert [row["label_name"] for row in rows] == ["a", "b", "b", None, "f"]
@@ -65,9 +64,9 @@ def test_predictions_file(tmp_path):
 
 def test_without_labels_there_are_predictions_only(tmp_path):
     batch = Predictions(["0.mp4"], np.array([-1]), one_hot(3))
-    results = write_report([batch], tmp_path, class_names=NAMES, stem="test_")
+    results = write_report([batch], tmp_path, class_names=NAMES)
     assert results["accuracy"] is None and "macro_f1" not in results and "classes" not in results
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["test_predictions.parquet", "test_results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "results.json"]
     assert describe_results(results) == "1 videos, 0 broken\nno video has a label: predictions only"
 
 

@@ -11,18 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .configuration_vjepa import VJEPAConfig
 from .modeling_vjepa import VJEPAForPreTraining, gather_tokens
-from .video_processing_vjepa import VJEPAVideoProcessor
-from .visualization import _TARGET_COLOR, _draw_frames, _new_figure, _title_frames
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Warm-up of the learning rate, as a share of the steps; a cosine to 0 follows.
 _WARMUP = 0.05
@@ -204,49 +198,4 @@ def decode_predictions(
     return DecodedClips(**found, hidden=unpatchify(hidden, config=model.config)[:, :, 0])
 
 
-_ROWS = {
-    "original": "original",
-    "context": "context",
-    "from_targets": "decoded from\ntarget features",
-    "from_predictions": "decoded from\npredictions",
-}
-
-
-def draw_decoded(
-    decoded: DecodedClips,
-    *,
-    config: VJEPAConfig,
-    processor: VJEPAVideoProcessor | None = None,
-    max_clips: int = 3,
-) -> Figure:
-    """
-    Four rows per clip: as it is, what the context encoder sees, and the rest decoded from the features of the target
-    encoder and from the predictions. Blue is hidden. One frame per time step, its first.
-
-    Args:
-        decoded: what [`decode_predictions`] gives.
-        config: geometry of the clips.
-        processor: has the mean and standard deviation that the pixels were normalised with; ImageNet's by default.
-        max_clips: clips to draw, from the first.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    processor = VJEPAVideoProcessor.for_config(config) if processor is None else processor
-    mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (processor.image_mean, processor.image_std))
-    number, steps = min(max_clips, len(decoded.original)), config.grid_size[0]
-    figure = _new_figure(1.1 * steps + 2.0, (1.12 * len(_ROWS) + 0.3) * number)
-    parts = figure.subfigures(number, 1, squeeze=False)[:, 0]
-    for clip, part in enumerate(parts):
-        axes = part.subplots(len(_ROWS), steps, squeeze=False)
-        for row, (name, label) in zip(axes, _ROWS.items(), strict=True):
-            pixels = getattr(decoded, name)[clip, :: config.tubelet_size].cpu().float() * std + mean
-            frames = pixels.clamp(0, 1).permute(0, 2, 3, 1)
-            if name == "context":
-                frames[decoded.hidden[clip, :: config.tubelet_size].cpu()] = torch.tensor(_TARGET_COLOR)
-            _draw_frames(row, frames, label)
-        _title_frames(axes[0], config)
-    return figure
-
-
-__all__ = ["DecodedClips", "FeatureDecoder", "decode_predictions", "draw_decoded", "train_decoder", "unpatchify"]
+__all__ = ["DecodedClips", "FeatureDecoder", "decode_predictions", "train_decoder", "unpatchify"]

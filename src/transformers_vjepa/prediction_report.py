@@ -36,19 +36,13 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
 
 
-def write_predictions(batches: Iterable[Predictions], path: str | os.PathLike, class_names: Sequence[str]) -> None:
-    """
-    Writes `path`, `label` and `predicted` (class indices), their names, and the `probabilities` of every video to a
-    Parquet file; a batch at a time is in memory.
-    """
-    for _ in _write_through(batches, Path(path), class_names):
-        pass
-
-
 def _write_through(
     batches: Iterable[Predictions], path: Path, class_names: Sequence[str]
 ) -> Iterator[tuple[Predictions, np.ndarray]]:
-    """Writes batches to Parquet, and hands each on with its predicted classes."""
+    """
+    Writes `path`, `label` and `predicted` (class indices), their names, and the `probabilities` of every video to
+    Parquet, a batch at a time, and hands each on with its predicted classes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = np.array([*class_names, None], dtype=object)
     schema = pa.schema(
@@ -85,7 +79,6 @@ def write_report(
     class_names: Sequence[str],
     broken: Sequence[Mapping[str, str]] = (),
     details: Mapping[str, Any] | None = None,
-    stem: str = "",
 ) -> dict[str, Any]:
     """
     Writes what a test has shown: `predictions.parquet`, `results.json` and, where there are labels, `confusion.png`
@@ -97,7 +90,6 @@ def write_report(
         class_names: names of the model's classes.
         broken: path and error of the videos that could not be read.
         details: what else `results.json` records, such as the protocol and the model.
-        stem: begins the names of the files, such as `"test_"`.
 
     Returns:
         The contents of `results.json`: `num_videos`, `num_labelled`, `num_broken`, `broken`; of the labelled videos
@@ -111,7 +103,7 @@ def write_report(
     """
     folder = Path(folder)
     kept: list[tuple[np.ndarray, ...]] = []
-    for batch, predicted in _write_through(batches, folder / f"{stem}predictions.parquet", class_names):
+    for batch, predicted in _write_through(batches, folder / "predictions.parquet", class_names):
         kept.append((batch.labels, predicted, top_k_hits(batch.probabilities, batch.labels)))
     if not kept:
         example = f", such as {broken[0]['path']} ({broken[0]['error']})" if broken else ""
@@ -127,9 +119,9 @@ def write_report(
         "versions": {name: version(name) for name in ("transformers_vjepa", "transformers", "torch", "av")},
         "broken": list(broken),
     }
-    (folder / f"{stem}results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     if known.any():
-        _draw(labels[known], predicted[known], results["classes"], class_names, folder=folder, stem=stem)
+        _draw(labels[known], predicted[known], results["classes"], class_names, folder=folder)
     return results
 
 
@@ -166,7 +158,6 @@ def _draw(
     class_names: Sequence[str],
     *,
     folder: Path,
-    stem: str,
 ) -> None:
     if find_spec("matplotlib") is None:
         logger.warning("no pictures without matplotlib: pip install transformers_vjepa[viz]")
@@ -176,11 +167,11 @@ def _draw(
     number = len(class_names)
     if number <= _MAX_CONFUSION_CLASSES:
         matrix = np.bincount(labels * number + predicted, minlength=number**2).reshape(number, number)
-        plot_confusion_matrix(matrix, class_names, folder / f"{stem}confusion.png")
+        plot_confusion_matrix(matrix, class_names, folder / "confusion.png")
     else:
         logger.warning(f"a confusion matrix of {number} classes is not drawn (at most {_MAX_CONFUSION_CLASSES})")
     accuracies, counts, names = zip(*((c["accuracy"], c["num_videos"], c["name"]) for c in classes), strict=True)
-    plot_class_accuracies(accuracies, counts, names, folder / f"{stem}classes.png")
+    plot_class_accuracies(accuracies, counts, names, folder / "classes.png")
 
 
 def describe_results(results: Mapping[str, Any]) -> str:
@@ -201,4 +192,4 @@ def describe_results(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["EmptyReportError", "Predictions", "describe_results", "write_predictions", "write_report"]
+__all__ = ["EmptyReportError", "Predictions", "describe_results", "write_report"]
