@@ -48,6 +48,7 @@ def test_recipes_are_listed_and_copied(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     files = [*RECIPES.glob("*.yaml"), *LAUNCH_CONFIGS.glob("*.yaml")]
     assert len(files) >= 16 and all(f"\n  {file.stem} " in out for file in files)
+    assert all(line.endswith(".") for line in out.splitlines() if line.startswith("  "))  # whole sentences
     run(monkeypatch, "recipes", "vitl16", "multi_node", "--to", str(tmp_path))
     assert yaml.safe_load((tmp_path / "vitl16.yaml").read_text())["max_steps"] == 90000
     assert (tmp_path / "multi_node.yaml").read_text() == (LAUNCH_CONFIGS / "multi_node.yaml").read_text()

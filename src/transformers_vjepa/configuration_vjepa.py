@@ -115,7 +115,9 @@ class VJEPAConfig(PreTrainedConfig):
         pooler_layer_norm_eps (`float`, defaults to 1e-5): epsilon of every LayerNorm of the attentive pooler.
 
     Raises:
-        ValueError: sizes that do not divide, values out of range, or a misspelled field.
+        StrictDataclassError: (of `huggingface_hub.errors`, as of every configuration of transformers) sizes that do
+            not divide, values out of range or of another type.
+        ValueError: a misspelled field.
 
     Example:
 

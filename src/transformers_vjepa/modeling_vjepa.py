@@ -728,7 +728,8 @@ class VJEPAModel(VJEPAPreTrainedModel):
                 indices of the tokens that the encoder sees; the others are dropped before it. All by default.
             target_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64
                 indices of the tokens whose features the predictor predicts. It runs only where this is given.
-                The i-th target uses the i-th context, or the only one, and the i-th mask token.
+                The i-th target uses the i-th context, or the only one, and the i-th mask token; after the last
+                the first again.
             skip_predictor (`bool`): do not run the predictor even where `target_mask` is given.
             output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block;
                 attentions need `attn_implementation="eager"`.

@@ -79,19 +79,22 @@ class StreamPosition:
     """
     Where a stream starts. The stream looks when it is iterated (that is, at `iter(dataloader)`), so a trainer
     can seek after it has loaded its state.
+
+    Attributes:
+        start_batch: batches of each rank already consumed (micro-batches, with gradient accumulation).
+        start_clip: clips already consumed by all ranks together; `None`: as many as `start_batch` batches of this
+            stream hold.
+        cursors: progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
+        delivered: batches of each rank to pass over besides: a `ClipLoader` sets it while it starts new workers.
+        unreadable: videos that have ended the process that read them, and why: they are skipped as broken ones.
+        notes: folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
     """
 
-    #: Batches of each rank already consumed (micro-batches, with gradient accumulation).
     start_batch: int = 0
-    #: Clips already consumed by all ranks together; `None`: as many as `start_batch` batches of this stream hold.
     start_clip: int | None = None
-    #: Progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
     cursors: dict[str, str] = field(default_factory=dict)
-    #: Batches of each rank to pass over besides: a `ClipLoader` sets it while it starts new workers.
     delivered: int = 0
-    #: Videos that have ended the process that read them, and why: they are skipped as broken ones.
     unreadable: dict[str, str] = field(default_factory=dict)
-    #: Folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
     notes: str | None = None
 
     def seek(

@@ -7,6 +7,7 @@ List recipes (--config of the other commands) and configurations for `accelerate
 A recipe is known by its name to --config; accelerate needs the file.
 """
 
+import itertools
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -19,9 +20,10 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for folder in (RECIPES, LAUNCH_CONFIGS) for file in sorted(folder.glob("*.yaml"))}
 
 
-def first_line(file: Path) -> str:
+def first_sentence(file: Path) -> str:
     """What a file says it is for."""
-    return file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    lines = itertools.takewhile(lambda line: line.startswith("# "), file.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.removeprefix("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
 
 
 def copy(names: list[str], folder: Path) -> list[Path]:
@@ -56,4 +58,4 @@ def main() -> None:
     for folder, title in ((RECIPES, "recipes (--config NAME)"), (LAUNCH_CONFIGS, "accelerate launch --config_file")):
         print(f"\n{title}:")
         for file in sorted(folder.glob("*.yaml")):
-            print(f"  {file.stem:24} {first_line(file)}")
+            print(f"  {file.stem:24} {first_sentence(file)}")
