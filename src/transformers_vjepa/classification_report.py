@@ -247,7 +247,8 @@ def summary(results: Mapping[str, Any], folder: str | Path) -> str:
             if results[name]["num_broken"]:
                 lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
     lines += [f"{'note:':11} {note}" for note in _notes(results)]
-    lines.append(f"model:      {folder}   (AutoModelForVideoClassification.from_pretrained loads it)")
+    loaders = "AutoModelForVideoClassification and AutoModelForImageClassification"
+    lines.append(f"model:      {folder}   ({loaders} load it)")
     return "\n".join(lines)
 
 
