@@ -122,6 +122,14 @@ def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, 
     assert (row["label"], row["predicted"]) == (2, 2)
 
 
+def test_the_recipe_of_the_card_has_the_steps_that_were_asked_for(model, videos, tmp_path):
+    for asked, wanted in (({"max_steps": 3}, "max_steps: 3"), ({"max_steps": None, "min_steps": 2}, "min_steps: 2")):
+        run = tmp_path / wanted.partition(":")[0]
+        train_classifier.run(command(model, videos, run, num_train_epochs=0.1, **asked))
+        recipe = (run / "README.md").read_text().partition("```yaml\n")[2]
+        assert wanted in recipe and recipe.count("_steps: ") == 1
+
+
 def test_features_are_computed_once(model, videos, tmp_path, capsys):
     run = tmp_path / "run"
     train_classifier.run(command(model, videos, run))

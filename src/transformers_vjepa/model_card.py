@@ -31,8 +31,8 @@ INCIDENTAL = re.compile(
 )
 # What decides what is learnt of the arguments that are any Trainer's: it replaces some of the others by itself.
 _OF_TRAINER = (
-    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs seed data_seed bf16 fp16 optim "
-    "adam_beta1 adam_beta2 adam_epsilon torch_compile"
+    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
+    "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
 ).split()
 # Where the usage of a card names the model.
 _NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)

@@ -470,7 +470,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
     if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
-    named = replace(data)  # as the user did
+    named, asked = replace(data), copy.copy(training)  # as the user did
     settings = [] if arguments.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
     config = load_config(arguments, token=training.hub_token)
     synthetic = place_synthetic_corpus(data, training)
@@ -504,7 +504,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
         position=position,
         processing_class=processor,
     )
-    trainer.run_details = run_details(arguments, named, training)
+    trainer.run_details = run_details(arguments, named, asked)
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return trainer, {"model": model, "corpora": corpora, "datasets": evaluated, "run": run}, checkpoint
 
