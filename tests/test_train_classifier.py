@@ -110,7 +110,8 @@ def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, 
     )
     assert classifier.config.id2label == dict(enumerate(CLASSES))
     assert processor.frame_step == 2  # that of the model it started from
-    assert AutoImageProcessor.from_pretrained(run).crop_size["height"] == 32
+    for folder in (run, run / "checkpoint-200"):
+        assert AutoImageProcessor.from_pretrained(folder).crop_size["height"] == 32
     encoder = VJEPAModel.from_pretrained(model)
     assert torch.equal(classifier.vjepa.encoder.layernorm.weight, encoder.encoder.layernorm.weight)
     table = pq.read_table(run / "test" / "predictions.parquet").to_pylist()

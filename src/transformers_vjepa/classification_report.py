@@ -145,6 +145,7 @@ def finish_run(
     if trainer.is_world_process_zero():
         model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
+        trainer.save_image_processor(folder)
         for name, (logits, labels) in kept.items():
             results[name] = write_report(
                 [Predictions(_paths(datasets[name], readable[name]), labels, _probabilities(logits))],

@@ -37,7 +37,6 @@ from .. import (
     StreamPosition,
     VJEPAConfig,
     VJEPAForVideoClassification,
-    VJEPAImageProcessor,
     VJEPAVideoProcessor,
     clip_stream,
 )
@@ -564,7 +563,6 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
         if trainer.stop_signal:
             print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
         else:
-            VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(trainer.args.output_dir)
             trainer.finish()
             print(summary)
     return trainer
