@@ -54,7 +54,7 @@ def test_summary_says_what_was_chosen_and_how_good_it_is():
         "validation: 50.0% right (95 %: 40.0% to 60.0%; 100 clips; chance 25.0%)",
         "test:       40.0% right (95 %: 25.0% to 50.0%; 30 clips; chance 25.0%)",
         "            2 more cannot be read and do not count",
-        "model:      out   (AutoModelForVideoClassification.from_pretrained loads it)",
+        "model:      out   (AutoModelForVideoClassification and AutoModelForImageClassification load it)",
     ]
 
 

@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_imports
 
 from transformers_vjepa import VJEPAConfig, VJEPAImageProcessor, VJEPAVideoProcessor
 from transformers_vjepa.clip_transforms import normalize_clips, resize_and_center_crop
+from transformers_vjepa.opening import read_picture
 
 
 @pytest.fixture
@@ -109,6 +110,21 @@ def test_grey_pictures(picture, processor):
     assert torch.equal(values_of(processor, PIL.Image.fromarray(picture[..., 0])), expected)
     with pytest.raises(ValueError, match="is not RGB"):
         processor(picture[..., :1], do_convert_rgb=False)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_grey_pictures_of_16_bits(picture, processor, tmp_path, mode):
+    grey = picture[..., 0]
+    expected = values_of(processor, PIL.Image.fromarray(grey))
+    deep = PIL.Image.fromarray(grey.astype(np.uint16) * 257 if mode == "I;16" else grey.astype(np.int32) * 257)
+    assert deep.mode == mode
+    file = tmp_path / "deep.tiff"
+    deep.save(file)
+    for image in (deep, str(file)):
+        assert torch.equal(values_of(processor, image), expected)
+    frames = VJEPAVideoProcessor(crop_size=32)([deep], return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(frames[0], expected)
+    assert np.array_equal(read_picture(file, "deep"), grey[..., None].repeat(3, axis=-1))
 
 
 def test_steps_can_be_left_out(picture, processor):
@@ -232,6 +248,7 @@ def test_code_travels_with_the_settings(tmp_path, monkeypatch):
     assert {file.name for file in files} == {
         "clip_sampling.py",
         "clip_transforms.py",
+        "configuration_vjepa.py",
         "opening.py",
         "decoding.py",
         "image_processing_vjepa.py",
@@ -239,4 +256,5 @@ def test_code_travels_with_the_settings(tmp_path, monkeypatch):
     }
     # What a user must have installed: no optional decoder.
     needed = {package for file in files for package in get_imports(file)}
-    assert needed <= {"PIL", "av", "fsspec", "numpy", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
+    expected = {"PIL", "av", "fsspec", "huggingface_hub", "numpy", "torch", "torchvision", "transformers"}
+    assert needed <= expected | set(sys.stdlib_module_names)

@@ -135,6 +135,19 @@ def test_pictures_have_a_card_of_their_kind(tmp_path):
     config = VJEPAConfig(**TINY | {"frames_per_clip": 1, "tubelet_size": 1})
     card = make_card(tmp_path, config, architecture="VJEPAForPreTraining")
     assert card.data.pipeline_tag == "image-feature-extraction" and "AutoImageProcessor" in card.text
+    assert "learnt from pictures" in card.text
+    scores = {"accuracy": 1.0, "accuracy_interval": [0.9, 1.0], "num_videos": 9, "num_broken": 0}
+    (tmp_path / "results.json").write_text(json.dumps({"test": scores, "chance": 0.5}))
+    card = make_card(tmp_path, config, architecture="VJEPAForVideoClassification", model_id="me/probe")
+    assert (card.data.pipeline_tag, card.data.eval_results[0].task_type) == ("image-classification",) * 2
+    usage = """
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="me/probe", trust_remote_code=True)
+best = classify("picture.jpg", top_k=5)
+```
+"""
+    assert usage in card.text and "A classifier of pictures on" in card.text and "video-class" not in card.text
 
 
 def test_a_card_for_another_repository_keeps_what_somebody_wrote(tmp_path):

@@ -74,7 +74,8 @@ def test_leaves_a_model_a_processor_and_pictures(with_pictures, corpus, tmp_path
     assert torch.equal(model.encoder.layernorm.weight, target)
     processor = AutoVideoProcessor.from_pretrained(tmp_path / "run")
     assert (processor.crop_size.height, processor.num_frames, processor.frame_step) == (32, 4, 2)
-    assert AutoImageProcessor.from_pretrained(tmp_path / "run").crop_size.height == 32
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
+        assert AutoImageProcessor.from_pretrained(folder).crop_size.height == 32
     assert {file.name for file in (tmp_path / "run" / "pictures").glob("*.png")} == {
         "masks.png",
         "curves.png",

@@ -110,7 +110,8 @@ def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, 
     )
     assert classifier.config.id2label == dict(enumerate(CLASSES))
     assert processor.frame_step == 2  # that of the model it started from
-    assert AutoImageProcessor.from_pretrained(run).crop_size["height"] == 32
+    for folder in (run, run / "checkpoint-200"):
+        assert AutoImageProcessor.from_pretrained(folder).crop_size["height"] == 32
     encoder = VJEPAModel.from_pretrained(model)
     assert torch.equal(classifier.vjepa.encoder.layernorm.weight, encoder.encoder.layernorm.weight)
     table = pq.read_table(run / "test" / "predictions.parquet").to_pylist()
@@ -120,6 +121,14 @@ def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, 
         probabilities = classifier(**processor(clip, return_tensors="pt")).logits.softmax(-1)[0]
     assert np.abs(np.array(row["probabilities"]) - probabilities.numpy()).max() < 1e-4
     assert (row["label"], row["predicted"]) == (2, 2)
+
+
+def test_the_recipe_of_the_card_has_the_steps_that_were_asked_for(model, videos, tmp_path):
+    for asked, wanted in (({"max_steps": 3}, "max_steps: 3"), ({"max_steps": None, "min_steps": 2}, "min_steps: 2")):
+        run = tmp_path / wanted.partition(":")[0]
+        train_classifier.run(command(model, videos, run, num_train_epochs=0.1, **asked))
+        recipe = (run / "README.md").read_text().partition("```yaml\n")[2]
+        assert wanted in recipe and recipe.count("_steps: ") == 1
 
 
 def test_features_are_computed_once(model, videos, tmp_path, capsys):

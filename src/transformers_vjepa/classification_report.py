@@ -144,6 +144,7 @@ def finish_run(
     if trainer.is_world_process_zero():
         model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
+        trainer.save_image_processor(folder)
         for name, (logits, labels) in kept.items():
             results[name] = write_report(
                 [Predictions(_paths(datasets[name], readable[name]), labels, _probabilities(logits))],
@@ -252,7 +253,8 @@ def summary(results: Mapping[str, Any], folder: str | Path) -> str:
             if results[name]["num_broken"]:
                 lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
     lines += [f"{'note:':11} {note}" for note in _notes(results)]
-    lines.append(f"model:      {folder}   (AutoModelForVideoClassification.from_pretrained loads it)")
+    loaders = "AutoModelForVideoClassification and AutoModelForImageClassification"
+    lines.append(f"model:      {folder}   ({loaders} load it)")
     return "\n".join(lines)
 
 

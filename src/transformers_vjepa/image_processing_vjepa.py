@@ -1,23 +1,27 @@
 """From pictures to `pixel_values`: [`VJEPAImageProcessor`], with the steps and settings of the processor of videos."""
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ChannelDimension, is_pil_image, load_image
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .opening import rgb_pixels
 from .video_processing_vjepa import VJEPAProcessorMixin
 
 
 def _as_arrays(images: Any) -> list[np.ndarray | torch.Tensor]:
     """Every accepted form of pictures -> arrays of rank 4, clips of one frame; see [`VJEPAImageProcessor`]."""
     if isinstance(images, str):
-        images = load_image(images)
+        # `load_image` converts to RGB, and so loses grey files of 16 bits.
+        images = ImageOps.exif_transpose(Image.open(images)) if os.path.isfile(images) else load_image(images)
     if is_pil_image(images):
-        return [np.asarray(images.convert("RGB"))[None]]
+        return [rgb_pixels(images)[None]]
     if isinstance(images, (np.ndarray, torch.Tensor)):
         if images.ndim not in (3, 4):
             raise ValueError(

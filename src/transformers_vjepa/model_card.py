@@ -31,8 +31,8 @@ INCIDENTAL = re.compile(
 )
 # What decides what is learnt of the arguments that are any Trainer's: it replaces some of the others by itself.
 _OF_TRAINER = (
-    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs seed data_seed bf16 fp16 optim "
-    "adam_beta1 adam_beta2 adam_epsilon torch_compile"
+    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
+    "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
 ).split()
 # Where the usage of a card names the model.
 _NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
@@ -222,9 +222,17 @@ def _eval_results(results: Mapping[str, Any], *, task: str, sources: Sequence[st
 
 
 def _kind(config: PreTrainedConfig | None, architecture: str) -> str:
+    of_pictures = config is not None and config.is_image_model
     if architecture == "VJEPAForVideoClassification":
-        return "video-classification"
-    return "image-feature-extraction" if config is not None and config.is_image_model else "feature-extraction"
+        return "image-classification" if of_pictures else "video-classification"
+    return "image-feature-extraction" if of_pictures else "feature-extraction"
+
+
+def _summary(config: PreTrainedConfig | None, architecture: str) -> str:
+    if config is None:
+        return "Processors of V-JEPA clips."
+    text = _SUMMARIES.get(architecture, _PRETRAINED)
+    return text.replace("video clips", "pictures").replace("clips", "pictures") if config.is_image_model else text
 
 
 def _license_text(license_: str | None) -> str:
@@ -305,7 +313,7 @@ def make_card(
         template_path=str(CARDS / "template.md"),
         title=model_id.split("/")[-1],
         model_id=model_id,
-        summary=_SUMMARIES.get(architecture, _PRETRAINED if config is not None else "Processors of V-JEPA clips."),
+        summary=_summary(config, architecture),
         config=config,
         has_labels=architecture == "VJEPAForVideoClassification",
         is_image_model=config is not None and config.is_image_model,

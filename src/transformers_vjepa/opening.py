@@ -73,6 +73,17 @@ def open_container(source: str | BinaryIO, name: str) -> av.container.InputConta
         raise CorruptVideoError(name, f"FFmpeg cannot open it ({error.strerror})") from error
 
 
+def rgb_pixels(picture: Image.Image) -> np.ndarray:
+    """
+    The pixels of a picture of any mode: uint8 (height, width, 3). Grey ones of 16 bits keep their upper 8, as Pillow
+    does with colours; its own conversion makes them white. Mode `I` is 16 bits where its values do not fit 8.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.getextrema()[1] > 255):
+        grey = np.asarray(picture).clip(0, 65535) // 256
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.array(picture.convert("RGB"))
+
+
 def read_picture(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     """
     Reads a picture with Pillow.
@@ -90,7 +101,7 @@ def read_picture(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=_PICTURE_FORMATS) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            return rgb_pixels(ImageOps.exif_transpose(picture))
     except _BROKEN_PICTURE as error:
         what = "it" if isinstance(source, bytes) else os.path.basename(source)
         raise CorruptVideoError(name, f"{what} is not a whole picture ({error})") from error
@@ -168,4 +179,4 @@ def _runs(table: bytes) -> np.ndarray:
     return np.frombuffer(table[8 : 8 + 8 * entries], dtype=">u4").reshape(-1, 2)
 
 
-__all__ = ["MAX_PIXELS", "open_container", "read_picture"]
+__all__ = ["MAX_PIXELS", "open_container", "read_picture", "rgb_pixels"]

@@ -34,6 +34,7 @@ from .checkpoints import (
 )
 from .clip_loader import ClipLoader
 from .hub_trainer import HubTrainer
+from .image_processing_vjepa import VJEPAImageProcessor
 from .streaming import StreamPosition, record_cursors
 from .training_progress import TrainingProgress
 from .video_processing_vjepa import normalize_clips
@@ -299,6 +300,17 @@ class StreamTrainer(HubTrainer):
         finally:
             if has_bars:
                 logging.enable_progress_bar()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.save_image_processor(output_dir or self.args.output_dir)
+
+    def save_image_processor(self, folder: str | os.PathLike) -> None:
+        """Saves, beside the processor of videos, that of pictures with the same settings: models take both."""
+        mean, std = self.processing_class.image_mean, self.processing_class.image_std
+        crop_size = self.model.config.crop_size
+        VJEPAImageProcessor(crop_size=crop_size, image_mean=mean, image_std=std).save_pretrained(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._is_saving:  # before the checkpoint has its name its files cannot be read at leisure

@@ -51,6 +51,7 @@ from .clip_transforms import (
 )
 from .configuration_vjepa import VJEPAConfig
 from .decoding import read_segments
+from .opening import rgb_pixels
 
 
 def _is_array(value: Any) -> bool:
@@ -66,7 +67,7 @@ def _channel_error(shape: Sequence[int]) -> ValueError:
 
 def _stack_frames(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
     """Pictures -> one clip of them. PIL pictures become RGB whatever their mode."""
-    frames = [np.asarray(f.convert("RGB")) if is_pil_image(f) else f for f in frames]
+    frames = [rgb_pixels(f) if is_pil_image(f) else f for f in frames]
     shapes = sorted({tuple(frame.shape) for frame in frames})
     if len(shapes) > 1:
         raise ValueError(

@@ -29,7 +29,6 @@ from .. import (
     StreamPosition,
     VJEPAConfig,
     VJEPAForPreTraining,
-    VJEPAImageProcessor,
     VJEPATrainer,
     VJEPATrainingArguments,
     VJEPAVideoProcessor,
@@ -457,8 +456,6 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
         trainer.stop_signal = 0  # too late to stop anything
         output_dir = Path(trainer.args.output_dir)
         with checkpoint_errors(output_dir / SAFE_WEIGHTS_NAME):
-            if trainer.args.should_save:
-                VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(output_dir)
             trainer.save_state()
             trainer.save_model()  # last: it writes the card, and pushes
 

@@ -8,8 +8,9 @@ Train a classifier on labelled videos or pictures: a probe on the frozen encoder
 
 Probes of several learning rates and weight decays are trained in one pass over the features. At the end the one with
 the best accuracy on the validation clips is kept; test clips are looked at once, after that. The output folder is a
-model that AutoModelForVideoClassification and pipeline("video-classification") load, with results.json, the
-predictions for each split, and pictures.
+model that AutoModelForVideoClassification and pipeline("video-classification") load (of pictures:
+AutoModelForImageClassification and pipeline("image-classification")), with results.json, the predictions for each
+split, and pictures.
 
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
@@ -36,7 +37,6 @@ from .. import (
     StreamPosition,
     VJEPAConfig,
     VJEPAForVideoClassification,
-    VJEPAImageProcessor,
     VJEPAVideoProcessor,
     clip_stream,
 )
@@ -474,7 +474,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
     if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
-    named = replace(data)  # as the user did
+    named, asked = replace(data), copy.copy(training)  # as the user did
     settings = [] if arguments.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
     config = load_config(arguments, token=training.hub_token)
     synthetic = place_synthetic_corpus(data, training)
@@ -508,7 +508,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
         position=position,
         processing_class=processor,
     )
-    trainer.run_details = run_details(arguments, named, training)
+    trainer.run_details = run_details(arguments, named, asked)
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return trainer, {"model": model, "corpora": corpora, "datasets": evaluated, "run": run}, checkpoint
 
@@ -568,7 +568,6 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
         if trainer.stop_signal:
             print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
         else:
-            VJEPAImageProcessor(crop_size=trainer.model.config.crop_size).save_pretrained(trainer.args.output_dir)
             trainer.finish()
             print(summary)
     return trainer
