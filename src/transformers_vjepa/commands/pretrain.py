@@ -154,6 +154,8 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 }
 # What a run was asked for, in its output folder.
 _ARGUMENTS = "arguments.json"
+# How the clips of a step are shared out: `balanced` masks learn the same from any split of the same product.
+_SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 # What ends a run with one line: no mistake of the command line, but something to mend all the same.
 _FAULTS = (
     UnusableCheckpointError,
@@ -309,6 +311,12 @@ def learning_arguments(
     }
 
 
+def global_batch(training: VJEPATrainingArguments) -> dict[str, dict[str, int]]:
+    """A group for `arguments.json`: what an optimizer step sees, which depends on the launch, too."""
+    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
+    return {"global_batch": {"clips_per_step": clips}}
+
+
 def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
     """Leaves `arguments.json` in the output folder of a run that starts anew."""
     folder = Path(output_dir)
@@ -336,11 +344,13 @@ def warn_of_other_arguments(output_dir: str, arguments: dict[str, dict[str, Any]
     if not file.is_file():
         return
     began, goes_on = json.loads(file.read_text()), json.loads(json.dumps(arguments))
+    # Published masks are cut per process, so there the split is part of the task.
+    passed_over = _SPLIT if "global_batch" in began and arguments["training"]["mask_truncation"] == "balanced" else ()
     changes = [
         f"{name} was {began[group].get(name)!r} and is {value!r}"
         for group, values in goes_on.items()
         for name, value in values.items()
-        if began.get(group, {}).get(name, value) != value
+        if name not in passed_over and began.get(group, {}).get(name, value) != value
     ]
     if changes:
         logger.warning(f"the run goes on with other arguments than it began with: {log_line('; '.join(changes))}")
@@ -414,7 +424,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     model = build_model(model_arguments, training)
-    chosen = learning_arguments(model_arguments, data, training)
+    chosen = learning_arguments(model_arguments, data, training) | global_batch(training)
     if checkpoint:
         check_architecture(checkpoint, model.config)
         if training.process_index == 0:
