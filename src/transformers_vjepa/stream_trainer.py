@@ -24,6 +24,7 @@ from .checkpoints import (
     UNFINISHED,
     check_resumable,
     checkpoint_errors,
+    damaged_weights,
     finish_checkpoint,
     read_cursors,
     read_position,
@@ -159,7 +160,7 @@ class StreamTrainer(HubTrainer):
         with a checkpoint saved and the signal in `stop_signal`; a second one, after two seconds, interrupts at once.
 
         Raises:
-            UnusableCheckpointError: a checkpoint that cannot be written, or has weights only.
+            UnusableCheckpointError: a checkpoint that cannot be written, is damaged, or has weights only.
             DivergedError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
         """
         self._since = time.perf_counter()
@@ -303,6 +304,10 @@ class StreamTrainer(HubTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._is_saving:  # before the checkpoint has its name its files cannot be read at leisure
             super()._push_from_checkpoint(checkpoint_folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with damaged_weights(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:

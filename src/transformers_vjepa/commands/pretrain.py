@@ -38,6 +38,7 @@ from .. import (
 from ..checkpoints import (
     UnusableCheckpointError,
     checkpoint_errors,
+    damaged_weights,
     resolve_checkpoint,
     trained_steps,
 )
@@ -458,7 +459,8 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
             trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             return
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        trainer.model = type(trainer.model).from_pretrained(checkpoint)
+        with damaged_weights(checkpoint):
+            trainer.model = type(trainer.model).from_pretrained(checkpoint)
     else:
         if checkpoint and trainer.is_world_process_zero():
             print(f"going on from {checkpoint}, at step {trained_steps(checkpoint):,} of {trainer.args.max_steps:,}")
