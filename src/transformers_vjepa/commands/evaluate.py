@@ -46,7 +46,7 @@ from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..metrics import check_scikit_learn
 from ..prediction_report import EmptyReportError, describe_results, write_report
 from ..redaction import log_line
-from ..shards import ShardError, ShardFolder
+from ..shards import ShardError, ShardFolder, writing_errors
 
 
 @dataclass(kw_only=True)
@@ -187,7 +187,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
             return None
         by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
         extra = details(arguments, data, protocol, choices.protocol, shards, by_name=by_name)
-        results = report(shards, corpus, model.config, arguments, details=extra)
+        with writing_errors(arguments.output_dir):
+            results = report(shards, corpus, model.config, arguments, details=extra)
     print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
     return results
 

@@ -30,7 +30,7 @@ from ..evaluation import load_processor, load_whole
 from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..features import FeatureError, summarise_features, write_features
 from ..redaction import log_line
-from ..shards import ShardError
+from ..shards import ShardError, writing_errors
 
 
 @dataclass(kw_only=True)
@@ -177,7 +177,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         summary = {"model": arguments.model, "dataset": data.dataset, **summarise_features(arguments.output_dir)}
-    (Path(arguments.output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        file = Path(arguments.output_dir) / "summary.json"
+        with writing_errors(file):
+            file.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
     print(f"features: {arguments.output_dir}   (broken videos are named in summary.json)")
     return summary
