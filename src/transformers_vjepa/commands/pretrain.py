@@ -375,7 +375,8 @@ def report(trainer: VJEPATrainer) -> None:
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     change = f"; loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
     runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    took = f" in {duration_text(runtimes[-1])}" if runtimes else ""
+    resumed = f", {trainer.session_steps:,} of them" if trainer.session_steps < state.global_step else ""
+    took = f"{resumed} in {duration_text(runtimes[-1])}" if runtimes and trainer.session_steps else ""
     print(f"\n{state.global_step:,} of {state.max_steps:,} steps{took}{change}")
     if trainer.stop_signal:
         print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
@@ -459,6 +460,8 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
             trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             return
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        trainer.restore_position(checkpoint)
+        trainer.seek_stream()  # the card tells how many clips were seen
         with damaged_weights(checkpoint):
             trainer.model = type(trainer.model).from_pretrained(checkpoint)
     else:
