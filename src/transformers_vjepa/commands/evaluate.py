@@ -27,7 +27,7 @@ from .. import VJEPAForVideoClassification
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, names_given, parse_with_recipe, user_errors
 from ..corpora import Corpus
-from ..dry_run import classifier_rows, corpus_rows, table
+from ..dry_run import check_writable, classifier_rows, corpus_rows, table
 from ..evaluation import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -165,6 +165,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         check_kind(choices.protocol, corpus)
         align_labels(corpus, model.config, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
+            check_writable(arguments.output_dir)
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
             return None
     with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):

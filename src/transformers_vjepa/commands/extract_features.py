@@ -25,7 +25,7 @@ from .. import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import names_given, parse_with_recipe, user_errors
 from ..corpora import Corpus
-from ..dry_run import Row, clip_text, corpus_rows, parameters_text, table
+from ..dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 from ..evaluation import load_processor, load_whole
 from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..features import FeatureError, summarise_features, write_features
@@ -150,6 +150,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         sampling = clip_sampling(choices, model.config, processor)
         dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
         if "dry_run" in names_given(argv):
+            check_writable(arguments.output_dir)
             print(describe(model, corpus, data.dataset, arguments, choices))
             return None
     with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):

@@ -46,7 +46,7 @@ from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from ..corpora import SequentialCorpus, open_corpus
-from ..dry_run import corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
+from ..dry_run import check_writable, corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
 from ..hub import loading
 from ..masking import get_mask_strategy
 from ..model_card import INCIDENTAL, RunDetails
@@ -390,6 +390,7 @@ def describe(argv: list[str]) -> str:
     """What a command line would do (`--dry_run`): nothing is trained; only a built-in corpus is rendered."""
     model, data, training = parse_arguments(argv)
     check_processes(training.world_size)
+    check_writable(training.output_dir)
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     place_synthetic_corpus(data, training)
     config = build_config(model, token=training.hub_token)
