@@ -207,6 +207,26 @@ def test_a_full_disk(tmp_path, kilobytes):
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "position.json", "stream_0.json"])
+def test_a_damaged_file_is_named_with_the_checkpoint_before(tmp_path, name):
+    recorder(tmp_path).train()
+    for step, remedy in ((4, f"before it, --resume_from_checkpoint {tmp_path}/checkpoint-2"), (2, "none before it")):
+        file = tmp_path / f"checkpoint-{step}" / name
+        file.write_bytes(file.read_bytes()[:-3])
+        with pytest.raises(UnusableCheckpointError) as caught:
+            recorder(tmp_path, max_steps=6).train(resume_from_checkpoint=str(file.parent))
+        message = str(caught.value)
+        assert message.startswith(f"{file} is damaged (") and remedy in message and "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["[]", '{"batches": "4"}', "\xff"])
+def test_a_position_of_another_form_is_damaged(tmp_path, text):
+    folder = checkpoint(tmp_path, 1)
+    (folder / "position.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UnusableCheckpointError, match="position.json is damaged"):
+        read_position(folder)
+
+
 @pytest.mark.parametrize("limit, kept", [(1, [2]), (2, [2, 4])])
 def test_the_best_model_is_kept_and_loaded(tmp_path, limit, kept):
     scores = {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.4}

@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field, make_dataclass
+from typing import Literal
 
 import pytest
 from transformers.utils import logging
@@ -76,6 +77,29 @@ def test_recipes_with_unknown_names_are_refused(tmp_path):
     file.write_text("stepps: 3\n")
     with pytest.raises(ValueError, match="recipe.yaml sets what is no argument: stepps"):
         parse(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: many", "steps to 'many': give a whole number"),
+        ("steps: 1e3", "steps to '1e3': give a whole number"),  # YAML wants 1.0e+3
+        ("target_fps: fast", "target_fps to 'fast': give a number"),
+        ("use_cpu: perhaps", "use_cpu to 'perhaps': give true or false"),
+        ("decoder: mine", "decoder to 'mine': give one of pyav, decord"),
+        ("scale: [0.5, big]", "scale to 'big': give a number"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_recipe(tmp_path, text, message):
+    @dataclass
+    class More:
+        decoder: Literal["pyav", "decord"] = "pyav"
+        scale: list[float] = field(default_factory=lambda: [0.3, 1.0])
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{text}\n")
+    with pytest.raises(ValueError, match=f"recipe.yaml sets {message}$"):
+        parse_with_recipe(["--config", str(file)], (Data, Training, More), description="A script.")
 
 
 def test_help_lists_groups_and_defaults(capsys):

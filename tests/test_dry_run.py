@@ -1,6 +1,7 @@
 """What a run would be: counts by hand, memory against what autograd really keeps, and the commands from end to end."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,3 +153,23 @@ def test_passes_over_a_data_set(world, tmp_path, capsys):
     assert extract_features.run(f"--model {world / 'model'} {common} --kind tokens".split()) is None
     assert "192 vectors of 24 for each video (tokens)" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "rest"),
+    [
+        (pretrain, "--preset vitt16 --use_cpu true"),
+        (train_classifier, "--model vitt16 --random_encoder true"),
+        (evaluate, "--model {root}/classifier --label_matching number"),
+        (extract_features, "--model {root}/model"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_written(world, tmp_path, monkeypatch, command, rest):
+    """Root may write everywhere: the system is asked, and says no."""
+    argv = f"--dataset {world}/videos --dry_run {rest.format(root=world)} --output_dir".split()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=f"^error: --output_dir {tmp_path}/file/out: {tmp_path}/file is no folder"):
+        command.run([*argv, f"{tmp_path}/file/out"])
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(SystemExit, match=f"^error: --output_dir {tmp_path}/a/b: {tmp_path} cannot be written; choose"):
+        command.run([*argv, f"{tmp_path}/a/b"])

@@ -133,6 +133,39 @@ def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, cap
         pretrain.run(command(corpus, tmp_path, max_steps=4, hidden_size=48, resume_from_checkpoint="auto"))
 
 
+def test_a_resumed_run_compares_the_clips_of_a_step(corpus, tmp_path, caplog, monkeypatch):
+    pretrain.run(command(corpus, tmp_path, max_steps=1, gradient_accumulation_steps=2))
+    resumed = {"max_steps": 1, "resume_from_checkpoint": "auto"}
+    pretrain.build(command(corpus, tmp_path, **resumed))
+    assert "other arguments than it began with: clips_per_step was 8 and is 4" in caplog.text
+    caplog.clear()
+    # The same product of other factors, processes among them.
+    pretrain.build(command(corpus, tmp_path, per_device_train_batch_size=8, **resumed))
+    monkeypatch.setattr(pretrain, "check_processes", lambda world_size: None)
+    monkeypatch.setattr(pretrain.VJEPATrainingArguments, "world_size", 2)
+    pretrain.build(command(corpus, tmp_path, **resumed))
+    assert "other arguments" not in caplog.text
+    # Published masks are cut per process.
+    settings = {"mask_truncation": "published", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    pretrain.build(command(corpus, tmp_path, **settings, **resumed))
+    assert "per_device_train_batch_size was 4 and is 2" in caplog.text
+
+
+def test_card_and_summary_of_a_resumed_run_know_its_sessions(corpus, tmp_path, capsys):
+    pretrain.run(command(corpus, tmp_path, max_steps=2))
+    assert re.search(r"^2 of 2 steps in ", capsys.readouterr().out, flags=re.MULTILINE)
+    resumed = {"max_steps": 3, "per_device_train_batch_size": 2, "resume_from_checkpoint": "auto"}
+    pretrain.run(command(corpus, tmp_path, **resumed))
+    assert re.search(r"^3 of 3 steps, 1 of them in ", capsys.readouterr().out, flags=re.MULTILINE)
+    card = (tmp_path / "README.md").read_text()
+    assert "| clips of a step | 2 in the end, others before |" in card and "| clips seen | 10 |" in card
+    # A model that is saved later has the same card.
+    (tmp_path / "model.safetensors").unlink()
+    pretrain.run(command(corpus, tmp_path, **resumed))
+    assert "| clips seen | 10 |" in (tmp_path / "README.md").read_text()
+    assert re.search(r"^3 of 3 steps; loss ", capsys.readouterr().out, flags=re.MULTILINE)
+
+
 def test_what_trains_nothing_writes_nothing(corpus, tmp_path):
     pretrain.run(command(corpus, tmp_path / "run", max_steps=2))
     card = tmp_path / "run" / "README.md"

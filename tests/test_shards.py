@@ -1,6 +1,10 @@
+import errno
 import json
+import resource
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
@@ -109,7 +113,7 @@ def test_interrupted_shard_is_not_there(folder, tmp_path):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ShardError, match="cannot write .*disk full"):
         fill(shards, corpus, write=half_written)
     assert sorted(path.name for path in shards.folder.iterdir()) == ["settings.json", "x-00000.safetensors"]
     fill(shards, corpus)
@@ -154,6 +158,42 @@ def test_shard_without_a_readable_video(tmp_path):
     assert fill(shards, open_corpus(tmp_path), max_broken_share=0.9) == 0
     contents = read_safetensors(shards.path(0))
     assert contents.tensors == {} and len(contents.broken) == 2
+
+
+def refused(*args, **kwargs):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
+    """Root may write everywhere: the errors are those that others get."""
+    for name, place in (("mkdir", ""), ("write_text", "/settings.json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refused)
+            expected = rf"^cannot write {tmp_path}/out{place} \(.*Permission denied\), with [\d.]+ MB free there: make"
+            with pytest.raises(ShardError, match=expected):
+                open_shards(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "parquet"])
+def test_a_full_disk(folder, tmp_path, kind):
+    """A limit on the size of files stands for it, with EFBIG for ENOSPC."""
+
+    def write_parquet(path, contents):
+        pq.write_table(pa.table({"pixels": contents.tensors["pixels"].flatten().numpy()}), path, compression="none")
+
+    def compute(clips):
+        return {"pixels": torch.rand(len(clips), 10_000)}
+
+    shards = open_shards(tmp_path / "out")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(ShardError, match=rf"^cannot write {shards.path(0)} \(.*File too large.*: make room, or"):
+            write = write_safetensors if kind == "safetensors" else write_parquet
+            fill(shards, open_corpus(folder), compute=compute, write=write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in shards.folder.iterdir()] == ["settings.json"]
 
 
 def test_too_many_broken_videos_stop(tmp_path):

@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .checkpoint_screening import screen_checkpoint
 from .hub import download_checkpoint
@@ -29,7 +31,7 @@ _CURSORS_NAME = "stream_{rank}.json"
 
 
 class UnusableCheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, or lacks what going on from it takes."""
+    """A checkpoint that cannot be written, is damaged, or lacks what going on from it takes."""
 
 
 # Reading
@@ -72,6 +74,33 @@ def complete_checkpoints(output_dir: str | Path) -> list[Path]:
 def last_checkpoint(output_dir: str | Path) -> Path | None:
     """The complete checkpoint with most steps."""
     return max(complete_checkpoints(output_dir), key=trained_steps, default=None)
+
+
+def _one_before(checkpoint: Path) -> str:
+    """What to do instead of going on from a checkpoint."""
+    steps = trained_steps(checkpoint)
+    earlier = [folder for folder in complete_checkpoints(checkpoint.parent) if trained_steps(folder) < steps]
+    if not earlier:
+        return f"there is none before it in {checkpoint.parent}, so start anew in another --output_dir"
+    return f"pass the one before it, --resume_from_checkpoint {max(earlier, key=trained_steps)}"
+
+
+def _damaged(file: Path, error: Exception) -> UnusableCheckpointError:
+    return UnusableCheckpointError(f"{file} is damaged ({error}): {_one_before(file.parent)}")
+
+
+@contextmanager
+def damaged_weights(checkpoint: str | Path) -> Iterator[None]:
+    """
+    Names the file where the weights of a checkpoint cannot be read.
+
+    Raises:
+        UnusableCheckpointError: they are damaged; the message names the checkpoint before, if there is one.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise _damaged(Path(checkpoint) / SAFE_WEIGHTS_NAME, error) from error
 
 
 def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str | None = None) -> str | None:
@@ -131,10 +160,26 @@ def write_position(checkpoint: Path, *, batches: int, clips: int) -> None:
     (checkpoint / _POSITION_NAME).write_text(json.dumps({"batches": batches, "clips": clips}))
 
 
+def _read_record(file: Path, kind: type) -> dict[str, Any]:
+    """Names and values of one kind from JSON."""
+    try:
+        record = json.loads(file.read_text())
+        if not isinstance(record, dict) or any(type(value) is not kind for value in record.values()):
+            raise ValueError(f"no {kind.__name__} for each name")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, error) from error
+    return record
+
+
 def read_position(checkpoint: str | Path) -> dict[str, int]:
-    """`batches` and `clips` of [`write_position`]; empty where a checkpoint has none."""
+    """
+    `batches` and `clips` of [`write_position`]; empty where a checkpoint has none.
+
+    Raises:
+        UnusableCheckpointError: the file is damaged.
+    """
     file = Path(checkpoint) / _POSITION_NAME
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return _read_record(file, int) if file.is_file() else {}
 
 
 def write_cursors(checkpoint: Path, cursors: dict[str, str], *, rank: int) -> None:
@@ -143,10 +188,15 @@ def write_cursors(checkpoint: Path, cursors: dict[str, str], *, rank: int) -> No
 
 
 def read_cursors(checkpoint: str | Path) -> dict[str, str]:
-    """The cursors of all processes."""
+    """
+    The cursors of all processes.
+
+    Raises:
+        UnusableCheckpointError: a file is damaged.
+    """
     cursors: dict[str, str] = {}
     for file in sorted(Path(checkpoint).glob(_CURSORS_NAME.format(rank="*"))):
-        cursors |= json.loads(file.read_text())
+        cursors |= _read_record(file, str)
     return cursors
 
 
@@ -245,6 +295,7 @@ __all__ = [
     "check_resumable",
     "checkpoint_errors",
     "complete_checkpoints",
+    "damaged_weights",
     "finish_checkpoint",
     "is_complete",
     "last_checkpoint",

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from .checkpoints import trained_steps
+from .checkpoints import damaged_weights, trained_steps
 from .encoded_clips import NO_LABEL
 from .metrics import classification_metrics
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
@@ -339,7 +339,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
             folder = Path(checkpoint)
             if self.final_step != self.state.global_step:
                 folder = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.final_step}")
-            self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+            with damaged_weights(folder):
+                self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         if self.state.global_step >= self.args.max_steps:
             self.stop_signal = 0  # too late to stop anything
 

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import traceback
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
+from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
 from .help_page import HelpParser
@@ -27,6 +28,10 @@ from .redaction import log_line, without_secrets
 RECIPES = Path(__file__).parent / "recipes"
 #: Configurations for `accelerate launch`, to copy with `vjepa recipes`.
 LAUNCH_CONFIGS = Path(__file__).parent / "accelerate_configs"
+
+
+# What an argument takes, by what makes it of its text.
+_KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
 
 
 def names_given(argv: Sequence[str]) -> set[str]:
@@ -101,6 +106,21 @@ def _as_arguments(values: Mapping[str, Any], path: str | Path) -> list[str]:
     return arguments
 
 
+def _check_values(parser: ArgumentParser, values: Mapping[str, Any], path: str | Path) -> None:
+    """Names recipe and key of a value that argparse would refuse as that of a flag which nobody has typed."""
+    for name, value in values.items():
+        action = parser._option_string_actions[f"--{name}"]
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if item is None or isinstance(item, dict):
+                continue
+            try:
+                parser._check_value(action, parser._get_value(action, str(item)))
+            except ArgumentError as error:
+                kind = f"one of {', '.join(map(str, action.choices))}" if action.choices else _KINDS.get(action.type)
+                raise ValueError(f"{path} sets {name} to {item!r}: {'give ' + kind if kind else error}") from error
+
+
 def parse_with_recipe(
     argv: Sequence[str],
     dataclasses: Sequence[type],
@@ -129,8 +149,8 @@ def parse_with_recipe(
         One instance of each of `dataclasses`.
 
     Raises:
-        ValueError: see [`read_recipe`], or a value out of range.
-        SystemExit: a value that is none of its argument's, after a line that says so.
+        ValueError: see [`read_recipe`]; a value of the recipe that is none of its argument's; or one out of range.
+        SystemExit: such a value on the command line, after a line that says so.
     """
     parser = HelpParser(dataclasses, description=description)
     parser.general.add_argument("--config", metavar="RECIPE", help=recipe_help)
@@ -148,6 +168,7 @@ def parse_with_recipe(
         values = read_recipe(path, dataclasses)
         replaced = overridden(given)
         values = {name: value for name, value in values.items() if name not in replaced}
+        _check_values(parser, values, path)
         parser.set_defaults(**values)  # for --help, and for what is set to nothing
         # Ends with an argument of one value, so that no list takes in what follows.
         argv = [*_as_arguments(values, path), f"--config={path}", *argv]

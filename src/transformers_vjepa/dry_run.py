@@ -118,6 +118,21 @@ def memory_note(needed: int, device: torch.device) -> list[str]:
     ]
 
 
+def check_writable(output_dir: str | os.PathLike) -> None:
+    """
+    Looks whether a run could write, without writing.
+
+    Raises:
+        OSError: the output folder could not be made, or not be written.
+    """
+    path = Path(output_dir).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"--output_dir {output_dir}: {there} is no folder; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output_dir {output_dir}: {there} cannot be written; choose another")
+
+
 def corpus_text(corpus: Corpus) -> str:
     """How much a corpus holds."""
     if isinstance(corpus, SequentialCorpus):
@@ -241,6 +256,7 @@ def table(rows: Iterable[Row]) -> str:
 
 __all__ = [
     "bytes_text",
+    "check_writable",
     "classifier_rows",
     "clip_text",
     "corpus_rows",

@@ -36,6 +36,16 @@ class HubTrainer(ShardingTrainer):
 
     # The card
 
+    @property
+    def _clips_per_step(self) -> int:
+        """Of all processes together."""
+        return self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+
+    @property
+    def clips_seen(self) -> int:
+        """By all processes since the run began."""
+        return self.state.global_step * self._clips_per_step
+
     def model_card(self, **changes: Any) -> ModelCard:
         """
         The card of the run as it stands.
@@ -55,7 +65,8 @@ class HubTrainer(ShardingTrainer):
             model_id=self.hub_model_id or args.hub_model_id,
             details=replace(details, sources=sources, license=license_),
             state=self.state,
-            clips_per_step=self._train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            clips_per_step=self._clips_per_step,
+            clips_seen=self.clips_seen,
             processes=args.world_size,
         )
         for name, key in (("language", "language"), ("finetuned_from", "base_model")):

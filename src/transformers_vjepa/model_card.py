@@ -143,16 +143,20 @@ def hardware() -> str:
 # Parts of a card
 
 
-def _run_rows(state: TrainerState, *, clips_per_step: int, processes: int) -> list[tuple[str, str]]:
+def _run_rows(
+    state: TrainerState, *, clips_per_step: int, clips_seen: int | None, processes: int
+) -> list[tuple[str, str]]:
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     rates = [entry["clips_per_second"] for entry in state.log_history if "clips_per_second" in entry]
     steps = f"{state.global_step:,}" + (
         f" of {state.max_steps:,}: training goes on" if state.global_step < state.max_steps else ""
     )
+    seen = state.global_step * clips_per_step if clips_seen is None else clips_seen
+    is_mixed = seen != state.global_step * clips_per_step  # the run went on with another global batch
     rows = [
         ("steps", steps),
-        ("clips of a step", f"{clips_per_step:,}"),
-        ("clips seen", f"{state.global_step * clips_per_step:,}"),
+        ("clips of a step", f"{clips_per_step:,}" + (" in the end, others before" if is_mixed else "")),
+        ("clips seen", f"{seen:,}"),
     ]
     if losses:
         rows.append(("loss, first and last logged", f"{losses[0]:.4f}, {losses[-1]:.4f}"))
@@ -288,6 +292,7 @@ def make_card(
     details: RunDetails | None = None,
     state: TrainerState | None = None,
     clips_per_step: int = 1,
+    clips_seen: int | None = None,
     processes: int = 1,
 ) -> ModelCard:
     """
@@ -300,14 +305,18 @@ def make_card(
         model_id: how it is to be loaded, `user/name`; by default the name of the folder.
         details: of the training that made it.
         state: where that training stands.
-        clips_per_step: of all processes together.
+        clips_per_step: of all processes together, in the end.
+        clips_seen: in all; by default as many as steps of that size make.
         processes: that trained it.
     """
     folder, details = Path(folder), details or RunDetails()
     model_id = model_id or folder.resolve().name
     results = _results_of(folder)
     data = _metadata(config, results, details, architecture=architecture, name=model_id.split("/")[-1])
-    start = [] if details.start is None else [("started from", _as_code(public_name(details.start)))]
+    run = None
+    if state is not None:
+        run = [] if details.start is None else [("started from", _as_code(public_name(details.start)))]
+        run += _run_rows(state, clips_per_step=clips_per_step, clips_seen=clips_seen, processes=processes)
     return ModelCard.from_template(
         data,
         template_path=str(CARDS / "template.md"),
@@ -318,7 +327,7 @@ def make_card(
         has_labels=architecture == "VJEPAForVideoClassification",
         is_image_model=config is not None and config.is_image_model,
         data=[_as_code(public_name(source)) for source in details.sources],
-        run=None if state is None else start + _run_rows(state, clips_per_step=clips_per_step, processes=processes),
+        run=run,
         command=details.command,
         recipe=recipe_of(details.arguments),
         results=_result_rows(results),

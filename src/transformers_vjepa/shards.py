@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ class ShardFolder:
         notes: what else is worth recording; not compared.
 
     Raises:
-        ShardError: the folder was made with other settings, which the message lists; or a `shard_size` below 1.
+        ShardError: the folder was made with other settings, which the message lists; it cannot be written; or a
+            `shard_size` below 1.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class ShardFolder:
         # As they come back from the file, so that tuples equal lists.
         record = json.loads(json.dumps({**layout, "settings": settings, "notes": notes or {}}))
         self.settings, self.notes, self._record = record["settings"], record["notes"], record
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / _SETTINGS).exists():
             self._compare(record)
         else:
@@ -118,7 +121,8 @@ class ShardFolder:
 
     def _write_record(self) -> None:
         # All ranks write this file, each under a name of its own.
-        with _written_whole(self.folder / _SETTINGS, tag=uuid.uuid4().hex) as path:
+        file = self.folder / _SETTINGS
+        with writing_errors(file), _written_whole(file, tag=uuid.uuid4().hex) as path:
             path.write_text(json.dumps(self._record, indent=2) + "\n")
 
     def _compare(self, record: dict[str, Any]) -> None:
@@ -180,9 +184,36 @@ class ShardFolder:
 
     @contextmanager
     def writing(self, shard: int) -> Iterator[Path]:
-        """A temporary path, which becomes the shard when the block ends without an error."""
-        with _written_whole(self.path(shard)) as path:
+        """
+        A temporary path, which becomes the shard when the block ends without an error.
+
+        Raises:
+            ShardError: it cannot be written.
+        """
+        with writing_errors(self.path(shard)), _written_whole(self.path(shard)) as path:
             yield path
+
+
+@contextmanager
+def writing_errors(path: str | os.PathLike) -> Iterator[None]:
+    """
+    Names what a full disk, or a folder without leave to write, makes of writing results.
+
+    Args:
+        path: what is written.
+
+    Raises:
+        ShardError: with the path, what is free there, and how to go on.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        there = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(there).free / 1e6
+        raise ShardError(
+            f"cannot write {path} ({error}), with {free:.1f} MB free there: make room, or see to it that the folder "
+            "may be written, and run the same command again; or choose another folder"
+        ) from error
 
 
 @contextmanager
@@ -292,7 +323,7 @@ def fill_shards(
 
     Raises:
         ValueError: see [`EvaluationClips`], or a number out of range.
-        ShardError: several processes for a streamed corpus.
+        ShardError: several processes for a streamed corpus, or a shard that cannot be written.
         TooManyBrokenVideosError: see `max_broken_share`. Finished shards stay.
     """
     if batch_size < 1:
@@ -423,4 +454,5 @@ __all__ = [
     "fill_shards",
     "read_safetensors",
     "write_safetensors",
+    "writing_errors",
 ]

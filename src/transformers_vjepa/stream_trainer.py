@@ -24,6 +24,7 @@ from .checkpoints import (
     UNFINISHED,
     check_resumable,
     checkpoint_errors,
+    damaged_weights,
     finish_checkpoint,
     read_cursors,
     read_position,
@@ -160,7 +161,7 @@ class StreamTrainer(HubTrainer):
         with a checkpoint saved and the signal in `stop_signal`; a second one, after two seconds, interrupts at once.
 
         Raises:
-            UnusableCheckpointError: a checkpoint that cannot be written, or has weights only.
+            UnusableCheckpointError: a checkpoint that cannot be written, is damaged, or has weights only.
             DivergedError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
         """
         self._since = time.perf_counter()
@@ -234,6 +235,33 @@ class StreamTrainer(HubTrainer):
         place = {"batches": batches, "clips": batches * self._clips_per_batch} | self._restored_position
         self.position.seek(place["batches"], start_clip=place["clips"], cursors=self.position.cursors)
 
+    def restore_position(self, checkpoint: str | os.PathLike) -> None:
+        """
+        Has the stream go on where that of a checkpoint was, once `seek_stream` is called.
+
+        Raises:
+            UnusableCheckpointError: its position is damaged.
+        """
+        self._restored_position = read_position(checkpoint)
+
+    @property
+    def session_steps(self) -> int:
+        """Steps of this session: those that were resumed from do not count."""
+        # The attribute is set where training begins; what has all its steps does not begin.
+        return self.state.global_step - getattr(self, "_initial_global_step", self.state.global_step)
+
+    @property
+    def _batches_done(self) -> int:
+        """Of each process, in this session."""
+        return self.session_steps * self.args.gradient_accumulation_steps
+
+    @property
+    def clips_seen(self) -> int:
+        """By all processes since the run began, also where sessions had batches of other sizes."""
+        if has_length(self.train_dataset) or self.position.start_clip is None:
+            return super().clips_seen
+        return self.position.start_clip + self._batches_done * self._clips_per_batch
+
     @property
     def _clips_per_batch(self) -> int:
         """Of all processes together."""
@@ -274,12 +302,7 @@ class StreamTrainer(HubTrainer):
         if self._cursors:
             write_cursors(unfinished, self._cursors, rank=self.args.process_index)
         if self.args.should_save and not has_length(self.train_dataset):
-            batches = (self.state.global_step - self._initial_global_step) * self.args.gradient_accumulation_steps
-            write_position(
-                unfinished,
-                batches=self.position.start_batch + batches,
-                clips=self.position.start_clip + batches * self._clips_per_batch,
-            )
+            write_position(unfinished, batches=self.position.start_batch + self._batches_done, clips=self.clips_seen)
         self._is_saving = True
         try:
             super()._save_checkpoint(model, trial)
@@ -316,11 +339,15 @@ class StreamTrainer(HubTrainer):
         if not self._is_saving:  # before the checkpoint has its name its files cannot be read at leisure
             super()._push_from_checkpoint(checkpoint_folder)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with damaged_weights(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
             check_resumable(checkpoint)
             self._cursors = read_cursors(checkpoint)
-            self._restored_position = read_position(checkpoint)
+            self.restore_position(checkpoint)
             if not self._is_seekable and not has_length(self.train_dataset):
                 logger.warning(
                     "the clips start from the first one again, not from where the checkpoint was: give clip_stream "

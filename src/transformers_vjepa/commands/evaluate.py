@@ -27,7 +27,7 @@ from .. import VJEPAForVideoClassification
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, names_given, parse_with_recipe, user_errors
 from ..corpora import Corpus
-from ..dry_run import classifier_rows, corpus_rows, table
+from ..dry_run import check_writable, classifier_rows, corpus_rows, table
 from ..evaluation import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -46,7 +46,7 @@ from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..metrics import check_scikit_learn
 from ..prediction_report import EmptyReportError, describe_results, write_report
 from ..redaction import log_line
-from ..shards import ShardError, ShardFolder
+from ..shards import ShardError, ShardFolder, writing_errors
 
 
 @dataclass(kw_only=True)
@@ -165,6 +165,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         check_kind(choices.protocol, corpus)
         align_labels(corpus, model.config, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
+            check_writable(arguments.output_dir)
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
             return None
     with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):
@@ -187,7 +188,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
             return None
         by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
         extra = details(arguments, data, protocol, choices.protocol, shards, by_name=by_name)
-        results = report(shards, corpus, model.config, arguments, details=extra)
+        with writing_errors(arguments.output_dir):
+            results = report(shards, corpus, model.config, arguments, details=extra)
     print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
     return results
 

@@ -25,12 +25,12 @@ from .. import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import names_given, parse_with_recipe, user_errors
 from ..corpora import Corpus
-from ..dry_run import Row, clip_text, corpus_rows, parameters_text, table
+from ..dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 from ..evaluation import load_processor, load_whole
 from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
 from ..features import FeatureError, summarise_features, write_features
 from ..redaction import log_line
-from ..shards import ShardError
+from ..shards import ShardError, writing_errors
 
 
 @dataclass(kw_only=True)
@@ -150,6 +150,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         sampling = clip_sampling(choices, model.config, processor)
         dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
         if "dry_run" in names_given(argv):
+            check_writable(arguments.output_dir)
             print(describe(model, corpus, data.dataset, arguments, choices))
             return None
     with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):
@@ -177,7 +178,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         summary = {"model": arguments.model, "dataset": data.dataset, **summarise_features(arguments.output_dir)}
-    (Path(arguments.output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        file = Path(arguments.output_dir) / "summary.json"
+        with writing_errors(file):
+            file.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
     print(f"features: {arguments.output_dir}   (broken videos are named in summary.json)")
     return summary

@@ -37,6 +37,7 @@ from .. import (
 from ..checkpoints import (
     UnusableCheckpointError,
     checkpoint_errors,
+    damaged_weights,
     resolve_checkpoint,
     trained_steps,
 )
@@ -44,7 +45,7 @@ from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from ..corpora import SequentialCorpus, open_corpus
-from ..dry_run import corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
+from ..dry_run import check_writable, corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
 from ..hub import loading
 from ..masking import get_mask_strategy
 from ..model_card import INCIDENTAL, RunDetails
@@ -153,6 +154,8 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 }
 # What a run was asked for, in its output folder.
 _ARGUMENTS = "arguments.json"
+# How the clips of a step are shared out: `balanced` masks learn the same from any split of the same product.
+_SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 # What ends a run with one line: no mistake of the command line, but something to mend all the same.
 _FAULTS = (
     UnusableCheckpointError,
@@ -308,6 +311,12 @@ def learning_arguments(
     }
 
 
+def global_batch(training: VJEPATrainingArguments) -> dict[str, dict[str, int]]:
+    """A group for `arguments.json`: what an optimizer step sees, which depends on the launch, too."""
+    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
+    return {"global_batch": {"clips_per_step": clips}}
+
+
 def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
     """Leaves `arguments.json` in the output folder of a run that starts anew."""
     folder = Path(output_dir)
@@ -335,11 +344,13 @@ def warn_of_other_arguments(output_dir: str, arguments: dict[str, dict[str, Any]
     if not file.is_file():
         return
     began, goes_on = json.loads(file.read_text()), json.loads(json.dumps(arguments))
+    # Published masks are cut per process, so there the split is part of the task.
+    passed_over = _SPLIT if "global_batch" in began and arguments["training"]["mask_truncation"] == "balanced" else ()
     changes = [
         f"{name} was {began[group].get(name)!r} and is {value!r}"
         for group, values in goes_on.items()
         for name, value in values.items()
-        if began.get(group, {}).get(name, value) != value
+        if name not in passed_over and began.get(group, {}).get(name, value) != value
     ]
     if changes:
         logger.warning(f"the run goes on with other arguments than it began with: {log_line('; '.join(changes))}")
@@ -363,7 +374,8 @@ def report(trainer: VJEPATrainer) -> None:
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     change = f"; loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
     runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    took = f" in {duration_text(runtimes[-1])}" if runtimes else ""
+    resumed = f", {trainer.session_steps:,} of them" if trainer.session_steps < state.global_step else ""
+    took = f"{resumed} in {duration_text(runtimes[-1])}" if runtimes and trainer.session_steps else ""
     print(f"\n{state.global_step:,} of {state.max_steps:,} steps{took}{change}")
     if trainer.stop_signal:
         print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
@@ -377,6 +389,7 @@ def describe(argv: list[str]) -> str:
     """What a command line would do (`--dry_run`): nothing is trained; only a built-in corpus is rendered."""
     model, data, training = parse_arguments(argv)
     check_processes(training.world_size)
+    check_writable(training.output_dir)
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     place_synthetic_corpus(data, training)
     config = build_config(model, token=training.hub_token)
@@ -413,7 +426,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     model = build_model(model_arguments, training)
-    chosen = learning_arguments(model_arguments, data, training)
+    chosen = learning_arguments(model_arguments, data, training) | global_batch(training)
     if checkpoint:
         check_architecture(checkpoint, model.config)
         if training.process_index == 0:
@@ -447,7 +460,10 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
             trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             return
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        trainer.model = type(trainer.model).from_pretrained(checkpoint)
+        trainer.restore_position(checkpoint)
+        trainer.seek_stream()  # the card tells how many clips were seen
+        with damaged_weights(checkpoint):
+            trainer.model = type(trainer.model).from_pretrained(checkpoint)
     else:
         if checkpoint and trainer.is_world_process_zero():
             print(f"going on from {checkpoint}, at step {trained_steps(checkpoint):,} of {trainer.args.max_steps:,}")

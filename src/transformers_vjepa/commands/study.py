@@ -250,7 +250,8 @@ class Study:
         parsed = pretrain.parse_arguments(self.pretraining(folder, steps=self.steps, seed=job.seed))
         wanted = json.loads(json.dumps(pretrain.learning_arguments(*parsed)))
         kept = all((demo / f"checkpoint-{step}" / "model.safetensors").is_file() for step in kept_steps(self.steps))
-        same = json.loads((demo / "arguments.json").read_text()) == wanted
+        recorded = json.loads((demo / "arguments.json").read_text())
+        same = all(recorded.get(group) == values for group, values in wanted.items())
         return demo if same and kept and is_complete(demo, steps=self.steps) else folder
 
     def do(self, job: Job) -> None:

@@ -51,7 +51,7 @@ from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
 from ..corpora import IndexedCorpus
-from ..dry_run import bytes_text, classifier_rows, corpus_rows, table
+from ..dry_run import bytes_text, check_writable, classifier_rows, corpus_rows, table
 from ..evaluation import without_load_report
 from ..evaluation_clips import EvaluationClips
 from ..features import FeatureStore, write_features
@@ -516,6 +516,7 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
 def describe(argv: Sequence[str]) -> str:
     """What a command line would do (`--dry_run`): nothing is trained or written."""
     arguments, data, training = parse_arguments(argv)
+    check_writable(training.output_dir)
     config = load_config(arguments, token=training.hub_token)
     synthetic = place_synthetic_corpus(data, training)
     corpora = open_splits(data)
