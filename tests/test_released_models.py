@@ -1,6 +1,10 @@
 """The cards of the published models."""
 
+import configparser
+import re
+
 import pytest
+from documents import DOCS, ROOT
 from hub_server import card_errors
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -44,3 +48,14 @@ def test_others_have_none():
         assert not is_released(VJEPAConfig.from_preset(name))
     assert all(is_released(VJEPAConfig.from_preset(name)) for name in PRESETS if name.startswith("ijepa"))
     assert not is_released(VJEPAConfig.from_preset("vitl16", crop_size=112))
+
+
+@pytest.mark.parametrize(
+    "file", [*CARDS.glob("*.md"), DOCS / "publishing.md", DOCS / "deploy.md"], ids=lambda file: file.stem
+)
+def test_versions_for_readers_without_this_package_are_those_it_asks_for(file):
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    wanted = dict(line.split(" >= ") for line in setup["options"]["install_requires"].splitlines() if " >= " in line)
+    stated = dict(re.findall(r"`(transformers|torch|torchvision|av)>=([\d.]+)`", file.read_text()))
+    assert stated == {name: wanted[name] for name in ("transformers", "torch", "torchvision", "av")}
