@@ -219,6 +219,19 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
     assert (checkpoint / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["--preset ijepa-vith14", "--preset vitt16 --frames_per_clip 1", "--config vitl16 --frames_per_clip 1"],
+)
+def test_models_of_one_frame_take_the_masks_of_pictures(corpus, tmp_path, arguments):
+    argv = ["--dataset", str(corpus / "train"), "--output_dir", str(tmp_path / "run"), *arguments.split()]
+    assert "image_multiblock: " in pretrain.describe(argv)
+    with pytest.raises(SystemExit, match="error: RandomTube is for videos.*--mask_strategy image_multiblock"):
+        pretrain.run([*argv, "--mask_strategy", "random_tube", "--dry_run"])
+    with pytest.raises(SystemExit, match="error: MultiBlock is for videos.*--mask_strategy image_multiblock"):
+        pretrain.run([*argv, "--mask_strategy", "multiblock", "--dry_run"])
+
+
 def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"hidden_size": 48, "learning_rate": 0.5, "crop_scale": [0.5, 1.0]}))

@@ -201,6 +201,8 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
         if item.name not in ("preset", "init_from", "prediction_target") and getattr(arguments, item.name) is not None
     }
     if not arguments.init_from:
+        if arguments.frames_per_clip == 1:
+            fields_given = {"tubelet_size": 1} | fields_given
         return VJEPAConfig.from_preset(arguments.preset, **fields_given)
     with loading(arguments.init_from):
         config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
@@ -211,6 +213,12 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
                 f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
             )
     return VJEPAConfig(**(config.to_diff_dict() | fields_given))
+
+
+def choose_masks(argv: list[str], config: VJEPAConfig, training: VJEPATrainingArguments) -> None:
+    """Pictures cannot take the default masks, which recipes name, too: I-JEPA's, unless others are asked for."""
+    if config.is_image_model and training.mask_strategy == "multiblock" and "mask_strategy" not in names_given(argv):
+        training.mask_strategy = "image_multiblock"
 
 
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
@@ -380,6 +388,7 @@ def describe(argv: list[str]) -> str:
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     place_synthetic_corpus(data, training)
     config = build_config(model, token=training.hub_token)
+    choose_masks(argv, config, training)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     sources = parse_sources(data.dataset)
     corpora = [open_corpus(item.source, split=data.split, video_column=data.video_column) for item in sources]
@@ -412,6 +421,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     named = replace(data, dataset=list(data.dataset))  # as the user did
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
+    choose_masks(argv, build_config(model_arguments, token=training.hub_token), training)
     model = build_model(model_arguments, training)
     chosen = learning_arguments(model_arguments, data, training)
     if checkpoint:
