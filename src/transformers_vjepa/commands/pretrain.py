@@ -11,6 +11,7 @@ A recipe (--config: its name, or a YAML file) gives defaults for the arguments b
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -43,7 +44,7 @@ from ..checkpoints import (
 from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
-from ..corpora import SequentialCorpus, open_corpus
+from ..corpora import FileCorpus, SequentialCorpus
 from ..dry_run import corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
 from ..hub import loading
 from ..masking import get_mask_strategy
@@ -51,7 +52,7 @@ from ..model_card import INCIDENTAL, RunDetails
 from ..model_heritage import heritage_of
 from ..pixel_prediction import VJEPAForPixelPrediction
 from ..redaction import log_line, without_secrets
-from ..streaming import StreamError, parse_sources
+from ..streaming import CorpusSource, StreamError, open_source, parse_sources
 from ..synthetic import build_corpus
 from ..trainer import CollapseError, DivergedError, UnevenStreamError
 from ..training_pictures import TrainingPictures
@@ -151,6 +152,8 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "frames_per_clip",
     "prediction_target",
 }
+# Files that tell whether a corpus is one of pictures.
+_PEEKED = 100
 # What a run was asked for, in its output folder.
 _ARGUMENTS = "arguments.json"
 # What ends a run with one line: no mistake of the command line, but something to mend all the same.
@@ -264,6 +267,7 @@ def build_stream(
 ) -> IterableDataset:
     """The clips of this process; `changes` replace arguments of `clip_stream`."""
     settings = {
+        "sources": parse_sources(data.dataset),
         "seed": training.seed,
         "rank": training.process_index,
         "world_size": training.world_size,
@@ -280,8 +284,27 @@ def build_stream(
         "decode_timeout": data.decode_timeout,
         "cache_bytes": data.cache_videos * 1_000_000,
     }
-    sampling = clip_sampling(data, config)
-    return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
+    return clip_stream(config=config, sampling=clip_sampling(data, config), **(settings | changes))
+
+
+def open_sources(data: DataArguments) -> list[CorpusSource]:
+    """The mix with its corpora found."""
+    return [
+        replace(item, source=open_source(item, split=data.split, video_column=data.video_column))
+        for item in parse_sources(data.dataset)
+    ]
+
+
+def note_stills(sources: Sequence[CorpusSource], arguments: ModelArguments, config: VJEPAConfig) -> None:
+    """Says what a new model of videos makes of files that are all pictures, as far as the first of them tell."""
+    corpora = [item.source for item in sources]
+    if config.is_image_model or arguments.init_from or not all(isinstance(corpus, FileCorpus) for corpus in corpora):
+        return
+    if all(corpus.read(index).is_picture for corpus in corpora for index in range(min(len(corpus), _PEEKED))):
+        logger.warning(
+            f"the data are pictures: every clip is a still of {config.frames_per_clip} equal frames. "
+            "--frames_per_clip 1 (I-JEPA) costs less"
+        )
 
 
 def synthetic_root(output_dir: str) -> Path:
@@ -390,8 +413,9 @@ def describe(argv: list[str]) -> str:
     config = build_config(model, token=training.hub_token)
     choose_masks(argv, config, training)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
-    sources = parse_sources(data.dataset)
-    corpora = [open_corpus(item.source, split=data.split, video_column=data.video_column) for item in sources]
+    sources, opened = parse_sources(data.dataset), open_sources(data)
+    note_stills(opened, model, config)
+    corpora = [item.source for item in opened]
     indexed = all(not isinstance(corpus, SequentialCorpus) for corpus in corpora)
     num_videos = sum(map(len, corpora)) if indexed else None
     stream = build_stream(data, config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
@@ -429,7 +453,10 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
         if training.process_index == 0:
             warn_of_other_arguments(training.output_dir, chosen)
     position = StreamPosition()
-    stream = build_stream(data, model.config, training, position=position)
+    sources = open_sources(data)
+    if training.process_index == 0:
+        note_stills(sources, model_arguments, model.config)
+    stream = build_stream(data, model.config, training, sources=sources, position=position)
     processor = video_processor(data, model.config)
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     trainer.run_details = run_details(model_arguments, named, training)
