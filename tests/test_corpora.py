@@ -63,6 +63,21 @@ def test_folder_is_searched_at_any_depth_and_first_level_is_the_label(tmp_path):
     assert not any(clip.is_picture for clip in contents(corpus))
 
 
+def test_pictures_beside_videos_are_left_out_with_a_warning_and_no_class_with_them(tmp_path, caplog):
+    for name in ["x/1.jpg", "x/2.gif", "y/3.mp4", "4.png"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for _ in range(2):
+        assert len(open_corpus(tmp_path)) == 2
+    (record,) = caplog.records
+    assert "2 videos, such as x/2.gif (.gif counts as one): its 2 pictures are taken for thumb" in record.message
+    (tmp_path / "y/3.mp4").rename(tmp_path / "y/3.webp")
+    with pytest.raises(ValueError, match=r"1 videos, such as x/2.gif .*, and pictures only in y: .*move one of"):
+        open_corpus(tmp_path)
+    (tmp_path / "x/2.gif").rename(tmp_path / "2.gif")  # no class is lost where videos have none
+    assert open_corpus(tmp_path).class_names == ()
+
+
 def test_folder_of_pictures(tmp_path):
     for name in ["x/1.jpg", "y/2.PNG"]:
         (tmp_path / name).parent.mkdir()

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from children import child, in_two_processes, run_command, wait_until
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoVideoProcessor, TrainerCallback
 
@@ -250,6 +251,31 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     assert pretrain.trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
     assert (checkpoint / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--preset ijepa-vith14", "--preset vitt16 --frames_per_clip 1", "--config vitl16 --frames_per_clip 1"],
+)
+def test_models_of_one_frame_take_the_masks_of_pictures(corpus, tmp_path, arguments):
+    argv = ["--dataset", str(corpus / "train"), "--output_dir", str(tmp_path / "run"), *arguments.split()]
+    assert "image_multiblock: " in pretrain.describe(argv)
+    with pytest.raises(SystemExit, match="error: RandomTube is for videos.*--mask_strategy image_multiblock"):
+        pretrain.run([*argv, "--mask_strategy", "random_tube", "--dry_run"])
+    with pytest.raises(SystemExit, match="error: MultiBlock is for videos.*--mask_strategy image_multiblock"):
+        pretrain.run([*argv, "--mask_strategy", "multiblock", "--dry_run"])
+
+
+def test_pictures_as_still_clips_are_noted(tmp_path, caplog):
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.new("RGB", (48, 40), (60 * number, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
+    still = command(tmp_path, tmp_path / "still", dataset=tmp_path / "pictures", max_steps=1)
+    one = command(tmp_path, tmp_path / "one", dataset=tmp_path / "pictures", max_steps=1, preset="ijepa-vith14")
+    for argv, notes in ((still, 1), ([*one, "--frames_per_clip", "1", "--patch_size", "4"], 0)):
+        caplog.clear()
+        pretrain.run(argv)
+        assert caplog.text.count("every clip is a still of 4 equal frames. --frames_per_clip 1 (I-JEPA)") == notes
 
 
 def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):

@@ -97,6 +97,18 @@ def test_sheet_of_masks_shows_context_target_and_dropped_tokens(tmp_path):
     assert share(cut, visualization._DROPPED_COLOR) > 0.01
 
 
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_nothing_above_few_frames_is_cut_off(tmp_path, steps):
+    config = VJEPAConfig(crop_size=32, patch_size=16, frames_per_clip=steps, tubelet_size=1)
+    clips, mask = torch.full((1, steps, 3, 32, 32), 255, dtype=torch.uint8), torch.tensor([[0]])
+    masks = plot_masked_clips(clips, [mask], [mask + 1], config=config, path=tmp_path / "masks.png")
+    features = torch.rand(1, config.num_patches, 4, generator=torch.Generator().manual_seed(0))
+    colors = plot_feature_pca(clips, [(0, features)], config=config, path=tmp_path / "features.png")
+    for path in (masks, colors):
+        above = pixels(path)[:60]
+        assert above.min() < 100 and above[:, :3].min() == above[:, -3:].min() == above[0].min() == 255
+
+
 def test_sheet_of_masks_with_a_shared_context_and_few_clips(tmp_path):
     context, targets = torch.tensor([[0]] * 3), [torch.tensor([[1, 2]] * 3), torch.tensor([[2, 3]] * 3)]
     args = {"config": CONFIG, "path": tmp_path / "sheet.png"}

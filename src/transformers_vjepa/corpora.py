@@ -2,7 +2,6 @@
 
 import glob
 import json
-import logging
 import os
 import re
 import tarfile
@@ -16,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, Video, load_dataset
+from transformers.utils import logging
 
 from .encoded_clips import NO_LABEL, PICTURE_EXTENSIONS, EncodedClip, encoded_clip, extension
 from .redaction import log_line, without_secrets
 from .remote_reading import leave_retries_to_us, retried, storage_options
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 
@@ -517,6 +517,23 @@ def _walk(folder: str) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(current, name), folder)
 
 
+def _class_folders(paths: Iterable[str]) -> set[str]:
+    """As in torchvision's ImageFolder, the first-level folders are the classes."""
+    return {path.partition(os.sep)[0] for path in paths if os.sep in path}
+
+
+def _check_left_out(folder: str, *, pictures: Sequence[str], videos: Sequence[str]) -> None:
+    """Says that pictures are left out. Raises `ValueError` if classes would go with them."""
+    named = f"{log_line(folder)} holds {len(videos)} videos, such as {log_line(videos[0])} (.gif counts as one)"
+    classes = _class_folders(videos)
+    if lost := sorted(_class_folders(pictures) - classes if classes else ()):
+        raise ValueError(
+            f"{named}, and pictures only in {log_line(', '.join(lost[:5]))}: pictures beside videos are left out, and "
+            "classes with them; move one of the two elsewhere, or list what is meant in an index (.csv)"
+        )
+    logger.warning_once(f"{named}: its {len(pictures)} pictures are taken for thumbnails and left out")
+
+
 def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     kinds = {".tar": [], ".parquet": [], "video": [], "picture": []}
     for path in _walk(folder):
@@ -525,7 +542,8 @@ def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
             kind = "video" if kind in VIDEO_EXTENSIONS else "picture"
         if kind in kinds:
             kinds[kind].append(path)
-    if kinds["video"]:
+    if kinds["video"] and kinds["picture"]:
+        _check_left_out(folder, pictures=kinds["picture"], videos=kinds["video"])
         kinds["picture"] = []  # thumbnails beside videos
     found = [kind for kind, paths in kinds.items() if paths]
     if not found:
@@ -541,9 +559,8 @@ def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     paths = kinds[found[0]]
     if found[0] in (".tar", ".parquet"):
         return _open_files([os.path.join(folder, path) for path in paths], video_column=video_column)
-    # As in torchvision's ImageFolder, the first-level folders are the classes.
     tops = [path.partition(os.sep)[0] if os.sep in path else None for path in paths]
-    names = sorted({top for top in tops if top is not None})
+    names = sorted(_class_folders(paths))
     number = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
     return FileCorpus(paths, labels=(number[top] for top in tops), root=folder, class_names=names)
 

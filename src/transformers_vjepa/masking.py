@@ -231,7 +231,7 @@ class ImageMultiBlock:
         if not config.is_image_model:
             raise ValueError(
                 f"ImageMultiBlock is for pictures, and frames_per_clip={config.frames_per_clip}: use a video "
-                "strategy such as 'multiblock', or a configuration with frames_per_clip=1 and tubelet_size=1"
+                "strategy (--mask_strategy multiblock), or a configuration with frames_per_clip=1 and tubelet_size=1"
             )
         if self.num_targets < 1:
             raise ValueError(f"`num_targets`={self.num_targets} must be at least 1")
@@ -692,7 +692,7 @@ def _check_video(strategy: MaskStrategy, config: VJEPAConfig) -> None:
     if config.is_image_model:
         raise ValueError(
             f"{type(strategy).__name__} is for videos, and frames_per_clip={config.frames_per_clip}: use "
-            "'image_multiblock', or a configuration with more frames"
+            "image_multiblock (--mask_strategy image_multiblock), or a configuration with more frames"
         )
 
 

@@ -482,7 +482,14 @@ def _as_sources(sources: Any) -> list[CorpusSource]:
     return [source if isinstance(source, CorpusSource) else CorpusSource(source) for source in sources]
 
 
-def _open(source: CorpusSource, *, split: str, video_column: str | None) -> Corpus:
+def open_source(source: CorpusSource, *, split: str, video_column: str | None) -> Corpus:
+    """
+    A corpus of a mix; see [`open_corpus`].
+
+    Raises:
+        FileNotFoundError: nothing is there, or nothing is in it.
+        ValueError: it cannot be read.
+    """
     corpus = open_corpus(source.source, split=split, video_column=video_column)
     if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
         raise FileNotFoundError(f"{source.source} holds no videos or pictures")
@@ -578,7 +585,7 @@ def clip_stream(
         raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
     opened = _as_sources(sources)
     stream = _ClipStream(
-        corpora=tuple(_open(source, split=split, video_column=video_column) for source in opened),
+        corpora=tuple(open_source(source, split=split, video_column=video_column) for source in opened),
         weights=tuple(source.weight for source in opened),
         crop_size=config.crop_size,
         sampling=sampling,
@@ -613,6 +620,7 @@ __all__ = [
     "StreamError",
     "StreamPosition",
     "clip_stream",
+    "open_source",
     "parse_sources",
     "record_cursors",
 ]

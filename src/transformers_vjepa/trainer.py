@@ -115,7 +115,11 @@ class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
         metadata={"help": "Weight of VICReg's covariance term on the context tokens (published: 0)."},
     )
     mask_strategy: str = field(
-        default="multiblock", metadata={"help": "Name of a mask strategy (see transformers_vjepa.masking)."}
+        default="multiblock",
+        metadata={
+            "help": "Name of a mask strategy (see transformers_vjepa.masking). Models of one frame get "
+            "image_multiblock from vjepa pretrain by default."
+        },
     )
     mask_truncation: Literal["balanced", "published"] = field(
         default="balanced",

@@ -66,6 +66,9 @@ _PANELS: tuple[tuple[str, str, bool, dict[str, str]], ...] = (
 _COLORS = ("#1f5fa8", "#d9772b", "#2b8a5a", "#a83279", "#6b6b6b", "#8c6d1f")
 _TARGET_COLOR = (0.16, 0.38, 0.75)
 _DROPPED_COLOR = (0.85, 0.10, 0.10)
+# Columns of frames beside whose width a legend or a title fits in one line, in inches the least width else.
+_WIDE = 5
+_MIN_WIDTH = 3.2
 # Classes whose names can be read beside a confusion matrix.
 _MAX_NAMED_CLASSES = 60
 
@@ -149,7 +152,7 @@ def plot_masked_clips(
     steps, num_masks = frames.shape[1], len(target_mask)
     contexts = list(context_mask) * (num_masks if len(context_mask) == 1 else 1)
     rows = len(frames) * (1 + num_masks)
-    figure = _new_figure(1.1 * steps + 1.6, 1.12 * rows + 0.9)
+    figure = _sheet(steps, 1.12 * rows + 0.9)
     axes = figure.subplots(rows, steps, squeeze=False)
     for clip, clip_frames in enumerate(frames):
         first = clip * (1 + num_masks)
@@ -162,7 +165,7 @@ def plot_masked_clips(
             masked = _paint_tokens(clip_frames, kinds, config.patch_size)
             _draw_frames(axes[first + 1 + index], masked, f"mask {index}\n{shares}")
     _title_frames(axes[0], config)
-    _mask_legend(figure)
+    _mask_legend(figure, columns=3 if steps >= _WIDE else 1)
     return _save(figure, path)
 
 
@@ -197,7 +200,7 @@ def plot_feature_pca(
             )
     steps = frames.shape[1]
     rows = len(frames) * (1 + len(snapshots))
-    figure = _new_figure(1.1 * steps + 1.6, 1.12 * rows + 0.7)
+    figure = _sheet(steps, 1.12 * rows + 0.7)
     axes = figure.subplots(rows, steps, squeeze=False)
     before: Tensor | None = None
     for index, (step, features) in enumerate(snapshots):
@@ -213,7 +216,8 @@ def plot_feature_pca(
     for clip, clip_frames in enumerate(frames):
         _draw_frames(axes[clip * (1 + len(snapshots))], clip_frames, f"clip {clip}")
     _title_frames(axes[0], config)
-    figure.suptitle("Features: first three principal components", fontsize=13, fontweight="bold")
+    space = " " if steps >= _WIDE else "\n"
+    figure.suptitle(f"Features: first three{space}principal components", fontsize=13, fontweight="bold")
     return _save(figure, path)
 
 
@@ -357,6 +361,11 @@ def _new_figure(width: float, height: float) -> Figure:
         ) from error
     # A plain figure, with no pyplot behind it: no display, no state, nothing to close.
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _sheet(steps: int, height: float) -> Figure:
+    """A figure for `steps` frames side by side, with room for what stands above a few of them in several lines."""
+    return _new_figure(max(1.1 * steps + 1.6, _MIN_WIDTH), height + (0 if steps >= _WIDE else 0.4))
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
@@ -510,7 +519,7 @@ def _title_frames(axes: Sequence[Axes], config: VJEPAConfig) -> None:
         axis.set_title(f"frame {index * config.tubelet_size}", fontsize=8)
 
 
-def _mask_legend(figure: Figure) -> None:
+def _mask_legend(figure: Figure, *, columns: int) -> None:
     from matplotlib.patches import Patch
 
     handles = [
@@ -518,7 +527,7 @@ def _mask_legend(figure: Figure) -> None:
         Patch(facecolor=_TARGET_COLOR, label="target: predicted"),
         Patch(facecolor="#e8e8e8", edgecolor=_DROPPED_COLOR, hatch="xxx", label="dropped: neither"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
 
 
 __all__ = [

@@ -11,6 +11,7 @@ A recipe (--config: its name, or a YAML file) gives defaults for the arguments b
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ from ..checkpoints import (
 from ..clip_loader import WorkersLostError
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, check_processes, names_given, parse_with_recipe, user_errors
-from ..corpora import SequentialCorpus, open_corpus
+from ..corpora import FileCorpus, SequentialCorpus
 from ..dry_run import check_writable, corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
 from ..hub import loading
 from ..masking import get_mask_strategy
@@ -52,7 +53,7 @@ from ..model_card import INCIDENTAL, RunDetails
 from ..model_heritage import heritage_of
 from ..pixel_prediction import VJEPAForPixelPrediction
 from ..redaction import log_line, without_secrets
-from ..streaming import StreamError, parse_sources
+from ..streaming import CorpusSource, StreamError, open_source, parse_sources
 from ..synthetic import build_corpus
 from ..trainer import CollapseError, DivergedError, UnevenStreamError
 from ..training_pictures import TrainingPictures
@@ -152,6 +153,8 @@ _ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "frames_per_clip",
     "prediction_target",
 }
+# Files that tell whether a corpus is one of pictures.
+_PEEKED = 100
 # What a run was asked for, in its output folder.
 _ARGUMENTS = "arguments.json"
 # How the clips of a step are shared out: `balanced` masks learn the same from any split of the same product.
@@ -204,6 +207,8 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
         if item.name not in ("preset", "init_from", "prediction_target") and getattr(arguments, item.name) is not None
     }
     if not arguments.init_from:
+        if arguments.frames_per_clip == 1:
+            fields_given = {"tubelet_size": 1} | fields_given
         return VJEPAConfig.from_preset(arguments.preset, **fields_given)
     with loading(arguments.init_from):
         config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
@@ -214,6 +219,12 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
                 f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
             )
     return VJEPAConfig(**(config.to_diff_dict() | fields_given))
+
+
+def choose_masks(argv: list[str], config: VJEPAConfig, training: VJEPATrainingArguments) -> None:
+    """Pictures cannot take the default masks, which recipes name, too: I-JEPA's, unless others are asked for."""
+    if config.is_image_model and training.mask_strategy == "multiblock" and "mask_strategy" not in names_given(argv):
+        training.mask_strategy = "image_multiblock"
 
 
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
@@ -259,6 +270,7 @@ def build_stream(
 ) -> IterableDataset:
     """The clips of this process; `changes` replace arguments of `clip_stream`."""
     settings = {
+        "sources": parse_sources(data.dataset),
         "seed": training.seed,
         "rank": training.process_index,
         "world_size": training.world_size,
@@ -275,8 +287,27 @@ def build_stream(
         "decode_timeout": data.decode_timeout,
         "cache_bytes": data.cache_videos * 1_000_000,
     }
-    sampling = clip_sampling(data, config)
-    return clip_stream(parse_sources(data.dataset), config=config, sampling=sampling, **(settings | changes))
+    return clip_stream(config=config, sampling=clip_sampling(data, config), **(settings | changes))
+
+
+def open_sources(data: DataArguments) -> list[CorpusSource]:
+    """The mix with its corpora found."""
+    return [
+        replace(item, source=open_source(item, split=data.split, video_column=data.video_column))
+        for item in parse_sources(data.dataset)
+    ]
+
+
+def note_stills(sources: Sequence[CorpusSource], arguments: ModelArguments, config: VJEPAConfig) -> None:
+    """Says what a new model of videos makes of files that are all pictures, as far as the first of them tell."""
+    corpora = [item.source for item in sources]
+    if config.is_image_model or arguments.init_from or not all(isinstance(corpus, FileCorpus) for corpus in corpora):
+        return
+    if all(corpus.read(index).is_picture for corpus in corpora for index in range(min(len(corpus), _PEEKED))):
+        logger.warning(
+            f"the data are pictures: every clip is a still of {config.frames_per_clip} equal frames. "
+            "--frames_per_clip 1 (I-JEPA) costs less"
+        )
 
 
 def synthetic_root(output_dir: str) -> Path:
@@ -393,9 +424,11 @@ def describe(argv: list[str]) -> str:
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     place_synthetic_corpus(data, training)
     config = build_config(model, token=training.hub_token)
+    choose_masks(argv, config, training)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
-    sources = parse_sources(data.dataset)
-    corpora = [open_corpus(item.source, split=data.split, video_column=data.video_column) for item in sources]
+    sources, opened = parse_sources(data.dataset), open_sources(data)
+    note_stills(opened, model, config)
+    corpora = [item.source for item in opened]
     indexed = all(not isinstance(corpus, SequentialCorpus) for corpus in corpora)
     num_videos = sum(map(len, corpora)) if indexed else None
     stream = build_stream(data, config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
@@ -425,6 +458,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     named = replace(data, dataset=list(data.dataset))  # as the user did
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
+    choose_masks(argv, build_config(model_arguments, token=training.hub_token), training)
     model = build_model(model_arguments, training)
     chosen = learning_arguments(model_arguments, data, training) | global_batch(training)
     if checkpoint:
@@ -432,7 +466,10 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
         if training.process_index == 0:
             warn_of_other_arguments(training.output_dir, chosen)
     position = StreamPosition()
-    stream = build_stream(data, model.config, training, position=position)
+    sources = open_sources(data)
+    if training.process_index == 0:
+        note_stills(sources, model_arguments, model.config)
+    stream = build_stream(data, model.config, training, sources=sources, position=position)
     processor = video_processor(data, model.config)
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     trainer.run_details = run_details(model_arguments, named, training)
