@@ -86,6 +86,7 @@ def test_recipes_with_unknown_names_are_refused(tmp_path):
         ("steps: 1e3", "steps to '1e3': give a whole number"),  # YAML wants 1.0e+3
         ("target_fps: fast", "target_fps to 'fast': give a number"),
         ("use_cpu: perhaps", "use_cpu to 'perhaps': give true or false"),
+        ("use_cpu: {}", "use_cpu to {}: give true or false"),
         ("decoder: mine", "decoder to 'mine': give one of pyav, decord"),
         ("scale: [0.5, big]", "scale to 'big': give a number"),
     ],
