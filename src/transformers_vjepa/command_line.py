@@ -114,8 +114,9 @@ def _check_values(parser: ArgumentParser, values: Mapping[str, Any], path: str |
     """Names recipe and key of a value that argparse would refuse as that of a flag which nobody has typed."""
     for name, value in values.items():
         action = parser._option_string_actions[f"--{name}"]
-        items = value if isinstance(value, list) else [value]
-        for item in items:
+        if value == []:
+            raise ValueError(f"{path} sets {name} to an empty list: give a value, or leave it out")
+        for item in value if isinstance(value, list) else [value]:
             if item is None:
                 continue
             try:
