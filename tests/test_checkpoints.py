@@ -219,6 +219,15 @@ def test_a_damaged_file_is_named_with_the_checkpoint_before(tmp_path, name):
         assert message.startswith(f"{file} is damaged (") and remedy in message and "\n" not in message
 
 
+def test_a_damaged_optimizer_is_named_with_the_checkpoint_before(tmp_path):
+    recorder(tmp_path).train()
+    file = tmp_path / "checkpoint-4" / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-3])
+    remedy = f"{file} is truncated.*; pass the one before it, --resume_from_checkpoint {tmp_path}/checkpoint-2"
+    with pytest.raises(ValueError, match=remedy):
+        resolve_checkpoint(tmp_path, "auto")
+
+
 @pytest.mark.parametrize("text", ["[]", '{"batches": "4"}', "\xff"])
 def test_a_position_of_another_form_is_damaged(tmp_path, text):
     folder = checkpoint(tmp_path, 1)

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
 
@@ -86,6 +87,8 @@ def test_recipes_with_unknown_names_are_refused(tmp_path):
         ("steps: 1e3", "steps to '1e3': give a whole number"),  # YAML wants 1.0e+3
         ("target_fps: fast", "target_fps to 'fast': give a number"),
         ("use_cpu: perhaps", "use_cpu to 'perhaps': give true or false"),
+        ("use_cpu: {}", "use_cpu to {}: give true or false"),
+        ("scale: []", "scale to an empty list: give a value, or leave it out"),
         ("decoder: mine", "decoder to 'mine': give one of pyav, decord"),
         ("scale: [0.5, big]", "scale to 'big': give a number"),
     ],
@@ -98,7 +101,7 @@ def test_a_value_of_another_type_is_named_with_its_recipe(tmp_path, text, messag
 
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{text}\n")
-    with pytest.raises(ValueError, match=f"recipe.yaml sets {message}$"):
+    with pytest.raises(ValueError, match=f"recipe.yaml sets {re.escape(message)}"):
         parse_with_recipe(["--config", str(file)], (Data, Training, More), description="A script.")
 
 

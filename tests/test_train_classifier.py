@@ -13,6 +13,7 @@ from PIL import Image
 from reference import TINY
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor, get_scheduler
+from transformers.utils import logging
 from videos import write_video
 
 from transformers_vjepa import (
@@ -85,7 +86,9 @@ def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, 
     run = tmp_path / "run"
     train_classifier.run(command(model, videos, run, test_dataset=videos, max_steps=200))
     said, bars = capsys.readouterr()
-    assert "features:" not in bars  # disable_tqdm is for all bars
+    # disable_tqdm is for all bars
+    assert not any(name in bars for name in ("features:", "Loading weights", "Writing model shards"))
+    assert logging.is_progress_bar_enabled()
     results = results_of(run)
     assert results["validation"]["accuracy"] == results["test"]["accuracy"] == 1.0  # brightness is easy
     low, high = results["test"]["accuracy_interval"]

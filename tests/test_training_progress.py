@@ -1,11 +1,13 @@
 """What is seen of a training while it runs."""
 
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 from recorder import recorder
 
-from transformers_vjepa.training_progress import duration_text, log_text
+from transformers_vjepa.training_progress import TrainingProgress, duration_text, log_text
 
 
 @pytest.mark.parametrize(
@@ -25,17 +27,29 @@ def test_a_log_is_one_line_of_what_people_know():
     assert log_text({"train_runtime": 3.0, "epoch": 1.0}, step=9, num_steps=9) == ""
 
 
-@pytest.mark.parametrize("has_bar", [True, False])
-def test_a_run_shows_bar_and_lines(tmp_path, capsys, has_bar):
+@pytest.mark.parametrize(
+    ("is_terminal", "disable_tqdm", "has_bar"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_run_shows_bar_and_lines(tmp_path, capsys, monkeypatch, is_terminal, disable_tqdm, has_bar):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     trainer = recorder(tmp_path)
-    trainer.args.disable_tqdm = not has_bar
+    trainer.args.disable_tqdm = disable_tqdm
     trainer.train()
     out, err = capsys.readouterr()
     assert re.findall(r"^step (\d): loss 0\.0000, lr", out, flags=re.MULTILINE) == ["2", "4"]
     assert re.search(r"training: 100%.* 4/4 .*clips/s", err) if has_bar else "training" not in err
 
 
-def test_a_resumed_bar_begins_where_the_run_stopped(tmp_path, capsys):
+def test_evaluation_has_a_bar_where_training_has_one(capsys, monkeypatch):
+    args, state = SimpleNamespace(disable_tqdm=False), SimpleNamespace(is_world_process_zero=True)
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        TrainingProgress().on_prediction_step(args, state, None, eval_dataloader=range(7))
+        assert ("/7 " in capsys.readouterr().err) == is_terminal
+
+
+def test_a_resumed_bar_begins_where_the_run_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     recorder(tmp_path, max_steps=2).train()
     trainer = recorder(tmp_path)
     trainer.args.disable_tqdm = False

@@ -21,7 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from .checkpoint_screening import screen_checkpoint
 from .hub import download_checkpoint
 from .model_heritage import is_hub_id
-from .published_files import DAMAGED
+from .published_files import DAMAGED, CheckpointError
 
 #: Where checkpoints are written, inside the folder of the run. Uploads to the Hub leave out names of this form.
 UNFINISHED = "_unfinished"
@@ -136,7 +136,10 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str
             "finished): pass 'auto'"
         )
     if wanted is not None:
-        screen_checkpoint(wanted)
+        try:
+            screen_checkpoint(wanted)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {_one_before(Path(wanted))}") from error
     return wanted
 
 

@@ -102,20 +102,25 @@ def _as_arguments(values: Mapping[str, Any], path: str | Path) -> list[str]:
                     raise ValueError(f"{path} sets {name} to a list with {item!r}: give numbers or names")
             arguments += [f"--{name}", *map(str, value)]
         elif value is not None:
-            arguments.append(f"--{name}={json.dumps(value, default=str) if isinstance(value, dict) else value}")
+            arguments.append(f"--{name}={_as_text(value)}")
     return arguments
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, default=str) if isinstance(value, dict) else str(value)
 
 
 def _check_values(parser: ArgumentParser, values: Mapping[str, Any], path: str | Path) -> None:
     """Names recipe and key of a value that argparse would refuse as that of a flag which nobody has typed."""
     for name, value in values.items():
         action = parser._option_string_actions[f"--{name}"]
-        items = value if isinstance(value, list) else [value]
-        for item in items:
-            if item is None or isinstance(item, dict):
+        if value == []:
+            raise ValueError(f"{path} sets {name} to an empty list: give a value, or leave it out")
+        for item in value if isinstance(value, list) else [value]:
+            if item is None:
                 continue
             try:
-                parser._check_value(action, parser._get_value(action, str(item)))
+                parser._check_value(action, parser._get_value(action, _as_text(item)))
             except ArgumentError as error:
                 kind = f"one of {', '.join(map(str, action.choices))}" if action.choices else _KINDS.get(action.type)
                 raise ValueError(f"{path} sets {name} to {item!r}: {'give ' + kind if kind else error}") from error

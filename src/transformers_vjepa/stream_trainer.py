@@ -37,7 +37,7 @@ from .clip_loader import ClipLoader
 from .hub_trainer import HubTrainer
 from .image_processing_vjepa import VJEPAImageProcessor
 from .streaming import StreamPosition, record_cursors
-from .training_progress import TrainingProgress
+from .training_progress import TrainingProgress, no_bars
 from .video_processing_vjepa import normalize_clips
 
 logger = logging.get_logger(__name__)
@@ -316,13 +316,8 @@ class StreamTrainer(HubTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model as [`~transformers.Trainer.save_model`] does, without a bar that tears that of training."""
-        has_bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
+        with no_bars():
             super().save_model(output_dir, _internal_call=_internal_call)
-        finally:
-            if has_bars:
-                logging.enable_progress_bar()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict=state_dict)

@@ -1,9 +1,14 @@
 """What is seen of a training while it runs: a bar with clips per second and time left, and a line for each log."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from tqdm.asyncio import tqdm_asyncio
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 # What a line shows of a log, by the names that people know; whatever else is logged goes to the trackers, and to
 # trainer_state.json.
@@ -38,10 +43,16 @@ def duration_text(seconds: float) -> str:
     return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
+def _is_drawn(args: TrainingArguments) -> bool:
+    """Whether a bar is seen: in a log each line would clear it and draw it again; in a notebook it is no text."""
+    is_notebook = tqdm is not tqdm_asyncio
+    return not args.disable_tqdm and (is_notebook or sys.stderr.isatty())
+
+
 class TrainingProgress(ProgressCallback):
     """
     Instead of the Trainer's bar, which prints all of a log: a bar with clips per second, and a line of a log. Where
-    bars are off (`disable_tqdm`), there are lines only.
+    bars are off (`disable_tqdm`), or are no use because nobody looks at a terminal, there are lines only.
     """
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -52,12 +63,12 @@ class TrainingProgress(ProgressCallback):
                 desc="training",
                 unit="step",
                 dynamic_ncols=True,
-                disable=args.disable_tqdm,
+                disable=not _is_drawn(args),
             )
         self.current_step = state.global_step
 
     def on_prediction_step(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
-        if not args.disable_tqdm:
+        if _is_drawn(args):
             super().on_prediction_step(args, *rest, **kwargs)
 
     def on_log(
@@ -76,4 +87,17 @@ class TrainingProgress(ProgressCallback):
             tqdm.write(line)
 
 
-__all__ = ["TrainingProgress", "duration_text", "log_text"]
+@contextmanager
+def no_bars(*, wanted: bool = True) -> Iterator[None]:
+    """Without the bars of transformers for loading and writing weights, where that is wanted; then as before."""
+    has_bars = logging.is_progress_bar_enabled()
+    if wanted:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+__all__ = ["TrainingProgress", "duration_text", "log_text", "no_bars"]

@@ -57,7 +57,7 @@ from ..streaming import CorpusSource, StreamError, open_source, parse_sources
 from ..synthetic import build_corpus
 from ..trainer import CollapseError, DivergedError, UnevenStreamError
 from ..training_pictures import TrainingPictures
-from ..training_progress import duration_text
+from ..training_progress import duration_text, no_bars
 
 logger = logging.get_logger(__name__)
 
@@ -459,7 +459,8 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     set_seed(training.seed)
     place_synthetic_corpus(data, training)
     choose_masks(argv, build_config(model_arguments, token=training.hub_token), training)
-    model = build_model(model_arguments, training)
+    with no_bars(wanted=training.disable_tqdm):
+        model = build_model(model_arguments, training)
     chosen = learning_arguments(model_arguments, data, training) | global_batch(training)
     if checkpoint:
         check_architecture(checkpoint, model.config)

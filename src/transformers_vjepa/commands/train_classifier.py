@@ -65,6 +65,7 @@ from ..splits import SplitError, manifest_hash
 from ..stream_trainer import DivergedError
 from ..streaming import StreamError
 from ..synthetic import APPEARANCES, MOTIONS, build_corpus
+from ..training_progress import no_bars
 
 logger = logging.get_logger(__name__)
 
@@ -485,7 +486,9 @@ def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, An
             "--weight_decays, or validation clips"
         )
     set_seed(training.seed)
-    model = build_model(arguments, config, class_names(data, corpora["train"], synthetic), token=training.hub_token)
+    names = class_names(data, corpora["train"], synthetic)
+    with no_bars(wanted=training.disable_tqdm):
+        model = build_model(arguments, config, names, token=training.hub_token)
     corpora = with_model_labels(corpora, model.config)
     processor, sampling = load_processor(arguments, data, model.config, token=training.hub_token)
     manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
@@ -564,7 +567,8 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
     ):
         trainer.train_or_restore(checkpoint)
         if not trainer.stop_signal:
-            summary = finish_run(trainer, **rest)
+            with no_bars(wanted=trainer.args.disable_tqdm):
+                summary = finish_run(trainer, **rest)
     if trainer.is_world_process_zero():
         if trainer.stop_signal:
             print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
