@@ -132,6 +132,8 @@ def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, cap
     assert (tmp_path / "arguments.json").read_text() == began
     with pytest.raises(SystemExit, match="checkpoint-3 has hidden_size=24, and this command asks for 48: give the"):
         pretrain.run(command(corpus, tmp_path, max_steps=4, hidden_size=48, resume_from_checkpoint="auto"))
+    with pytest.raises(SystemExit, match="checkpoint-3 has crop_size=32, and this command asks for 64: give the"):
+        pretrain.run(command(corpus, tmp_path, max_steps=4, crop_size=64, resume_from_checkpoint="auto"))
 
 
 def test_a_resumed_run_compares_the_clips_of_a_step(corpus, tmp_path, caplog, monkeypatch):

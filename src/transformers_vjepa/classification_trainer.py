@@ -67,7 +67,9 @@ class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
     max_grad_norm: float = field(default=1.0, metadata={"help": "Clip gradients to this norm, each probe alone."})
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Fine-tuning: label smoothing."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best among them."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "How many checkpoints stay: older ones are deleted, the best one never."}
+    )
     load_best_model_at_end: bool = field(
         default=False,
         metadata={

@@ -41,7 +41,7 @@ _HELP = {
     "hub_model_id": "Repository to upload to, user/name. Default: the name of the output folder.",
     "hub_strategy": "What to upload: end, every_save, checkpoint (with the newest checkpoint), all_checkpoints.",
     "hub_private_repo": "Make a new repository private.",
-    "seed": "Of everything random: order, frames, crops, masks, new weights.",
+    "seed": "Seed of everything random: order of the videos, frames, crops, new weights, and masks in pretraining.",
 }
 # What stands first among the arguments of training.
 _FIRST = "output_dir max_steps num_train_epochs min_steps seed learning_rate warmup_steps weight_decay".split()

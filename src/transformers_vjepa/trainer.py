@@ -68,7 +68,9 @@ class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
         metadata={"help": "Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."},
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "How many checkpoints stay: older ones are deleted when a new one is saved."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
     hub_license: str | None = field(
         default=None,
@@ -95,7 +97,11 @@ class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
     ema_momentum: float = field(default=0.998, metadata={"help": "Momentum of the target encoder at the first step."})
     final_ema_momentum: float = field(default=1.0, metadata={"help": "Momentum at the end of the schedule."})
     schedule_scale: float = field(
-        default=1.25, metadata={"help": "Lay all schedules out over this many times max_steps; at least 1."}
+        default=1.25,
+        metadata={
+            "help": "Schedules are laid out over this many times max_steps, and the run ends before they do: at 1.25 "
+            "it ends after four fifths of them (published). 1: they end with the run."
+        },
     )
     clip_grad_from_step: int | None = field(
         default=None,

@@ -75,7 +75,8 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
         "--uniform_power",
         type=string_to_bool,
         metavar="true|false",
-        help="how positions share the channels, where the file stores none",
+        help="true: time, height and width get a third of the position channels each, as in all released models; "
+        "false: a half, a quarter and a quarter. Needed only where the file stores no position table",
     )
     parser.add_argument(
         "--reference",

@@ -358,10 +358,10 @@ def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> N
 def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
     """
     Raises:
-        ValueError: the checkpoint is of another architecture than is asked for.
+        ValueError: the checkpoint is of another architecture or geometry than is asked for.
     """
     theirs = VJEPAConfig.from_pretrained(checkpoint)
-    for name in sorted(_ARCHITECTURE - {"preset", "initializer_range"}):
+    for name in sorted(_ARCHITECTURE - {"preset", "initializer_range"} | {"crop_size", "frames_per_clip"}):
         if getattr(theirs, name) != getattr(config, name):
             raise ValueError(
                 f"{checkpoint} has {name}={getattr(theirs, name)}, and this command asks for {getattr(config, name)}: "

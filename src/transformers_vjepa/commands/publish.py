@@ -38,7 +38,7 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--private", action="store_true", help="make the repository private, if it is made now")
     parser.add_argument("--license", help="licence to name in the card, such as apache-2.0; else that of the card")
     parser.add_argument("--revision", help="branch to upload to; made if it does not exist")
-    parser.add_argument("--message", default="Upload with vjepa publish", help="of the commit")
+    parser.add_argument("--message", default="Upload with vjepa publish", help="message of the commit on the Hub")
     parser.add_argument("--dry_run", action="store_true", help="say what would be uploaded, and upload nothing")
     return parser.parse_args(argv)
 

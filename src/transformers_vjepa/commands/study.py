@@ -107,8 +107,16 @@ class CorpusArguments:
     test_fraction: float = field(
         default=0.25, metadata={"help": "Else this share of each class (or of the groups) is tested on."}
     )
-    num_folds: int | None = field(default=None, metadata={"help": "Else: folds of the groups to test on in turn ..."})
-    fold: int | None = field(default=None, metadata={"help": "... and the one to test on now, from 0."})
+    num_folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validation: divide the groups (--group_pattern) into so many folds; --fold is tested on."
+        },
+    )
+    fold: int | None = field(
+        default=None,
+        metadata={"help": "The fold that this run tests on, from 0 to num_folds - 1; the others train it."},
+    )
     group_pattern: str | None = field(
         default=None,
         metadata={"help": "Regular expression whose bracket finds the group of a clip in its path; never divided."},

@@ -119,8 +119,16 @@ class DataArguments:
         default=0.2, metadata={"help": "Else this share of each class (or of the groups) chooses; 0: nothing does."}
     )
     test_dataset: str | None = field(default=None, metadata={"help": "Clips to test on, if given apart."})
-    num_folds: int | None = field(default=None, metadata={"help": "Else: folds of the groups to test on in turn ..."})
-    fold: int | None = field(default=None, metadata={"help": "... and the one to test on now, from 0."})
+    num_folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validation: divide the groups (--group_pattern) into so many folds; --fold is tested on."
+        },
+    )
+    fold: int | None = field(
+        default=None,
+        metadata={"help": "The fold that this run tests on, from 0 to num_folds - 1; the others train it."},
+    )
     group_pattern: str | None = field(
         default=None,
         metadata={"help": "Regular expression whose bracket finds the group of a clip in its path; never divided."},
