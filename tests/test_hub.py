@@ -226,7 +226,9 @@ PICTURES = {f"pictures/{name}.png" for name in ("curves", "features", "masks")}
 def test_each_strategy_pushes_whole_commits(hub, folder, trained, strategy, prefixes, commits):
     repository = hub.repositories[f"me/{strategy}"]
     titles = [f"Training in progress, step {step}" for step in commits]
-    assert repository.history == ["initial commit", *titles, "End of training"]
+    # Where step 4 has pushed all that is in the folder, the end has nothing to add; pictures are drawn after it.
+    last = [] if strategy in ("every_save", "all_checkpoints") else ["End of training"]
+    assert repository.history == ["initial commit", *titles, *last]
     files = set(repository.files())
     checkpoints = {file for file in files if "checkpoint" in file}
     assert files - checkpoints == MODEL | (PICTURES if strategy == "checkpoint" else set())
