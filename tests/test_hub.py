@@ -24,6 +24,7 @@ CHECKPOINT = {
     "model.safetensors",
     "optimizer.pt",
     "position.json",
+    "preprocessor_config.json",
     "rng_state.pth",
     "scheduler.pt",
     "trainer_state.json",

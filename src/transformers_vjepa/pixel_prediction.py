@@ -66,8 +66,8 @@ class VJEPAForPixelPrediction(VJEPAForPreTraining):
             `target_hidden_state` is computed where no gradients are, and `None` in training.
         """
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
-        contexts = _check_masks("context_mask", context_mask, patches.shape[0])
-        targets = _check_masks("target_mask", target_mask, patches.shape[0])
+        contexts = _check_masks("context_mask", context_mask, *patches.shape[:2])
+        targets = _check_masks("target_mask", target_mask, *patches.shape[:2])
 
         normalised = normalised_patches(patches)
         wanted = [gather_tokens(normalised, mask) for mask in targets]
