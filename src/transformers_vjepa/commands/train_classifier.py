@@ -8,9 +8,8 @@ Train a classifier on labelled videos or pictures: a probe on the frozen encoder
 
 Probes of several learning rates and weight decays are trained in one pass over the features. At the end the one with
 the best accuracy on the validation clips is kept; test clips are looked at once, after that. The output folder is a
-model that AutoModelForVideoClassification and pipeline("video-classification") load (of pictures:
-AutoModelForImageClassification and pipeline("image-classification")), with results.json, the predictions for each
-split, and pictures.
+model that AutoModelForVideoClassification and pipeline("video-classification") load, or those for images, with
+results.json, the predictions for each split, and pictures.
 
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
