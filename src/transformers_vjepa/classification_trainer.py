@@ -26,7 +26,7 @@ from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJ
 from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
 from .redaction import TokensStayBehind, log_line
 from .sharding import fsdp_version, refuse_deepspeed
-from .stream_trainer import DivergedError, StreamTrainer
+from .stream_trainer import DivergedError, StreamTrainer, check_kind
 from .streaming import StreamPosition
 from .video_processing_vjepa import VJEPAVideoProcessor
 
@@ -304,8 +304,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
             raise TypeError(
                 f"a {type(model).__name__} has no classes: load VJEPAForVideoClassification, or train a ProbeGrid"
             )
-        if not isinstance(args, VJEPAClassificationArguments):
-            raise TypeError(f"a {type(args).__name__} where this trainer needs VJEPAClassificationArguments")
+        check_kind(args, VJEPAClassificationArguments)
         if encoder is not None and not isinstance(model, ProbeGrid):
             raise ValueError("an encoder beside a model that has its own: pass one only with a ProbeGrid")
         if processing_class is None:

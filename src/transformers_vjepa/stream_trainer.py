@@ -91,18 +91,14 @@ def _listed(paths: Sequence[str]) -> str:
     return f"{names} and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else names
 
 
-def check_kinds(
-    model: torch.nn.Module, classes: type | tuple[type, ...], args: TrainingArguments, arguments_class: type
-) -> None:
+def check_kind(value: torch.nn.Module | TrainingArguments, kind: type) -> None:
     """
     Raises:
-        TypeError: another kind of model (a compiled one counts as what it was), or of training arguments.
+        TypeError: a model (a compiled one counts as what it was) or training arguments of another kind.
     """
-    network = getattr(model, "_orig_mod", model)
-    for value, kinds in ((network, classes), (args, arguments_class)):
-        if not isinstance(value, kinds):
-            names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-            raise TypeError(f"a {type(value).__name__} where this trainer needs a {names}")
+    value = getattr(value, "_orig_mod", value)
+    if not isinstance(value, kind):
+        raise TypeError(f"a {type(value).__name__} where this trainer needs a {kind.__name__}")
 
 
 class StreamTrainer(HubTrainer):

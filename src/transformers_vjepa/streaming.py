@@ -47,7 +47,7 @@ _MAX_CHUNK_BYTES = 256 * 2**20
 class CorpusSource:
     """A corpus of a mix: anything that `open_corpus` takes, and its weight."""
 
-    source: str | IterableDataset | Corpus
+    source: str | Dataset | IterableDataset | Corpus
     #: Share of the stream, relative to the other weights; `None` in all: in proportion to the number of videos.
     weight: float | None = None
 
@@ -505,7 +505,12 @@ def _check_frames(sampling: ClipSampling, config: VJEPAConfig) -> None:
 
 
 def clip_stream(
-    sources: str | CorpusSource | IterableDataset | Corpus | Sequence[str | CorpusSource | IterableDataset | Corpus],
+    sources: str
+    | CorpusSource
+    | Dataset
+    | IterableDataset
+    | Corpus
+    | Sequence[str | CorpusSource | Dataset | IterableDataset | Corpus],
     *,
     config: VJEPAConfig,
     sampling: ClipSampling,

@@ -20,7 +20,7 @@ from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from .redaction import TokensStayBehind
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
 from .sharding import refuse_deepspeed, refuse_fsdp1
-from .stream_trainer import DivergedError, StreamTrainer, check_kinds
+from .stream_trainer import DivergedError, StreamTrainer, check_kind
 from .streaming import StreamPosition
 from .vicreg import covariance_penalty, variance_hinge
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -225,7 +225,8 @@ class VJEPATrainer(StreamTrainer):
         processing_class: VJEPAVideoProcessor | None = None,
         **kwargs: Any,
     ):
-        check_kinds(model, VJEPAForPreTraining, args, VJEPATrainingArguments)
+        check_kind(model, VJEPAForPreTraining)
+        check_kind(args, VJEPATrainingArguments)
         wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
         if wrong:
             raise ValueError(
