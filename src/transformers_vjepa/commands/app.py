@@ -30,7 +30,7 @@ from ..clip_index import (
 from ..clip_reading import TooManyBrokenVideosError
 from ..command_line import MISTAKES, parse_with_recipe, user_errors
 from ..evaluation import load_classifier, load_processor, load_whole
-from . import pretrain
+from .pretrain import synthetic_root
 
 
 @dataclass(kw_only=True)
@@ -103,7 +103,7 @@ def load_named_classifier(name: str | None, device: torch.device) -> Classifier 
 def find_clips(arguments: AppArguments, looker: Looker) -> LabelledCorpus | None:
     """The clips to look at; nothing where the data set is a folder of features."""
     if arguments.dataset is None:
-        root = pretrain.synthetic_root(arguments.model)
+        root = synthetic_root(arguments.model)
         if (root / "manifest.json").is_file():
             return open_labelled(str(root), max_clips=arguments.max_clips)
         return small_corpus(arguments.cache / "corpus", sampling=looker.sampling)

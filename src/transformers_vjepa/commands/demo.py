@@ -17,7 +17,7 @@ from .. import VJEPAModel
 from ..command_line import names_given
 from ..read_outs import encode_clips, labelled_subset, read_out
 from ..study import SAVE_SHARE, StudyClips, built_in_clips
-from . import pretrain
+from .pretrain import build_model, clip_sampling, parse_arguments, run_pretraining, synthetic_root
 
 READ_OUTS = ("ridge", "attentive")
 LABELS = 200
@@ -66,18 +66,18 @@ def main() -> None:
     argv = defaults + sys.argv[1:]
     if "dataset" in names_given(sys.argv):
         sys.exit("error: the demo reads motion and appearance off its own corpus: use vjepa pretrain for --dataset")
-    trainer = pretrain.run(argv)
+    trainer = run_pretraining(argv)
     if trainer is None:  # a dry run
         return
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
-    model, data, training = pretrain.parse_arguments(argv)
+    model, data, training = parse_arguments(argv)
     output_dir = Path(training.output_dir)
-    root = pretrain.synthetic_root(training.output_dir)
+    root = synthetic_root(training.output_dir)
     pretrained = VJEPAModel.from_pretrained(output_dir)
     set_seed(training.seed)
-    models = {"untrained": pretrain.build_model(model, training).vjepa, "pretrained": pretrained}  # where it started
-    sampling = pretrain.clip_sampling(data, pretrained.config)
+    models = {"untrained": build_model(model, training).vjepa, "pretrained": pretrained}  # where it started
+    sampling = clip_sampling(data, pretrained.config)
     clips = built_in_clips(root, crop_size=pretrained.config.crop_size, sampling=sampling)
     print("\nreading out what was learnt: probes on the features of both networks, a minute or more ...", flush=True)
     results = {name: accuracies(network, clips, seed=training.seed) for name, network in models.items()}

@@ -160,7 +160,7 @@ _ARGUMENTS = "arguments.json"
 # How the clips of a step are shared out: `balanced` masks learn the same from any split of the same product.
 _SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 # What ends a run with one line: no mistake of the command line, but something to mend all the same.
-_FAULTS = (
+FAULTS = (
     UnusableCheckpointError,
     CollapseError,
     DivergedError,
@@ -170,7 +170,7 @@ _FAULTS = (
     WorkersLostError,
 )
 # The classes of the models by what they predict.
-_MODELS = {"features": VJEPAForPreTraining, "pixels": VJEPAForPixelPrediction}
+MODELS = {"features": VJEPAForPreTraining, "pixels": VJEPAForPixelPrediction}
 
 
 def _overridden(given: set[str]) -> set[str]:
@@ -231,7 +231,7 @@ def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> 
     """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
     config = build_config(arguments, token=training.hub_token)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
-    model_class = _MODELS[arguments.prediction_target]
+    model_class = MODELS[arguments.prediction_target]
     if not arguments.init_from:
         return model_class(config)
     # Mask tokens of another number of generators start anew; all else has been checked to fit.
@@ -440,7 +440,7 @@ def describe(argv: list[str]) -> str:
     ]
     return table(
         [
-            *pretraining_sizes(_MODELS[model.prediction_target], config, training, example=clips[0]),
+            *pretraining_sizes(MODELS[model.prediction_target], config, training, example=clips[0]),
             *pretraining_steps(training, num_videos=num_videos),
             ("data", found),
             ("first clips", [log_line(clip["path"]) for clip in clips]),
@@ -514,19 +514,24 @@ def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
             trainer.save_model()  # last: it writes the card, and pushes
 
 
-def run(argv: list[str]) -> VJEPATrainer | None:
-    """One pretraining run from its command line, `None` of a dry one; what the user can mend ends it with one line."""
-    if "dry_run" in names_given(argv):
-        with user_errors(*MISTAKES, *_FAULTS):
-            print(describe(argv))
-        return None
+def run_pretraining(argv: list[str]) -> VJEPATrainer:
+    """One pretraining run from its command line; a mistake or a fault that the user can mend ends it with one line."""
     with user_errors():
         trainer, checkpoint = build(argv)
-    with user_errors(*_FAULTS):
+    with user_errors(*FAULTS):
         train(trainer, checkpoint)
     if trainer.is_world_process_zero():
         report(trainer)
     return trainer
+
+
+def run(argv: list[str]) -> VJEPATrainer | None:
+    """One pretraining run from its command line, or with `--dry_run` what it would do (returns `None`)."""
+    if "dry_run" in names_given(argv):
+        with user_errors(*MISTAKES, *FAULTS):
+            print(describe(argv))
+        return None
+    return run_pretraining(argv)
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ from ..study import (
 from ..study_results import contrasts, describe, describe_machine, run_history
 from ..surprise import measure_disturbances, summarise
 from ..synthetic import build_corpus
-from . import pretrain
+from .pretrain import build_config, build_model, clip_sampling, learning_arguments, parse_arguments, run_pretraining, synthetic_root, video_processor
 
 # A real corpus tells less: masks and truncation are compared on the built-in one.
 _REAL_ARMS = ("vjepa", "pixels", "untrained", "baselines")
@@ -134,12 +134,12 @@ class Study:
         self.root = self._built_in_root()
         arms = self.arguments.arms or (ARMS if self.root else _REAL_ARMS)
         self.jobs = jobs(arms, self.arguments.seeds)
-        _, _, training = pretrain.parse_arguments(self.pretraining(self.folder, steps=None))
+        _, _, training = parse_arguments(self.pretraining(self.folder, steps=None))
         self.steps, self.batch_size = training.max_steps, training.per_device_train_batch_size
 
     def _built_in_root(self) -> Path | None:
         if self.data.dataset == "synthetic":
-            return pretrain.synthetic_root(self.arguments.output_dir)
+            return synthetic_root(self.arguments.output_dir)
         root = Path(self.data.dataset)
         return root if (root / "manifest.json").is_file() and (root / "labels.csv").is_file() else None
 
@@ -159,10 +159,10 @@ class Study:
 
     def _claim_folder(self) -> None:
         """Refuses a folder with a study of other settings: their results would be mixed."""
-        model, data, training = pretrain.parse_arguments(self.pretraining(self.folder, steps=self.steps))
+        model, data, training = parse_arguments(self.pretraining(self.folder, steps=self.steps))
         choices = {name: value for name, value in asdict(self.data).items() if name != "dataset"}
         choices |= {"probe_steps": self.arguments.probe_steps}
-        wanted = {"study": choices, **pretrain.learning_arguments(model, data, training)}
+        wanted = {"study": choices, **learning_arguments(model, data, training)}
         file = self.folder / "settings.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -178,9 +178,9 @@ class Study:
 
     def _geometry(self) -> dict[str, Any]:
         """How clips are cut for models and baselines."""
-        model, data, _ = pretrain.parse_arguments(self.pretraining(self.folder, steps=self.steps))
-        config = pretrain.build_config(model)
-        return {"crop_size": config.crop_size, "sampling": pretrain.clip_sampling(data, config)}
+        model, data, _ = parse_arguments(self.pretraining(self.folder, steps=self.steps))
+        config = build_config(model)
+        return {"crop_size": config.crop_size, "sampling": clip_sampling(data, config)}
 
     def _read_clips(self) -> StudyClips:
         if self.root:
@@ -255,8 +255,8 @@ class Study:
         demo = self.folder.parent / "demo"
         if job.arm != "vjepa" or folder.exists() or not (demo / "arguments.json").is_file():
             return folder
-        parsed = pretrain.parse_arguments(self.pretraining(folder, steps=self.steps, seed=job.seed))
-        wanted = json.loads(json.dumps(pretrain.learning_arguments(*parsed)))
+        parsed = parse_arguments(self.pretraining(folder, steps=self.steps, seed=job.seed))
+        wanted = json.loads(json.dumps(learning_arguments(*parsed)))
         kept = all((demo / f"checkpoint-{step}" / "model.safetensors").is_file() for step in kept_steps(self.steps))
         recorded = json.loads((demo / "arguments.json").read_text())
         same = all(recorded.get(group) == values for group, values in wanted.items())
@@ -268,7 +268,7 @@ class Study:
         if job.arm == "untrained" and not (folder / "model.safetensors").is_file():
             self._save_untrained(folder, seed=job.seed)
         if job.arm in TRAINED_ARMS and not is_complete(folder, steps=steps):
-            trainer = pretrain.run(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
+            trainer = run_pretraining(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
             if trainer.stop_signal:
                 sys.exit(128 + trainer.stop_signal)
         if job.arm == "baselines":
@@ -279,10 +279,10 @@ class Study:
 
     def _save_untrained(self, folder: Path, *, seed: int) -> None:
         """The network that the run of V-JEPA with this seed starts from."""
-        model, data, training = pretrain.parse_arguments(self.pretraining(folder, steps=self.steps, seed=seed))
+        model, data, training = parse_arguments(self.pretraining(folder, steps=self.steps, seed=seed))
         set_seed(seed)
-        network: VJEPAForPreTraining = pretrain.build_model(model, training)
-        pretrain.video_processor(data, network.config).save_pretrained(folder)
+        network: VJEPAForPreTraining = build_model(model, training)
+        video_processor(data, network.config).save_pretrained(folder)
         network.save_pretrained(folder)
 
     # Results
