@@ -16,7 +16,7 @@ from transformers import VJEPA2Config
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2AttentivePooler
 
 from transformers_vjepa import VJEPAConfig
-from transformers_vjepa.modeling_vjepa import VJEPAAttentivePooler
+from transformers_vjepa.models.vjepa.modeling_vjepa import VJEPAAttentivePooler
 
 
 def seconds(pooler: torch.nn.Module, tokens: torch.Tensor, *, backward: bool) -> float:

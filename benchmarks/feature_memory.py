@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transformers_vjepa import VJEPAConfig
-from transformers_vjepa.corpora import FileCorpus
-from transformers_vjepa.features import FeatureStore, write_features
+from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.evaluation.features import FeatureStore, write_features
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from transformers_vjepa.corpora import IndexedCorpus, open_corpus
+from transformers_vjepa.data.corpora import IndexedCorpus, open_corpus
 
 FILES_PER_FOLDER = 1000
 

@@ -25,7 +25,7 @@ from transformers_vjepa import (
     VJEPATrainingArguments,
     clip_stream,
 )
-from transformers_vjepa.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 
 # A network so small that nearly all time goes into the clips.
 CONFIG = VJEPAConfig(

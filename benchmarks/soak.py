@@ -37,8 +37,8 @@ from transformers_vjepa import (
     VJEPATrainingArguments,
     clip_stream,
 )
-from transformers_vjepa.clip_loader import ClipLoader
-from transformers_vjepa.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.data.clip_loader import ClipLoader
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 
 NUM_VIDEOS, NUM_BROKEN, SIZE = 200, 10, 32
 BATCH_SIZE, NUM_WORKERS = 4, 2

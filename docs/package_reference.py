@@ -18,9 +18,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from transformers import TrainingArguments
 
+from transformers_vjepa.command_line.help_page import HelpParser
 from transformers_vjepa.commands import COMMANDS
-from transformers_vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.help_page import HelpParser
+from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
 
 # Commands --------------------------------------------------------------------------------------------------
 

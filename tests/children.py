@@ -19,7 +19,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed import TCPStore
 
-from transformers_vjepa.command_line import LAUNCH_CONFIGS
+from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS
 
 COMMANDS = ("evaluate", "extract_features", "pretrain", "train_classifier")
 

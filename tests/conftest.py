@@ -23,11 +23,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIRST = (
     "tests/test_learning.py",
     "tests/test_docs.py",
-    "tests/test_hub.py",
+    "tests/hub/test_transfer.py",
     "tests/faults/test_distributed.py",
     "tests/faults/test_fuzz.py",
     "tests/faults/test_processes.py",
-    "tests/test_app.py",
+    "tests/app/test_page.py",
     "tests/test_packaging.py",
 )
 # Each test of these by itself may go to any worker. Those of other modules stay together: they share dear fixtures.

@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 
 from transformers_vjepa.__main__ import main
 from transformers_vjepa.commands import COMMANDS
-from transformers_vjepa.corpora import open_corpus
+from transformers_vjepa.data.corpora import open_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -93,7 +93,7 @@ def run_command(words: list[str]) -> None:
     if command == "study":
         import_module("transformers_vjepa.commands.study").Study(arguments)
         return
-    if command == "app":  # it would serve until it is stopped; tests/test_app.py does
+    if command == "app":  # it would serve until it is stopped; tests/app/test_page.py does
         import_module("transformers_vjepa.commands.app").parse_arguments(arguments)
         return
     if "--help" not in arguments:

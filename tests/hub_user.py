@@ -193,8 +193,8 @@ def train(folder):
     from huggingface_hub import HfApi
     from small_runs import pretrain
 
-    from transformers_vjepa import training_pictures
     from transformers_vjepa.commands import publish, train_classifier
+    from transformers_vjepa.pretraining import pictures as training_pictures
 
     token = os.environ.pop("HF_TOKEN")
     data = [*RUN, "--dataset", str(folder / "videos")]

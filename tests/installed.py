@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import transformers_vjepa
-from transformers_vjepa.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "--preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --hidden_size 24 --num_hidden_layers 1"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from transformers_vjepa import PRESETS, VJEPAConfig
-from transformers_vjepa.modeling_vjepa import sincos_positions
+from transformers_vjepa.models.vjepa.modeling_vjepa import sincos_positions
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 

@@ -8,7 +8,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 
 from transformers_vjepa import StreamPosition
-from transformers_vjepa.stream_trainer import StreamTrainer
+from transformers_vjepa.training.stream_trainer import StreamTrainer
 
 
 class Numbers(IterableDataset):

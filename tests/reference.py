@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining
-from transformers_vjepa.conversion import load_published_checkpoint
+from transformers_vjepa.conversion.conversion import load_published_checkpoint
 
 TINY = {
     "crop_size": 32,

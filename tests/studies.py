@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
-from transformers_vjepa.metrics import accuracy_interval
-from transformers_vjepa.study import StudyClips
-from transformers_vjepa.study_results import contrasts
-from transformers_vjepa.synthetic import APPEARANCES, MOTIONS, render_clip
+from transformers_vjepa.data.synthetic import APPEARANCES, MOTIONS, render_clip
+from transformers_vjepa.study.plan import StudyClips
+from transformers_vjepa.study.results import contrasts
 
 CLASSES = {"motion": list(MOTIONS), "appearance": list(APPEARANCES)}
 SEEDS = (0, 1, 2)

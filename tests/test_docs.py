@@ -34,10 +34,11 @@ from transformers import TrainerCallback
 from videos import write_tar
 
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAImageProcessor, VJEPAVideoProcessor
-from transformers_vjepa import synthetic as corpus_module
-from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES
-from transformers_vjepa.commands import COMMANDS, demo, pretrain
-from transformers_vjepa.synthetic import CorpusConfig, build_corpus, load_labels
+from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS, RECIPES
+from transformers_vjepa.commands import COMMANDS, demo
+from transformers_vjepa.data import synthetic as corpus_module
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus, load_labels
+from transformers_vjepa.pretraining import setup
 
 #: Blocks of code that may be left out, each with its reason in the page.
 MOST_LEFT_OUT = 6
@@ -113,8 +114,8 @@ def small_sizes():
         patch.setattr(corpus_module, "CorpusConfig", SmallCorpus)
         patch.setattr(demo, "LABELS", 40)
         patch.setattr(demo, "READ_OUTS", ("ridge",))
-        # Pictures of runs, which cost more than the runs, are drawn by tests/test_pretrain.py.
-        patch.setattr(pretrain, "TrainingPictures", lambda *arguments, **settings: TrainerCallback())
+        # Pictures of runs, which cost more than the runs, are drawn by tests/commands/test_pretrain.py.
+        patch.setattr(setup, "TrainingPictures", lambda *arguments, **settings: TrainerCallback())
         yield
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from transformers_vjepa import ClipSampling, VJEPAModel
-from transformers_vjepa.command_line import RECIPES
+from transformers_vjepa.analysis.read_outs import encode_clips, read_out
+from transformers_vjepa.command_line.parsing import RECIPES
 from transformers_vjepa.commands import pretrain
-from transformers_vjepa.masking import VJEPAMaskCollator
-from transformers_vjepa.read_outs import encode_clips, read_out
-from transformers_vjepa.study import built_in_clips
-from transformers_vjepa.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.masking import VJEPAMaskCollator
+from transformers_vjepa.study.plan import built_in_clips
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +112,7 @@ def test_the_recipe_learns_motion(corpus, clips, tmp_path):
 def test_an_untrained_network_fails(corpus, clips, tmp_path):
     model, _, training = pretrain.parse_arguments(arguments(corpus, tmp_path))
     torch.manual_seed(0)
-    accuracy = motion_accuracy(pretrain.build_model(model, training).vjepa, clips)
+    accuracy = motion_accuracy(setup.build_model(model, training).vjepa, clips)
     print(f"untrained: {accuracy:.1f}")
     assert accuracy < BOUND
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from transformers_vjepa import __main__ as command
-from transformers_vjepa.command_line import LAUNCH_CONFIGS, RECIPES, recipe_path
+from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS, RECIPES, recipe_path
 from transformers_vjepa.commands import COMMANDS, recipes
 
 

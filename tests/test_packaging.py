@@ -164,8 +164,8 @@ def test_the_wheel_runs_by_itself(wheel, tmp_path):
 from importlib.resources import files
 import yaml
 import transformers_vjepa
-from transformers_vjepa.command_line import recipe_path
-from transformers_vjepa.label_sets import public_class_names
+from transformers_vjepa.command_line.parsing import recipe_path
+from transformers_vjepa.data.labels import public_class_names
 print(transformers_vjepa.__file__)
 print(transformers_vjepa.__version__)
 print(yaml.safe_load(recipe_path("tiny_cpu").read_text())["preset"])

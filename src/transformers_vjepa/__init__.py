@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoConfig,
@@ -14,11 +14,16 @@ from transformers import (
     AutoVideoProcessor,
 )
 
-from .configuration_vjepa import PRESETS, VJEPAConfig
-from .image_processing_vjepa import VJEPAImageProcessor
-from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAPreTrainedModel
-from .remote_code import ship_code
-from .video_processing_vjepa import VJEPAVideoProcessor
+from .hub.remote_code import ship_code
+from .models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
+from .models.vjepa.image_processing_vjepa import VJEPAImageProcessor
+from .models.vjepa.modeling_vjepa import (
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAPreTrainedModel,
+)
+from .models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 AutoConfig.register("vjepa", VJEPAConfig, exist_ok=True)
 AutoModel.register(VJEPAConfig, VJEPAModel, exist_ok=True)
@@ -30,18 +35,26 @@ AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
 AutoImageProcessor.register(VJEPAConfig, image_processor_classes={"torchvision": VJEPAImageProcessor}, exist_ok=True)
 ship_code(VJEPAConfig, VJEPAPreTrainedModel, VJEPAVideoProcessor, VJEPAImageProcessor)
 
-# Loaded when first used: who only loads a model need not wait for `datasets` and the trainer.
+# Loaded when first used: loading a model does not wait for `datasets` and the trainer. Editors and type checkers read
+# the same names below.
 _LAZY = {
-    "ClipSampling": "clip_sampling",
-    "StreamPosition": "streaming",
-    "VJEPAClassificationArguments": "classification_trainer",
-    "VJEPAClassificationTrainer": "classification_trainer",
-    "VJEPAMaskCollator": "masking",
-    "VJEPATrainer": "trainer",
-    "VJEPATrainingArguments": "trainer",
-    "clip_stream": "streaming",
-    "read_clip": "decoding",
+    "ClipSampling": "models.vjepa.clip_sampling",
+    "StreamPosition": "data.streaming",
+    "VJEPAClassificationArguments": "evaluation.trainer",
+    "VJEPAClassificationTrainer": "evaluation.trainer",
+    "VJEPAMaskCollator": "pretraining.masking",
+    "VJEPATrainer": "pretraining.trainer",
+    "VJEPATrainingArguments": "pretraining.trainer",
+    "clip_stream": "data.streaming",
+    "read_clip": "models.vjepa.decoding",
 }
+if TYPE_CHECKING:
+    from .data.streaming import StreamPosition, clip_stream
+    from .evaluation.trainer import VJEPAClassificationArguments, VJEPAClassificationTrainer
+    from .models.vjepa.clip_sampling import ClipSampling
+    from .models.vjepa.decoding import read_clip
+    from .pretraining.masking import VJEPAMaskCollator
+    from .pretraining.trainer import VJEPATrainer, VJEPATrainingArguments
 
 
 def __getattr__(name: str) -> Any:
@@ -60,5 +73,14 @@ __all__ = [
     "VJEPAImageProcessor",
     "VJEPAModel",
     "VJEPAVideoProcessor",
-    *_LAZY,
+    # the lazy ones
+    "ClipSampling",
+    "StreamPosition",
+    "VJEPAClassificationArguments",
+    "VJEPAClassificationTrainer",
+    "VJEPAMaskCollator",
+    "VJEPATrainer",
+    "VJEPATrainingArguments",
+    "clip_stream",
+    "read_clip",
 ]

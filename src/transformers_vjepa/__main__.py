@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from .commands import COMMANDS
+from .commands.__init__ import COMMANDS
 
 
 def usage() -> str:

@@ -17,8 +17,9 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
 from runs import At  # noqa: E402
 
-from transformers_vjepa import stream_trainer  # noqa: E402
 from transformers_vjepa.commands import pretrain  # noqa: E402
+from transformers_vjepa.pretraining import setup  # noqa: E402
+from transformers_vjepa.training import stream_trainer  # noqa: E402
 
 
 def kill_saving(trainer):
@@ -43,12 +44,12 @@ FAULTS = {function.__name__: function for function in (kill_saving, terminate, d
 
 
 def run(argv, *, rank=0, step=0, fault=None):
-    trainer, checkpoint = pretrain.build(argv)
+    trainer, checkpoint = setup.build(argv)
     trainer.remove_callback(pretrain.TrainingPictures)  # they take longer than the steps
     if fault and trainer.args.process_index == rank:
         trainer.add_callback(At(step, lambda *_: FAULTS[fault](trainer)))
     with pretrain.user_errors(stream_trainer.DivergedError, pretrain.UnusableCheckpointError):
-        pretrain.train(trainer, checkpoint)
+        setup.train(trainer, checkpoint)
 
 
 def run_all(runs):

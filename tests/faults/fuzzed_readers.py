@@ -25,17 +25,16 @@ from reference import TINY
 from safetensors.torch import save_file
 
 from transformers_vjepa import ClipSampling, StreamPosition, VJEPAConfig, VJEPAForPreTraining, clip_stream
-from transformers_vjepa.checkpoint_screening import screen_checkpoint
-from transformers_vjepa.checkpoints import resolve_checkpoint
-from transformers_vjepa.command_line import parse_with_recipe
-from transformers_vjepa.conversion import classifier_config, convert_weights
-from transformers_vjepa.corpora import open_corpus
-from transformers_vjepa.decoding import VideoCache, probe_video, read_clip, read_segments
-from transformers_vjepa.features import FeatureStore, summarise_features
-from transformers_vjepa.opening import read_picture
-from transformers_vjepa.published_files import read_checkpoint, read_folder
-from transformers_vjepa.recognition import recognise_config
-from transformers_vjepa.shards import ShardContents, ShardFolder, write_safetensors
+from transformers_vjepa.command_line.parsing import parse_with_recipe
+from transformers_vjepa.conversion.conversion import classifier_config, convert_weights, read_folder
+from transformers_vjepa.conversion.recognition import recognise_config
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.evaluation.features import FeatureStore, summarise_features
+from transformers_vjepa.evaluation.shards import ShardContents, ShardFolder, write_safetensors
+from transformers_vjepa.models.vjepa.decoding import VideoCache, probe_video, read_clip, read_segments
+from transformers_vjepa.models.vjepa.media_files import read_picture
+from transformers_vjepa.safety.safe_loading import read_checkpoint, screen_checkpoint
+from transformers_vjepa.training.checkpoints import resolve_checkpoint
 
 DECODING = {"CorruptVideoError", "DecodingError", "NoVideoStreamError", "TooShortVideoError"}
 WILD = Path(__file__).resolve().parents[3] / "shared" / "data" / "decoder"

@@ -17,14 +17,14 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from transformers_vjepa import VJEPATrainer
-from transformers_vjepa.commands import pretrain
-from transformers_vjepa.trainer import UnevenStreamError
-from transformers_vjepa.training_pictures import TrainingPictures
+from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.pictures import TrainingPictures
+from transformers_vjepa.pretraining.trainer import UnevenStreamError
 
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     """The trainer of a command line without its pictures, which take longer than training does here."""
-    trainer, checkpoint = pretrain.build(argv)
+    trainer, checkpoint = setup.build(argv)
     trainer.remove_callback(TrainingPictures)
     return trainer, checkpoint
 
@@ -49,7 +49,7 @@ def runs(argv: list[str], *, build: Callable = build) -> None:
     trainer, checkpoint = build(argv)
     paths = []
     before_every_batch(trainer, lambda inputs: paths.extend(inputs["path"]))
-    pretrain.train(trainer, checkpoint)
+    setup.train(trainer, checkpoint)
     parameters = list(trainer.model.parameters())
     local = [value.to_local() if isinstance(value, DTensor) else value for value in parameters]
     share = sum(value.numel() for value in local) / sum(value.numel() for value in parameters)
@@ -57,7 +57,7 @@ def runs(argv: list[str], *, build: Callable = build) -> None:
 
 
 def runs_with_pictures(argv: list[str]) -> None:
-    runs(argv, build=pretrain.build)
+    runs(argv, build=setup.build)
 
 
 def in_the_third_step(argv: list[str], happens: Callable[[], None]) -> None:
@@ -69,7 +69,7 @@ def in_the_third_step(argv: list[str], happens: Callable[[], None]) -> None:
             happens()
 
     before_every_batch(trainer, perhaps)
-    pretrain.train(trainer, None)
+    setup.train(trainer, None)
 
 
 def dies(argv: list[str]) -> None:

@@ -10,10 +10,12 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPATrainer, VJEPATrainingArguments, stream_trainer
-from transformers_vjepa.checkpoints import is_complete
-from transformers_vjepa.modeling_vjepa import gather_tokens, prediction_error
-from transformers_vjepa.trainer import CollapseError, DivergedError
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPATrainer, VJEPATrainingArguments
+from transformers_vjepa.models.vjepa.modeling_vjepa import gather_tokens, prediction_error
+from transformers_vjepa.pretraining.trainer import CollapseError
+from transformers_vjepa.training import stream_trainer
+from transformers_vjepa.training.checkpoints import is_complete
+from transformers_vjepa.training.stream_trainer import DivergedError
 
 
 class Clips(IterableDataset):

@@ -18,14 +18,15 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from children import in_two_processes
 from launched import run_scenarios
+from pretraining_command import command
 from safetensors.torch import load_file
-from test_pretrain import command, pretrain
 from transformers import AutoModel
 
-from transformers_vjepa.checkpoints import last_checkpoint
-from transformers_vjepa.command_line import LAUNCH_CONFIGS
-from transformers_vjepa.synthetic import CorpusConfig, build_corpus
-from transformers_vjepa.training_pictures import TrainingPictures
+from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.pictures import TrainingPictures
+from transformers_vjepa.training.checkpoints import last_checkpoint
 
 LAUNCHED = Path(__file__).with_name("launched.py")
 SCRIPTS = LAUNCHED.parents[2] / "scripts"
@@ -111,9 +112,9 @@ def run(command_line):
 
 def train_alone(arguments):
     """In this process, without pictures: they take longer than training does here."""
-    trainer, checkpoint = pretrain.build(arguments)
+    trainer, checkpoint = setup.build(arguments)
     trainer.remove_callback(TrainingPictures)
-    pretrain.train(trainer, checkpoint)
+    setup.train(trainer, checkpoint)
 
 
 def weights(folder):

@@ -27,14 +27,13 @@ from transformers_vjepa import (
     VJEPATrainer,
     VJEPATrainingArguments,
     clip_stream,
-    decoding,
-    remote_reading,
-    streaming,
 )
-from transformers_vjepa.clip_loader import ClipLoader, WorkersLostError
-from transformers_vjepa.clip_reading import TooManyBrokenVideosError
-from transformers_vjepa.corpora import FileCorpus, open_corpus
-from transformers_vjepa.streaming import record_cursors
+from transformers_vjepa.data import remote_reading, streaming
+from transformers_vjepa.data.clip_loader import ClipLoader, WorkersLostError
+from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
+from transformers_vjepa.data.corpora import FileCorpus, open_corpus
+from transformers_vjepa.data.lanes import record_cursors
+from transformers_vjepa.models.vjepa import decoding
 
 CONFIG = VJEPAConfig(
     crop_size=32,

@@ -19,12 +19,13 @@ from small_runs import SMALL, pretrain
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAModel
-from transformers_vjepa.checkpoints import UnusableCheckpointError, resolve_checkpoint
-from transformers_vjepa.features import FeatureStore
-from transformers_vjepa.published_files import CheckpointError, read_checkpoint
-from transformers_vjepa.recognition import recognise_config
-from transformers_vjepa.shards import ShardContents, ShardError, ShardFolder, write_safetensors
-from transformers_vjepa.study import StudyClips
+from transformers_vjepa.conversion.recognition import recognise_config
+from transformers_vjepa.evaluation.features import FeatureStore
+from transformers_vjepa.evaluation.shards import ShardContents, ShardError, ShardFolder, write_safetensors
+from transformers_vjepa.pretraining import setup
+from transformers_vjepa.safety.safe_loading import CheckpointError, read_checkpoint
+from transformers_vjepa.study.plan import StudyClips
+from transformers_vjepa.training.checkpoints import UnusableCheckpointError, resolve_checkpoint
 
 
 class Evil:
@@ -142,7 +143,7 @@ def test_the_trainer_by_itself_runs_no_code(finished_run, tmp_path, marker, name
     checkpoint = shutil.copytree(finished_run / "run" / "checkpoint-1", tmp_path / "checkpoint-1")
     _save({"state": Evil(marker)}, checkpoint / name)
     command = [*SMALL, "--dataset", str(finished_run / "videos"), "--output_dir", str(tmp_path / "run")]
-    trainer, _ = pretrain.build(command)
+    trainer, _ = setup.build(command)
     with pytest.raises(UnusableCheckpointError if name.endswith("safetensors") else pickle.UnpicklingError):
         trainer.train(resume_from_checkpoint=str(checkpoint))
 

@@ -18,7 +18,7 @@ from faulty import run_all
 from runs import assert_same_checkpoint
 from videos import write_video
 
-from transformers_vjepa.command_line import LAUNCH_CONFIGS
+from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS
 from transformers_vjepa.commands import pretrain
 
 HERE = Path(__file__).resolve().parent

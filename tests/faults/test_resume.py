@@ -11,9 +11,10 @@ from runs import At, assert_same_checkpoint, config, resume, trainer_of
 from torch.utils.data import Dataset
 from videos import write_tar, write_video
 
-from transformers_vjepa import stream_trainer
-from transformers_vjepa.checkpoints import UnusableCheckpointError
-from transformers_vjepa.streaming import CorpusSource, StreamError
+from transformers_vjepa.data.lanes import StreamError
+from transformers_vjepa.data.streaming import CorpusSource
+from transformers_vjepa.training import stream_trainer
+from transformers_vjepa.training.checkpoints import UnusableCheckpointError
 
 NUM_VIDEOS = 10
 

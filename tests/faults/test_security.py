@@ -30,14 +30,16 @@ from reference import TINY
 from small_runs import SAMPLING, SMALL, pretrain
 from videos import write_tar, write_video
 
-from transformers_vjepa import VJEPAConfig, clip_stream, opening
-from transformers_vjepa.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
-from transformers_vjepa.clip_sampling import CorruptVideoError
-from transformers_vjepa.command_line import user_errors
-from transformers_vjepa.corpora import open_corpus
-from transformers_vjepa.decoding import decode_frames, probe_video, read_clip
-from transformers_vjepa.redaction import log_line, without_secrets
-from transformers_vjepa.splits import SplitError, write_manifest
+from transformers_vjepa import VJEPAConfig, clip_stream
+from transformers_vjepa.command_line.parsing import user_errors
+from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.splits import SplitError, write_manifest
+from transformers_vjepa.models.vjepa import media_files as opening
+from transformers_vjepa.models.vjepa.clip_sampling import CorruptVideoError
+from transformers_vjepa.models.vjepa.decoding import decode_frames, probe_video, read_clip
+from transformers_vjepa.pretraining import setup
+from transformers_vjepa.safety.sanitizing import log_line, without_secrets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -396,7 +398,7 @@ def test_a_header_that_promises_pixels_gets_no_memory_for_them(side):
 
 def test_large_pictures_of_a_video_are_refused(tmp_path, monkeypatch):
     video = write_video(tmp_path / "a.mp4", level=9, size=(64, 64))
-    monkeypatch.setattr("transformers_vjepa.decoding.MAX_PIXELS", 64 * 63)
+    monkeypatch.setattr("transformers_vjepa.models.vjepa.media_files.MAX_PIXELS", 64 * 63)
     with pytest.raises(CorruptVideoError, match="its pictures of 64x64 pixels are larger than 4032 pixels"):
         read_clip(video, sampling=SAMPLING)
 
@@ -542,7 +544,7 @@ def test_runs_write_no_secrets(tmp_path, server, monkeypatch, caplog, capfd):
 def test_arguments_and_errors_name_no_secrets(tmp_path):
     url = f"https://user:{PASSWORD}@host/a.zip?token={SIGNATURE}"
     command = [*SMALL, "--dataset", f"{url}=0.3", "--output_dir", str(tmp_path), "--hub_token", TOKEN]
-    written = json.dumps(pretrain.learning_arguments(*pretrain.parse_arguments(command)))
+    written = json.dumps(setup.learning_arguments(*pretrain.parse_arguments(command)))
     assert '"https://***@host/a.zip?***"' in written
     with pytest.raises(SystemExit) as exit_info:
         pretrain.run(command)
@@ -553,7 +555,7 @@ def test_arguments_and_errors_name_no_secrets(tmp_path):
 def test_model_cards_name_no_secrets(tmp_path):
     write_video(tmp_path / "videos" / "a.mp4", level=9)
     command = [*SMALL, "--dataset", str(tmp_path / "videos"), "--output_dir", str(tmp_path / "run")]
-    trainer, _ = pretrain.build([*command, "--hub_token", TOKEN])
+    trainer, _ = setup.build([*command, "--hub_token", TOKEN])
     trainer.create_model_card(dataset="videos")
     assert (tmp_path / "run" / "README.md").is_file()
     assert _secrets_in(tmp_path) == []

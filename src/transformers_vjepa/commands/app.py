@@ -16,21 +16,16 @@ from pathlib import Path
 
 import torch
 
-from .. import VJEPAForPreTraining
-from ..app import AppError, AppModels, Classifier, MissingAppError, build_app, check_port, launch_app, require_gradio
-from ..clip_analysis import Looker
-from ..clip_index import (
-    ClipIndex,
-    LabelledCorpus,
-    build_index,
-    open_index,
-    open_labelled,
-    small_corpus,
-)
-from ..clip_reading import TooManyBrokenVideosError
-from ..command_line import MISTAKES, parse_with_recipe, user_errors
-from ..evaluation import load_classifier, load_processor, load_whole
-from .pretrain import synthetic_root
+from ..app.analysis import Looker
+from ..app.index import ClipIndex, LabelledCorpus, build_index, open_index, open_labelled, small_corpus
+from ..app.page import AppError, MissingAppError, build_app, check_port, launch_app, require_gradio
+from ..app.panels import AppModels, Classifier
+from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
+from ..data.clip_reading import TooManyBrokenVideosError
+from ..evaluation.protocols import load_classifier
+from ..hub.loading import load_processor, load_whole
+from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
+from ..pretraining.setup import synthetic_root
 
 
 @dataclass(kw_only=True)

@@ -18,37 +18,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.hf_argparser import string_to_bool
 
-from .. import (
-    PRESETS,
-    VJEPAConfig,
-    VJEPAForPreTraining,
-    VJEPAForVideoClassification,
-    VJEPAVideoProcessor,
-)
-from ..command_line import names_given, user_errors
-from ..conversion import (
+from ..command_line.parsing import names_given, user_errors
+from ..conversion.conversion import (
     build_model,
     classifier_config,
     convert_encoder_and_probe,
     convert_weights,
+    differing_tensors,
     dropped_entries,
     published_checkpoint,
     published_probe,
-)
-from ..conversion_checks import differing_tensors, reference_differences
-from ..hub import publish_folder
-from ..image_processing_vjepa import VJEPAImageProcessor
-from ..model_card import CARD_NAME, card_of_folder, write_card
-from ..model_heritage import PUBLISHED_LICENSE, heritage_of
-from ..published_files import (
-    CheckpointError,
-    Weights,
-    read_checkpoint,
     read_folder,
-    save_checkpoint,
+    reference_differences,
 )
-from ..recognition import recognise_config
-from ..released_models import is_released, released_card
+from ..conversion.layout import Weights
+from ..conversion.recognition import recognise_config
+from ..hub.model_card import (
+    CARD_NAME,
+    PUBLISHED_LICENSE,
+    card_of_folder,
+    heritage_of,
+    is_released,
+    released_card,
+    write_card,
+)
+from ..hub.transfer import publish_folder
+from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
+from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
+from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from ..safety.safe_loading import CheckpointError, read_checkpoint, save_checkpoint
 
 #: Largest difference of an output from the published one that `--reference` accepts.
 REFERENCE_TOLERANCE = 1e-4

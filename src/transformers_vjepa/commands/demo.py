@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from .. import VJEPAModel
-from ..command_line import names_given
-from ..read_outs import encode_clips, labelled_subset, read_out
-from ..study import SAVE_SHARE, StudyClips, built_in_clips
-from .pretrain import build_model, clip_sampling, parse_arguments, run_pretraining, synthetic_root
+from ..analysis.read_outs import encode_clips, labelled_subset, read_out
+from ..command_line.parsing import names_given
+from ..models.vjepa.modeling_vjepa import VJEPAModel
+from ..pretraining.arguments import parse_arguments
+from ..pretraining.setup import build_model, clip_sampling, run_pretraining, synthetic_root
+from ..study.plan import SAVE_SHARE, StudyClips, built_in_clips
 
 READ_OUTS = ("ridge", "attentive")
 LABELS = 200

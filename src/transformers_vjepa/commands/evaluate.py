@@ -23,30 +23,28 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedConfig
 
-from .. import VJEPAForVideoClassification
-from ..clip_reading import TooManyBrokenVideosError
-from ..command_line import MISTAKES, names_given, parse_with_recipe, user_errors
-from ..corpora import Corpus
-from ..dry_run import check_writable, classifier_rows, corpus_rows, table
-from ..evaluation import (
+from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, user_errors
+from ..data.arguments import CorpusArguments, Dtype, start_processes
+from ..data.clip_reading import TooManyBrokenVideosError
+from ..data.corpora import Corpus
+from ..data.labels import LabelMismatchError, align_labels, have_names
+from ..evaluation.metrics import check_scikit_learn
+from ..evaluation.protocols import (
     PROTOCOLS,
     EvaluationProtocol,
-    LabelMismatchError,
     PredictionError,
-    align_labels,
     broken_videos,
     check_kind,
-    have_names,
     load_classifier,
     predict,
     read_predictions,
     resolve_protocol,
 )
-from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
-from ..metrics import check_scikit_learn
-from ..prediction_report import EmptyReportError, describe_results, write_report
-from ..redaction import log_line
-from ..shards import ShardError, ShardFolder, writing_errors
+from ..evaluation.reports import EmptyReportError, describe_results, write_report
+from ..evaluation.shards import ShardError, ShardFolder, writing_errors
+from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
+from ..safety.sanitizing import log_line
+from .dry_run import check_writable, classifier_rows, corpus_rows, table
 
 
 @dataclass(kw_only=True)

@@ -21,16 +21,19 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 
-from .. import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
-from ..clip_reading import TooManyBrokenVideosError
-from ..command_line import names_given, parse_with_recipe, user_errors
-from ..corpora import Corpus
-from ..dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
-from ..evaluation import load_processor, load_whole
-from ..evaluation_arguments import CorpusArguments, Dtype, start_processes
-from ..features import FeatureError, summarise_features, write_features
-from ..redaction import log_line
-from ..shards import ShardError, writing_errors
+from ..command_line.parsing import names_given, parse_with_recipe, user_errors
+from ..data.arguments import CorpusArguments, Dtype, start_processes
+from ..data.clip_reading import TooManyBrokenVideosError
+from ..data.corpora import Corpus
+from ..evaluation.features import FeatureError, summarise_features, write_features
+from ..evaluation.shards import ShardError, writing_errors
+from ..hub.loading import load_processor, load_whole
+from ..models.vjepa.clip_sampling import ClipSampling
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
+from ..models.vjepa.modeling_vjepa import VJEPAModel
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from ..safety.sanitizing import log_line
+from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
 
 @dataclass(kw_only=True)

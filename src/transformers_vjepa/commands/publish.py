@@ -18,11 +18,16 @@ from transformers import AutoImageProcessor, AutoVideoProcessor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, VIDEO_PROCESSOR_NAME
 
-from .. import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from ..command_line import user_errors
-from ..hub import Uploads, model_files, size_of, upload
-from ..model_card import CARD_NAME, card_of_folder
-from ..modeling_vjepa import VJEPAPreTrainedModel
+from ..command_line.parsing import user_errors
+from ..hub.model_card import CARD_NAME, card_of_folder
+from ..hub.transfer import Uploads, model_files, size_of, upload
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
+from ..models.vjepa.modeling_vjepa import (
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAPreTrainedModel,
+)
 
 _MODELS = {each.__name__: each for each in (VJEPAModel, VJEPAForPreTraining, VJEPAForVideoClassification)}
 

@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from ..command_line import LAUNCH_CONFIGS, RECIPES, user_errors
+from ..command_line.parsing import LAUNCH_CONFIGS, RECIPES, user_errors
 
 
 def shipped() -> dict[str, Path]:

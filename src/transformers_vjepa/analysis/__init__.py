@@ -1,0 +1,1 @@
+"""Questions to a trained model: read-outs, surprise, prediction errors, decoded features."""

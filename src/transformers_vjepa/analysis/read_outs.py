@@ -1,0 +1,197 @@
+"""What frozen features know: four ways to read it off, on features that fit into memory."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..data.splits import stratified_fraction, stratified_split
+from ..evaluation.probing import ProbeGrid, best_probe, fit_read_out, probe_settings, selection_score
+from ..models.vjepa.clip_transforms import normalize_clips
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
+from ..models.vjepa.modeling_vjepa import VJEPAModel
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+
+ReadOut = Literal["ridge", "neighbours", "attentive", "mean"]
+
+#: Closed-form read-outs see the features averaged over space, at each time step; probes see all tokens.
+CLOSED_FORM = ("ridge", "neighbours")
+PROBES = ("attentive", "mean")
+
+# One of these is chosen on clips that are held out of the labelled ones.
+_LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+_WEIGHT_DECAY = 0.01
+_HELD_OUT = 0.25
+_BATCH = 128
+_WARMUP_STEPS = 20
+# A probe that stops too early makes good features look bad: each clip is seen at least so often.
+_LEAST_EPOCHS = 40
+
+
+@torch.no_grad()  # not inference mode, whose tensors cannot be trained on
+def encode_clips(
+    model: VJEPAModel, clips: torch.Tensor, *, processor: VJEPAVideoProcessor | None = None, batch_size: int = 100
+) -> torch.Tensor:
+    """
+    Encoder tokens of clips.
+
+    Args:
+        model: the frozen encoder; runs on its own device.
+        clips: uint8 (clips, frames, height, width, 3), as [`~data.evaluation_clips.read_evaluation_clips`] gives them.
+        processor: gives mean and standard deviation of the pixels; ImageNet's by default.
+        batch_size: clips at a time.
+
+    Returns:
+        float32 (clips, time, cells, hidden_size) on the CPU: the cells of a time step in the order height, width.
+    """
+    processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
+    model.eval()
+    time_steps = clips.shape[1] // model.config.tubelet_size
+    features = []
+    for part in clips.split(batch_size):
+        pixels = part.permute(0, 1, 4, 2, 3).to(model.device)
+        pixels = normalize_clips(pixels, mean=processor.image_mean, std=processor.image_std)
+        features.append(model.get_vision_features(pixels).float().cpu().unflatten(1, (time_steps, -1)))
+    return torch.cat(features)
+
+
+def time_means(features: torch.Tensor) -> torch.Tensor:
+    """(clips, time, cells, width) -> (clips, time * width): the order of events stays readable, places do not."""
+    return features.mean(dim=2).flatten(1)
+
+
+def labelled_subset(labels: Sequence[int], *, count: int, seed: int) -> np.ndarray:
+    """
+    About `count` clips, the same share of every class, rounded half up. Of one seed, fewer are a part of more.
+
+    Args:
+        labels: class of every clip.
+        count: from 1 to the number of clips.
+
+    Returns:
+        Indices of the clips, ascending.
+
+    Raises:
+        ValueError: more than there are, none, or so few that a class has none.
+    """
+    if not 1 <= count <= len(labels):
+        raise ValueError(f"count={count} labelled clips of {len(labels)}: it must lie in [1, {len(labels)}]")
+    return stratified_fraction(labels, fraction=count / len(labels), seed=seed)
+
+
+def read_out(
+    kind: ReadOut,
+    train_features: torch.Tensor,
+    train_labels: np.ndarray,
+    test_features: torch.Tensor,
+    test_labels: np.ndarray,
+    *,
+    seed: int,
+    probe_steps: int = 400,
+) -> np.ndarray:
+    """
+    Which test clips a classifier of frozen features gets right.
+
+    Args:
+        kind: `"ridge"` or `"neighbours"` of [`~evaluation.probing.fit_read_out`], on means over space at
+            each time step; or an `"attentive"` or `"mean"` pooling probe on all tokens, trained to convergence
+            (see [`fit_probe`]).
+        train_features, test_features: (clips, time, cells, width), as [`encode_clips`] gives them; for the closed
+            forms also (clips, values) of anything.
+        train_labels, test_labels: int64 (clips,).
+        seed: of a probe's first weights, batches and held-out clips; the closed forms have no chance in them.
+        probe_steps: least steps of a probe.
+
+    Returns:
+        bool (test clips,).
+
+    Raises:
+        ValueError: another kind.
+        ImportError: scikit-learn, which the closed forms need, is missing.
+    """
+    if kind in PROBES:
+        tokens, test_tokens = train_features.flatten(1, 2), test_features.flatten(1, 2)
+        probe = fit_probe(kind, tokens, train_labels, seed=seed, steps=probe_steps)
+        return _logits(probe, test_tokens)[:, 0].argmax(axis=1) == test_labels
+    if kind not in CLOSED_FORM:
+        raise ValueError(f"kind={kind!r} is no read-out: choose one of {', '.join((*CLOSED_FORM, *PROBES))}")
+    means = [time_means(part) if part.ndim == 4 else part for part in (train_features, test_features)]
+    fitted = fit_read_out(kind, means[0], torch.from_numpy(train_labels))
+    return fitted.predict(means[1].numpy()) == test_labels
+
+
+def fit_probe(
+    kind: Literal["attentive", "mean"], tokens: torch.Tensor, labels: np.ndarray, *, seed: int, steps: int = 400
+) -> ProbeGrid:
+    """
+    A probe at the best of several learning rates: chosen by what probes trained on three quarters of the clips make
+    of the last quarter, then trained anew on all of them. AdamW and a cosine schedule, as many steps as it
+    takes to see each clip 40 times, but at least `steps`.
+
+    Args:
+        kind: how tokens are pooled.
+        tokens: float32 (clips, tokens, width).
+        labels: int64 (clips,), at least two clips of every class.
+        seed: of first weights, batches and the choice of the quarter.
+        steps: least number.
+
+    Returns:
+        A grid of this one probe.
+
+    Raises:
+        ValueError: a class with one clip.
+    """
+    kept, held_out = stratified_split(labels, fraction=_HELD_OUT, seed=seed)
+    settings = probe_settings(_LEARNING_RATES, [_WEIGHT_DECAY])
+    num_labels = int(labels.max()) + 1
+    grid = _train(kind, tokens[kept], labels[kept], settings, num_labels=num_labels, seed=seed, steps=steps)
+    logits = _logits(grid, tokens[held_out])
+    scores = [selection_score(logits[:, index], labels[held_out]) for index in range(len(settings))]
+    chosen = settings[best_probe(scores, settings)]
+    return _train(kind, tokens, labels, [chosen], num_labels=num_labels, seed=seed, steps=steps)
+
+
+def _train(kind, tokens, labels, settings, *, num_labels: int, seed: int, steps: int) -> ProbeGrid:
+    """All probes of `settings` in one pass; from the same seed each as it would be alone."""
+    heads = next(heads for heads in (4, 3, 2, 1) if tokens.shape[-1] % heads == 0)  # of the attentive pooler
+    config = VJEPAConfig(hidden_size=tokens.shape[-1], num_attention_heads=heads, pooling=kind, num_labels=num_labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        grid = ProbeGrid(config, settings).train()
+    targets = torch.from_numpy(labels)
+    batch = min(len(tokens), _BATCH)
+    steps = max(steps, math.ceil(_LEAST_EPOCHS * len(tokens) / batch))
+    optimizer = torch.optim.AdamW(grid.parameter_groups(), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        rows = torch.randperm(len(tokens), generator=generator)[:batch]
+        loss = grid(tokens[rows][:, None], targets[rows]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return grid.eval()
+
+
+@torch.inference_mode()
+def _logits(grid: ProbeGrid, tokens: torch.Tensor) -> np.ndarray:
+    """(clips, probes, classes)."""
+    return torch.cat([grid(part[:, None]).logits for part in tokens.split(400)]).numpy()
+
+
+__all__ = [
+    "CLOSED_FORM",
+    "PROBES",
+    "ReadOut",
+    "encode_clips",
+    "fit_probe",
+    "labelled_subset",
+    "read_out",
+    "time_means",
+]

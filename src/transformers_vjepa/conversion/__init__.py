@@ -1,0 +1,1 @@
+"""Published checkpoints: convert to this layout and back, and check."""

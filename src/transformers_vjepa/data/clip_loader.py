@@ -1,0 +1,280 @@
+"""A DataLoader for clip streams that goes on when one of its worker processes dies."""
+
+import atexit
+import logging
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from multiprocessing import Event, active_children
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..safety.sanitizing import log_line
+from .clip_reading import Reading, last_reading
+from .lanes import record_cursors
+from .streaming import StreamPosition
+
+logger = logging.getLogger(__name__)
+
+#: Restarts for the same batch, and of a run: so many at its beginning, and one more for so many batches delivered.
+MAX_RESTARTS_IN_A_ROW, MAX_RESTARTS, BATCHES_PER_RESTART = 3, 20, 20
+_SECONDS_TO_DIE = 2
+# By these a process ends whose decoder is at fault: reading the same video again would end in the same way.
+_CRASHES = {
+    -getattr(signal, name): name
+    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
+    if hasattr(signal, name)
+}
+
+
+class WorkersLostError(RuntimeError):
+    """DataLoader workers die again and again."""
+
+
+class ClipLoader(DataLoader):
+    """
+    A [`~torch.utils.data.DataLoader`] for what [`~data.streaming.clip_stream`] makes, which owns its workers:
+
+    - When one dies (out of memory, a decoder that crashes), new ones start at the first batch that has not been
+      delivered. The stream is a function of the position, so the batches are those of a run without the accident.
+    - A video that takes longer than the stream's `decode_timeout`, or whose decoder crashes, ends its worker; from
+      then on all workers skip it as a broken one.
+    - Workers ignore SIGINT, SIGTERM and SIGUSR1, which terminals and schedulers send to whole process groups: the main
+      process decides. It ends its workers in `close`, which is also called when Python exits.
+
+    A worker's own errors (`TooManyBrokenVideosError`, `StreamError`) come out as themselves. Without workers all this
+    is a DataLoader. An iteration ends the one before.
+
+    Args:
+        stream: the data set.
+        position: that of the stream; with `None` the death of a worker ends the iteration.
+        kwargs: those of the DataLoader.
+
+    Raises:
+        WorkersLostError: while iterating: more than `MAX_RESTARTS_IN_A_ROW` deaths with no batch in between, or in all
+            more than `MAX_RESTARTS` and one for each `BATCHES_PER_RESTART` batches; or a death without a `position`.
+    """
+
+    def __init__(self, stream: IterableDataset, *, position: StreamPosition | None = None, **kwargs: Any) -> None:
+        kwargs["worker_init_fn"] = partial(_start_worker, then=kwargs.get("worker_init_fn"))
+        super().__init__(stream, **kwargs)
+        self._position = position
+        self._workers: _Workers | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.num_workers:
+            return super().__iter__()
+        return self._iterate()
+
+    def close(self) -> None:
+        """Ends the workers; a later iteration starts new ones."""
+        if self._workers is not None:
+            self._workers.end()
+            self._workers = None
+
+    def _iterate(self) -> Iterator[Any]:
+        delivery = _Delivery(self._position)
+        with tempfile.TemporaryDirectory(prefix="clip_loader_", ignore_cleanup_errors=True) as notes:
+            start = partial(_Workers, partial(delivery.start, super().__iter__, notes=notes), notes=notes)
+            workers = self._replace_workers(start)
+            try:
+                while workers is self._workers:  # until `close`
+                    try:
+                        batch = workers.next()
+                    except StopIteration:
+                        return
+                    except _WorkerDied as death:
+                        delivery.lost(death.reasons, unreadable=death.unreadable)
+                        workers = self._replace_workers(start)
+                        continue
+                    delivery.delivered(batch)
+                    yield batch
+            finally:
+                workers.end()
+
+    def _replace_workers(self, start: Callable[[], "_Workers"]) -> "_Workers":
+        self.close()
+        self._workers = start()
+        return self._workers
+
+
+def _start_worker(worker: int, *, then: Callable[[int], None] | None) -> None:
+    # `close` and, should the main process die, torch's watchdog end workers: neither needs these signals.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if then is not None:
+        then(worker)
+
+
+class _Delivery:
+    """What an iteration has delivered, from where it goes on, and how often it has had to."""
+
+    def __init__(self, position: StreamPosition | None) -> None:
+        self._position = position
+        self._cursors = dict(position.cursors) if position else {}
+        self._batches = self._restarts = self._in_a_row = 0
+
+    def start(self, iterate: Callable[[], Iterator[Any]], *, notes: str) -> Iterator[Any]:
+        """Starts workers at the first batch not delivered; the position stays where it was."""
+        position = self._position
+        if position is None:
+            return iterate()
+        before = position.cursors
+        position.delivered, position.cursors, position.notes = self._batches, self._cursors, notes
+        try:
+            return iterate()
+        finally:
+            position.delivered, position.cursors, position.notes = 0, before, None
+
+    def delivered(self, batch: Any) -> None:
+        self._batches += 1
+        self._in_a_row = 0
+        if isinstance(batch, Mapping):
+            record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last one says it all
+
+    def lost(self, reasons: list[str], *, unreadable: dict[str, str]) -> None:
+        """
+        Notes that workers died, and why.
+
+        Raises:
+            WorkersLostError: once too often.
+        """
+        reason = "; ".join(reasons)
+        if self._position is None:
+            raise WorkersLostError(f"{reason}: to go on all the same, pass the position of the stream to ClipLoader")
+        is_news = not unreadable.keys() <= self._position.unreadable.keys()
+        self._position.unreadable |= unreadable
+        self._restarts += 1
+        self._in_a_row = 0 if is_news else self._in_a_row + 1
+        if self._in_a_row > MAX_RESTARTS_IN_A_ROW:
+            times = f"{self._in_a_row} times in a row"
+        elif self._restarts > MAX_RESTARTS + self._batches // BATCHES_PER_RESTART:
+            times = f"{self._restarts} times in {self._batches} batches"
+        else:
+            batch = self._position.start_batch + self._batches
+            logger.warning("%s; going on from batch %d with new workers", reason, batch)
+            return
+        raise WorkersLostError(
+            f"DataLoader workers died {times}, the last time so: {reason}. SIGKILL mostly means that memory ran out: "
+            "use fewer workers, a smaller shuffle buffer or cache; otherwise leave out the videos that are named"
+        )
+
+
+class _WorkerDied(Exception):
+    """Processes ended that should not have: why, and which videos are not to be read again, for what reason."""
+
+    def __init__(self, processes: list[BaseProcess], *, notes: str) -> None:
+        self.reasons: list[str] = []
+        self.unreadable: dict[str, str] = {}
+        for process in processes:
+            reading = last_reading(notes, process.pid)
+            self.reasons.append(f"DataLoader worker {process.pid} {self._describe(process.exitcode, reading)}")
+        super().__init__("; ".join(self.reasons))
+
+    def _describe(self, exitcode: int, reading: Reading) -> str:
+        shown = log_line(reading.name)
+        if reading.traceback:
+            self.unreadable[reading.name] = "reading it took longer than decode_timeout"
+            logger.warning("where the reading of %s stood:\n%s", shown, reading.traceback)
+            return f"ended because reading {shown} took longer than decode_timeout"
+        if reading.name and exitcode in _CRASHES:
+            self.unreadable[reading.name] = f"reading it crashed its process ({_CRASHES[exitcode]})"
+        how = f"exited with code {exitcode}" if exitcode > 0 else f"was killed by {signal.Signals(-exitcode).name}"
+        return f"{how} {f'while reading {shown}' if shown else 'between two videos'}"
+
+
+class _DeathNotice:
+    """
+    Once workers run, torch handles SIGCHLD by raising wherever the main process happens to be, be it the middle of an
+    optimizer step. Behind this handler it raises only while a batch is waited for, where it is caught.
+    """
+
+    def __init__(self) -> None:
+        self._is_awaited = False
+        self._raise: Callable[[int, Any], None] | None = None
+
+    def install(self) -> None:
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler) and handler != self._handle:
+            self._raise = handler
+            signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        if self._is_awaited:
+            try:
+                self._raise(signum, frame)
+            except RuntimeError:
+                self._is_awaited = False
+                raise
+
+    def __enter__(self) -> None:
+        self._is_awaited = True
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_awaited = False
+
+
+_death_notice = _DeathNotice()
+
+
+class _Workers:
+    """A DataLoader's iterator and the processes behind it."""
+
+    def __init__(self, start: Callable[[], Iterator[Any]], *, notes: str) -> None:
+        self._notes = notes
+        others = set(active_children())
+        self._batches: Iterator[Any] | None = start()
+        self._processes = [process for process in active_children() if process not in others]
+        # With SIGTERM ignored, multiprocessing would wait for them for ever when Python exits.
+        atexit.register(self.end)
+        _death_notice.install()
+
+    def next(self) -> Any:
+        """
+        The next batch.
+
+        Raises:
+            StopIteration: there is none.
+            _WorkerDied: a process has died.
+        """
+        self._check()
+        try:
+            with _death_notice:
+                return next(self._batches)
+        except (RuntimeError, OSError, EOFError):
+            # A dying worker breaks off its connections before it can be seen to be dead.
+            dying = wait([process.sentinel for process in self._processes], timeout=_SECONDS_TO_DIE)
+            for process in self._processes:
+                if process.sentinel in dying:
+                    process.join(timeout=_SECONDS_TO_DIE)
+            self._check()
+            raise  # an error of the stream that a worker handed on
+
+    def _check(self) -> None:
+        # An exit code of 0 is the end of a stream that has one.
+        dead = [process for process in self._processes if process.exitcode]
+        if dead:
+            raise _WorkerDied(dead, notes=self._notes)
+
+    def end(self) -> None:
+        """Kills the processes. They only read, so nothing is lost; one that is stuck would not end in another way."""
+        atexit.unregister(self.end)
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join(timeout=_SECONDS_TO_DIE)  # a process that waits for a dead disk cannot even be killed
+        # Who is killed while it looks whether this is set keeps the lock of it: setting it would wait for ever.
+        if hasattr(self._batches, "_workers_done_event"):
+            self._batches._workers_done_event = Event()
+        self._batches = None
+
+
+__all__ = ["BATCHES_PER_RESTART", "MAX_RESTARTS", "MAX_RESTARTS_IN_A_ROW", "ClipLoader", "WorkersLostError"]

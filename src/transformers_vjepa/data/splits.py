@@ -1,0 +1,405 @@
+"""Which videos train and which test: stratified shares, folds of whole groups, and manifests that record them."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .corpora import IndexedCorpus, RelabelledCorpus, SequentialCorpus, SubsetCorpus, open_corpus
+from .labels import align_labels
+
+
+class SplitError(ValueError):
+    """A split that would leave a class, a fold or everything empty."""
+
+
+def _check_fraction(fraction: float, *, upper_is_open: bool) -> None:
+    if not 0 < fraction <= 1 or (upper_is_open and fraction == 1):
+        raise SplitError(f"fraction={fraction} must lie in (0, 1{')' if upper_is_open else ']'}")
+
+
+def _shuffled_classes(labels: Sequence[int], *, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """
+    Every class with the indices of its clips in an order that depends on the seed and the class alone, so that a
+    smaller share is part of a larger one.
+    """
+    labels = np.asarray(labels)
+    if len(labels) == 0:
+        raise SplitError("there are no clips to split: check the data set, and what was selected from it")
+    if (unknown := int((labels < 0).sum())) > 0:
+        raise SplitError(f"{unknown} of {len(labels)} clips have no label: leave them out, or label them")
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        yield int(label), np.random.default_rng([seed, int(label)]).permutation(members)
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+    return repr(class_names[label]) if label < len(class_names) else str(label)
+
+
+def stratified_fraction(
+    labels: Sequence[int], *, fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
+    """
+    A share of the clips of every class, rounded half up to whole clips. With the same seed a smaller fraction is a
+    part of a larger one.
+
+    Args:
+        labels: class of every clip, 0 or more.
+        fraction: in (0, 1].
+        seed: what the choice depends on.
+        class_names: names for errors.
+
+    Returns:
+        Indices of the chosen clips, ascending.
+
+    Raises:
+        SplitError: a class would keep no clip, there are no clips or no labels, or the fraction is out of range.
+    """
+    _check_fraction(fraction, upper_is_open=False)
+    chosen = []
+    for label, members in _shuffled_classes(labels, seed=seed):
+        keep = int(len(members) * fraction + 0.5)
+        if keep == 0:
+            raise SplitError(
+                f"class {_name(label, class_names)} has {len(members)} clips and would keep none at "
+                f"fraction={fraction:g}: use at least {0.5 / len(members):.4g}, or add clips"
+            )
+        chosen.append(members[:keep])
+    return np.sort(np.concatenate(chosen))
+
+
+def stratified_split(
+    labels: Sequence[int], *, fraction: float, seed: int, class_names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    A held-out share of every class, rounded half up but at least one clip, and never all of them.
+
+    Args:
+        labels: class of every clip, 0 or more.
+        fraction: share to hold out, in (0, 1).
+        seed: what the choice depends on.
+        class_names: names for errors.
+
+    Returns:
+        Indices of the rest, and of the clips held out; ascending.
+
+    Raises:
+        SplitError: a class of one clip, no clips, no labels, or a fraction out of range.
+    """
+    _check_fraction(fraction, upper_is_open=True)
+    rest, held_out = [], []
+    for label, members in _shuffled_classes(labels, seed=seed):
+        if len(members) < 2:
+            raise SplitError(
+                f"class {_name(label, class_names)} has 1 clip, which cannot be on both sides of a split: add clips, "
+                "or name a validation set of its own"
+            )
+        count = min(max(int(len(members) * fraction + 0.5), 1), len(members) - 1)
+        held_out.append(members[:count])
+        rest.append(members[count:])
+    return np.sort(np.concatenate(rest)), np.sort(np.concatenate(held_out))
+
+
+def groups_from_names(names: Sequence[str], *, pattern: str) -> list[str]:
+    """
+    The group of every clip, such as the recording it was cut from, read off its name.
+
+    Args:
+        names: paths or names.
+        pattern: regular expression, searched for, whose one bracket catches the group.
+
+    Raises:
+        SplitError: a pattern that is wrong or has another number of brackets, or a name that it does not match.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise SplitError(f"{pattern!r} is no regular expression: {error}") from error
+    if expression.groups != 1:
+        raise SplitError(f"{pattern!r} has {expression.groups} brackets: put exactly one around the group's name")
+    groups = []
+    for name in names:
+        match = expression.search(name)
+        if match is None:
+            raise SplitError(f"{pattern!r} does not match {name!r}: every clip needs a group")
+        groups.append(match[1])
+    return groups
+
+
+def _natural_order(name: str) -> list[tuple[int, int | str]]:
+    """Sorts numbers inside of names by value: `seq2` before `seq10`."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
+    """
+    Folds of whole groups, for a cross-validation in which no group is on both sides: the group names in natural
+    order (2 before 10), cut into runs whose numbers of groups differ by at most one, longer runs first.
+
+    Args:
+        groups: name of the group of every clip.
+        num_folds: at least 2.
+
+    Returns:
+        For every fold the indices of its held-out clips, ascending.
+
+    Raises:
+        SplitError: fewer groups than folds, or fewer than two folds.
+    """
+    names = sorted(set(groups), key=_natural_order)
+    if num_folds < 2:
+        raise SplitError(f"num_folds={num_folds} must be at least 2")
+    if len(names) < num_folds:
+        raise SplitError(f"{len(names)} groups do not make {num_folds} folds: use at most {len(names)}")
+    number = {name: index for index, name in enumerate(names)}
+    position = np.array([number[group] for group in groups])
+    return [np.flatnonzero(np.isin(position, run)) for run in np.array_split(np.arange(len(names)), num_folds)]
+
+
+def _manifest_lines(corpus: IndexedCorpus) -> Iterator[bytes]:
+    for index, label in enumerate(corpus.labels):
+        name = corpus.describe(index)
+        if "\n" in name or "\r" in name:
+            raise SplitError(f"{name!r} has a line break, which a manifest cannot hold: rename the file")
+        name = name if "://" in name else os.path.abspath(name)
+        yield os.fsencode(f"{name} {label}\n")
+
+
+def manifest_hash(corpus: IndexedCorpus) -> str:
+    """SHA-256, in hexadecimal, of the manifest that [`write_manifest`] would write: of paths and labels."""
+    digest = hashlib.sha256()
+    for line in _manifest_lines(corpus):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def write_manifest(corpus: IndexedCorpus, path: str | os.PathLike) -> str:
+    """
+    Records which clips a corpus holds, in the published index format: "path label" per line, -1 where the label is
+    unknown, with absolute paths. It is itself a data set for `--dataset` where clips are files; clips inside tars
+    and Parquet are named as `file::member`.
+
+    Args:
+        corpus: what to write down.
+        path: the file; folders are made.
+
+    Returns:
+        SHA-256 of the file, in hexadecimal.
+
+    Raises:
+        SplitError: a path with a line break.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for line in _manifest_lines(corpus):
+            digest.update(line)
+            file.write(line)
+    return digest.hexdigest()
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """
+    How a labelled corpus is divided.
+
+    Args:
+        validation_fraction: share of the clips (of each class, or of the groups) that chooses between probes and
+            checkpoints; 0 for none.
+        num_folds, fold: test on fold `fold` (from 0) of the groups.
+        group_pattern: regular expression with one group that finds the group of a clip in its path, such as the
+            recording it was cut from; clips of a group are never divided.
+        train_fraction: share of the training clips of each class that is used.
+        seed: draws the clips; with groups it numbers the fold that validates.
+
+    Raises:
+        SplitError: a value out of range, or folds without groups.
+    """
+
+    validation_fraction: float = 0.2
+    num_folds: int | None = None
+    fold: int | None = None
+    group_pattern: str | None = None
+    train_fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise SplitError(f"validation_fraction={self.validation_fraction} must lie in [0, 1)")
+        if not 0 < self.train_fraction <= 1:
+            raise SplitError(f"train_fraction={self.train_fraction} must lie in (0, 1]")
+        if (self.num_folds is None) != (self.fold is None):
+            raise SplitError(f"num_folds={self.num_folds} and fold={self.fold} go together: give both or neither")
+        if self.num_folds is not None:
+            if self.group_pattern is None:
+                raise SplitError("folds are made of groups: give a group_pattern, such as 'take(\\d+)'")
+            if not 0 <= self.fold < self.num_folds:
+                raise SplitError(f"fold={self.fold} must lie in [0, num_folds={self.num_folds})")
+
+
+def open_labelled(source: str, *, split: str = "train", video_column: str | None = None) -> IndexedCorpus:
+    """
+    A corpus in which every clip has a label.
+
+    Raises:
+        FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed, that is empty, or
+            with clips that have no label.
+    """
+    corpus = open_corpus(source, split=split, video_column=video_column)
+    if isinstance(corpus, SequentialCorpus):
+        raise ValueError(f"{source!r} can only be streamed, and splits need all labels: download it first")
+    if len(corpus) == 0:
+        raise SplitError(f"{source} holds no clips: give another folder or index")
+    unlabelled = np.flatnonzero(corpus.labels < 0)
+    if len(unlabelled):
+        raise ValueError(
+            f"{len(unlabelled)} of {len(corpus)} clips of {source} have no label, the first is "
+            f"{corpus.describe(int(unlabelled[0]))}: put every class into a folder of its name, or give an index with "
+            "'path label' per line"
+        )
+    return corpus
+
+
+def split_corpus(corpus: IndexedCorpus, plan: SplitPlan, *, has_validation: bool, has_test: bool) -> dict:
+    """
+    Indices of `"train"`, and of `"validation"` and `"test"` where they come out of this corpus, too.
+
+    Args:
+        has_validation, has_test: these clips come from elsewhere.
+
+    Raises:
+        SplitError: a part or a class would have no clip; a pattern that does not match.
+    """
+    labels, names = corpus.labels, corpus.class_names
+    rest = np.arange(len(corpus))
+    parts: dict[str, np.ndarray] = {}
+    groups = None
+    if plan.group_pattern is not None:
+        paths = [corpus.describe(index) for index in range(len(corpus))]
+        groups = np.array(groups_from_names(paths, pattern=plan.group_pattern))
+    if plan.num_folds is not None:
+        if has_test:
+            raise SplitError(f"a test data set and num_folds={plan.num_folds}: choose one of them")
+        parts["test"] = group_folds(list(groups), num_folds=plan.num_folds)[plan.fold]
+        rest = np.setdiff1d(rest, parts["test"])
+    if plan.validation_fraction > 0 and not has_validation:
+        kept, held_out = _hold_out(labels[rest], groups[rest] if groups is not None else None, plan, names)
+        parts["validation"], rest = rest[held_out], rest[kept]
+    if plan.train_fraction < 1:
+        rest = rest[stratified_fraction(labels[rest], fraction=plan.train_fraction, seed=plan.seed, class_names=names)]
+    return {"train": rest, **parts}
+
+
+def _hold_out(
+    labels: np.ndarray, groups: np.ndarray | None, plan: SplitPlan, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the clips that stay, and of those that validate."""
+    if groups is None:
+        return stratified_split(labels, fraction=plan.validation_fraction, seed=plan.seed, class_names=names)
+    num_folds = max(2, min(round(1 / plan.validation_fraction), len(set(groups))))
+    folds = group_folds(list(groups), num_folds=num_folds)
+    held_out = folds[plan.seed % len(folds)]
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def labelled_splits(
+    dataset: str,
+    plan: SplitPlan,
+    *,
+    validation_dataset: str | None = None,
+    test_dataset: str | None = None,
+    video_column: str | None = None,
+) -> dict[str, IndexedCorpus]:
+    """
+    Corpora `"train"` and, where there are any, `"validation"` and `"test"`.
+
+    Raises:
+        FileNotFoundError, ValueError: see [`open_labelled`] and [`split_corpus`].
+    """
+    corpus = open_labelled(dataset, video_column=video_column)
+    others = {"validation": validation_dataset, "test": test_dataset}
+    opened = {
+        name: open_labelled(source, split=name, video_column=video_column) for name, source in others.items() if source
+    }
+    parts = split_corpus(corpus, plan, has_validation="validation" in opened, has_test="test" in opened)
+    for name, indices in parts.items():
+        if len(indices) == 0:
+            raise SplitError(f"the {name} split of {dataset} is empty: {len(corpus)} clips are too few for this plan")
+    splits = {name: SubsetCorpus(corpus, indices) for name, indices in parts.items()} | opened
+    _warn_of_shared_clips(splits)
+    return splits
+
+
+def _warn_of_shared_clips(splits: dict[str, IndexedCorpus]) -> None:
+    """Data sets that are given apart may hold the same files."""
+    names = {name: {_full_name(corpus, index) for index in range(len(corpus))} for name, corpus in splits.items()}
+    for one, other in combinations(names, 2):
+        if shared := names[one] & names[other]:
+            logger.warning(
+                f"{len(shared)} clips are both in the {one} and in the {other} split, such as {min(shared)}: "
+                "results on them say nothing about new clips"
+            )
+
+
+def _full_name(corpus: IndexedCorpus, index: int) -> str:
+    name = corpus.describe(index)
+    return name if "://" in name else os.path.abspath(name)
+
+
+def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfig) -> dict[str, IndexedCorpus]:
+    """
+    The splits with the class indices of the model.
+
+    Raises:
+        ValueError: labels that the model does not have, or of which the training clips have none.
+    """
+    names = [config.id2label[label] for label in range(config.num_labels)]
+    splits = {
+        name: RelabelledCorpus(corpus, align_labels(corpus, config), class_names=names)
+        for name, corpus in corpora.items()
+    }
+    known = set(splits["train"].labels.tolist())
+    for name, corpus in splits.items():
+        strange = sorted(set(corpus.labels.tolist()) - known)
+        if strange:
+            classes = ", ".join(names[label] for label in strange[:5])
+            raise SplitError(
+                f"{len(strange)} classes of the {name} split have no training clip ({classes}): "
+                "give clips of every class to learn from, or leave these out"
+            )
+    return splits
+
+
+def write_manifests(corpora: dict[str, IndexedCorpus], folder: Path) -> None:
+    """`train.csv`, `validation.csv` and `test.csv`, each a data set by itself."""
+    for name, corpus in corpora.items():
+        write_manifest(corpus, folder / f"{name}.csv")
+
+
+__all__ = [
+    "SplitError",
+    "SplitPlan",
+    "group_folds",
+    "groups_from_names",
+    "labelled_splits",
+    "manifest_hash",
+    "open_labelled",
+    "split_corpus",
+    "stratified_fraction",
+    "stratified_split",
+    "with_model_labels",
+    "write_manifest",
+    "write_manifests",
+]

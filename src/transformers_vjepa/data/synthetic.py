@@ -1,0 +1,706 @@
+"""The built-in corpus: rendered video files with known motion and shape, for the demo, the study and the tests.
+
+Several shapes of one kind move one way over a faintly textured background that drifts on its own. Each video
+has two labels that say nothing about each other: how its shapes move (`MOTIONS`) and what they are
+(`APPEARANCES`). The corpus is made to be a fair judge of frozen features:
+
+- No frame says anything about the motion. The picture is a torus (what leaves on one side enters on the
+  other), so places stay uniform; so do orientations, on the circle; and so do sizes, whose logarithm runs round
+  a cycle: a shape that grows beyond the largest size fades out and comes back as a small one, as a Shepard tone
+  does. Shapes of the other motions are drawn from the same cycle and stay where they are in it. So each frame
+  of each motion has exactly the same distribution.
+- Opposite motions are one render read in the two directions of time: `render_clip(motion="left", seed=s)`
+  is `render_clip(motion="right", seed=s)` backwards, frame by frame. So no statistic of frames without
+  their order can tell them apart.
+- A shape is brighter or darker than the background, whichever the coin says, and has its own colours, texture,
+  size and angle. So the change of a pixel has no sign that a motion could be read off linearly, as it would have if
+  shapes were always the bright part.
+- Shapes twinkle, each in its own rhythm. Otherwise two clips of one motion would stay aligned for as long as they
+  last, and by that alone the ten nearest of 200 clips in frame differences would tell the motion of 54 % of others.
+- All shapes of one radius cover the same area; everything but the two labels is drawn independently of both.
+- Every frame of every video has the same mean colour. Nothing can be read off means, nor can an encoder
+  win by telling dark clips from bright ones: masked regions are easiest to predict by what a whole clip
+  shares, and features would hold little else.
+
+Still, read-outs of hand-made descriptions (`baselines`) are not all at chance, and what features are worth shows
+against them only. In % of 800 clips, for motion (chance 12.5), with 200 and 2,400 labelled clips:
+
+                       ridge regression    ten nearest
+    mean colours            13.9  13.4     13.1  14.5    (of a crop, which shapes enter and leave)
+    single frame            11.6  12.5     13.0  12.9
+    raw pixels              15.4  16.8     24.6  43.9
+    frame differences       13.5  15.5     18.1  31.2
+    optical flow            81.8  82.2     82.2  84.5
+
+`render_clip` can also break a motion off, to see whether a predictor is surprised (see `DISTURBANCES`).
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+MOTIONS = (
+    "left",
+    "right",
+    "up",
+    "down",
+    "rotate_clockwise",
+    "rotate_counterclockwise",
+    "zoom_in",
+    "zoom_out",
+)
+# Five shapes and eight motions have no common divisor: that is what makes `_labels` balanced, see there.
+APPEARANCES = ("disc", "ring", "triangle", "cross", "bar")
+SPLITS = ("train", "test")
+# What may happen to the shapes of a clip, all at once: they go on; are elsewhere; are gone; go back.
+DISTURBANCES = ("none", "jump", "vanish", "reverse")
+
+# Raise it with every change that alters a rendered pixel or the layout on disk.
+_FORMAT_VERSION = 2
+
+# Motions that are rendered as another one and played backwards.
+_REVERSE_OF = {
+    "left": "right",
+    "up": "down",
+    "rotate_counterclockwise": "rotate_clockwise",
+    "zoom_out": "zoom_in",
+}
+
+# Ranges that the random numbers of a scene are drawn from, uniformly. Lengths are fractions of the picture's
+# side, so that a video looks the same at every size; "per frame" is at the video's frame rate.
+_NUM_SHAPES = 5
+_RADIUS = (0.085, 0.21)  # of the disc with the shape's area; log-uniform
+_FADED = 0.15  # share of the cycle of sizes, at each end, over which a shape fades
+_SPEED = (0.012, 0.024)  # per frame
+_TURN = (math.radians(5.0), math.radians(9.0))  # per frame
+_ZOOM = (0.02, 0.03)  # change of log(radius) per frame
+_DRIFT = (0.0, 0.004)  # speed of the background, any direction: at most a third of the slowest shape
+_JUMP = (0.2, 0.5)  # how far the disturbance of this name goes, any direction
+# Lightness, in [0, 1]: of the mean of each frame; of the background and the shapes relative to that. The two ends of
+# a shape's texture are the two multiples of its contrast.
+_MEAN_LIGHTNESS = 0.45
+_GROUND_LIGHTNESS = (-0.05, 0.05)
+_GROUND_CHROMA = 0.03
+_CONTRAST = (0.2, 0.4)
+_TEXTURE = (0.6, 1.3)
+_CHROMA = 0.1
+# How much of its opacity each shape loses and regains, in its own rhythm: frames per period.
+_TWINKLE = 0.7
+_TWINKLE_PERIOD = (6.0, 12.0)
+# Noise that is new in each frame: squares of this many pixels, of lightnesses with this standard deviation.
+_NOISE = 0.0
+_NOISE_SQUARE = 4
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What `build_corpus` renders.
+
+    Args:
+        num_train, num_test: videos per split. Every multiple of 40 has each pair of labels equally often.
+        size: height and width of a video in pixels; even (H.264 halves the colour planes), at least 16.
+        num_frames: frames per video, at least 2. The default holds a clip of 8 frames at stride 2 with room
+            for a random start.
+        fps: frame rate written to the files; it does not change the pictures.
+        seed: corpora of different seeds share no scene.
+
+    Raises:
+        ValueError: a value is out of bounds.
+    """
+
+    num_train: int = 2400
+    num_test: int = 800
+    size: int = 48
+    num_frames: int = 20
+    fps: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {"num_train": 1, "num_test": 1, "size": 16, "num_frames": 2, "fps": 1, "seed": 0}
+        for name, lowest in bounds.items():
+            value = getattr(self, name)
+            if value < lowest:
+                raise ValueError(f"{name} is {value}, but it must be at least {lowest}")
+        if self.size % 2:
+            raise ValueError(f"size is {self.size}, but H.264 needs an even one: use {self.size + 1}")
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video of a corpus and its labels."""
+
+    path: Path
+    split: str
+    motion: str
+    appearance: str
+
+
+# --- Shapes: signed distances in units of the radius, negative inside, each with the area pi of the unit
+# disc. A signed distance d drawn as clip(1/2 - d in pixels, 0, 1) is an edge antialiased over one pixel.
+
+
+def _box(u: np.ndarray, v: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+    return np.maximum(np.abs(u) - half_width, np.abs(v) - half_height)
+
+
+def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.hypot(u, v) - 1.0
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    hole = 0.55  # of the outer radius
+    outer = 1.0 / math.sqrt(1.0 - hole**2)
+    distance = np.hypot(u, v)
+    return np.maximum(distance - outer, hole * outer - distance)
+
+
+def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    # Equilateral with inradius q: area 3 sqrt(3) q^2.
+    inradius = math.sqrt(math.pi / (3.0 * math.sqrt(3.0)))
+    slanted = np.abs(u) * (math.sqrt(3.0) / 2.0) - v * 0.5
+    return np.maximum(slanted, v) - inradius
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    # Two bars of length 2a and width 2wa: area (8w - 4w^2) a^2.
+    width = 0.3
+    arm = math.sqrt(math.pi / (8.0 * width - 4.0 * width**2))
+    return np.minimum(_box(u, v, arm, width * arm), _box(u, v, width * arm, arm))
+
+
+def _bar(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    aspect = 2.8
+    half_width = math.sqrt(math.pi * aspect / 4.0)
+    return _box(u, v, half_width, half_width / aspect)
+
+
+# How far the farthest point of any of them is from the centre: a corner of the bar.
+_REACH = 1.58
+
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": _disc,
+    "ring": _ring,
+    "triangle": _triangle,
+    "cross": _cross,
+    "bar": _bar,
+}
+
+
+# --- One clip.
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """One shape of a scene, in the middle of the video. Two ends of a texture, dark and bright or bright and dark."""
+
+    centre: np.ndarray  # (2,) x, y in pixels
+    angle: float
+    phase: float  # place in the cycle of sizes, in [0, 1)
+    twinkle_period: float  # frames
+    twinkle_phase: float
+    waves: np.ndarray  # (waves, 2) radians per radius
+    wave_phases: np.ndarray  # (waves,)
+    colours: np.ndarray  # (2, 3) the two ends of the texture, relative to the mean colour
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Everything random about a clip. It is drawn before the labels are looked at, so it cannot know them."""
+
+    shapes: tuple[_Shape, ...]
+    speed: float  # pixels per frame
+    turn: float  # radians per frame
+    zoom: float  # log(radius) per frame
+    drift: np.ndarray  # (2,) pixels per frame
+    jump: np.ndarray  # (2,) pixels
+    background_waves: np.ndarray  # (waves, 2) radians per pixel
+    background_phases: np.ndarray  # (waves,)
+    background_colours: np.ndarray  # (2, 3) relative to the mean colour
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What the frames of a clip show, in the order in which they are rendered; see `_course`."""
+
+    times: np.ndarray  # (frames,) in frames since the middle of the video
+    shape_times: np.ndarray  # (frames,) likewise, by the clock of the shapes' motion
+    displacement: np.ndarray  # (frames, 2) of all shapes, in pixels
+    visible: np.ndarray  # (frames,) bool
+
+
+def _waves(rng: np.random.Generator, *, number: int, shortest: float, longest: float) -> np.ndarray:
+    """Wave vectors (number, 2) of any direction with wavelengths in the given range."""
+    lengths = 2.0 * math.pi / rng.uniform(shortest, longest, number)
+    directions = rng.uniform(0.0, 2.0 * math.pi, number)
+    return np.stack([lengths * np.cos(directions), lengths * np.sin(directions)], axis=1)
+
+
+def _colour(*, lightness: float, hue: float, chroma: float) -> np.ndarray:
+    """RGB with the given mean over the three channels, so that hue and lightness are independent."""
+    return lightness + chroma * np.cos(hue - 2.0 * math.pi / 3.0 * np.arange(3))
+
+
+def _vector(rng: np.random.Generator, lengths: tuple[float, float]) -> np.ndarray:
+    """(2,) of any direction, with a length in the given range."""
+    direction = rng.uniform(0.0, 2.0 * math.pi)
+    return rng.uniform(*lengths) * np.array([math.cos(direction), math.sin(direction)])
+
+
+def _scattered_points(rng: np.random.Generator, *, number: int, side: float) -> np.ndarray:
+    """
+    Points (number, 2) on the torus that keep apart: each the best of twelve candidates, the one farthest from
+    the points that are there (Mitchell 1991). The law is the same after any displacement of all points.
+    """
+    points = rng.uniform(0.0, side, (1, 2))
+    while len(points) < number:
+        candidates = rng.uniform(0.0, side, (12, 2))
+        apart = np.abs(candidates[:, None] - points)
+        nearest = np.hypot(*np.moveaxis(np.minimum(apart, side - apart), -1, 0)).min(axis=1)
+        points = np.concatenate([points, candidates[nearest.argmax()][None]])
+    return points
+
+
+def _sample_shape(rng: np.random.Generator, *, centre: np.ndarray) -> _Shape:
+    contrast = rng.choice((-1.0, 1.0)) * rng.uniform(*_CONTRAST)
+    ends = [_colour(lightness=end * contrast, hue=rng.uniform(0.0, 2.0 * math.pi), chroma=_CHROMA) for end in _TEXTURE]
+    return _Shape(
+        centre=centre,
+        angle=rng.uniform(0.0, 2.0 * math.pi),
+        phase=rng.uniform(0.0, 1.0),
+        twinkle_period=rng.uniform(*_TWINKLE_PERIOD),
+        twinkle_phase=rng.uniform(0.0, 2.0 * math.pi),
+        waves=_waves(rng, number=2, shortest=1.6, longest=3.2),
+        wave_phases=rng.uniform(0.0, 2.0 * math.pi, 2),
+        colours=np.stack(ends),
+    )
+
+
+def _sample_scene(rng: np.random.Generator, *, size: int) -> _Scene:
+    centres = _scattered_points(rng, number=_NUM_SHAPES, side=size)
+    hue = rng.uniform(0.0, 2.0 * math.pi)
+    return _Scene(
+        shapes=tuple(_sample_shape(rng, centre=centre) for centre in centres),
+        speed=size * rng.uniform(*_SPEED),
+        turn=rng.uniform(*_TURN),
+        zoom=rng.uniform(*_ZOOM),
+        drift=size * _vector(rng, _DRIFT),
+        jump=size * _vector(rng, _JUMP),
+        background_waves=_waves(rng, number=4, shortest=0.15 * size, longest=0.6 * size),
+        background_phases=rng.uniform(0.0, 2.0 * math.pi, 4),
+        background_colours=np.stack(
+            [_colour(lightness=lightness, hue=hue, chroma=_GROUND_CHROMA) for lightness in _GROUND_LIGHTNESS]
+        ),
+    )
+
+
+def _course(scene: _Scene, *, num_frames: int, backwards: bool, disturb: str, disturb_at: int) -> _Course:
+    """
+    Every array is made in the order in which the clip will be seen and then, for a clip that is to be played
+    backwards, turned round: the renderer only knows one direction.
+
+    Going back is a mirror at the last frame before the disturbance, `p = disturb_at - 1`: frame `p + i` shows what
+    frame `p - i` shows.
+    """
+    frames = np.arange(num_frames)
+    disturbed = frames >= disturb_at
+    shown = frames
+    if disturb == "reverse":
+        shown = np.where(disturbed, 2 * (disturb_at - 1) - frames, frames)
+    sign, middle = (-1.0 if backwards else 1.0), (num_frames - 1) / 2
+    course = (
+        sign * (frames - middle),
+        sign * (shown - middle),
+        (disturbed & (disturb == "jump"))[:, None] * scene.jump,
+        ~(disturbed & (disturb == "vanish")),
+    )
+    return _Course(*(array[::-1] if backwards else array for array in course))
+
+
+def _plane_waves(
+    x: np.ndarray, y: np.ndarray, *, waves: np.ndarray, phases: np.ndarray, sharpness: float
+) -> np.ndarray:
+    """A texture in [0, 1]: the sum of plane waves, clipped.
+
+    A plane wave is the product of a function of x and one of y, so all waves of a frame are one small matrix
+    product instead of a cosine per pixel.
+
+    Args:
+        x, y: pixel coordinates, each (frames, size).
+        waves: wave vectors in radians per pixel, (frames, number, 2).
+        phases: radians, (number,).
+        sharpness: factor on the sum before it is clipped.
+
+    Returns:
+        float32 (frames, size, size), rows first.
+    """
+    along_x = np.exp(1j * (waves[:, :, :1] * x[:, None, :] + phases[:, None])).astype(np.complex64)
+    along_y = np.exp(1j * (waves[:, :, 1:] * y[:, None, :])).astype(np.complex64)
+    summed = (along_y.transpose(0, 2, 1) @ along_x).real
+    return np.clip(0.5 + (0.5 * sharpness / phases.size) * summed, 0.0, 1.0)
+
+
+def _window(centre: np.ndarray, *, reach: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels that a shape can touch, as a square that is cut out of the torus.
+
+    Args:
+        centre: x, y in pixels, (frames, 2).
+        reach: pixels, from the centre to the farthest point.
+        size: side of the picture, in pixels.
+
+    Returns:
+        Offsets of the square's columns and rows from the centre, in pixels, float64 (2, frames, side); and the
+        numbers that its pixels have in the flattened frames, int64 (frames, side, side).
+    """
+    half = math.ceil(reach + 1.0)  # an antialiased corner reaches up to one pixel farther
+    places = np.floor(centre).T[:, :, None] - min(half, size // 2) + np.arange(min(2 * half + 1, size))
+    columns, rows = places.astype(np.int64) % size
+    frames = np.arange(len(centre))[:, None, None]
+    return places + 0.5 - centre.T[:, :, None], (frames * size + rows[:, :, None]) * size + columns[:, None, :]
+
+
+def _render_shape(
+    shape: _Shape, *, scene: _Scene, appearance: str, motion: str, course: _Course, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Coverage and texture of a shape, each float32 (frames, side, side) in [0, 1], in the squares whose pixels
+    have these numbers in the flattened frames, int64 (frames, side, side).
+    """
+    times = course.shape_times
+    direction = np.array({"right": (1.0, 0.0), "down": (0.0, 1.0)}.get(motion, (0.0, 0.0)))
+    centre = shape.centre + scene.speed * times[:, None] * direction + course.displacement
+    # y points down, so a growing angle turns clockwise on the screen.
+    angle = shape.angle + (scene.turn if motion == "rotate_clockwise" else 0.0) * times
+    cycle = math.log(_RADIUS[1] / _RADIUS[0])
+    phase = (shape.phase + (scene.zoom / cycle if motion == "zoom_in" else 0.0) * times) % 1.0
+    radius = size * _RADIUS[0] * np.exp(cycle * phase)
+    opacity = course.visible * np.clip(np.minimum(phase, 1.0 - phase) / _FADED, 0.0, 1.0)
+    twinkle = np.cos(2.0 * math.pi / shape.twinkle_period * course.times + shape.twinkle_phase)
+    opacity = opacity * (1.0 - _TWINKLE * (0.5 + 0.5 * twinkle))
+
+    # The largest size there can be: no disturbance changes the square, and by rounding the frames before it.
+    largest = size * _RADIUS[1] if motion == "zoom_in" else radius.max()
+    (x, y), pixels = _window(centre, reach=_REACH * largest, size=size)
+    cosine, sine = np.cos(angle) / radius, np.sin(angle) / radius
+    # Coordinates in the shape's own frame: turn back by the angle, divide by the radius.
+    x32, y32, c32, s32 = (array.astype(np.float32) for array in (x, y, cosine, sine))
+    u = (c32[:, None] * x32)[:, None, :] + (s32[:, None] * y32)[:, :, None]
+    v = (c32[:, None] * y32)[:, :, None] - (s32[:, None] * x32)[:, None, :]
+    distance = _SHAPES[appearance](u, v) * radius.astype(np.float32)[:, None, None]
+    coverage = np.clip(0.5 - distance, 0.0, 1.0) * opacity.astype(np.float32)[:, None, None]
+
+    # The texture is fixed to the shape, so its wave vectors turn and shrink with it.
+    waves = np.stack(
+        [
+            shape.waves[:, 0] * cosine[:, None] - shape.waves[:, 1] * sine[:, None],
+            shape.waves[:, 0] * sine[:, None] + shape.waves[:, 1] * cosine[:, None],
+        ],
+        axis=2,
+    )
+    return coverage, _plane_waves(x, y, waves=waves, phases=shape.wave_phases, sharpness=2.5), pixels
+
+
+def _render_background(scene: _Scene, *, times: np.ndarray, size: int) -> np.ndarray:
+    """Texture of the background at these times (frames since the middle): float32 (frames, size, size) in [0, 1]."""
+    pixels = np.arange(size) + 0.5
+    return _plane_waves(
+        pixels - scene.drift[0] * times[:, None],
+        pixels - scene.drift[1] * times[:, None],
+        waves=np.broadcast_to(scene.background_waves, (len(times), *scene.background_waves.shape)),
+        phases=scene.background_phases,
+        sharpness=1.5,
+    )
+
+
+def _render_light(scene: _Scene, *, appearance: str, motion: str, course: _Course, size: int) -> np.ndarray:
+    """Background and shapes relative to the mean colour: float32 (3, frames, size, size)."""
+    background = _render_background(scene, times=course.times, size=size)
+    low, high = scene.background_colours.astype(np.float32)[:, :, None, None, None]
+    light = low + (high - low) * background  # planes, as numpy is slow on a last axis of three
+    flat = light.reshape(3, -1)
+    for shape in scene.shapes:
+        coverage, texture, pixels = _render_shape(
+            shape, scene=scene, appearance=appearance, motion=motion, course=course, size=size
+        )
+        for plane, (low, high) in zip(flat, shape.colours.T.astype(np.float32), strict=True):
+            under = plane[pixels]
+            plane[pixels] = under + coverage * (low + (high - low) * texture - under)
+    return light
+
+
+def _noise(rng: np.random.Generator, *, num_frames: int, size: int) -> np.ndarray:
+    """Lightness of squares, float32 (num_frames, size, size)."""
+    squares = rng.normal(0.0, _NOISE, (num_frames, *(2 * (math.ceil(size / _NOISE_SQUARE),)))).astype(np.float32)
+    return squares.repeat(_NOISE_SQUARE, axis=1).repeat(_NOISE_SQUARE, axis=2)[:, :size, :size]
+
+
+def _equal_means(light: np.ndarray) -> np.ndarray:
+    """Give every frame and channel (..., size, size) the mean lightness, though values end at 0 and 1. In place."""
+    for _ in range(3):  # what is cut off at the ends is missing from the mean, so once is not enough
+        light += _MEAN_LIGHTNESS - light.mean(axis=(-2, -1), keepdims=True)
+        np.clip(light, 0.0, 1.0, out=light)
+    return light
+
+
+def render_clip(
+    *,
+    motion: str,
+    appearance: str,
+    seed: int | Sequence[int],
+    size: int = 48,
+    num_frames: int = 20,
+    disturb: Literal["none", "jump", "vanish", "reverse"] = "none",
+    disturb_at: int | None = None,
+) -> np.ndarray:
+    """Render one clip.
+
+    The same arguments give the same pixels. With one seed, opposite motions are each other's time reversal, and
+    the frames before a disturbance are those of the undisturbed clip.
+
+    Args:
+        motion: one of `MOTIONS`. Directions are those seen on the screen.
+        appearance: one of `APPEARANCES`.
+        seed: seed of everything else (a non-negative integer, or several that act as one seed).
+        size: height and width in pixels.
+        num_frames: number of frames.
+        disturb: one of `DISTURBANCES`, which happens to all shapes: they are displaced by the same random vector of
+            0.2 to 0.5 sides (`"jump"`), are no longer there (`"vanish"`), or move, turn or zoom back the way they
+            came (`"reverse"`). The background goes on.
+        disturb_at: the first frame that is not as it would have been, 1 to `num_frames` - 1. Not looked at where
+            nothing is disturbed.
+
+    Returns:
+        uint8 (num_frames, size, size, 3), RGB.
+
+    Raises:
+        ValueError: `motion`, `appearance` or `disturb` is not one of the known names, or `disturb_at` is missing or
+            out of range.
+    """
+    choices = (
+        ("motion", motion, MOTIONS),
+        ("appearance", appearance, APPEARANCES),
+        ("disturb", disturb, DISTURBANCES),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(known)}")
+    if disturb == "none":
+        disturb_at = num_frames
+    elif disturb_at is None or not 1 <= disturb_at < num_frames:
+        raise ValueError(f"disturb_at is {disturb_at}, but with disturb={disturb!r} it must be 1 to {num_frames - 1}")
+    rng = np.random.default_rng(seed)
+    scene = _sample_scene(rng, size=size)
+    backwards = motion in _REVERSE_OF
+    course = _course(scene, num_frames=num_frames, backwards=backwards, disturb=disturb, disturb_at=disturb_at)
+    light = _render_light(
+        scene, appearance=appearance, motion=_REVERSE_OF.get(motion, motion), course=course, size=size
+    )
+    if _NOISE:
+        light += _noise(rng, num_frames=num_frames, size=size)
+    frames = (_equal_means(light) * 255.0 + 0.5).astype(np.uint8).transpose(1, 2, 3, 0)
+    return np.ascontiguousarray(frames[::-1] if backwards else frames)
+
+
+# --- The corpus on disk.
+
+
+def _labels(config: CorpusConfig, split: str) -> list[tuple[str, str]]:
+    """(motion, appearance) of every video of a split, in the order of the files.
+
+    Video i has motion i mod 8 and appearance i mod 5: as 8 and 5 have no common divisor, 40 successive
+    videos have each pair once (Chinese remainder theorem), and any number of videos has every motion, every
+    appearance and every pair equally often, up to one. The order is then shuffled.
+    """
+    number = config.num_train if split == "train" else config.num_test
+    pairs = [(MOTIONS[i % len(MOTIONS)], APPEARANCES[i % len(APPEARANCES)]) for i in range(number)]
+    order = np.random.default_rng([config.seed, SPLITS.index(split)]).permutation(number)
+    return [pairs[i] for i in order]
+
+
+def _records(root: Path, config: CorpusConfig) -> list[VideoRecord]:
+    return [
+        VideoRecord(root / split / f"{index:06d}.mp4", split, motion, appearance)
+        for split in SPLITS
+        for index, (motion, appearance) in enumerate(_labels(config, split))
+    ]
+
+
+def encode_frames(frames: np.ndarray, path: Path, *, fps: int) -> None:
+    """Write frames (frames, size, size, 3) as H.264 with B-frames and a keyframe at least every 12 frames."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        # b_strategy 0: B-frames at fixed places, where the fast presets would leave most of them out.
+        # mbtree 0: on pictures this small, x264's macroblock tree gives files that differ from run to run.
+        options = {"crf": "18", "preset": "veryfast", "b_strategy": "0", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 12
+        stream.codec_context.max_b_frames = 2
+        # One thread per file: the corpus is rendered by several processes already.
+        stream.codec_context.thread_count = 1
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _render_file(job: tuple[VideoRecord, CorpusConfig]) -> None:
+    """Render one video of the corpus. At module level, so that spawned processes find it."""
+    record, config = job
+    # Three numbers where the label order uses two: no stream of random numbers is used twice.
+    seed = [config.seed, SPLITS.index(record.split), int(record.path.stem)]
+    frames = render_clip(
+        motion=record.motion,
+        appearance=record.appearance,
+        seed=seed,
+        size=config.size,
+        num_frames=config.num_frames,
+    )
+    # A file under its final name is a whole file: an interrupted render leaves only the other name behind.
+    unfinished = record.path.with_suffix(f".{os.getpid()}.unfinished")
+    encode_frames(frames, unfinished, fps=config.fps)
+    os.replace(unfinished, record.path)
+
+
+def _render_files(jobs: list[tuple[VideoRecord, CorpusConfig]], *, num_processes: int | None) -> None:
+    from tqdm.auto import tqdm
+
+    if num_processes is None:
+        # A new process imports this package first, which costs as much as some hundred videos.
+        num_processes = min(os.cpu_count() or 1, math.ceil(len(jobs) / 400))
+    progress = {"total": len(jobs), "desc": "rendering the synthetic corpus", "unit": "video"}
+    if num_processes <= 1:
+        for job in tqdm(jobs, **progress):
+            _render_file(job)
+        return
+    # Spawned, not forked: the caller may have started threads (torch does), and those do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        for _ in tqdm(pool.map(_render_file, jobs, chunksize=16), **progress):
+            pass
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _write_index(root: Path, records: list[VideoRecord]) -> None:
+    rows = ["path,split,motion,appearance"]
+    rows += [f"{r.path.relative_to(root).as_posix()},{r.split},{r.motion},{r.appearance}" for r in records]
+    _write_text(root / "labels.csv", "\n".join(rows) + "\n")
+    for split in SPLITS:
+        for label, names in (("motion", MOTIONS), ("appearance", APPEARANCES)):
+            lines = [
+                f"{r.path.relative_to(root).as_posix()} {names.index(getattr(r, label))}\n"
+                for r in records
+                if r.split == split
+            ]
+            _write_text(root / f"{split}_{label}.csv", "".join(lines))
+
+
+def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
+    """Refuse a folder that holds a corpus of other settings, or something that is no corpus.
+
+    Raises:
+        ValueError: it does.
+    """
+    try:
+        found = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if any(root.iterdir()):
+            raise ValueError(
+                f"{root} is not empty and not a synthetic corpus (it has no config.json): "
+                "choose another folder or empty it"
+            ) from None
+        return
+    names = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    if names:
+        changes = ", ".join(f"{name} {found.get(name)} (asked for: {wanted.get(name)})" for name in names)
+        raise ValueError(f"{root} holds a corpus with {changes}: delete the folder or choose another one")
+
+
+def build_corpus(
+    root: str | os.PathLike, *, config: CorpusConfig | None = None, num_processes: int | None = None
+) -> Path:
+    """Render the corpus into a folder, unless it is there already.
+
+    ```
+    root/config.json             the settings; written first
+    root/train/000000.mp4 ...    H.264, yuv420p, with B-frames
+    root/test/000000.mp4 ...
+    root/labels.csv              path,split,motion,appearance
+    root/train_motion.csv        "path label" per line, the label a position in MOTIONS; the index format of
+                                 the published code. Likewise test_motion, train_appearance, test_appearance.
+    root/manifest.json           the settings; written last: with it the corpus is complete
+    ```
+    Paths in these files are relative to `root`. A render that was interrupted is completed by the next call,
+    which renders what is missing. The frames before encoding do not depend on the number of processes.
+
+    Several processes of a script use spawned workers: call it under `if __name__ == "__main__":`. Where many
+    ranks start together, call it on the main one first.
+
+    Args:
+        root: folder; made if absent.
+        config: what to render; `CorpusConfig()` if not given.
+        num_processes: processes to render with. By default up to one per CPU, fewer for few videos.
+
+    Returns:
+        `root` as a path.
+
+    Raises:
+        ValueError: the folder holds a corpus of other settings, or other files.
+    """
+    root, config = Path(root), config or CorpusConfig()
+    root.mkdir(parents=True, exist_ok=True)
+    settings = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(config)}
+    _check_same_corpus(root, settings)
+    if (root / "manifest.json").exists():
+        return root
+    _write_text(root / "config.json", json.dumps(settings, indent=2) + "\n")
+    records = _records(root, config)
+    for split in SPLITS:
+        (root / split).mkdir(exist_ok=True)
+        for leftover in (root / split).glob("*.unfinished"):
+            leftover.unlink()
+    jobs = [(record, config) for record in records if not record.path.exists()]
+    if jobs:
+        _render_files(jobs, num_processes=num_processes)
+    _write_index(root, records)
+    _write_text(root / "manifest.json", json.dumps(settings, indent=2) + "\n")
+    return root
+
+
+def load_labels(root: str | os.PathLike, *, split: Literal["train", "test"]) -> list[VideoRecord]:
+    """The videos of one split and their labels, in the order of the files.
+
+    Args:
+        root: folder that `build_corpus` returned.
+        split: one of `SPLITS`.
+
+    Raises:
+        ValueError: there is no such split.
+        FileNotFoundError: there is no complete corpus in the folder.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}")
+    root = Path(root)
+    if not (root / "manifest.json").exists():
+        raise FileNotFoundError(f"{root} holds no complete corpus (no manifest.json): call build_corpus first")
+    with open(root / "labels.csv", encoding="utf-8", newline="") as file:
+        return [
+            VideoRecord(root / row["path"], row["split"], row["motion"], row["appearance"])
+            for row in csv.DictReader(file)
+            if row["split"] == split
+        ]

@@ -1,0 +1,1 @@
+"""Frozen evaluation and fine-tuning: features, probes, protocols, metrics and reports."""

@@ -1,0 +1,152 @@
+"""Accuracy, top-5 accuracy and macro F1 through `evaluate`, without a download; and intervals of accuracies."""
+
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import datasets
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import EvalPrediction
+
+
+def _import_evaluate() -> ModuleType:
+    """
+    The `evaluate` library. A script has its folder first on the path, and `evaluate.py` lies beside every script of
+    this project: folders with a file of that name are passed over.
+    """
+    path = sys.path.copy()
+    sys.path[:] = [folder for folder in path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
+    try:
+        return import_module("evaluate")
+    finally:
+        sys.path[:] = path
+
+
+evaluate = _import_evaluate()
+#: Classes that count as a hit of the top-5 accuracy.
+TOP_K = 5
+
+
+class ClassificationMetric(evaluate.Metric):
+    """
+    Accuracy, top-5 accuracy (where there are more than five classes) and macro F1 of scores of all classes, as an
+    [`evaluate.Metric`] that needs no script from the Hub: `evaluate.load` would download one.
+
+    `compute(predictions=scores, references=labels)` takes scores (clips, classes) of any scale and integer labels
+    (clips,). Of equal scores that of the lower class counts first, as `argmax` has it. Macro F1 is the mean over the
+    classes that occur among labels or predictions; one without a hit counts 0.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="predictions: scores (clips, classes); references: labels (clips,)",
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        scores, labels = np.asarray(predictions), np.asarray(references)
+        hits = top_k_hits(scores, labels) if scores.shape[1] > TOP_K else None
+        return prediction_metrics(scores.argmax(axis=1), labels, top_k=hits)
+
+
+def top_k_hits(scores: np.ndarray, labels: np.ndarray, *, k: int = TOP_K) -> np.ndarray:
+    """
+    Which labels are among the `k` highest scores, bool (clips,); of equal scores the lower class counts first.
+
+    Args:
+        scores: (clips, classes).
+        labels: (clips,).
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return (best == labels[:, None]).any(axis=1)
+
+
+def check_scikit_learn() -> None:
+    """
+    Raises:
+        ImportError: scikit-learn, which the metrics are computed with, is missing.
+    """
+    try:
+        import_module("sklearn.metrics")
+    except ImportError as error:
+        raise ImportError("metrics need scikit-learn: pip install transformers_vjepa[probe]") from error
+
+
+def prediction_metrics(
+    predicted: np.ndarray, labels: np.ndarray, *, top_k: np.ndarray | None = None
+) -> dict[str, float]:
+    """
+    Accuracy, top-5 accuracy (from what [`top_k_hits`] gives) and macro F1 of predicted classes (clips,).
+
+    Raises:
+        ImportError: scikit-learn is missing.
+    """
+    check_scikit_learn()
+
+    values = {"accuracy": float(accuracy_score(labels, predicted))}
+    if top_k is not None:
+        values[f"top{TOP_K}_accuracy"] = float(np.mean(top_k))
+    return values | {"macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0))}
+
+
+def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """
+    [`ClassificationMetric`] of arrays.
+
+    Args:
+        scores: logits or probabilities (clips, classes).
+        labels: (clips,), in [0, classes).
+
+    Raises:
+        ValueError: no clips, shapes that do not fit, scores that are not finite, or labels out of range.
+        ImportError: scikit-learn is missing.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float32), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or len(labels) == 0:
+        raise ValueError(
+            f"scores of shape {scores.shape} and labels of shape {labels.shape}: pass (clips, classes) and (clips,), "
+            "with at least one clip"
+        )
+    if labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()} do not fit {scores.shape[1]} classes: leave out clips "
+            "without a label, and align the labels with the model's"
+        )
+    if not np.isfinite(scores).all():
+        broken = int((~np.isfinite(scores)).any(axis=1).sum())
+        raise ValueError(f"{broken} of {len(scores)} clips have scores that are NaN or infinite")
+    # In memory, because all processes of a Trainer compute at once and would wait for each other's cache file.
+    return ClassificationMetric(keep_in_memory=True).compute(predictions=scores, references=labels)
+
+
+def compute_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
+    """
+    For `Trainer(compute_metrics=...)`: accuracy, top-5 accuracy (with more than five classes) and macro F1.
+
+    Args:
+        eval_prediction: `predictions` are logits or probabilities (clips, classes), or a tuple that begins with
+            them; `label_ids` class indices (clips,).
+
+    Raises:
+        ValueError, ImportError: see [`classification_metrics`].
+    """
+    scores = eval_prediction.predictions
+    return classification_metrics(scores[0] if isinstance(scores, tuple) else scores, eval_prediction.label_ids)
+
+
+__all__ = [
+    "TOP_K",
+    "ClassificationMetric",
+    "check_scikit_learn",
+    "classification_metrics",
+    "compute_metrics",
+    "prediction_metrics",
+    "top_k_hits",
+]

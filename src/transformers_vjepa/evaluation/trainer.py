@@ -1,0 +1,525 @@
+"""Training classifiers: probes on a frozen encoder, several at once, and fine-tuning of the whole network."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+
+from ..data.corpora import NO_LABEL
+from ..data.streaming import StreamPosition
+from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from ..safety.sanitizing import TokensStayBehind, log_line
+from ..training.checkpoints import damaged_weights, trained_steps
+from ..training.sharding import fsdp_version, refuse_deepspeed
+from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
+from .metrics import classification_metrics
+from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
+
+logger = logging.get_logger(__name__)
+
+#: Label of what cannot be classified, because its video is broken; neither losses nor metrics see it.
+IGNORED = -100
+
+_BLOCK = re.compile(r"^vjepa\.encoder\.layer\.(\d+)\.")
+# More evaluations and checkpoints than this over a run would take longer than small trainings themselves.
+_MAX_EVALUATIONS = 20
+
+
+class UnusableSplitError(ValueError):
+    """None of the videos of a split can be read."""
+
+
+@dataclass
+class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
+    """
+    Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`], with other defaults,
+    and the knobs it adds. Probes take `learning_rates` and `weight_decays`, fine-tuning `learning_rate`,
+    `weight_decay` and what follows them.
+    """
+
+    _argument_group_name = "training"  # where --help lists them
+
+    # Changed defaults.
+    output_dir: str | None = field(default="outputs/classifier", metadata={"help": "Where everything is written."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips of a step on each device."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Fine-tuning: peak learning rate of the head."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Fine-tuning: weight decay, but not of vectors."})
+    num_train_epochs: float = field(default=50.0, metadata={"help": "Passes over the training clips, at least."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of all learning rates alike."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of linear warm-up; below 1 a share of all steps."}
+    )
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip gradients to this norm, each probe alone."})
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Fine-tuning: label smoothing."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "How many checkpoints stay: older ones are deleted, the best one never."}
+    )
+    load_best_model_at_end: bool = field(
+        default=False,
+        metadata={
+            "help": "End with the checkpoint that was best on the validation clips, not with the last. Of few clips "
+            "that is the luckiest one."
+        },
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
+    hub_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
+            "run starts from, where it binds."
+        },
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: clips are no columns."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+
+    min_steps: int = field(
+        default=1000,
+        metadata={"help": "Optimizer steps to take at least, however few clips an epoch has; --max_steps overrides."},
+    )
+    learning_rates: list[float] = field(
+        default_factory=lambda: [1e-4, 3e-4, 1e-3, 3e-3],
+        metadata={"help": "Probes: learning rates, all tried in one run; the best on the validation clips is kept."},
+    )
+    weight_decays: list[float] = field(
+        default_factory=lambda: [0.01], metadata={"help": "Probes: weight decays, each with every learning rate."}
+    )
+    layer_decay: float = field(
+        default=0.75,
+        metadata={
+            "help": "Fine-tuning: factor of the learning rate from one block to the one before it. The final norm and "
+            "the head have the full rate, the embeddings the least."
+        },
+    )
+    mixup: float = field(default=0.0, metadata={"help": "Fine-tuning: alpha of mixup (published: 0.8). 0: none."})
+    cutmix: float = field(
+        default=0.0, metadata={"help": "Fine-tuning: alpha of CutMix; with mixup each batch takes one. 0: none."}
+    )
+
+    def __post_init__(self) -> None:
+        refuse_deepspeed(self)
+        if self.load_best_model_at_end:  # or they are refused before `lay_out_steps` makes them meet
+            self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
+        super().__post_init__()
+        if fsdp_version(self) is not None:
+            raise ValueError(
+                f"fsdp_version={fsdp_version(self)}: classifiers are not sharded, launch them with "
+                "vjepa recipes multi_gpu, then accelerate launch --config_file multi_gpu.yaml"
+            )
+        for name, least, most in (
+            ("layer_decay", 1e-6, 1.0),
+            ("mixup", 0.0, math.inf),
+            ("cutmix", 0.0, math.inf),
+            ("label_smoothing_factor", 0.0, 1.0),
+            ("min_steps", 0, math.inf),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [{least}, {most}]")
+        for name in ("logging_nan_inf_filter", "remove_unused_columns"):
+            if getattr(self, name):
+                raise ValueError(f"{name}=True does not work with clips: leave it at False")
+
+    def lay_out_steps(self, *, num_clips: int, has_validation: bool) -> int:
+        """
+        Sets `max_steps`, and when to evaluate and save, from the number of training clips; steps are the clock of
+        streams. Where there are validation clips, the run evaluates after every epoch (rarer if that were more than 20
+        times). What it ends with are the last weights, at the end of the schedule of the learning rate, as in the
+        published evaluations: the best of many evaluations on few clips would be a matter of luck.
+        `load_best_model_at_end` takes the best all the same.
+
+        Returns:
+            Steps of an epoch.
+
+        Raises:
+            ValueError: `load_best_model_at_end` without validation clips or without checkpoints.
+        """
+        if self.load_best_model_at_end and (not has_validation or self.save_strategy == "no"):
+            lacking = "checkpoints: leave out --save_strategy" if has_validation else "validation clips: give some"
+            raise ValueError(f"load_best_model_at_end=True without {lacking}, or leave it at False")
+        batch = self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
+        epoch = math.ceil(num_clips / batch)
+        if self.max_steps <= 0:
+            self.max_steps = max(math.ceil(self.num_train_epochs * epoch), self.min_steps)
+        self.save_steps = min(max(epoch, math.ceil(self.max_steps / _MAX_EVALUATIONS)), self.max_steps)
+        self.save_strategy = "steps" if self.save_strategy != "no" else "no"
+        self.eval_strategy, self.eval_steps = "steps" if has_validation else "no", self.save_steps
+        if has_validation:
+            self.metric_for_best_model, self.greater_is_better = "selection_score", True
+        return epoch
+
+
+# Parameter groups of fine-tuning
+
+
+def layer_depth(name: str, *, num_layers: int) -> int:
+    """
+    Depth of a parameter of [`VJEPAForVideoClassification`] for the layer-wise decay of the learning rate (BEiT,
+    VideoMAE): 0 for the embeddings, i + 1 for block i, `num_layers + 1` for the final norm, pooler and classifier.
+    """
+    block = _BLOCK.match(name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if name.startswith("vjepa.encoder.embeddings.") else num_layers + 1
+
+
+def layer_decay_groups(
+    model: VJEPAForVideoClassification, *, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """
+    Parameter groups by depth: the learning rate is `learning_rate * layer_decay ** (num_layers + 1 - depth)`, see
+    [`layer_depth`]. Biases, norms and other vectors do not decay. From the head down, so that the first group has
+    the nominal rate; frozen parameters are left out.
+    """
+    num_layers = model.config.num_hidden_layers
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        height = num_layers + 1 - layer_depth(name, num_layers=num_layers)
+        decays = parameter.ndim > 1
+        group = {"lr": learning_rate * layer_decay**height, "weight_decay": weight_decay if decays else 0.0}
+        groups.setdefault((height, not decays), {"params": [], **group})["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+# Batches
+
+
+def collate_examples(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """
+    A batch of stored features, of the training stream, or of evaluation clips. Broken clips keep their place, as
+    zeros with the label `IGNORED`, so that every process has as many.
+
+    Returns:
+        `features` or `pixel_values_videos`, stacked; `labels`, int64 (batch,); and of the stream `path`, `cursor`
+        and `num_skipped`.
+    """
+    for example in examples:
+        if "error" in example:
+            logger.warning_once(log_line(f"skipped a broken video: {example['path']} ({example['error']})"))
+    readable = [example for example in examples if "error" not in example]
+    labels = [
+        IGNORED if "error" in example else int(example.get("label", example.get("labels"))) for example in examples
+    ]
+    batch: dict[str, Any] = {"labels": torch.tensor(labels)}
+    for name in ("features", "pixel_values_videos"):
+        if readable and name in readable[0]:
+            blank = torch.zeros_like(readable[0][name])
+            batch[name] = torch.stack([example.get(name, blank) for example in examples])
+    for name in ("path", "cursor"):
+        if name in examples[0]:
+            batch[name] = [example[name] for example in examples]
+    if "num_skipped" in examples[0]:
+        batch["num_skipped"] = torch.tensor([example["num_skipped"] for example in examples])
+    return batch
+
+
+class ClipMixing:
+    """
+    Mixup and CutMix of whole clips with others of the batch, all frames alike; with both, each batch takes one or
+    the other by chance. Draws from the global generator of torch, which checkpoints hold.
+
+    Args:
+        num_classes: length of the mixed labels.
+        mixup, cutmix: parameters of the Beta distributions; 0 leaves that one out.
+    """
+
+    def __init__(self, num_classes: int, *, mixup: float = 0.0, cutmix: float = 0.0):
+        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        self.transforms = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+
+    def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, ..., channels, height, width) and (batch,): the same, and shares of classes (batch, num_classes)."""
+        if not self.transforms:
+            return clips, labels
+        chosen = self.transforms[int(torch.randint(len(self.transforms), ()))]
+        frames = tv_tensors.Video(clips.flatten(1, -4))
+        mixed, shares = chosen(frames, labels)
+        return mixed.as_subclass(torch.Tensor).view_as(clips), shares
+
+
+class _EvaluateAtTheEnd(TrainerCallback):
+    """The last step may be no multiple of the steps between evaluations."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True
+
+
+class VJEPAClassificationTrainer(StreamTrainer):
+    """
+    Trains a classifier on labelled clips, in one of three ways:
+
+    - `model` is a [`ProbeGrid`] and the data are stored features (any data set of dicts with `features` and `labels`);
+    - `model` is a [`ProbeGrid`] and the data are clips: `encoder`, which stays as it is, makes the features;
+    - `model` is a [`VJEPAForVideoClassification`], trained as a whole ("fine-tuning") on clips.
+
+    Evaluation takes any number of segments and views, averages the probabilities of views, and leaves broken videos
+    out; `eval_selection_score` (see [`selection_score`]) is that of the best probe. Of a grid the logs have the mean
+    `loss` over its probes, the `learning_rate` of the first, and the largest `grad_norm`.
+
+    Args:
+        model: what is trained.
+        args: training arguments; `lay_out_steps` first.
+        train_dataset: a stream of [`~data.streaming.clip_stream`] for this process, or a data set with a length.
+        eval_dataset: validation clips, as [`~data.evaluation_clips.EvaluationClips`] gives them, or features.
+        encoder: makes features of clips for a grid of probes.
+        position: of the stream.
+        processing_class: its mean and standard deviation normalise the clips.
+
+    Raises:
+        TypeError: another kind of model or of training arguments.
+        ValueError: an encoder for fine-tuning; several GPUs for one process.
+        UnusableSplitError: in `evaluate` and `predict`: no video of the split can be read.
+    """
+
+    def __init__(
+        self,
+        model: VJEPAForVideoClassification | ProbeGrid,
+        args: VJEPAClassificationArguments,
+        train_dataset: Any = None,
+        eval_dataset: Dataset | None = None,
+        *,
+        encoder: VJEPAForVideoClassification | None = None,
+        position: StreamPosition | None = None,
+        processing_class: VJEPAVideoProcessor | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(model, VJEPAModel | VJEPAForPreTraining):
+            raise TypeError(
+                f"a {type(model).__name__} has no classes: load VJEPAForVideoClassification, or train a ProbeGrid"
+            )
+        check_kind(args, VJEPAClassificationArguments)
+        if encoder is not None and not isinstance(model, ProbeGrid):
+            raise ValueError("an encoder beside a model that has its own: pass one only with a ProbeGrid")
+        if processing_class is None:
+            processing_class = VJEPAVideoProcessor.for_config(model.config)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=collate_examples,
+            processing_class=processing_class,
+            position=position,
+            **{"compute_metrics": self._metrics_of} | kwargs,
+        )
+        # Of a grid only the checkpoints are pushed: the best probe makes a model when training has ended.
+        self.published_architecture = VJEPAForVideoClassification.__name__ if self.is_probing else None
+        self.encoder = encoder
+        if encoder is not None:
+            encoder.requires_grad_(False)
+            encoder.eval().to(args.device)
+        self._mixing = ClipMixing(model.config.num_labels, mixup=args.mixup, cutmix=args.cutmix)
+        self.add_callback(_EvaluateAtTheEnd())
+
+    def train_or_restore(self, checkpoint: str | None) -> None:
+        """
+        Trains what is left to train, from a checkpoint or from the start, and leaves the last weights in the model,
+        or with `load_best_model_at_end` those of the checkpoint of the highest `eval_selection_score`.
+        """
+        if checkpoint is None or trained_steps(checkpoint) < self.args.max_steps:
+            self.train(resume_from_checkpoint=checkpoint)
+        else:
+            self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            folder = Path(checkpoint)
+            if self.final_step != self.state.global_step:
+                folder = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.final_step}")
+            with damaged_weights(folder):
+                self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+        if self.state.global_step >= self.args.max_steps:
+            self.stop_signal = 0  # too late to stop anything
+
+    @property
+    def is_probing(self) -> bool:
+        return isinstance(self.model, ProbeGrid)
+
+    @property
+    def final_step(self) -> int:
+        """The step whose weights the model has after training."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return best or self.state.global_step
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.is_probing:  # trained on the sum, which grows with the grid
+            number = len(self.model.probes)
+            logs |= {name: logs[name] / number for name in ("loss", "train_loss") if name in logs}
+        super().log(logs, start_time)
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW (or what `optim` says), with the groups of the probes or of the layer-wise decay."""
+        if self.optimizer is None:
+            network = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, network)
+            self.optimizer = optimizer_class(self.parameter_groups(network), **kwargs)
+        return self.optimizer
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        if isinstance(model, ProbeGrid):
+            return model.parameter_groups()
+        args = self.args
+        return layer_decay_groups(
+            model, learning_rate=args.learning_rate, weight_decay=args.weight_decay, layer_decay=args.layer_decay
+        )
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        """Each probe by its own norm, so that it learns as it would alone; returns the largest."""
+        network = self.accelerator.unwrap_model(model)
+        if not isinstance(network, ProbeGrid):
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        limit = self.args.max_grad_norm or math.inf
+        norms = [nn.utils.clip_grad_norm_(probe.parameters(), limit) for probe in network.probes]
+        return torch.stack(norms).max()  # NaN if one of them is
+
+    # Steps
+
+    def _shaped(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Normalised clips in a shape that the model takes; the stream's segments are those of one view."""
+        clips = inputs["pixel_values_videos"]
+        return self.normalized(clips.unsqueeze(1) if clips.ndim == 6 else clips)
+
+    @torch.no_grad()
+    def _features(self, inputs: dict[str, Any]) -> torch.Tensor:
+        return inputs["features"] if "features" in inputs else self.encoder.encode(self._shaped(inputs))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        labels = inputs["labels"]
+        self._check_labels(labels, inputs.get("path", []))
+        if self.is_probing:
+            outputs = model(features=self._features(inputs), labels=labels)
+            loss = outputs.loss
+            self._check_probes(outputs.probe_losses)
+        else:
+            clips, targets = self._mixing(self._shaped(inputs), labels)
+            outputs = model(pixel_values_videos=clips)
+            loss = nn.functional.cross_entropy(
+                outputs.view_logits.flatten(0, 1).float(),
+                targets.repeat_interleave(outputs.view_logits.shape[1], dim=0),
+                label_smoothing=self.args.label_smoothing_factor,
+            )
+        self.check_loss(loss, inputs)
+        self.count_clips(inputs, len(labels))
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_labels(self, labels: torch.Tensor, paths: Sequence[str]) -> None:
+        """
+        Raises:
+            ValueError: a label that is no class of the model.
+        """
+        number = self.model.config.num_labels
+        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= number))
+        if wrong.any():
+            index = int(wrong.nonzero()[0])
+            name = paths[index] if index < len(paths) else "a clip"
+            label = int(labels[index])
+            what = "no label" if label == NO_LABEL else f"the label {label}"
+            raise ValueError(f"{name} has {what}: the classes of the model are 0 to {number - 1}")
+
+    def _check_probes(self, losses: torch.Tensor) -> None:
+        """
+        Raises:
+            DivergedError: some probes, but not all, have a loss that is NaN or infinite; of all `check_loss` speaks.
+        """
+        finite = losses.isfinite().tolist()
+        if any(finite) and not all(finite):
+            names = [probe.name for probe, good in zip(self.model.settings, finite, strict=True) if not good]
+            raise DivergedError(
+                f"the loss of {', '.join(names)} is NaN or infinite at step {self.state.global_step}: leave out these "
+                "learning rates"
+            )
+
+    # Evaluation
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """Logits, (batch, num_labels) or of a grid (batch, probes, num_labels), and labels; losses come of them."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if not (inputs.keys() & {"features", "pixel_values_videos"}):  # a batch of broken clips
+                probes = [len(self.model.probes)] if self.is_probing else []
+                logits = torch.zeros(len(labels), *probes, self.model.config.num_labels, device=labels.device)
+            elif self.is_probing:
+                logits = model(features=self._features(inputs)).logits
+            else:
+                logits = model(pixel_values_videos=self._shaped(inputs)).logits
+        return None, logits.float().detach(), labels
+
+    def _metrics_of(self, prediction: EvalPrediction) -> dict[str, float]:
+        kept = prediction.label_ids != IGNORED
+        if not kept.any():
+            raise UnusableSplitError(
+                f"none of the {len(kept)} clips to evaluate can be read: see the warnings above for the reasons"
+            )
+        logits, labels = prediction.predictions[kept], prediction.label_ids[kept]
+        skipped = {"videos_skipped": int((~kept).sum())} if not kept.all() else {}
+        if not self.is_probing:
+            return scores_of(logits, labels) | skipped
+        scores = [selection_score(logits[:, probe], labels) for probe in range(logits.shape[1])]
+        best = best_probe(scores, self.model.settings)
+        metrics = scores_of(logits[:, best], labels) | skipped | {"best_probe": best}
+        for settings, probe in zip(self.model.settings, range(logits.shape[1]), strict=True):
+            metrics[f"accuracy_{settings.name}"] = float((logits[:, probe].argmax(-1) == labels).mean())
+        return metrics
+
+
+def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Those of [`~evaluation.metrics.classification_metrics`], cross-entropy in nats, and the score that chooses."""
+    metrics = classification_metrics(logits, labels)
+    loss = nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)).item()
+    return {**metrics, "cross_entropy": loss, "selection_score": selection_score(logits, labels)}
+
+
+def probe_scores(logits: np.ndarray, labels: np.ndarray, settings: Sequence[ProbeSettings]) -> list[dict[str, float]]:
+    """Accuracy, cross-entropy and score of every probe of a grid; `logits` (clips, probes, classes)."""
+    return [
+        {
+            "learning_rate": probe.learning_rate,
+            "weight_decay": probe.weight_decay,
+            **scores_of(logits[:, number], labels),
+        }
+        for number, probe in enumerate(settings)
+    ]
+
+
+__all__ = [
+    "IGNORED",
+    "ClipMixing",
+    "UnusableSplitError",
+    "VJEPAClassificationArguments",
+    "VJEPAClassificationTrainer",
+    "collate_examples",
+    "layer_decay_groups",
+    "layer_depth",
+    "probe_scores",
+    "scores_of",
+]

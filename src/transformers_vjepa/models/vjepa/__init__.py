@@ -1,0 +1,1 @@
+"""V-JEPA: configuration, network and processors. Exactly these files travel to the Hub."""

@@ -1,0 +1,1105 @@
+"""V-JEPA networks: encoder, predictor, the pretraining model and the classifier.
+
+Paper: "Revisiting Feature Prediction for Learning Visual Representations from Video"
+(arXiv 2404.08471). This file imports nothing of the package but the configuration, so that it can
+travel to the Hub as remote code.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_vjepa import VJEPAConfig
+
+
+@dataclass
+class VJEPAModelOutput(ModelOutput):
+    """
+    Output of [`VJEPAModel`]. Where `context_mask` is a list of masks, every field of the encoder is a tuple
+    with one entry per mask; likewise `predictor_output` where `target_mask` is a list.
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): encoder tokens after the
+            final norm; all of them in the order time, height, width, or those of `context_mask` in its order.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): the embeddings, then the output of every block.
+        attentions (`tuple[torch.Tensor]`, *optional*): attention weights of every block, of shape
+            `(batch, heads, tokens, tokens)`.
+        predictor_output (`BaseModelOutput`, *optional*): its `last_hidden_state` has shape
+            `(batch, target tokens, hidden_size)`: the predicted features of the tokens of `target_mask`.
+    """
+
+    last_hidden_state: torch.Tensor | tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    predictor_output: BaseModelOutput | tuple[BaseModelOutput, ...] | None = None
+
+    def to_tuple(self) -> tuple:
+        return tuple(_without_names(value) for value in super().to_tuple())
+
+
+def _without_names(value: Any) -> Any:
+    """Tuples in place of the outputs that stand in an output, at any depth."""
+    if isinstance(value, ModelOutput):
+        value = value.to_tuple()
+    return tuple(_without_names(item) for item in value) if isinstance(value, tuple) else value
+
+
+@dataclass
+class VJEPAForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`VJEPAForPreTraining`]. Lists have one entry per pair of a context and a target mask.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): `prediction_loss + variance_weight * variance_loss`.
+        prediction_loss (`torch.Tensor` of shape `()`): mean of |prediction - target|^p / p over each pair,
+            averaged over the pairs (V-JEPA, equation 1; p = 1).
+        variance_loss (`torch.Tensor` of shape `()`, *optional*): hinge on the standard deviation of the
+            predictions over tokens; only where `variance_weight` is not 0.
+        predictions (`list[torch.Tensor]`): predicted features, each `(batch, target tokens, hidden_size)`.
+        targets (`list[torch.Tensor]`): normalised target features of the same tokens, without gradient.
+        context_hidden_states (`list[torch.Tensor]`): context encoder tokens, one per context mask.
+        target_hidden_state (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): tokens of the
+            target encoder after its final norm, before the normalisation over features.
+        hidden_states (`tuple[tuple[torch.Tensor]]`, *optional*): of the context encoder, for each context mask: the
+            embeddings, then the output of every block.
+        attentions (`tuple[tuple[torch.Tensor]]`, *optional*): of the context encoder, likewise.
+    """
+
+    loss: torch.Tensor | None = None
+    prediction_loss: torch.Tensor | None = None
+    variance_loss: torch.Tensor | None = None
+    predictions: list[torch.Tensor] | None = None
+    targets: list[torch.Tensor] | None = None
+    context_hidden_states: list[torch.Tensor] | None = None
+    target_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[tuple[torch.Tensor, ...], ...] | None = None
+    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
+
+
+@dataclass
+class VJEPAVideoClassifierOutput(ModelOutput):
+    """
+    Output of [`VJEPAForVideoClassification`].
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*): where labels are given; the mean over views and clips.
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): of one view, its own; of several, those whose
+            probabilities are the mean of the views' probabilities (for regression, the mean).
+        view_logits (`torch.Tensor` of shape `(batch, views, num_labels)`): of every view by itself.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): of the encoder, the clips of the batch one after the
+            other: `(batch * views * segments, tokens, hidden_size)`.
+        attentions (`tuple[torch.Tensor]`, *optional*): of the encoder, likewise.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    view_logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def gather_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows `mask` (batch, kept) of `tokens` (batch or 1, all, width): (batch, kept, width)."""
+    rows = torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(1)
+    return tokens[rows, mask]
+
+
+def sincos_positions(
+    grid_size: tuple[int, int, int], width: int, *, uniform_power: bool, is_image_model: bool = False
+) -> torch.Tensor:
+    """
+    Fixed sine-cosine positions of a token grid, (time * height * width, `width`), float32.
+
+    Time, height and width take `ceil(width / 6) * 2` channels each, cut to `width`, with `uniform_power`;
+    otherwise D/2, D/4 and D/4. An image model (I-JEPA) has D/2 for the width, then D/2 for the height.
+    """
+    time, rows, columns = torch.meshgrid(*(torch.arange(size) for size in grid_size), indexing="ij")
+    if is_image_model:
+        axes = ((columns, width // 2), (rows, width // 2))
+    elif uniform_power:
+        channels = math.ceil(width / 6) * 2
+        axes = ((time, channels), (rows, channels), (columns, channels))
+    else:
+        axes = ((time, width // 2), (rows, width // 4), (columns, width // 4))
+    parts = []
+    for axis, channels in axes:
+        half = channels // 2
+        # float64, or large positions lose the last digits of the published tables.
+        frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = axis.reshape(-1, 1).double() * frequencies
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=1)[:, :width].float().contiguous()
+
+
+def _floats_of(layer: nn.Linear, otherwise: torch.dtype) -> torch.dtype:
+    """The dtype a layer computes in; `otherwise` where its weight is quantised to integers."""
+    dtype = layer.weight.dtype
+    return dtype if dtype.is_floating_point else otherwise
+
+
+class VJEPAPositions(nn.Module):
+    """Fixed 3-D sine-cosine position table; interpolated for grids of another size."""
+
+    def __init__(self, config: VJEPAConfig, width: int):
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.register_buffer("table", self.compute_table(), persistent=False)
+
+    def compute_table(self) -> torch.Tensor:
+        config = self.config
+        return sincos_positions(
+            config.grid_size,
+            self.width,
+            uniform_power=config.uniform_power,
+            is_image_model=config.is_image_model,
+        )
+
+    def forward(self, grid_size: tuple[int, int, int], mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """Positions of the tokens of `mask` (all of them where it is None): (batch or 1, tokens, width)."""
+        table = self.table
+        if grid_size != self.config.grid_size:
+            grid = table.float().reshape(*self.config.grid_size, self.width).permute(3, 0, 1, 2).unsqueeze(0)
+            grid = nn.functional.interpolate(grid, size=grid_size, mode="trilinear", align_corners=False)
+            table = grid.squeeze(0).flatten(1).transpose(0, 1)
+        table = table.to(dtype)
+        return table.unsqueeze(0) if mask is None else table[mask]
+
+
+class VJEPAEmbeddings(nn.Module):
+    """Patch projection plus positions, of the kept tokens only: masked patches cost nothing."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.config = config
+        patch_dim = config.in_chans * config.tubelet_size * config.patch_size**2
+        # The same map as a Conv3d whose stride equals its kernel, on flattened patches.
+        self.patch_embeddings = nn.Linear(patch_dim, config.hidden_size)
+        self.position_embeddings = VJEPAPositions(config, config.hidden_size)
+
+    def patchify(self, pixel_values_videos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """
+        Clips (batch, frames, channels, height, width) as flat patches (batch, tokens, channels * tubelet_size *
+        patch_size^2) in the order time, height, width, and the grid (time, height, width) they come from.
+        """
+        config = self.config
+        clips = self._check_clips(pixel_values_videos)
+        batch, frames, channels, height, width = clips.shape
+        tubelet, patch = config.tubelet_size, config.patch_size
+        grid_size = (frames // tubelet, height // patch, width // patch)
+        time, rows, columns = grid_size
+        clips = clips.reshape(batch, time, tubelet, channels, rows, patch, columns, patch)
+        clips = clips.permute(0, 1, 4, 6, 3, 2, 5, 7)
+        patches = clips.reshape(batch, time * rows * columns, channels * tubelet * patch * patch)
+        return patches.to(_floats_of(self.patch_embeddings, patches.dtype)), grid_size
+
+    def _check_clips(self, clips: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        if not clips.is_floating_point():
+            raise ValueError(
+                f"pixel_values_videos has dtype {clips.dtype}: pass normalised floats, as VJEPAVideoProcessor "
+                "or normalize_clips makes them"
+            )
+        if clips.ndim == 4:
+            # A picture is shown as a still clip (published image protocol).
+            clips = clips.unsqueeze(1).expand(-1, config.frames_per_clip, -1, -1, -1)
+        if clips.ndim != 5 or clips.shape[2] != config.in_chans:
+            raise ValueError(
+                f"pixel_values_videos has shape {tuple(clips.shape)}: expected (batch, frames, {config.in_chans}, "
+                f"height, width), or (batch, {config.in_chans}, height, width) for pictures"
+            )
+        for name, value, unit in (
+            ("frames", clips.shape[1], config.tubelet_size),
+            ("height", clips.shape[3], config.patch_size),
+            ("width", clips.shape[4], config.patch_size),
+        ):
+            if value < unit or value % unit:
+                field = "tubelet_size" if name == "frames" else "patch_size"
+                raise ValueError(
+                    f"pixel_values_videos has {name}={value}, which is not a positive multiple of {field}={unit}: "
+                    f"pass {max(unit, value // unit * unit)}"
+                )
+        return clips
+
+    def forward(
+        self, patches: torch.Tensor, grid_size: tuple[int, int, int], mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if mask is not None:
+            patches = gather_tokens(patches, mask)
+        # The table takes the weights' dtype, not the activations': under autocast the residual stream stays float32.
+        dtype = _floats_of(self.patch_embeddings, patches.dtype)
+        positions = self.position_embeddings(grid_size, mask, dtype)
+        return self.patch_embeddings(patches) + positions
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, with its weights; (batch, heads, tokens, head size) in, heads third out."""
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class VJEPAAttention(nn.Module):
+    """Multi-head attention of the last `num_queries` tokens to all tokens."""
+
+    def __init__(self, config: VJEPAConfig, hidden_size: int, num_attention_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_size = hidden_size // num_attention_heads
+        self.scaling = self.head_size**-0.5
+        self.is_causal = False
+        self.query = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
+
+    def forward(self, hidden_states: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            self._split_heads(self.query(queries)),
+            self._split_heads(self.key(hidden_states)),
+            self._split_heads(self.value(hidden_states)),
+            None,
+            is_causal=self.is_causal,
+            scaling=self.scaling,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+        )
+        return self.proj(output.flatten(2)), weights
+
+
+class VJEPAMLP(nn.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(self, config: VJEPAConfig, hidden_size: int, mlp_ratio: float):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, int(hidden_size * mlp_ratio))
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(int(hidden_size * mlp_ratio), hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class VJEPADropPath(nn.Module):
+    """Stochastic depth per sample (arXiv 1603.09382): drops a residual branch with probability `rate`."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return branch
+        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        return branch * keep.to(branch.dtype) / (1 - self.rate)
+
+
+class VJEPALayer(GradientCheckpointingLayer):
+    """
+    Pre-norm transformer block. With `num_queries` only the last that many tokens are computed and returned;
+    the others still serve as keys and values.
+    """
+
+    def __init__(
+        self,
+        config: VJEPAConfig,
+        hidden_size: int,
+        num_attention_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float = 0.0,
+        layer_norm_eps: float | None = None,
+    ):
+        super().__init__()
+        eps = config.layer_norm_eps if layer_norm_eps is None else layer_norm_eps
+        self.norm1 = nn.LayerNorm(hidden_size, eps=eps)
+        self.attention = VJEPAAttention(config, hidden_size, num_attention_heads)
+        self.drop_path = VJEPADropPath(drop_path_rate)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=eps)
+        self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
+
+    def forward(
+        self, hidden_states: torch.Tensor, num_queries: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        normed = self.norm1(hidden_states)
+        queries = normed
+        if num_queries is not None:
+            queries, hidden_states = normed[:, -num_queries:], hidden_states[:, -num_queries:]
+        attended, weights = self.attention(normed, queries)
+        hidden_states = hidden_states + self.drop_path(attended)
+        hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        return hidden_states, weights
+
+
+def run_layers(
+    layers: nn.ModuleList,
+    hidden_states: torch.Tensor,
+    *,
+    num_queries_at_end: int | None = None,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
+) -> BaseModelOutput:
+    """All blocks in turn; the last one computes only its last `num_queries_at_end` tokens (all if None)."""
+    states, attentions = [hidden_states], []
+    for index, layer in enumerate(layers):
+        num_queries = num_queries_at_end if index == len(layers) - 1 else None
+        hidden_states, weights = layer(hidden_states, num_queries=num_queries)
+        if output_hidden_states:
+            states.append(hidden_states)
+        if output_attentions:
+            attentions.append(weights)
+    return BaseModelOutput(
+        last_hidden_state=hidden_states,
+        hidden_states=tuple(states) if output_hidden_states else None,
+        attentions=tuple(attentions) if output_attentions else None,
+    )
+
+
+class VJEPAEncoder(nn.Module):
+    """Vision transformer over the kept tokens of a clip."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.embeddings = VJEPAEmbeddings(config)
+        depth = config.num_hidden_layers
+        self.layer = nn.ModuleList(
+            VJEPALayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.mlp_ratio,
+                drop_path_rate=config.drop_path_rate * index / max(depth - 1, 1),
+            )
+            for index in range(depth)
+        )
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        patches: torch.Tensor,
+        grid_size: tuple[int, int, int],
+        mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            patches (`torch.Tensor` of shape `(batch, all tokens, patch values)`): flat patches of whole clips.
+            grid_size (`tuple[int, int, int]`): their grid: time, height, width.
+            mask (`torch.Tensor` of shape `(batch, kept tokens)`, *optional*): indices of the tokens to see;
+                the others are dropped before the patch projection.
+        """
+        output = run_layers(
+            self.layer,
+            self.embeddings(patches, grid_size, mask),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        output.last_hidden_state = self.layernorm(output.last_hidden_state)
+        return output
+
+
+class VJEPAPredictor(nn.Module):
+    """Narrow transformer that predicts the features of target tokens from context tokens (V-JEPA, section 3.1)."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.config = config
+        width = config.pred_hidden_size
+        self.predictor_embeddings = nn.Linear(config.hidden_size, width)
+        self.position_embeddings = VJEPAPositions(config, width)
+        self.mask_tokens = nn.Parameter(torch.zeros(config.pred_num_mask_tokens, 1, 1, width))
+        self.layer = nn.ModuleList(
+            VJEPALayer(config, width, config.pred_num_attention_heads, config.pred_mlp_ratio)
+            for _ in range(config.pred_num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.proj = nn.Linear(width, config.hidden_size)
+
+    def forward(
+        self,
+        context_hidden_state: torch.Tensor,
+        context_mask: torch.Tensor | None,
+        target_mask: torch.Tensor,
+        grid_size: tuple[int, int, int],
+        mask_index: int = 0,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            context_hidden_state (`torch.Tensor` of shape `(batch, context tokens, hidden_size)`).
+            context_mask (`torch.Tensor` of shape `(batch, context tokens)`, *optional*): their indices; all
+                tokens in order where None.
+            target_mask (`torch.Tensor` of shape `(batch, target tokens)`): indices of the tokens to predict.
+            mask_index (`int`): which mask generator made the masks; selects the mask token.
+        """
+        dtype = _floats_of(self.predictor_embeddings, context_hidden_state.dtype)
+        context = self.predictor_embeddings(context_hidden_state)
+        context = context + self.position_embeddings(grid_size, context_mask, dtype)
+        mask_token = self.mask_tokens[mask_index % self.config.pred_num_mask_tokens]
+        queries = mask_token + self.position_embeddings(grid_size, target_mask, dtype)
+        # Only target tokens are returned, so the last block need not compute the context.
+        output = run_layers(
+            self.layer,
+            torch.cat([context, queries], dim=1),
+            num_queries_at_end=target_mask.shape[1],
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        output.last_hidden_state = self.proj(self.layernorm(output.last_hidden_state))
+        return output
+
+
+# The published probes have MLPs of this ratio, whatever the encoder.
+_POOLER_MLP_RATIO = 4.0
+
+
+def _is_its_weight(layer: nn.Module) -> bool:
+    """Whether calling a layer is no more than multiplying with its weight and adding its bias."""
+    return (
+        type(layer) is nn.Linear
+        and not is_traceable_wrapper_subclass(layer.weight)  # quantised or sharded
+        # Offloaded or partitioned weights are there only while the layer is called.
+        and not hasattr(layer, "_hf_hook")
+        and layer.weight.shape == (layer.out_features, layer.in_features)
+    )
+
+
+class VJEPAPoolerCrossAttention(nn.Module):
+    """
+    Attention of one learned query to the tokens; no projection follows the heads.
+
+    A single query needs no keys and values of the tokens: `q . (K x) = (K' q) . x`, and the weighted sum of
+    values is the value of the weighted sum. That is the same map, computed `hidden_size / heads` times cheaper
+    and without two more copies of all tokens.
+
+    `K' q` reads the weight of the layer itself. Where that is not what the layer does (an adapter, quantised or
+    offloaded weights) the layer is called on the tokens instead.
+    """
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """`query` (1, 1, width), `tokens` (batch, tokens, width): (batch, 1, width)."""
+        by_head = (self.num_heads, self.head_size)
+        query = self.q_proj(query).view(by_head) * self.head_size**-0.5
+        if _is_its_weight(self.k_proj):
+            directions = torch.einsum("hs,hsd->hd", query, self.k_proj.weight.unflatten(0, by_head))
+            # The key bias moves all scores of a head alike; it stays in the graph so that it has a gradient too.
+            offsets = (query * self.k_proj.bias.view(by_head)).sum(dim=1)
+            scores = nn.functional.linear(tokens, directions, offsets).transpose(1, 2)
+        else:
+            scores = torch.einsum("hs,bnhs->bhn", query, self.k_proj(tokens).unflatten(2, by_head))
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(tokens.dtype)
+        summaries = torch.matmul(weights, tokens)
+        if _is_its_weight(self.v_proj):
+            values = torch.einsum("bhd,hsd->bhs", summaries, self.v_proj.weight.unflatten(0, by_head))
+            return (values.flatten(1) + self.v_proj.bias).unsqueeze(1)
+        # Every head of every summary; those of the head's own summary are kept.
+        values = self.v_proj(summaries).unflatten(2, by_head).diagonal(dim1=1, dim2=2)
+        return values.transpose(1, 2).flatten(1).unsqueeze(1)
+
+
+class VJEPAPoolerCrossAttentionLayer(nn.Module):
+    """The learned query attends to the normed tokens, then passes through an MLP; both residual."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.pooler_layer_norm_eps)
+        self.cross_attn = VJEPAPoolerCrossAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.pooler_layer_norm_eps)
+        self.mlp = VJEPAMLP(config, config.hidden_size, _POOLER_MLP_RATIO)
+
+    def forward(self, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        hidden_states = query + self.cross_attn(query, self.norm1(tokens))
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class VJEPAAttentivePooler(nn.Module):
+    """
+    Attentive pooling (V-JEPA, section 4.2 and appendix): one learned query cross-attends to the tokens; deeper
+    poolers go on with `num_pooler_layers` self-attention blocks on the query.
+    """
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+        self.query_tokens = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.cross_attention_layer = VJEPAPoolerCrossAttentionLayer(config)
+        self.self_attention_layers = nn.ModuleList(
+            VJEPALayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                _POOLER_MLP_RATIO,
+                layer_norm_eps=config.pooler_layer_norm_eps,
+            )
+            for _ in range(config.num_pooler_layers)
+        )
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` (batch, tokens, hidden_size): (batch, hidden_size)."""
+        hidden_states = self.cross_attention_layer(self.query_tokens, tokens)
+        return run_layers(self.self_attention_layers, hidden_states).last_hidden_state.squeeze(1)
+
+
+class VJEPAMeanPooler(nn.Module):
+    """The mean over all tokens."""
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`tokens` (batch, tokens, hidden_size): (batch, hidden_size)."""
+        return tokens.mean(dim=1)
+
+
+POOLERS = {"attentive": VJEPAAttentivePooler, "mean": VJEPAMeanPooler}
+
+
+class VJEPAPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading, as for every model of `transformers`."""
+
+    config: VJEPAConfig
+    config_class = VJEPAConfig
+    base_model_prefix = "vjepa"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VJEPALayer", "VJEPAEmbeddings", "VJEPAPredictor", "VJEPAPoolerCrossAttentionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # A pretraining checkpoint also holds the context encoder, which only pretraining needs.
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Linear layers truncated normal with biases 0, norms 1 and 0, without rescaling by depth."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, VJEPAPredictor):
+            if self.config.pred_zero_init_mask_tokens:
+                init.zeros_(module.mask_tokens)
+            else:
+                init.trunc_normal_(module.mask_tokens, std=std)
+        elif isinstance(module, VJEPAAttentivePooler):
+            init.trunc_normal_(module.query_tokens, std=std)
+        elif isinstance(module, VJEPAPositions):
+            init.copy_(module.table, module.compute_table())
+
+    def _resolve_outputs(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        if output_attentions is None:
+            output_attentions = bool(self.config.output_attentions)
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions=True needs the weights, which attn_implementation="
+                f"{self.config._attn_implementation!r} never forms: call set_attn_implementation('eager') first"
+            )
+        return {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+
+
+def _only_pixels(pixel_values_videos: torch.Tensor | None, pixel_values: torch.Tensor | None) -> torch.Tensor:
+    """Clips and pictures go the same way; image processors and pipelines only name them differently."""
+    given = [pixels for pixels in (pixel_values_videos, pixel_values) if pixels is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"{len(given)} of pixel_values_videos (clips) and pixel_values (pictures) are given: pass one of them"
+        )
+    return given[0]
+
+
+Masks = torch.Tensor | Sequence[torch.Tensor]
+
+
+def check_masks(name: str, masks: Masks, batch: int, num_patches: int) -> list[torch.Tensor]:
+    masks = [masks] if isinstance(masks, torch.Tensor) else list(masks)
+    if not masks:
+        raise ValueError(f"{name} is an empty list: pass one tensor of token indices per mask generator")
+    for mask in masks:
+        if not isinstance(mask, torch.Tensor):
+            raise ValueError(f"{name} has a {type(mask).__name__} where a tensor of token indices is expected")
+        if mask.dtype != torch.int64 or mask.ndim != 2 or mask.shape[0] != batch or mask.shape[1] == 0:
+            raise ValueError(
+                f"{name} has a mask of dtype {mask.dtype} and shape {tuple(mask.shape)}: expected int64 token "
+                f"indices of shape (batch={batch}, tokens >= 1)"
+            )
+        # Elsewhere a look at the values would wait for the device, or has no values to look at.
+        if type(mask) is torch.Tensor and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (value.item() for value in mask.aminmax())
+            if low < 0 or high >= num_patches:
+                raise ValueError(
+                    f"{name} has token {low if low < 0 else high}: these clips have tokens 0 to {num_patches - 1}"
+                )
+    return masks
+
+
+def pair_masks(contexts: list, targets: list) -> list:
+    """One context per target: paired in order, or a single context shared by all targets (I-JEPA)."""
+    if len(contexts) not in (1, len(targets)):
+        raise ValueError(
+            f"{len(contexts)} context masks for {len(targets)} target masks: pass as many of each, or one context mask"
+        )
+    return contexts * len(targets) if len(contexts) == 1 else contexts
+
+
+class VJEPAModel(VJEPAPreTrainedModel):
+    """
+    The V-JEPA encoder and predictor. Loaded from a pretraining checkpoint it holds the target (exponential
+    moving average) encoder, which is the one to evaluate and publish.
+
+    Args:
+        add_predictor (`bool`, defaults to `True`): also make the predictor; a classifier has none.
+    """
+
+    # What checkpoints of the other classes hold besides; the predictor is among it only where it was not asked for.
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"(^|\.)predictor\.", r"^(pooler|classifier)\."]
+
+    def __init__(self, config: VJEPAConfig, add_predictor: bool = True):
+        super().__init__(config)
+        self.encoder = VJEPAEncoder(config)
+        self.predictor = VJEPAPredictor(config) if add_predictor else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.embeddings.patch_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        context_mask: Masks | None = None,
+        target_mask: Masks | None = None,
+        skip_predictor: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+    ) -> VJEPAModelOutput:
+        """
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
+                normalised clips; frames a multiple of `tubelet_size`, height and width of `patch_size`.
+                Sizes other than the configuration's interpolate the positions. Pictures of shape
+                `(batch, channels, height, width)` are repeated to `frames_per_clip` frames.
+            context_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64
+                indices of the tokens that the encoder sees; the others are dropped before it. All by default.
+            target_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64
+                indices of the tokens whose features the predictor predicts. It runs only where this is given.
+                The i-th target uses the i-th context, or the only one, and the i-th mask token; after the last
+                the first again.
+            skip_predictor (`bool`): do not run the predictor even where `target_mask` is given.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block;
+                attentions need `attn_implementation="eager"`.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): pictures, by the name that
+                image processors give them; instead of `pixel_values_videos`.
+
+        Returns:
+            [`VJEPAModelOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: no pixels or twice, sizes that do not divide, integer pixels, masks of the wrong type or
+                number, or target masks for a model without a predictor.
+        """
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
+        patches, grid_size = self.encoder.embeddings.patchify(_only_pixels(pixel_values_videos, pixel_values))
+        contexts: list[torch.Tensor | None] = [None]
+        if context_mask is not None:
+            contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
+        encoded = [self.encoder(patches, grid_size, mask, **wanted) for mask in contexts]
+
+        predictor_output = None
+        if target_mask is not None and not skip_predictor:
+            if self.predictor is None:
+                raise ValueError("target_mask needs the predictor, which this model was made without")
+            targets = check_masks("target_mask", target_mask, *patches.shape[:2])
+            pairs = zip(pair_masks(encoded, targets), pair_masks(contexts, targets), targets, strict=True)
+            predictor_output = tuple(
+                self.predictor(context.last_hidden_state, context_ids, target_ids, grid_size, index, **wanted)
+                for index, (context, context_ids, target_ids) in enumerate(pairs)
+            )
+            if isinstance(target_mask, torch.Tensor):
+                predictor_output = predictor_output[0]
+
+        if context_mask is None or isinstance(context_mask, torch.Tensor):
+            return VJEPAModelOutput(**encoded[0], predictor_output=predictor_output)
+        return VJEPAModelOutput(
+            last_hidden_state=tuple(output.last_hidden_state for output in encoded),
+            hidden_states=tuple(output.hidden_states for output in encoded)
+            if wanted["output_hidden_states"]
+            else None,
+            attentions=tuple(output.attentions for output in encoded) if wanted["output_attentions"] else None,
+            predictor_output=predictor_output,
+        )
+
+    def get_vision_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """Encoder tokens of whole clips: (batch, tokens, hidden_size), in the order time, height, width."""
+        return self(pixel_values_videos, skip_predictor=True, return_dict=True).last_hidden_state
+
+
+class VJEPAForPreTraining(VJEPAPreTrainedModel):
+    """
+    Masked feature prediction. `vjepa` holds the target encoder, which follows `context_encoder` as an
+    exponential moving average (call `update_target` after each optimizer step) and gets no gradient, and the
+    predictor. The weights load into [`VJEPAModel`] as they are.
+    """
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__(config)
+        self.vjepa = VJEPAModel(config)
+        self.context_encoder = VJEPAEncoder(config)
+        self.vjepa.encoder.requires_grad_(False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model.vjepa.encoder.requires_grad_(False)  # loading makes every parameter trainable
+        return (model, info) if output_loading_info else model
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+        # A checkpoint of the base model has no context encoder. One that lacks only a part of it is damaged.
+        context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
+        if context <= set(loading_info.missing_keys):
+            loading_info.missing_keys = set(loading_info.missing_keys) - context
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+
+    def initialize_weights(self) -> None:
+        """
+        As the base class, and then the encoders made equal: whatever of one a checkpoint did not hold comes from the
+        other; in a new model, the target encoder is the copy. What was loaded stays as it is.
+        """
+        was_initialized = getattr(self, "_is_hf_initialized", False)
+        super().initialize_weights()
+        if was_initialized:
+            return
+        context = dict(self.context_encoder.named_parameters())
+        for name, target in self.vjepa.encoder.named_parameters():
+            pair = (context[name], target) if getattr(target, "_is_hf_initialized", False) else (target, context[name])
+            init.copy_(*pair)
+
+    def train(self, mode: bool = True) -> "VJEPAForPreTraining":
+        """Training mode for all but the target encoder, whose features must not be noisy."""
+        super().train(mode)
+        self.vjepa.encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.context_encoder.embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.context_encoder.embeddings.patch_embeddings = value
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """
+        Moves the target encoder towards the context encoder: target = momentum * target + (1 - momentum) * context.
+
+        One fused update by name; works on plain, DDP and FSDP2 (DTensor) parameters.
+
+        Args:
+            momentum (`float`): in [0, 1]; 0 copies, 1 freezes the target.
+
+        Raises:
+            ValueError: a momentum outside [0, 1].
+        """
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"momentum={momentum} must lie in [0, 1]")
+        context = dict(self.context_encoder.named_parameters())
+        target = dict(self.vjepa.encoder.named_parameters())
+        torch._foreach_lerp_(list(target.values()), [context[name] for name in target], 1.0 - momentum)
+
+    @torch.no_grad()
+    def surprise(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """
+        How wrong the predictor is about every time step, having seen the steps before it and no more: the mean over
+        features of |prediction - target|. As in "Intuitive physics understanding emerges from self-supervised
+        pretraining on natural videos" (arXiv 2502.11831), except that the target encoder sees the step alone: what
+        the step is compared with owes nothing to what came before it. Put the model into evaluation mode first.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): normalised clips.
+
+        Returns:
+            float32 `(batch, time, height, width)` on the token grid; NaN at the first step, which nothing precedes.
+
+        Raises:
+            ValueError: clips of a single time step; see also [`VJEPAModel.forward`].
+        """
+        patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
+        steps, *area = grid_size
+        if steps < 2:
+            raise ValueError(
+                f"clips of {pixel_values_videos.shape[1]} frames have a single time step, which nothing precedes: "
+                f"pass at least {2 * self.config.tubelet_size} frames"
+            )
+        tokens = torch.arange(math.prod(grid_size), device=patches.device).expand(patches.shape[0], -1)
+        tokens = tokens.unflatten(1, (steps, -1))
+        errors = [torch.full(tokens[:, 0].shape, math.nan, device=patches.device)]
+        for step in range(1, steps):
+            context, target = tokens[:, :step].flatten(1), tokens[:, step]
+            seen = self.context_encoder(patches, grid_size, context).last_hidden_state
+            prediction = self.vjepa.predictor(seen, context, target, grid_size).last_hidden_state
+            features = self.vjepa.encoder(patches, grid_size, target).last_hidden_state
+            normalised = nn.functional.layer_norm(features, features.shape[-1:])
+            errors.append(prediction_error(prediction, normalised).mean(dim=-1))
+        return torch.stack(errors, dim=1).unflatten(2, area)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        context_mask: Masks,
+        target_mask: Masks,
+        loss_exponent: float = 1.0,
+        variance_weight: float = 0.0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> VJEPAForPreTrainingOutput:
+        """
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
+                normalised clips.
+            context_mask, target_mask (`list[torch.Tensor]`): int64 token indices of shape `(batch, tokens)`,
+                one tensor per mask generator; one context mask may serve several target masks (I-JEPA).
+            loss_exponent (`float`): p of the loss |prediction - target|^p / p; 1 in all released models.
+            variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block of the
+                context encoder; attentions need `attn_implementation="eager"`.
+
+        Returns:
+            [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`.
+        """
+        kept = self._resolve_outputs(output_hidden_states, output_attentions)
+        patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
+        contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
+        targets = check_masks("target_mask", target_mask, *patches.shape[:2])
+
+        with torch.no_grad():
+            target_hidden_state = self.vjepa.encoder(patches, grid_size).last_hidden_state
+            normalised = nn.functional.layer_norm(target_hidden_state, target_hidden_state.shape[-1:])
+            # The parts of a model on several devices: masks lie on that of the pixels, predictions on the predictor's.
+            wanted = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
+        outputs = [self.context_encoder(patches, grid_size, mask, **kept) for mask in contexts]
+        encoded = [output.last_hidden_state for output in outputs]
+        pairs = zip(pair_masks(encoded, targets), pair_masks(contexts, targets), targets, strict=True)
+        predictions = [
+            self.vjepa.predictor(context, context_ids, target_ids, grid_size, index).last_hidden_state
+            for index, (context, context_ids, target_ids) in enumerate(pairs)
+        ]
+
+        loss = prediction_loss = sum(
+            prediction_error(prediction, target.to(prediction.device), exponent=loss_exponent).mean()
+            for prediction, target in zip(predictions, wanted, strict=True)
+        ) / len(wanted)
+        variance_loss = None
+        if variance_weight:
+            variance_loss = sum(_variance_hinge(prediction) for prediction in predictions) / len(predictions)
+            loss = prediction_loss + variance_weight * variance_loss
+        return VJEPAForPreTrainingOutput(
+            loss=loss,
+            prediction_loss=prediction_loss,
+            variance_loss=variance_loss,
+            predictions=predictions,
+            targets=wanted,
+            context_hidden_states=encoded,
+            target_hidden_state=target_hidden_state,
+            hidden_states=tuple(output.hidden_states for output in outputs) if kept["output_hidden_states"] else None,
+            attentions=tuple(output.attentions for output in outputs) if kept["output_attentions"] else None,
+        )
+
+
+def prediction_error(prediction: torch.Tensor, target: torch.Tensor, *, exponent: float = 1.0) -> torch.Tensor:
+    """|prediction - target|^p / p, elementwise, in float32 (V-JEPA, equation 1 with p = 1)."""
+    error = (prediction.float() - target.float()).abs()
+    return error if exponent == 1.0 else error**exponent / exponent
+
+
+def _variance_hinge(prediction: torch.Tensor) -> torch.Tensor:
+    """Mean of max(0, 1 - std over tokens), as the optional regulariser of the published code defines it."""
+    std = (prediction.float().var(dim=1) + 1e-4).sqrt()
+    return nn.functional.relu(1.0 - std).mean()
+
+
+class VJEPAForVideoClassification(VJEPAPreTrainedModel):
+    """
+    Classifier of clips and pictures: encoder, pooler (`config.pooling`) and a linear layer. With the encoder frozen
+    it is the probe of the frozen evaluation (V-JEPA, section 4.2).
+
+    Pretraining checkpoints load into it as they are and give it the target encoder.
+    """
+
+    # What pretraining checkpoints hold besides.
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"(^|\.)predictor\."]
+
+    def __init__(self, config: VJEPAConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vjepa = VJEPAModel(config, add_predictor=False)
+        self.pooler = POOLERS[config.pooling](config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self._encoder_is_frozen = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vjepa.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.vjepa.set_input_embeddings(value)
+
+    def freeze_encoder(self) -> None:
+        """Keeps the encoder as it is: no gradients, and no noise even in training mode."""
+        self._encoder_is_frozen = True
+        self.vjepa.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VJEPAForVideoClassification":
+        """Training mode for all but a frozen encoder."""
+        super().train(mode)
+        if self._encoder_is_frozen:
+            self.vjepa.eval()
+        return self
+
+    def encode(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """
+        Tokens that the pooler sees.
+
+        Args:
+            pixel_values_videos: as for `forward`.
+
+        Returns:
+            `(batch, views, segments * tokens, hidden_size)`: one after the other, the tokens of all segments of a
+            view.
+        """
+        return self._encode(pixel_values_videos)[0]
+
+    def _encode(self, pixels: torch.Tensor, **wanted: bool) -> tuple[torch.Tensor, VJEPAModelOutput]:
+        grouping = pixels.shape[:3] if pixels.ndim == 7 else (pixels.shape[0], 1, 1)
+        clips = pixels.flatten(0, 2) if pixels.ndim == 7 else pixels
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_is_frozen):
+            output = self.vjepa(clips, **wanted, return_dict=True)  # whatever the configuration says
+        return output.last_hidden_state.unflatten(0, grouping).flatten(2, 3), output
+
+    def classify(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> VJEPAVideoClassifierOutput:
+        """
+        The classifier on tokens that have been encoded before.
+
+        Args:
+            tokens (`torch.Tensor` of shape `(batch, views, tokens, hidden_size)`): what `encode` gives.
+            labels: as for `forward`.
+        """
+        pooled = self.pooler(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        view_logits = self.classifier(pooled)
+        loss = None if labels is None else self._loss(view_logits, labels)
+        return VJEPAVideoClassifierOutput(loss=loss, logits=self._average(view_logits), view_logits=view_logits)
+
+    def _loss(self, view_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits, labels = view_logits.flatten(0, 1), labels.repeat_interleave(view_logits.shape[1], dim=0)
+        if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
+            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))  # shares of classes: mixed clips
+        return self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+
+    def _average(self, view_logits: torch.Tensor) -> torch.Tensor:
+        if view_logits.shape[1] == 1:
+            return view_logits.squeeze(1)
+        problem_type = self.config.problem_type
+        if problem_type == "regression" or self.num_labels == 1:
+            return view_logits.mean(dim=1)
+        logits = view_logits.float()
+        if problem_type == "multi_label_classification":
+            yes, no = (nn.functional.logsigmoid(sign * logits).logsumexp(dim=1) for sign in (1, -1))
+            return (yes - no).to(view_logits.dtype)
+        mean = logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(view_logits.shape[1])
+        return mean.to(view_logits.dtype)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+    ) -> VJEPAVideoClassifierOutput:
+        """
+        Args:
+            pixel_values_videos (`torch.Tensor`): normalised pixels, one of
+                - `(batch, frames, channels, height, width)`: one clip of each video;
+                - `(batch, views, segments, frames, channels, height, width)`: several. The tokens of the segments of
+                  a view are classified together, and the probabilities of the views are averaged;
+                - `(batch, channels, height, width)`: pictures, each repeated to a clip.
+            labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*): class indices; shares of
+                classes (with `config.problem_type="single_label_classification"`); or what the problem types
+                `"multi_label_classification"` and `"regression"` of `transformers` take.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every encoder block;
+                attentions need `attn_implementation="eager"`.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): pictures, by the name that
+                image processors give them; instead of `pixel_values_videos`.
+
+        Returns:
+            [`VJEPAVideoClassifierOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: see [`VJEPAModel.forward`].
+        """
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
+        tokens, encoded = self._encode(_only_pixels(pixel_values_videos, pixel_values), **wanted)
+        output = self.classify(tokens, labels)
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        return output
+
+
+__all__ = [
+    "POOLERS",
+    "VJEPAAttentivePooler",
+    "VJEPAForPreTraining",
+    "VJEPAForPreTrainingOutput",
+    "VJEPAForVideoClassification",
+    "VJEPAMeanPooler",
+    "VJEPAModel",
+    "VJEPAModelOutput",
+    "VJEPAPreTrainedModel",
+    "VJEPAVideoClassifierOutput",
+]

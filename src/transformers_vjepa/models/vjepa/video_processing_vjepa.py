@@ -1,0 +1,536 @@
+"""
+From videos to `pixel_values_videos`: [`VJEPAVideoProcessor`], for everything that holds a processor: scripts,
+pipelines, the Hub.
+
+What is done to the frames stands in `clip_transforms`, which frames are taken in `clip_sampling`; with these and
+`decoding` this one travels to the Hub as remote code. Settings, and the way from a picture to its values, are shared
+with the processor of pictures.
+"""
+
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_processing_utils import BatchFeature, get_size_dict
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+    is_pil_image,
+)
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import convert_to_rgb, load_video
+
+from .clip_sampling import ClipSampling, plan_clips, segment_places
+from .clip_transforms import (
+    CROP_RATIO,
+    CROP_SCALE,
+    augment_clip,
+    center_crop,
+    check_augmentation,
+    check_probability,
+    check_range,
+    crop_and_resize,
+    evaluation_resize_edge,
+    normalize,
+    normalize_clips,
+    resize_and_center_crop,
+    resize_and_crop_views,
+    resize_short_side,
+    sample_crop_box,
+)
+from .configuration_vjepa import VJEPAConfig
+from .decoding import read_segments
+from .media_files import rgb_pixels
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, torch.Tensor))
+
+
+def _channel_error(shape: Sequence[int]) -> ValueError:
+    return ValueError(
+        f"a clip of shape {tuple(shape)} is not RGB: pass (frames, 3, height, width) or "
+        "(frames, height, width, 3); `do_convert_rgb=True` converts grey (1) and transparent (4) ones"
+    )
+
+
+def _stack_frames(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
+    """Pictures -> one clip of them. PIL pictures become RGB whatever their mode."""
+    frames = [rgb_pixels(f) if is_pil_image(f) else f for f in frames]
+    shapes = sorted({tuple(frame.shape) for frame in frames})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"frames of one clip have different shapes {shapes[:3]}: a list of pictures is one clip; pass a "
+            "batch of pictures as one list for each, [[picture], [picture]]"
+        )
+    return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
+
+
+def _as_clips(videos: Any) -> list[np.ndarray | torch.Tensor]:
+    """Every accepted form of in-memory video -> list of arrays of rank 4; see [`VJEPAVideoProcessor`]."""
+    if is_pil_image(videos):
+        return [_stack_frames([videos])]
+    if _is_array(videos):
+        if videos.ndim not in (3, 4, 5):
+            raise ValueError(
+                f"a video of shape {tuple(videos.shape)} has rank {videos.ndim}: pass a picture (rank 3), "
+                "a clip (frames, channels, height, width) (rank 4) or a batch of clips (rank 5)"
+            )
+        clips = list(videos) if videos.ndim == 5 else [videos[None] if videos.ndim == 3 else videos]
+        for clip in clips:
+            # Before the base class looks, which does not say what it saw.
+            if not {1, 3, 4} & {clip.shape[1], clip.shape[3]}:
+                raise _channel_error(clip.shape)
+        return clips
+    if isinstance(videos, (list, tuple)) and videos:
+        if all(is_pil_image(item) or (_is_array(item) and item.ndim == 3) for item in videos):
+            return [_stack_frames(videos)]
+        return [clip for item in videos for clip in _as_clips(item)]
+    what = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
+    raise ValueError(
+        f"{what} is no video: pass arrays, tensors, PIL pictures, lists of them, or a file path as a string; "
+        "`do_sample_frames=True` also takes the bytes of a file"
+    )
+
+
+def _holds(videos: Any, *, kinds: tuple[type, ...]) -> bool:
+    """Whether `videos` is, or holds at any depth, a file in one of these forms."""
+    if isinstance(videos, (list, tuple)):
+        return any(_holds(item, kinds=kinds) for item in videos)
+    return isinstance(videos, kinds)
+
+
+def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.BytesIO:
+    """A URL -> what is behind it, in memory and called by it in errors; anything else as it is."""
+    if not (isinstance(source, str) and "://" in source):
+        return source
+    with fsspec.open(source, "rb") as file:
+        fetched = io.BytesIO(file.read())
+    fetched.name = source
+    return fetched
+
+
+def _sample_segments(
+    videos: Any,
+    *,
+    sampling: ClipSampling,
+    num_segments: int,
+    input_data_format: str | ChannelDimension | None,
+) -> list[torch.Tensor]:
+    """Files and in-memory videos -> the clips of each, one behind the other: (segments x frames, channels, h, w)."""
+    if isinstance(videos, (str, bytes, os.PathLike)):
+        return [read_segments(_fetch(videos), num_segments=num_segments, sampling=sampling).flatten(0, 1)]
+    if _holds(videos, kinds=(str, bytes, os.PathLike)):
+        settings = {"sampling": sampling, "num_segments": num_segments, "input_data_format": input_data_format}
+        return [clip for item in videos for clip in _sample_segments(item, **settings)]
+    sampled = []
+    for video in _as_clips(videos):
+        if len(video) == sampling.num_frames:
+            # As many frames as a clip has: it was sampled already.
+            clips = [list(range(len(video)))] * num_segments
+        else:
+            clips = plan_clips(len(video), sampling=sampling, places=segment_places(num_segments), name="<array>")
+        indices = [index for clip in clips for index in clip]
+        sampled.append(_channels_first(_as_tensor(video[indices]), input_data_format))
+    return sampled
+
+
+def _as_tensor(video: np.ndarray | torch.Tensor) -> torch.Tensor:
+    if isinstance(video, torch.Tensor):
+        return video
+    # torch shares memory with an array only if it may write to it and all strides are positive.
+    if not video.flags.writeable or any(stride < 0 for stride in video.strides):
+        video = video.copy()
+    return torch.from_numpy(video)
+
+
+def _channels_first(video: torch.Tensor, input_data_format: str | ChannelDimension | None) -> torch.Tensor:
+    """A clip with its channels first or last -> (frames, channels, height, width), without a copy."""
+    if input_data_format is None:
+        for channels in (3, 1, 4):
+            first, last = video.shape[1] == channels, video.shape[3] == channels
+            if first and last:
+                raise ValueError(
+                    f"cannot tell channels from pixels in shape {tuple(video.shape)}: pass "
+                    '`input_data_format="channels_first"` or `"channels_last"`'
+                )
+            if first or last:
+                return video if first else video.permute(0, 3, 1, 2)
+        return video
+    return video.permute(0, 3, 1, 2) if input_data_format == ChannelDimension.LAST else video
+
+
+def _crop_edge(crop_size: int | Sequence[int] | dict[str, int] | SizeDict) -> int:
+    """Side of a square crop given in any of the forms that processors take."""
+    size = crop_size if isinstance(crop_size, SizeDict) else get_size_dict(crop_size, param_name="crop_size")
+    height, width = size["height"], size["width"]
+    if height != width or height is None or height < 1:
+        raise ValueError(f"`crop_size`={crop_size} must be a square of at least 1 pixel: pass its side")
+    return height
+
+
+def _with_resize_edge(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Let the resize edge follow a new `crop_size`, unless `size` is given too."""
+    if kwargs.get("crop_size") is None or kwargs.get("size") is not None:
+        return kwargs
+    return {**kwargs, "size": {"shortest_edge": evaluation_resize_edge(_crop_edge(kwargs["crop_size"]))}}
+
+
+class VJEPAProcessorMixin:
+    """
+    What the processors of videos and of pictures share: their settings, and the way from a clip (a picture is one of
+    one frame) to its values. Stands before the processor class of transformers among the base classes.
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 256}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        if type(self)._auto_class is None:  # as in the configuration
+            kwargs.pop("auto_map", None)
+        super().__init__(**_with_resize_edge(kwargs))
+
+    @classmethod
+    def from_dict(cls, dictionary: dict[str, Any], **kwargs: Any) -> Any:
+        """As the base class; `crop_size` in `kwargs` also replaces the stored `size`."""
+        return super().from_dict(dictionary, **_with_resize_edge(kwargs))
+
+    @staticmethod
+    def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call that have a value, with the resize edge that follows from them."""
+        # None stands for the processor's own setting, but the base class would take it as a value.
+        return _with_resize_edge({name: value for name, value in kwargs.items() if value is not None})
+
+    def convert_to_rgb(self, frames: torch.Tensor) -> torch.Tensor:
+        """Grey to three equal channels, transparent uint8 over white; (frames, channels, height, width)."""
+        rgb = convert_to_rgb(tvF.grayscale_to_rgb(frames), input_data_format=ChannelDimension.FIRST)
+        # Blending leaves floats on the scale of uint8.
+        return rgb if rgb.dtype == frames.dtype else rgb.round().to(frames.dtype)
+
+    def _prepare_clips(
+        self,
+        clips: list[np.ndarray | torch.Tensor],
+        *,
+        do_convert_rgb: bool | None,
+        input_data_format: str | ChannelDimension | None,
+        device: str | torch.device | None,
+    ) -> list[torch.Tensor]:
+        """Arrays of rank 4 -> RGB tensors (frames, 3, height, width), uint8 or float32, on the device."""
+        prepared = []
+        for array in clips:
+            clip = _as_tensor(array)
+            if clip.ndim != 4 or 0 in clip.shape:
+                raise ValueError(
+                    f"a clip of shape {tuple(clip.shape)}: it must have rank 4, (frames, channels, height, "
+                    "width) or channels last, and at least one frame and pixel"
+                )
+            clip = _channels_first(clip, input_data_format)
+            if do_convert_rgb and clip.shape[1] in (1, 4):
+                clip = self.convert_to_rgb(clip)
+            if clip.shape[1] != 3:
+                raise _channel_error(clip.shape)
+            if clip.dtype != torch.uint8:
+                if not clip.is_floating_point():
+                    raise ValueError(f"a clip of {clip.dtype}: pass uint8 in [0, 255] or floats in [0, 1]")
+                clip = clip.float()
+            prepared.append(clip if device is None else clip.to(device))
+        return prepared
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        crop_edge = _crop_edge(kwargs["crop_size"])
+        size = dict(kwargs["size"])
+        if set(size) != {"shortest_edge"} or size["shortest_edge"] < 1:
+            raise ValueError(f'`size`={size} must be {{"shortest_edge": pixels}}, or the number of pixels')
+        if kwargs["do_resize"] and kwargs["do_center_crop"] and size["shortest_edge"] < crop_edge:
+            raise ValueError(
+                f"`size`={size} is smaller than the crop of {crop_edge} pixels: leave `size` out to get "
+                f"{evaluation_resize_edge(crop_edge)}"
+            )
+        if kwargs["resample"] not in (PILImageResampling.BILINEAR, InterpolationMode.BILINEAR):
+            raise ValueError(f"`resample`={kwargs['resample']!r}: V-JEPA sees bilinear frames only, leave it out")
+        return kwargs
+
+    def _evaluation_crop(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
+        """(frames, channels, height, width) -> the centre of it, as far as the settings ask for it."""
+        if settings["do_resize"]:
+            clip = resize_short_side(clip, edge=settings["size"].shortest_edge)
+        return center_crop(clip, size=settings["crop_size"].height) if settings["do_center_crop"] else clip
+
+    def _values(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
+        """Rescale and normalise as the settings say; uint8 stays uint8 where both are off."""
+        if not (settings["do_rescale"] or settings["do_normalize"]):
+            return clip
+        return normalize(
+            clip,
+            scale=settings["rescale_factor"] if settings["do_rescale"] and clip.dtype == torch.uint8 else 1.0,
+            mean=settings["image_mean"] if settings["do_normalize"] else 0.0,
+            std=settings["image_std"] if settings["do_normalize"] else 1.0,
+            dtype=torch.float32,
+        )
+
+    def _check_floats(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> None:
+        if not (settings["do_rescale"] and clip.is_floating_point()):
+            return
+        low, high = (bound.item() for bound in torch.aminmax(clip))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"a float clip with values from {low:g} to {high:g}: floats must lie in [0, 1]; pass "
+                "uint8, divide by 255, or pass `do_rescale=False` to take them as they are"
+            )
+
+
+class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
+    """What [`VJEPAVideoProcessor`] takes beyond the arguments common to video processors."""
+
+    frame_step: int | None
+    num_segments: int | None
+    num_views: int | None
+    random_crop_scale: list[float] | tuple[float, ...] | None
+    random_crop_ratio: list[float] | tuple[float, ...] | None
+    flip_probability: float | int | None
+    training: bool | None
+    generator: torch.Generator | None
+
+
+class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
+    r"""
+    Videos to `pixel_values_videos` of shape (videos, frames, channels, crop, crop), float32.
+
+    By default the published evaluation: short side to crop x 256 / 224 (bilinear, no antialiasing), centre
+    crop, values to [0, 1], ImageNet mean and standard deviation. Other modes are chosen in the call or, but for
+    training, by the settings:
+
+    - `do_sample_frames=True` takes a clip out of each video, as pipelines ask for: `num_frames` frames at a true
+      stride of `frame_step` (or of `fps` frames per second, where the file has a rate), from the middle of the
+      video. A video that ends before the clip does is read from its start and its last frame repeated; one with
+      fewer than `num_frames` frames is refused. An array of exactly `num_frames` frames is taken for the clip.
+    - `num_segments=8`, with `do_sample_frames`: that many clips, spread evenly from the first frame to the last.
+    - `num_views=3`: the short side becomes the crop (`size` is not used) and evenly spaced crops are taken
+      along the long side.
+    - `training=True, generator=generator`: random resized crop and horizontal flip, drawn once for each clip.
+
+    With several segments or views the shape is (videos, views, segments, frames, channels, crop, crop), which
+    `VJEPAForVideoClassification` reads: it joins the segments of a view and averages over the views.
+
+    **Videos**: one or a batch, as numpy arrays, torch tensors, PIL pictures or file paths. Rank 5 is a batch of
+    clips; rank 4, or a list of pictures, one clip; a single picture a clip of one frame, which the model
+    repeats. A batch of pictures is a list of clips, `[[picture], [picture]]`. Channels come first or last; with
+    `do_convert_rgb` grey and transparent videos become RGB (PIL pictures always do). Paths are read whole by
+    transformers; with `do_sample_frames` only the frames of the clips are decoded, which also works for folders of
+    frames, the bytes of a file and URLs, and where a file holds fewer frames than it promises.
+
+    **Values**: uint8, multiplied by `rescale_factor`; or floats, which are taken to lie in [0, 1] already,
+    and refused if they do not. `do_rescale=False` takes any values as they are.
+
+    Args:
+        crop_size (`int` or `dict`, defaults to 224): side of the square crop, in pixels. A new value also
+            moves `size`, here, in `from_pretrained` and in a call, unless that is given with it.
+        size (`int` or `dict`, defaults to `{"shortest_edge": 256}`): short side before the centre crop.
+        image_mean, image_std (default to the ImageNet values): one number per channel, on the scale 0 to 1.
+        do_resize, do_center_crop, do_rescale, do_normalize, do_convert_rgb (`bool`, default to `True`): steps
+            to run. With neither `do_rescale` nor `do_normalize`, uint8 frames stay uint8.
+        rescale_factor (`float`, defaults to 1 / 255): factor for uint8 frames.
+        do_sample_frames (`bool`, defaults to `False`): take clips out of the videos, as described above.
+        num_frames (`int`, defaults to 16): frames of a clip, for `do_sample_frames`.
+        frame_step (`int`, defaults to 4): frames of the video from one frame of the clip to the next, for
+            `do_sample_frames`.
+        num_segments (`int`, defaults to 1): clips of each video, for `do_sample_frames`.
+        num_views (`int`, defaults to 1): spatial views of each video; more than 1 as described above.
+        random_crop_scale, random_crop_ratio (default to (0.3, 1.0), (0.75, 1.35)): bounds of the area share
+            and of width / height of the training crops.
+        flip_probability (`float`, defaults to 0.5): probability of the flip in training.
+
+    Only in calls: `training`, `generator` (`torch.Generator`, on the CPU), `return_tensors` and the common
+    arguments of video processors.
+
+    Raises:
+        ValueError: a video or a setting that does not fit the above; `DecodingError`, a kind of it, for a file
+            that does not give the frames.
+        TypeError: an argument that does not exist, in a call.
+    """
+
+    valid_kwargs = VJEPAVideoProcessorKwargs
+    num_frames = 16
+    frame_step = 4
+    num_segments = 1
+    num_views = 1
+    random_crop_scale = CROP_SCALE
+    random_crop_ratio = CROP_RATIO
+    flip_probability = 0.5
+
+    def __init__(self, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> None:
+        for name in ("training", "generator"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` is no setting of the processor: pass it in the call")
+        super().__init__(**kwargs)
+
+    def preprocess(self, videos: Any, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> BatchFeature:
+        """The call itself; see the class."""
+        given = self._given(kwargs)
+        if given.get("do_sample_frames", self.do_sample_frames):
+            videos = self._sample_clips(videos, given=given)
+            # Both have been seen to.
+            given.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
+        elif (num_segments := given.get("num_segments", self.num_segments)) > 1:
+            raise ValueError(
+                f"`num_segments`={num_segments} spreads clips over a video: pass the video with "
+                "`do_sample_frames=True`, or a clip with `num_segments=1`"
+            )
+        elif not _holds(videos, kinds=(str,)):
+            # The base class reads paths; what is in memory is brought into one form here, whatever it was.
+            videos = _as_clips(videos)
+        return super().preprocess(videos, **given)
+
+    @classmethod
+    def for_config(cls, config: VJEPAConfig) -> "VJEPAVideoProcessor":
+        """The processor of a model that has none: clips of its size and length, every fourth frame."""
+        return cls(crop_size=config.crop_size, num_frames=config.frames_per_clip)
+
+    def clip_sampling(self, **changes: Any) -> ClipSampling:
+        """
+        Which frames this processor takes for a clip: `num_frames` of them, `frame_step` apart or at `fps` per second.
+
+        Args:
+            changes: arguments of `ClipSampling`, where they are not None; any spacing there replaces that of the
+                settings.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        if not given.keys() & {"frame_step", "target_fps", "duration"}:
+            given |= {"target_fps": self.fps} if self.fps else {"frame_step": self.frame_step}
+        return ClipSampling(**{"num_frames": self.num_frames, **given})
+
+    def _sample_clips(self, videos: Any, *, given: dict[str, Any]) -> list[torch.Tensor]:
+        for name in ("video_metadata", "return_metadata"):
+            if given.get(name):
+                raise ValueError(f"`{name}` with `do_sample_frames=True`: the clip is planned here, leave it out")
+        sampling = self.clip_sampling(
+            num_frames=given.get("num_frames"), frame_step=given.get("frame_step"), target_fps=given.get("fps")
+        )
+        return _sample_segments(
+            videos,
+            sampling=sampling,
+            num_segments=given.get("num_segments", self.num_segments),
+            input_data_format=given.get("input_data_format", self.input_data_format),
+        )
+
+    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None) -> Any:
+        """As the base class, but with PyAV, which carries its own FFmpeg and works wherever it installs."""
+        if isinstance(video_url_or_urls, list):
+            fetched = (self.fetch_videos(item, sample_indices_fn=sample_indices_fn) for item in video_url_or_urls)
+            return list(zip(*fetched, strict=True))
+        return load_video(video_url_or_urls, backend="pyav", sample_indices_fn=sample_indices_fn)
+
+    def _prepare_input_videos(
+        self,
+        videos: list[np.ndarray | torch.Tensor],
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: str | torch.device | None = None,
+    ) -> list[torch.Tensor]:
+        return self._prepare_clips(
+            videos, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+        )
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        ClipSampling(num_frames=kwargs["num_frames"], frame_step=kwargs["frame_step"])
+        for name in ("num_segments", "num_views"):
+            if kwargs[name] < 1:
+                raise ValueError(f"`{name}`={kwargs[name]} must be at least 1")
+        # JSON has no tuples.
+        for name, upper in (("random_crop_scale", 1.0), ("random_crop_ratio", math.inf)):
+            kwargs[name] = tuple(kwargs[name])
+            check_range(name, kwargs[name], upper=upper)
+        check_probability(kwargs["flip_probability"])
+        return kwargs
+
+    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
+        super()._validate_preprocess_kwargs(**kwargs)
+        training = bool(kwargs["training"])
+        for name in ("num_views", "num_segments"):
+            if training and kwargs[name] > 1:
+                raise ValueError(f"`training=True` with `{name}`={kwargs[name]}: choose one of them")
+        if training != (kwargs["generator"] is not None):
+            raise ValueError(
+                "`training=True` and `generator` go together: pass `generator=torch.Generator()` to draw the "
+                "crops from, and neither for evaluation"
+            )
+        if (training or kwargs["num_views"] > 1) and not (kwargs["do_resize"] and kwargs["do_center_crop"]):
+            raise ValueError(
+                "`training=True` and `num_views` resize and crop by themselves: leave `do_resize` and "
+                "`do_center_crop` on"
+            )
+
+    def _crops(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> list[torch.Tensor]:
+        """(frames, channels, height, width) -> its crops: one, or one for each view."""
+        crop = settings["crop_size"].height
+        if settings["training"]:
+            augmented = augment_clip(
+                clip,
+                size=crop,
+                generator=settings["generator"],
+                scale=settings["random_crop_scale"],
+                ratio=settings["random_crop_ratio"],
+                flip_probability=settings["flip_probability"],
+            )
+            return [augmented]
+        if settings["num_views"] > 1:
+            return list(resize_and_crop_views(clip, size=crop, num_views=settings["num_views"]))
+        return [self._evaluation_crop(clip, settings=settings)]
+
+    def _preprocess(
+        self, videos: list[torch.Tensor], return_tensors: str | None = None, **settings: Any
+    ) -> BatchFeature:
+        num_segments = settings["num_segments"]
+        pixel_values = []
+        for clip in videos:
+            self._check_floats(clip, settings=settings)
+            views = [self._values(crop, settings=settings) for crop in self._crops(clip, settings=settings)]
+            # The segments stand one behind the other among the frames: what is done to pictures is the same for all.
+            several = len(views) > 1 or num_segments > 1
+            pixel_values.append(torch.stack(views).unflatten(1, (num_segments, -1)) if several else views[0])
+        shapes = sorted({tuple(clip.shape) for clip in pixel_values})
+        if return_tensors is not None and len(shapes) > 1:
+            raise ValueError(
+                f"clips of shapes {shapes[:3]} do not make a batch: give all videos as many frames, "
+                "and leave `do_center_crop` on; without `return_tensors` they come as a list"
+            )
+        return BatchFeature(data={"pixel_values_videos": pixel_values}, tensor_type=return_tensors)
+
+
+# The functions on frames are offered here too, beside the processor that wraps them.
+__all__ = [
+    "CROP_RATIO",
+    "CROP_SCALE",
+    "VJEPAProcessorMixin",
+    "VJEPAVideoProcessor",
+    "augment_clip",
+    "check_augmentation",
+    "crop_and_resize",
+    "evaluation_resize_edge",
+    "normalize_clips",
+    "resize_and_center_crop",
+    "resize_and_crop_views",
+    "sample_crop_box",
+]

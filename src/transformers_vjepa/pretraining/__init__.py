@@ -1,0 +1,1 @@
+"""Pretraining: masks, schedules, collapse checks and the trainer."""

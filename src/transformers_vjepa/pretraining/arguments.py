@@ -1,0 +1,137 @@
+"""
+Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an index file, archives or the Hub.
+
+    vjepa pretrain --config tiny_cpu --output_dir outputs/tiny
+    accelerate launch -m transformers_vjepa pretrain --config vitl16 \\
+        --dataset k710.csv=0.4 ssv2.csv=0.2 howto/=0.4 --output_dir outputs/vitl16
+
+A recipe (--config: its name, or a YAML file) gives defaults for the arguments below; the command line overrides it.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import torch
+
+from ..command_line.parsing import parse_with_recipe
+from ..models.vjepa.configuration_vjepa import PRESETS
+from .trainer import VJEPATrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from; what it predicts."""
+
+    _argument_group_name = "model"
+
+    preset: str = field(default="vitt16", metadata={"help": "Architecture to start from.", "choices": list(PRESETS)})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Continue from these weights (folder or Hub id) instead of a new model."}
+    )
+    crop_size: int | None = field(default=None, metadata={"help": "Side of a clip in pixels."})
+    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
+    frames_per_clip: int | None = field(default=None, metadata={"help": "Frames of a clip; 1 pretrains on images."})
+    tubelet_size: int | None = field(default=None, metadata={"help": "Frames that a token spans."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the encoder."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the encoder."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the encoder."})
+    pred_hidden_size: int | None = field(default=None, metadata={"help": "Width of the predictor."})
+    pred_num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the predictor."})
+    pred_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the predictor."})
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the initial weights; narrow networks need more (0.02)."}
+    )
+    prediction_target: Literal["features", "pixels"] = field(
+        default="features",
+        metadata={"help": "What is predicted of masked tokens: features (V-JEPA), or normalised pixels, to compare."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """Where clips come from and how they are cut."""
+
+    _argument_group_name = "data"
+
+    dataset: list[str] = field(
+        default_factory=lambda: ["synthetic"],
+        metadata={
+            "help": "One or more of: a folder of videos, tars, Parquet or pictures; a text or CSV index ('path label' "
+            "per line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in "
+            "the mix. 'synthetic' renders the built-in corpus beside the output folder."
+        },
+    )
+    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
+    frame_step: int | None = field(default=None, metadata={"help": "Frames from one frame of a clip to the next (4)."})
+    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
+    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
+    short_videos: Literal["repeat_last", "refuse"] = field(
+        default="repeat_last",
+        metadata={
+            "help": "Videos that end before a clip does: repeat their last frame, or skip them as broken ones. "
+            "Videos with fewer frames than a clip are skipped in any case."
+        },
+    )
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.3, 1.0], metadata={"help": "Least and largest area of a random crop."}
+    )
+    crop_ratio: list[float] = field(
+        default_factory=lambda: [0.75, 1.35], metadata={"help": "Least and largest width/height of a random crop."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
+    max_broken_share: float = field(
+        default=0.05,
+        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
+    )
+    decode_timeout: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds to find and read one video, after which a DataLoader worker is replaced and the video "
+            "skipped as a broken one (without workers: a warning). 0: never."
+        },
+    )
+    cache_videos: int = field(
+        default=0,
+        metadata={
+            "help": "Megabytes of decoded video files that each worker keeps: for small corpora of short clips."
+        },
+    )
+    shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
+
+
+_SPACINGS = {"frame_step", "target_fps", "clip_duration"}
+# What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
+ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
+    "init_from",
+    "crop_size",
+    "frames_per_clip",
+    "prediction_target",
+}
+
+
+def _overridden(given: set[str]) -> set[str]:
+    """What a recipe must not set, from what the command line does."""
+    architecture = ARCHITECTURE if given & {"preset", "init_from"} else set()
+    return architecture | (_SPACINGS if given & _SPACINGS else set())
+
+
+def _default_recipe(given: set[str]) -> str | None:
+    """The size that suits the built-in corpus."""
+    return None if given & {"dataset", "preset", "init_from"} else "tiny_cpu"
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
+    """Command line over recipe over defaults."""
+    return parse_with_recipe(
+        argv,
+        (ModelArguments, DataArguments, VJEPATrainingArguments),
+        description=__doc__,
+        recipe_help="recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments; "
+        "tiny_cpu where neither this nor --dataset, --preset or --init_from is given",
+        default_recipe=_default_recipe,
+        overridden=_overridden,
+        dry_run_help="Say what would be done: sizes, memory, steps, data, first clips; then exit.",
+        use_cpu=not torch.accelerator.is_available(),
+    )

@@ -1,0 +1,469 @@
+"""Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from datasets import IterableDataset
+from transformers import TrainingArguments
+from transformers.utils import logging
+
+from ..data.streaming import StreamPosition
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
+from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from ..safety.sanitizing import TokensStayBehind
+from ..training.sharding import refuse_deepspeed, refuse_fsdp1
+from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
+from .collapse import covariance_penalty, feature_health, variance_hinge
+from .masking import VJEPAMaskCollator, mask_ratios
+from .schedules import learning_rate_at, momentum_at, weight_decay_at
+
+logger = logging.get_logger(__name__)
+
+# Positions per clip that the diagnostics look at: enough for stable figures, cheap at any model size.
+_DIAGNOSED_POSITIONS = 64
+
+
+_NO_EVALUATION = (
+    "pretraining does not evaluate, its loss does not tell how good features are: save checkpoints (save_steps) and "
+    "probe them with vjepa train_classifier"
+)
+
+
+class CollapseError(RuntimeError):
+    """The target features have (almost) stopped to differ between clips."""
+
+
+class UnevenStreamError(ValueError):
+    """The data set of one process ended before those of the others."""
+
+
+@dataclass
+class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
+    """
+    Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`] with the defaults of the
+    published V-JEPA recipe where they differ, and the knobs it adds.
+    """
+
+    _argument_group_name = "training"  # where --help lists them
+
+    # Changed defaults.
+    output_dir: str | None = field(default="outputs/pretrain", metadata={"help": "Where everything is written."})
+    learning_rate: float = field(default=6.25e-4, metadata={"help": "Peak learning rate, after warm-up."})
+    weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the first step."})
+    max_grad_norm: float = field(
+        default=10.0,
+        metadata={"help": "Clip the gradients of encoder and predictor to this norm, each alone. 0: never."},
+    )
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps to run; they are the clock, not epochs."})
+    warmup_steps: float = field(
+        default=0.13,
+        metadata={"help": "Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."},
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "How many checkpoints stay: older ones are deleted when a new one is saved."}
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
+    hub_license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
+            "run starts from, where it binds."
+        },
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are no columns."})
+    ignore_data_skip: bool = field(
+        default=True,
+        metadata={"help": "Must be on: the stream goes to its position without reading up to it."},
+    )
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Buffers are constants."})
+    ddp_timeout: int = field(
+        default=600, metadata={"help": "Seconds after which a process that waits for another one gives up."}
+    )
+
+    # The V-JEPA recipe.
+    start_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate before warm-up."})
+    final_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
+    final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end of the schedule."})
+    ema_momentum: float = field(default=0.998, metadata={"help": "Momentum of the target encoder at the first step."})
+    final_ema_momentum: float = field(default=1.0, metadata={"help": "Momentum at the end of the schedule."})
+    schedule_scale: float = field(
+        default=1.25,
+        metadata={
+            "help": "Schedules are laid out over this many times max_steps, and the run ends before they do: at 1.25 "
+            "it ends after four fifths of them (published). 1: they end with the run."
+        },
+    )
+    clip_grad_from_step: int | None = field(
+        default=None,
+        metadata={"help": "First step (from 0) that clips gradients. Default: the one after warm-up."},
+    )
+    loss_exponent: float = field(default=1.0, metadata={"help": "p of the loss |prediction - target|^p / p."})
+    variance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the variance regulariser on the predictions (published: 0)."},
+    )
+    context_variance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of VICReg's variance term on the context tokens (published: 0)."},
+    )
+    context_covariance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of VICReg's covariance term on the context tokens (published: 0)."},
+    )
+    mask_strategy: str = field(
+        default="multiblock",
+        metadata={
+            "help": "Name of a mask strategy (see transformers_vjepa.masking). Models of one frame get "
+            "image_multiblock from vjepa pretrain by default."
+        },
+    )
+    mask_truncation: Literal["balanced", "published"] = field(
+        default="balanced",
+        metadata={"help": "How masks get equal lengths: fixed counts per sample, or cut to the batch minimum."},
+    )
+
+    # Alarms.
+    collapse_action: Literal["warn", "stop"] = field(
+        default="warn",
+        metadata={
+            "help": "What to do when the target features collapse: a warning, or also an end with a checkpoint."
+        },
+    )
+    collapse_std: float = field(
+        default=0.05,
+        metadata={
+            "help": "Collapsed below this std of the target features over clips at the same position (healthy: 0.1-1)."
+        },
+    )
+    collapse_rank: float = field(
+        default=1.5,
+        metadata={"help": "Collapsed below this effective rank of the target features over clips."},
+    )
+
+    def __post_init__(self) -> None:
+        refuse_deepspeed(self)  # first: what follows sets it up
+        self._start_cpu_processes()
+        super().__post_init__()
+        refuse_fsdp1(self)
+        self._check_steps_are_the_clock()
+        for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        for name, least, most in (
+            ("learning_rate", 0.0, float("inf")),
+            ("ema_momentum", 0.0, 1.0),
+            ("final_ema_momentum", 0.0, 1.0),
+            ("schedule_scale", 1.0, float("inf")),
+            ("loss_exponent", 1.0, float("inf")),
+            ("variance_weight", 0.0, float("inf")),
+            ("context_variance_weight", 0.0, float("inf")),
+            ("context_covariance_weight", 0.0, float("inf")),
+            ("max_steps", 1, float("inf")),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [{least}, {most}]")
+        for name, needed in (
+            ("logging_nan_inf_filter", False),
+            ("remove_unused_columns", False),
+            ("ignore_data_skip", True),
+        ):
+            if getattr(self, name) is not needed:
+                raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
+
+    def _check_steps_are_the_clock(self) -> None:
+        if self.num_train_epochs != TrainingArguments.num_train_epochs:
+            raise ValueError(
+                f"num_train_epochs={self.num_train_epochs:g} has no meaning here, a stream has no end: set max_steps"
+            )
+        if self.eval_strategy != "no":
+            raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
+
+    def _start_cpu_processes(self) -> None:
+        """Connects processes without GPUs, which `TrainingArguments` would do without `ddp_timeout`."""
+        if self.use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
+
+
+class VJEPATrainer(StreamTrainer):
+    """
+    Pretrains a [`VJEPAForPreTraining`] on a stream of clips.
+
+    One step: schedules, forward, backward, clipping of encoder and predictor apart, optimizer, then the
+    target encoder with this step's momentum (V-JEPA, section 3 and appendix; published order).
+
+    Args:
+        model: in float32; use `bf16=True` or `fp16=True` for mixed precision.
+        args: training arguments.
+        train_dataset: what [`~data.streaming.clip_stream`] made for this process, or any iterable data set of dicts
+            with `pixel_values_videos` (uint8) and `clip_seed` that is split over processes already.
+        position: the position of that stream, so that resuming can seek in it.
+        processing_class: its mean and standard deviation normalise the clips; saved with every checkpoint.
+
+    Raises:
+        TypeError: another kind of model or arguments; adapters, for example, are not for pretraining, where both
+            encoders need the same parameters.
+        ValueError: parameters that are not float32, or another number of mask generators than mask tokens,
+            or several GPUs for one process.
+    """
+
+    def __init__(
+        self,
+        model: VJEPAForPreTraining,
+        args: VJEPATrainingArguments,
+        train_dataset: IterableDataset,
+        position: StreamPosition | None = None,
+        processing_class: VJEPAVideoProcessor | None = None,
+        **kwargs: Any,
+    ):
+        check_kind(model, VJEPAForPreTraining)
+        check_kind(args, VJEPATrainingArguments)
+        wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+        if wrong:
+            raise ValueError(
+                f"the model has {wrong.pop()} parameters: a momentum near 1 rounds away in them; load it with "
+                "dtype=torch.float32 and train with bf16=True"
+            )
+        collator = kwargs.pop("data_collator", None) or VJEPAMaskCollator(
+            model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
+        )
+        if isinstance(collator, VJEPAMaskCollator):
+            self._check_mask_tokens(model.config, collator)
+        if processing_class is None:
+            processing_class = VJEPAVideoProcessor.for_config(model.config)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=collator,
+            processing_class=processing_class,
+            position=position,
+            **kwargs,
+        )
+        self._scheduled_optimizer: torch.optim.Optimizer | None = None
+
+    @staticmethod
+    def _check_mask_tokens(config: VJEPAConfig, collator: VJEPAMaskCollator) -> None:
+        generators = len(collator.generators)
+        if generators != config.pred_num_mask_tokens:
+            raise ValueError(
+                f"the mask strategy has {generators} generators for pred_num_mask_tokens="
+                f"{config.pred_num_mask_tokens}: make the model with pred_num_mask_tokens={generators}"
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint:
+            # The checkpoint holds the rate that its own arguments gave this step.
+            rate = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.lr_scheduler._last_lr = [rate] * len(self.optimizer.param_groups)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        Raises:
+            NotImplementedError: always; see the message.
+        """
+        raise NotImplementedError(_NO_EVALUATION)
+
+    predict = evaluate
+
+    # Data
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.world_size > 1:
+            # Where one process has nothing left, the others would wait for its gradients until ddp_timeout.
+            counts = self.accelerator.gather(torch.tensor([len(batches)], device=device)).tolist()
+            if len(set(counts)) > 1:
+                raise UnevenStreamError(
+                    f"at step {self.state.global_step} the {len(counts)} processes have {counts} batches: the data "
+                    "set of one ended before the others. Give all as many, make it endless as clip_stream is, or "
+                    "give it a length, so that it is shared out evenly"
+                )
+        return batches, num_items
+
+    # Schedules, optimizer, target encoder
+
+    @property
+    def schedule_step(self) -> int:
+        """Updates made so far; an update that mixed precision skipped does not count."""
+        return self.lr_scheduler.last_epoch
+
+    def _schedule_length(self) -> float:
+        return self.args.schedule_scale * self.args.max_steps
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """All but biases, norms and other vectors."""
+        return [name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith("bias")]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        created = super().create_optimizer(model)
+        optimizer = getattr(created, "optimizer", created)  # when trained before, it is in a wrapper of accelerate's
+        if self._scheduled_optimizer is not optimizer:
+            self._scheduled_optimizer = optimizer
+            network = self.model if model is None else model
+            names = set(self.get_decay_parameter_names(network))
+            decaying = {id(value) for name, value in network.named_parameters() if name in names}
+            for group in optimizer.param_groups:
+                group["decays"] = any(id(parameter) in decaying for parameter in group["params"])
+            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target. A fused optimizer
+            # would skip it inside of its step, after the hooks, unless the scaler is told to look by itself.
+            optimizer._step_supports_amp_scaling = False
+            optimizer.register_step_pre_hook(self._before_update)
+            optimizer.register_step_post_hook(self._after_update)
+        return created
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        value = weight_decay_at(
+            self.schedule_step,
+            start=self.args.weight_decay,
+            final=self.args.final_weight_decay,
+            total_steps=self._schedule_length(),
+        )
+        for group in optimizer.param_groups:
+            if group["decays"]:
+                group["weight_decay"] = value
+        self._metrics["weight_decay"] = [value]
+
+    def _after_update(self, *_: Any) -> None:
+        value = momentum_at(
+            self.schedule_step,
+            start=self.args.ema_momentum,
+            final=self.args.final_ema_momentum,
+            total_steps=self._schedule_length(),
+        )
+        self.accelerator.unwrap_model(self.model).update_target(value)
+        self._metrics["ema_momentum"] = [value]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            args = self.args
+            optimizer = self.optimizer if optimizer is None else optimizer
+            for group in optimizer.param_groups:
+                # The schedule gives rates, not factors: so a resumed run follows its arguments, as the rest does.
+                group["initial_lr"] = 1.0
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer,
+                partial(
+                    learning_rate_at,
+                    start=args.start_learning_rate,
+                    peak=args.learning_rate,
+                    final=args.final_learning_rate,
+                    warmup_steps=args.get_warmup_steps(num_training_steps),
+                    total_steps=self._schedule_length(),
+                ),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """Clips encoder and predictor apart, after warm-up only; returns the norm of all gradients."""
+        first = self.args.clip_grad_from_step
+        if first is None:
+            first = self.args.get_warmup_steps(self.args.max_steps) + 1
+        clips = self.args.max_grad_norm > 0 and self.schedule_step >= first
+        limit = self.args.max_grad_norm if clips else float("inf")
+        network = self.accelerator.unwrap_model(model)
+        self.accelerator.unscale_gradients()
+        norms = []
+        for name, part in (("encoder", network.context_encoder), ("predictor", network.vjepa.predictor)):
+            norm = torch.nn.utils.clip_grad_norm_(part.parameters(), limit)
+            norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            self._metrics[f"{name}_grad_norm"].append(norms[-1].item())
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        # Without clipping the Trainer asks here, and the norms are logged all the same.
+        grad_norm = self._clip_grad_norm(model) if grad_norm is None else grad_norm
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    # Loss and what is logged of it
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, VJEPAForPreTrainingOutput]:
+        pixels = self.normalized(inputs["pixel_values_videos"])
+        with self.accelerator.autocast():  # sharded models are not wrapped in it
+            outputs = model(
+                pixel_values_videos=pixels,
+                context_mask=inputs["context_mask"],
+                target_mask=inputs["target_mask"],
+                loss_exponent=self.args.loss_exponent,
+                variance_weight=self.args.variance_weight,
+            )
+        self._regularize(outputs)
+        self.check_loss(outputs.loss, inputs)
+        self._record(inputs, outputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _regularize(self, outputs: VJEPAForPreTrainingOutput) -> None:
+        """Adds VICReg's terms on the context tokens of each mask to the loss; they are logged without weights."""
+        for name, weight, term in (
+            ("context_variance_loss", self.args.context_variance_weight, variance_hinge),
+            ("context_covariance_loss", self.args.context_covariance_weight, covariance_penalty),
+        ):
+            if weight:
+                terms = [term(tokens.flatten(0, 1)) for tokens in outputs.context_hidden_states]
+                value = sum(terms) / len(terms)
+                outputs.loss = outputs.loss + weight * value
+                self._metrics[name].append(value.item())
+
+    @torch.no_grad()
+    def _record(self, inputs: dict[str, Any], outputs: VJEPAForPreTrainingOutput) -> None:
+        """Collects figures for the next log; those that cost only where it comes after this step."""
+        metrics = self._metrics
+        self.count_clips(inputs, len(inputs["pixel_values_videos"]))
+        num_patches = self.accelerator.unwrap_model(self.model).config.num_patches
+        ratios = mask_ratios(inputs["context_mask"], inputs["target_mask"], num_patches=num_patches)
+        for name, ratio in ratios.items():
+            metrics[name].append(ratio)
+        if (self.state.global_step + 1) % self.state.logging_steps:
+            return
+        if outputs.variance_loss is not None:
+            metrics["variance_loss"].append(outputs.variance_loss.item())
+        stds = [prediction.float().std(dim=1).mean().item() for prediction in outputs.predictions]
+        metrics["predictor_std"].append(sum(stds) / len(stds))
+        stride = -(-num_patches // _DIAGNOSED_POSITIONS)
+        tokens = outputs.target_hidden_state
+        if tokens is None:  # an objective that needs no target features
+            network = self.accelerator.unwrap_model(self.model)
+            tokens = network.vjepa.get_vision_features(self.normalized(inputs["pixel_values_videos"]))
+        features = self.accelerator.gather(tokens[:, ::stride].float().contiguous())
+        normalised = torch.nn.functional.layer_norm(features, features.shape[-1:])
+        health = feature_health(normalised)
+        for name, value in health.items():
+            metrics[name].append(value)
+        self._sound_alarm(health)
+
+    def _sound_alarm(self, health: dict[str, float]) -> None:
+        for name, bound in (
+            ("target_std_over_clips", self.args.collapse_std),
+            ("target_rank_over_clips", self.args.collapse_rank),
+        ):
+            if name in health and health[name] < bound:
+                message = (
+                    f"collapse at step {self.state.global_step}: {name}={health[name]:.4g} is below {bound}; "
+                    "the target encoder gives all clips the same features. Lower the learning rate, raise "
+                    "ema_momentum, or check the masks"
+                )
+                if self.args.collapse_action == "warn":
+                    logger.warning(message)
+                elif self.stop_error is None:  # on all processes: they look at the same features
+                    self.stop_error = CollapseError(message)
+
+
+__all__ = ["CollapseError", "DivergedError", "UnevenStreamError", "VJEPATrainer", "VJEPATrainingArguments"]

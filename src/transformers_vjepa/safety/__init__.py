@@ -1,0 +1,1 @@
+"""Protection of files and logs: untrusted checkpoints, atomic writes, sanitised text."""

@@ -1,0 +1,1 @@
+"""The paper's comparisons in miniature: plan, runs, results and one report page."""

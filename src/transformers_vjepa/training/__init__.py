@@ -1,0 +1,1 @@
+"""What every training on a stream of clips needs: resume, signals, checkpoints, sharding."""

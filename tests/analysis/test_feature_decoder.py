@@ -1,0 +1,114 @@
+"""Features back into pixels: the inverse of patchify, training, what is decoded where, and the picture."""
+
+import pytest
+import torch
+
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining
+from transformers_vjepa.analysis.feature_decoder import FeatureDecoder, decode_predictions, train_decoder, unpatchify
+
+CONFIG = VJEPAConfig(  # grid 2 x 4 x 4
+    crop_size=16,
+    patch_size=4,
+    frames_per_clip=4,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    pred_hidden_size=12,
+    pred_num_hidden_layers=1,
+    pred_num_attention_heads=2,
+    initializer_range=0.1,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> VJEPAForPreTraining:
+    torch.manual_seed(0)
+    return VJEPAForPreTraining(CONFIG).eval()
+
+
+def random_clips(batch: int = 4) -> torch.Tensor:
+    """Every patch of one random colour: what a few features can hold."""
+    cells = torch.randn(batch, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return cells.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)
+
+
+def pixels_of(tokens: torch.Tensor) -> torch.Tensor:
+    """Which pixels (4, 16, 16) the tokens span."""
+    cells = torch.zeros(32, dtype=torch.bool)
+    cells[tokens] = True
+    cells = cells.view(2, 4, 4)
+    return cells.repeat_interleave(2, 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
+
+
+def test_unpatchify_is_the_inverse_of_patchify(model):
+    clips = torch.randn(3, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    patches, _ = model.vjepa.encoder.embeddings.patchify(clips)
+    assert torch.equal(unpatchify(patches, config=CONFIG), clips)
+    one_frame = VJEPAConfig(**{**CONFIG.to_diff_dict(), "frames_per_clip": 1, "tubelet_size": 1})
+    pictures = clips[:, :1]
+    patches, _ = VJEPAForPreTraining(one_frame).vjepa.encoder.embeddings.patchify(pictures)
+    assert torch.equal(unpatchify(patches, config=one_frame), pictures)
+    with pytest.raises(ValueError, match=r"shape \(3, 16, 48\) do not make clips of 4 x 16 x 16.*\(batch, 32, 96\)"):
+        unpatchify(torch.zeros(3, 16, 48), config=CONFIG)
+
+
+def test_unpatchify_by_hand():
+    patches = torch.zeros(1, 32, 96)
+    # Token 1 x 16 + 2 x 4 + 3: second time step, row 2, column 3. Value: channel 1, frame 1, row 2, column 3.
+    patches[0, 27, 1 * 32 + 1 * 16 + 2 * 4 + 3] = 1.0
+    clips = unpatchify(patches, config=CONFIG)
+    assert clips.nonzero().tolist() == [[0, 3, 1, 2 * 4 + 2, 3 * 4 + 3]]
+
+
+def test_decoder_learns_a_handful_of_clips_and_leaves_the_model_alone(model):
+    clips = random_clips()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    decoder = train_decoder(model, [clips[:2], clips[2:]], steps=400, learning_rate=5e-3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not decoder.training
+
+    patches, grid = model.vjepa.encoder.embeddings.patchify(clips)
+    with torch.no_grad():
+        features = torch.nn.functional.layer_norm(model.vjepa.encoder(patches, grid).last_hidden_state, (24,))
+        error = (decoder(features) - patches).square().mean()
+    assert error < 0.05 * patches.var()
+
+
+def test_training_is_seeded_and_reads_batches_again(model):
+    clips = random_clips()
+    twice = [train_decoder(model, [clips], steps=3, seed=1).state_dict() for _ in range(2)]
+    other = train_decoder(model, [clips], steps=3, seed=2).state_dict()
+    assert all(torch.equal(twice[0][name], twice[1][name]) for name in other)
+    assert not torch.equal(twice[0]["layers.0.weight"], other["layers.0.weight"])
+    train_decoder(model, iter([clips, clips, clips]), steps=3)
+    with pytest.raises(ValueError, match="`batches` has no more clips"):
+        train_decoder(model, iter([clips, clips]), steps=3)
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+        train_decoder(model, [clips], steps=0)
+
+
+def test_what_is_decoded_where(model):
+    clips = random_clips(2)
+    context, target = torch.tensor([[0, 5], [1, 6]]), torch.tensor([[2, 9, 31], [3, 8, 30]])
+    torch.manual_seed(0)
+    decoder = FeatureDecoder(CONFIG, width=8)
+    decoded = decode_predictions(model, decoder, clips, context_mask=context, target_mask=target)
+    assert torch.equal(decoded.original, clips)
+    for clip in range(2):
+        seen, hidden = pixels_of(context[clip]), pixels_of(target[clip])
+        neither = ~(seen | hidden)
+        assert torch.equal(decoded.hidden[clip], ~seen)
+        for name in ("context", "from_targets", "from_predictions"):
+            frames = getattr(decoded, name)[clip].transpose(0, 1)  # channels first
+            assert torch.equal(frames[:, seen], clips[clip].transpose(0, 1)[:, seen]), name
+            assert (frames[:, neither] == 0).all(), name
+            assert (frames[:, hidden] == 0).all() if name == "context" else (frames[:, hidden] != 0).any(), name
+    with torch.no_grad():
+        output = model(clips, context, target)
+        for name, features in (("from_targets", output.targets), ("from_predictions", output.predictions)):
+            patches, _ = model.vjepa.encoder.embeddings.patchify(getattr(decoded, name))
+            for clip in range(2):
+                torch.testing.assert_close(patches[clip, target[clip]], decoder(features[0])[clip])

@@ -1,0 +1,403 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HTTPError
+from published import published_checkpoint_of, published_probe_of
+from reference import TINY, largest_difference, reference_tensors
+from safetensors.torch import save_file
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
+
+from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from transformers_vjepa.commands import convert_checkpoint
+from transformers_vjepa.conversion.conversion import differing_tensors
+from transformers_vjepa.hub import transfer as hub
+from transformers_vjepa.safety.safe_loading import read_checkpoint
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
+main = vars(convert_checkpoint)
+CONFIG = VJEPAConfig(**TINY)
+HEADS = {"vjepa_tiny_uniform": 4, "vjepa_tiny_plain": 3, "ijepa_tiny": 4}
+
+
+def run(*argv) -> None:
+    main["run"]([str(argument) for argument in argv])
+
+
+def refused(*argv) -> str:
+    """The line with which the script ends."""
+    with pytest.raises(SystemExit) as ended:
+        run(*argv)
+    line = str(ended.value)
+    assert line.startswith("error: ") and "\n" not in line
+    return line
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(published_checkpoint_of(CONFIG, optimizer=True), path)
+    return path
+
+
+@pytest.fixture
+def probe(tmp_path) -> Path:
+    path = tmp_path / "probe.pth.tar"
+    torch.save(published_probe_of(48), path)
+    return path
+
+
+@pytest.mark.parametrize("variant", HEADS)
+def test_reference_models(shared, tmp_path, capsys, variant):
+    folder, output = shared / "reference" / variant, tmp_path / "ours"
+    forward = folder / "forward.safetensors"
+    run(
+        folder / "checkpoint.pth.tar",
+        "--output_dir",
+        output,
+        "--num_attention_heads",
+        HEADS[variant],
+        "--reference",
+        forward,
+    )
+    printed = capsys.readouterr().out
+    assert f"{HEADS[variant]} heads (as given)" in printed
+    assert "dropped: opt, scaler, epoch, loss, batch_size, world_size, lr, position tables (computed)" in printed
+    assert "tensors, loaded again, are those of the file" in printed
+    assert "outputs: target.tokens differ by" in printed
+
+    expected = reference_tensors(forward)
+    clip = expected["image"] if variant == "ijepa_tiny" else expected["clip"].transpose(1, 2)
+    for auto_class, model_class in ((AutoModelForPreTraining, VJEPAForPreTraining), (AutoModel, VJEPAModel)):
+        model = auto_class.from_pretrained(output)
+        assert type(model) is model_class
+        vjepa = model if model_class is VJEPAModel else model.vjepa
+        with torch.no_grad():
+            tokens = vjepa.get_vision_features(clip)
+        assert largest_difference(tokens, expected["target.tokens"]) < 1e-5
+
+    back = tmp_path / "back"
+    run(output, "--to_original", "--output_dir", back)
+    assert "tensors, read again, are those of" in capsys.readouterr().out
+    assert [file.name for file in back.iterdir()] == ["checkpoint.pth.tar"]
+    published, ours = (read_checkpoint(path / "checkpoint.pth.tar") for path in (folder, back))
+    for part in ("encoder", "target_encoder", "predictor"):
+        assert differing_tensors(published[part], ours[part]) == []
+
+
+@pytest.mark.parametrize("variant", ["vjepa_tiny_uniform", "vjepa_tiny_plain"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_reference_probes(shared, tmp_path, capsys, variant, depth):
+    folder, output = shared / "reference" / variant, tmp_path / "ours"
+    forward, expected = (folder / f"{name}.safetensors" for name in ("forward", f"probe_depth{depth}"))
+    run(
+        *(folder / "checkpoint.pth.tar", "--probe", folder / f"probe_depth{depth}.pth.tar", "--output_dir", output),
+        *("--num_attention_heads", HEADS[variant], "--reference", forward, expected),
+    )
+    printed = capsys.readouterr().out
+    assert f"probe:   depth {depth}, 7 classes, names: LABEL_0 to LABEL_6" in printed
+    assert "encoder, predictor, of the probe opt, scaler, epoch" in printed
+    assert "xattn.proj (never applied)" in printed
+    assert "logits_single_clip differ by" in printed and "views.probabilities differ by" in printed
+
+    model = AutoModelForVideoClassification.from_pretrained(output)
+    assert type(model) is VJEPAForVideoClassification
+    expected = reference_tensors(expected)
+    clip = reference_tensors(forward)["clip"].transpose(1, 2)
+    views = torch.stack(
+        [
+            torch.stack([expected[f"views.clip.segment{s}.view{v}"].transpose(1, 2) for s in range(4)], dim=1)
+            for v in range(3)
+        ],
+        dim=1,
+    )
+    with torch.no_grad():
+        assert largest_difference(model(clip).logits, expected["logits_single_clip"]) < 1e-5
+        assert largest_difference(model(views).logits.softmax(-1), expected["views.probabilities"]) < 1e-5
+
+    run(output, "--to_original", "--output_dir", tmp_path / "back")
+    published, ours = (
+        read_checkpoint(path) for path in (folder / f"probe_depth{depth}.pth.tar", tmp_path / "back/probe.pth.tar")
+    )
+    assert all("xattn.proj" in name for name in differing_tensors(published["classifier"], ours["classifier"]))
+    # What was written converts again, to the same model.
+    again = tmp_path / "again"
+    run(
+        *(tmp_path / "back/checkpoint.pth.tar", "--probe", tmp_path / "back/probe.pth.tar", "--output_dir", again),
+        *("--num_attention_heads", HEADS[variant]),
+    )
+    again = AutoModelForVideoClassification.from_pretrained(again)
+    assert differing_tensors(again.state_dict(), model.state_dict()) == []
+
+
+def test_a_probe_for_a_folder_of_ours(checkpoint, probe, tmp_path, capsys):
+    run(checkpoint, "--output_dir", tmp_path / "base", "--num_attention_heads", 3)
+    run(checkpoint, "--probe", probe, "--output_dir", tmp_path / "once", "--num_attention_heads", 3)
+    run(tmp_path / "base", "--probe", probe, "--output_dir", tmp_path / "twice")
+    once, twice = (VJEPAForVideoClassification.from_pretrained(tmp_path / name) for name in ("once", "twice"))
+    assert differing_tensors(once.state_dict(), twice.state_dict()) == []
+    assert once.config.to_diff_dict() == twice.config.to_diff_dict()
+
+
+def test_folders_work_with_the_auto_classes(tmp_path, checkpoint, probe):
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({f"class {index}": str(index) for index in range(7)}))
+    output = tmp_path / "ours"
+    run(checkpoint, "--probe", probe, "--labels", labels, "--output_dir", output, "--num_attention_heads", 3)
+    model = AutoModelForVideoClassification.from_pretrained(output)
+    assert model.config.id2label == {index: f"class {index}" for index in range(7)}
+    videos, pictures = AutoVideoProcessor.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
+    assert videos.num_frames == 4
+    frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
+    clip = videos(frames, return_tensors="pt")
+    assert clip["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
+    picture = pictures(frames[0], return_tensors="pt")
+    assert picture["pixel_values"].shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        assert largest_difference(model(**clip).logits, model(**picture).logits) < 1e-5
+
+
+def test_a_base_model_becomes_a_published_file(tmp_path):
+    model = VJEPAModel(CONFIG)
+    model.save_pretrained(tmp_path / "base")
+    run(tmp_path / "base", "--to_original", "--output_dir", tmp_path / "back")
+    published = read_checkpoint(tmp_path / "back/checkpoint.pth.tar")
+    assert differing_tensors(published["encoder"], published["target_encoder"]) == []
+    run(tmp_path / "back/checkpoint.pth.tar", "--output_dir", tmp_path / "again", "--num_attention_heads", 3)
+    again = VJEPAModel.from_pretrained(tmp_path / "again")
+    assert differing_tensors(again.state_dict(), model.state_dict()) == []
+
+
+def test_half_precision_stays(tmp_path):
+    content = published_checkpoint_of(CONFIG)
+    for part in ("encoder", "target_encoder", "predictor"):
+        content[part] = {name: value.bfloat16() for name, value in content[part].items()}
+    torch.save(content, tmp_path / "half.pt")
+    run(tmp_path / "half.pt", "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
+    assert VJEPAForPreTraining.from_pretrained(tmp_path / "ours").dtype == torch.bfloat16
+
+
+def test_types_that_differ_are_refused(checkpoint, tmp_path):
+    content = published_probe_of(48)
+    content["classifier"] = {name: value.half() for name, value in content["classifier"].items()}
+    torch.save(content, tmp_path / "probe.pt")
+    output = ("--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
+    assert "of several types, torch.float32 (vjepa.encoder." in refused(
+        checkpoint, "--probe", tmp_path / "probe.pt", *output
+    )
+    assert not (tmp_path / "ours").exists()
+
+
+def test_what_cannot_be_read_off(checkpoint, tmp_path):
+    output = ("--output_dir", tmp_path / "ours")
+    assert "pass --num_attention_heads N" in refused(checkpoint, *output)
+    assert "--preset vitl16 contradicts the weights: patch_size is 16 there and 8" in refused(
+        checkpoint, *output, "--preset", "vitl16"
+    )
+    assert "--uniform_power false contradicts the stored position table" in refused(
+        checkpoint, *output, "--num_attention_heads", 3, "--uniform_power", "false"
+    )
+    assert not (tmp_path / "ours").exists()
+
+
+def test_bad_files(checkpoint, probe, tmp_path):
+    output = ("--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
+    assert "No such file" in refused(tmp_path / "nothing.pth.tar", *output)
+    damaged = tmp_path / "damaged.pth.tar"
+    damaged.write_bytes(checkpoint.read_bytes()[:10000])
+    assert "is truncated" in refused(damaged, *output)
+    assert "is truncated" in refused(checkpoint, "--probe", damaged, *output)
+    damaged.write_text("<html>not found</html>")
+    assert "is no checkpoint" in refused(damaged, *output)
+    torch.save({"encoder": torch.nn.Identity()}, damaged)
+    assert "(torch.nn.modules.linear.Identity): it is not loaded" in refused(damaged, *output)
+    assert "no `target_encoder` in the checkpoint, which holds batch_size, classifier" in refused(probe, *output)
+    assert "not a published probe: no classifier" in refused(checkpoint, "--probe", checkpoint, *output)
+    content = published_checkpoint_of(CONFIG)
+    content["encoder"]["module.backbone.head.weight"] = torch.zeros(1)
+    torch.save(content, damaged)
+    assert "unknown: encoder.head.weight" in refused(damaged, *output)
+    del content["encoder"]
+    torch.save(content, damaged)
+    assert "not a published pretraining checkpoint: no encoder in" in refused(damaged, *output)
+    torch.save(published_probe_of(32), damaged)
+    assert "the probe has width 32, the encoder 48" in refused(checkpoint, "--probe", damaged, *output)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_labels_that_do_not_fit(checkpoint, probe, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("walk\nrun\n")
+    line = refused(
+        checkpoint, "--probe", probe, "--labels", labels, "--output_dir", tmp_path, "--num_attention_heads", 3
+    )
+    assert "names 2 classes, the model has 7" in line
+
+
+def test_references_that_do_not_fit(checkpoint, tmp_path):
+    arguments = (checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3, "--reference")
+    run(*arguments[:-1])
+    model = VJEPAForPreTraining.from_pretrained(tmp_path / "ours")
+    clip = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        tokens = model.vjepa.get_vision_features(clip.transpose(1, 2)).contiguous()
+    file = tmp_path / "reference.safetensors"
+    save_file({"clip": clip, "target.tokens": tokens + 1e-3}, file)
+    assert "computes something else than the published code (allowed 1e-04)" in refused(*arguments, file)
+    save_file({"clip": clip, "target.tokens": tokens}, file)
+    run(*arguments, file)
+    save_file({"tokens": tokens}, file)
+    assert "--reference has no input and output of this model, only tokens" in refused(*arguments, file)
+    file.write_text("hello")
+    assert "is no safetensors file" in refused(*arguments, file)
+
+
+def test_outputs_show_a_wrong_number_of_heads(shared, tmp_path):
+    folder = shared / "reference" / "vjepa_tiny_uniform"
+    line = refused(
+        *(folder / "checkpoint.pth.tar", "--output_dir", tmp_path, "--reference", folder / "forward.safetensors"),
+        *("--num_attention_heads", 8, "--pred_num_attention_heads", 4),
+    )
+    assert "is the number of heads right?" in line
+
+
+def test_a_result_that_differs_is_refused(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(main["check_model"].__globals__, "differing_tensors", lambda *_: ["a.weight"])
+    line = refused(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
+    assert "differs from the file in a.weight: do not use it" in line
+
+
+def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
+    run(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
+    assert "is converted already: pass --probe or --to_original" in refused(
+        tmp_path / "ours", "--output_dir", tmp_path / "again"
+    )
+    assert "is no saved model" in refused(tmp_path, "--to_original", "--output_dir", tmp_path / "back")
+    mean = VJEPAForVideoClassification(VJEPAConfig(**TINY, pooling="mean"))
+    mean.save_pretrained(tmp_path / "mean")
+    assert "pooling='mean' has no published layout" in refused(
+        tmp_path / "mean", "--to_original", "--output_dir", tmp_path / "back"
+    )
+    VJEPAModel(VJEPAConfig(**TINY), add_predictor=False).save_pretrained(tmp_path / "encoder")
+    assert "is an encoder without predictor or classifier" in refused(
+        tmp_path / "encoder", "--to_original", "--output_dir", tmp_path / "back"
+    )
+    assert not (tmp_path / "back").exists()
+    useless = ("--num_attention_heads", 3, "--uniform_power", "false")
+    assert "has a config.json, which settles --num_attention_heads, --uniform_power: leave it out" in refused(
+        tmp_path / "ours", "--probe", probe, "--output_dir", tmp_path / "again", *useless
+    )
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["SRC"], "the following arguments are required: --output_dir"),
+        (["SRC", "--output_dir", "OUT", "--to_original", "--preset", "vitl16"], "--to_original takes no --preset"),
+        (["SRC", "--output_dir", "OUT", "--labels", "FILE"], "--labels names the classes of a probe: pass --probe"),
+        (["SRC", "--output_dir", "SRC"], "--output_dir is SRC: choose another folder"),
+        (["SRC", "--output_dir", "OUT", "--uniform_power", "perhaps"], "--uniform_power: Truthy value expected"),
+    ],
+)
+def test_command_lines_that_make_no_sense(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(*argv)
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_defaults(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    shown = capsys.readouterr().out
+    assert "--pred_num_attention_heads" in shown and "(default:" in shown
+
+
+def test_a_process_ends_with_one_line(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "nothing", "--output_dir", tmp_path], capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    # Without what is logged about torchao while it is imported.
+    foreign = re.compile(r"W\d{4} .* torch/|Skipping import of cpp extensions")
+    lines = [line for line in ended.stderr.strip().splitlines() if not foreign.match(line)]
+    assert lines == [f"error: [Errno 2] No such file or directory: '{tmp_path / 'nothing'}'"]
+
+
+class Api:
+    """Notes what is uploaded; see test_hub.py for uploads over HTTP."""
+
+    commits: list = []
+
+    def __init__(self, **options):
+        pass
+
+    def create_repo(self, repo_id, **options):
+        return SimpleNamespace(repo_id=repo_id)
+
+    def create_commit(self, repo_id, operations, **options):
+        self.commits.append((repo_id, {operation.path_in_repo for operation in operations}, options))
+        return SimpleNamespace(commit_url="https://hub/commit")
+
+
+def test_the_checked_folder_is_uploaded_and_nothing_else(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # which asks the Hub
+    monkeypatch.setattr(hub, "HfApi", Api)
+    output = tmp_path / "ours"
+    output.mkdir()
+    (output / "notes.csv").write_text("of somebody else\n")
+    run(checkpoint, "--output_dir", output, "--num_attention_heads", 3, "--push_to_hub", "org/name")
+    repo_id, names, options = Api.commits.pop()
+    assert (repo_id, options["commit_message"]) == ("org/name", "Convert checkpoint.pth.tar")
+    assert {file.name for file in output.iterdir()} - names == {"notes.csv"}
+    assert {name for name in names if not name.endswith(".py")} == {
+        *(
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "video_preprocessor_config.json",
+        )
+    }
+    assert "pushed:  https://hub/commit" in capsys.readouterr().out
+
+
+def test_an_upload_that_fails_ends_with_one_line(checkpoint, tmp_path, monkeypatch):
+    class Offline(Api):
+        def create_repo(self, repo_id, **options):
+            raise HTTPError("no network")
+
+    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # which asks the Hub
+    monkeypatch.setattr(hub, "HfApi", Offline)
+    output = tmp_path / "ours"
+    line = refused(checkpoint, "--output_dir", output, "--num_attention_heads", 3, "--push_to_hub", "org/name")
+    assert line == "error: the connection to the Hub failed (HTTPError: no network): try again"
+    assert (output / "model.safetensors").is_file()
+
+
+def test_the_card_is_that_of_a_published_model_where_it_is_one(checkpoint, probe, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "ours"
+    run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
+    card = ModelCard.load(output / "README.md")
+    assert card.data.get("license") is None and "licence: none named" in capsys.readouterr().out
+    # As if the published ViT-L/16 were as small as this.
+    monkeypatch.setitem(PRESETS, "vitl16", TINY)
+    run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
+    card = ModelCard.load(output / "README.md")
+    assert card.data.license == "cc-by-nc-4.0" and "# V-JEPA ViT-L/16" in card.text
+    # A probe that is none of the published ones inherits the licence.
+    run(output, "--probe", probe, "--output_dir", tmp_path / "classifier")
+    card = ModelCard.load(tmp_path / "classifier" / "README.md")
+    assert card.data.license == "cc-by-nc-4.0" and card.data.pipeline_tag == "video-classification"

@@ -1,0 +1,90 @@
+import pytest
+from aiohttp import ClientResponseError, RequestInfo
+from datasets import config as datasets_config
+from yarl import URL
+
+from transformers_vjepa.data import remote_reading
+from transformers_vjepa.data.remote_reading import (
+    TRIES,
+    fetch,
+    leave_retries_to_us,
+    retried,
+    retry_delay,
+    storage_options,
+)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Seconds that would have been waited."""
+    seconds = []
+    monkeypatch.setattr(remote_reading.time, "sleep", seconds.append)
+    return seconds
+
+
+def failing(*errors):
+    remaining = list(errors)
+
+    def read():
+        if remaining:
+            raise remaining.pop(0)
+        return "read"
+
+    return read
+
+
+def status(number):
+    return ClientResponseError(RequestInfo(URL("http://host/x"), "GET", None), (), status=number)
+
+
+def test_what_may_pass_is_tried_again_after_a_while(waits):
+    errors = [ConnectionResetError("reset"), status(500), status(429), TimeoutError()]
+    assert retried(failing(*errors), name="x", seed=3) == "read"
+    assert waits == [retry_delay(failures, seed=3) for failures in (1, 2, 3, 4)]
+
+
+def test_waits_double_and_differ_from_reader_to_reader():
+    for failures, longest in ((1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0)):
+        delays = [retry_delay(failures, seed=seed) for seed in range(100)]
+        assert longest / 2 <= min(delays) < 0.6 * longest and 0.9 * longest < max(delays) <= longest
+        assert delays == [retry_delay(failures, seed=seed) for seed in range(100)]
+
+
+def test_tries_are_bounded_and_the_last_error_is_named(waits):
+    with pytest.raises(OSError, match=r"a\.mp4 cannot be read after 5 tries \(TimeoutError: late\): look after its"):
+        retried(failing(*[TimeoutError("late")] * TRIES), name="a.mp4")
+    assert len(waits) == TRIES - 1
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), PermissionError("closed"), status(403)])
+def test_what_will_not_pass_is_not_tried_again(waits, error):
+    with pytest.raises(OSError, match="gone|closed|x cannot be read after 1 try .*403"):
+        retried(failing(error), name="x")
+    assert not waits
+
+
+def test_our_own_mistakes_are_not_taken_for_failing_servers(waits):
+    with pytest.raises(ZeroDivisionError):
+        retried(lambda: 1 // 0, name="x")
+    assert not waits
+
+
+def test_any_file_system_is_read(tmp_path):
+    (tmp_path / "x").write_bytes(b"bytes")
+    assert fetch(f"file://{tmp_path / 'x'}") == b"bytes"
+    with pytest.raises(FileNotFoundError):
+        fetch(f"file://{tmp_path / 'y'}")
+
+
+def test_http_has_time_limits():
+    timeout = storage_options("https://host/x.mp4")["client_kwargs"]["timeout"]
+    assert (timeout.sock_connect, timeout.sock_read, timeout.total) == (10, 10, None)
+    assert storage_options("s3://bucket/x.mp4") == {}
+
+
+def test_data_sets_try_once(monkeypatch):
+    for name in ("READ_MAX_RETRIES", "OPEN_MAX_RETRIES", "READ_RETRY_INTERVAL", "OPEN_RETRY_INTERVAL"):
+        monkeypatch.setattr(datasets_config, f"STREAMING_{name}", 20)
+    leave_retries_to_us()
+    assert datasets_config.STREAMING_READ_MAX_RETRIES == datasets_config.STREAMING_OPEN_MAX_RETRIES == 1
+    assert datasets_config.STREAMING_READ_RETRY_INTERVAL == datasets_config.STREAMING_OPEN_RETRY_INTERVAL == 0

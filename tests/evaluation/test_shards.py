@@ -1,0 +1,261 @@
+import errno
+import json
+import resource
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_dataset
+from videos import write_tar, write_video
+
+from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.evaluation.shards import (
+    ShardError,
+    ShardFolder,
+    default_shard_size,
+    fill_shards,
+    read_safetensors,
+    write_safetensors,
+)
+from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
+
+GEOMETRY = {"crop_size": 8, "sampling": ClipSampling(num_frames=2, frame_step=1)}
+SETTINGS = {"kind": "mean", "sampling": {"num_frames": 2, "spacing": "stride"}, "mean": (0.5, 0.5)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Seven videos and, third of eight, a broken one."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(8):
+        write_video(root / "a" / f"{number}.mp4", level=30 * number + 10, num_frames=3)
+    (root / "a" / "2.mp4").write_bytes(b"noise")
+    return root
+
+
+def open_shards(path, **changes):
+    arguments = {"stem": "x", "suffix": ".safetensors", "num_items": 8, "shard_size": 3, "settings": SETTINGS}
+    return ShardFolder(path, **{**arguments, **changes})
+
+
+class Brightness:
+    """Mean grey level of each video; counts the videos it has seen."""
+
+    def __init__(self):
+        self.num_seen = 0
+
+    def __call__(self, clips):
+        self.num_seen += len(clips)
+        return {"brightness": clips.float().mean(dim=tuple(range(1, clips.ndim)))}
+
+
+def fill(shards, corpus, **settings):
+    compute = Brightness()
+    arguments = {"geometry": GEOMETRY, "compute": compute, "write": write_safetensors, "batch_size": 2}
+    fill_shards(shards, corpus, progress=False, **{**arguments, **settings})
+    return compute.num_seen
+
+
+def levels(shards):
+    """Brightness of all videos, in tens."""
+    contents = [read_safetensors(path) for path in shards.paths()]
+    return [round(value / 10) for content in contents for value in content.tensors["brightness"].tolist()]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_shards_hold_all_videos_in_order(folder, tmp_path, num_workers):
+    shards = open_shards(tmp_path / "out")
+    assert fill(shards, open_corpus(folder), num_workers=num_workers) == 7
+    assert [path.name for path in shards.paths()] == [f"x-0000{n}.safetensors" for n in range(3)]
+    first = read_safetensors(shards.path(0))
+    assert first.tensors["index"].tolist() == [0, 1] and first.tensors["labels"].tolist() == [0, 0]
+    assert [Path(path).name for path in first.paths] == ["0.mp4", "1.mp4"]
+    [(index, path, error)] = first.broken
+    assert (index, Path(path).name) == (2, "2.mp4") and error.startswith("CorruptVideoError")
+    assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
+    assert sorted(path.name for path in shards.folder.iterdir() if path.name.startswith(".")) == []
+
+
+def test_finished_shards_are_kept_with_any_number_of_processes(folder, tmp_path):
+    corpus = open_corpus(folder)
+    whole = open_shards(tmp_path / "whole")
+    fill(whole, corpus)
+    shards = open_shards(tmp_path / "out")
+    assert fill(shards, corpus, rank=1, world_size=3) == 3
+    assert shards.pending() == [0, 2]
+    with pytest.raises(ShardError, match=r"2 of 3 shards are missing .* \(the first is x-00000.safetensors\)"):
+        shards.paths()
+    assert fill(open_shards(tmp_path / "out"), corpus, rank=0, world_size=2) == 2 + 2
+    assert fill(open_shards(tmp_path / "out"), corpus) == 0
+    for ours, theirs in zip(shards.paths(), whole.paths(), strict=True):
+        ours, theirs = read_safetensors(ours), read_safetensors(theirs)
+        assert ours[1:] == theirs[1:]
+        assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
+
+
+def test_interrupted_shard_is_not_there(folder, tmp_path):
+    corpus, compute = open_corpus(folder), Brightness()
+
+    def interrupted(clips):
+        if compute.num_seen == 4:
+            raise KeyboardInterrupt
+        return compute(clips)
+
+    shards = open_shards(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        fill(shards, corpus, compute=interrupted)
+    assert [path.name for path in shards.folder.glob("x-*")] == ["x-00000.safetensors"]
+
+    def half_written(path, contents):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(ShardError, match="cannot write .*disk full"):
+        fill(shards, corpus, write=half_written)
+    assert sorted(path.name for path in shards.folder.iterdir()) == ["settings.json", "x-00000.safetensors"]
+    fill(shards, corpus)
+    assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
+
+
+def test_other_settings_are_refused_and_listed(tmp_path):
+    open_shards(tmp_path)
+    open_shards(tmp_path, settings={**SETTINGS, "mean": [0.5, 0.5]}, notes={"model": "elsewhere"})
+    changed = {"kind": "tokens", "sampling": {"num_frames": 4, "spacing": "stride"}, "mean": (0.5, 0.5)}
+    with pytest.raises(ShardError) as info:
+        open_shards(tmp_path, settings=changed, shard_size=5)
+    assert str(info.value) == (
+        f"{tmp_path} was made with other settings: kind was 'mean' and is 'tokens'; sampling.num_frames was 2 and "
+        "is 4; shard_size was 3 and is 5. Choose another folder, or delete this one"
+    )
+
+
+def test_hashes_that_differ_are_not_printed(tmp_path):
+    hashes = {"manifest": "0" * 64, "weights": "a" * 64}
+    open_shards(tmp_path, settings=hashes)
+    with pytest.raises(
+        ShardError, match=r"settings: manifest changed \(files, their order or labels\); weights changed\."
+    ):
+        open_shards(tmp_path, settings={name: "b" * 64 for name in hashes})
+
+
+def test_folders_without_shards(tmp_path):
+    with pytest.raises(ShardError, match="has no settings.json: it holds no shards"):
+        ShardFolder.open(tmp_path)
+    open_shards(tmp_path / "x")
+    assert ShardFolder.open(tmp_path / "x").settings == json.loads(json.dumps(SETTINGS))
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ShardError, match="settings.json cannot be read"):
+        ShardFolder.open(tmp_path)
+
+
+def test_shard_without_a_readable_video(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.mp4").write_bytes(b"noise")
+    shards = open_shards(tmp_path / "out", num_items=2)
+    assert fill(shards, open_corpus(tmp_path), max_broken_share=0.9) == 0
+    contents = read_safetensors(shards.path(0))
+    assert contents.tensors == {} and len(contents.broken) == 2
+
+
+def refused(*args, **kwargs):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
+    """Root may write everywhere: the errors are those that others get."""
+    for name, place in (("mkdir", ""), ("write_text", "/settings.json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refused)
+            expected = rf"^cannot write {tmp_path}/out{place} \(.*Permission denied\), with [\d.]+ MB free there: make"
+            with pytest.raises(ShardError, match=expected):
+                open_shards(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "parquet"])
+def test_a_full_disk(folder, tmp_path, kind):
+    """A limit on the size of files stands for it, with EFBIG for ENOSPC."""
+
+    def write_parquet(path, contents):
+        pq.write_table(pa.table({"pixels": contents.tensors["pixels"].flatten().numpy()}), path, compression="none")
+
+    def compute(clips):
+        return {"pixels": torch.rand(len(clips), 10_000)}
+
+    shards = open_shards(tmp_path / "out")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(ShardError, match=rf"^cannot write {shards.path(0)} \(.*File too large.*: make room, or"):
+            write = write_safetensors if kind == "safetensors" else write_parquet
+            fill(shards, open_corpus(folder), compute=compute, write=write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in shards.folder.iterdir()] == ["settings.json"]
+
+
+def test_too_many_broken_videos_stop(tmp_path):
+    for number in range(25):
+        (tmp_path / f"{number}.mp4").write_bytes(b"noise")
+    shards = open_shards(tmp_path / "out", num_items=25, shard_size=10)
+    with pytest.raises(TooManyBrokenVideosError, match="20 of the last 20 videos are broken"):
+        fill(shards, open_corpus(tmp_path))
+    assert shards.pending() == [1, 2]
+
+
+def streamed(folder, tmp_path):
+    videos = sorted((folder / "a").iterdir())
+    tar = write_tar(tmp_path / "all.tar", {path.name: path.read_bytes() for path in videos})
+    return open_corpus(load_dataset("webdataset", data_files={"train": str(tar)}, split="train", streaming=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("shard_size", [3, 4])
+def test_streamed_data(folder, tmp_path, num_workers, shard_size):
+    corpus = streamed(folder, tmp_path)
+    settings = {"num_items": None, "shard_size": shard_size}
+    shards = open_shards(tmp_path / "out", **settings)
+    assert fill(shards, corpus, num_workers=num_workers) == 7
+    assert levels(ShardFolder.open(tmp_path / "out")) == [1, 4, 10, 13, 16, 19, 22]
+    assert fill(open_shards(tmp_path / "out", **settings), corpus) == 0
+
+
+def test_streamed_data_goes_on_where_it_stopped(folder, tmp_path):
+    corpus, compute = streamed(folder, tmp_path), Brightness()
+
+    def interrupted(clips):
+        if compute.num_seen == 4:
+            raise KeyboardInterrupt
+        return compute(clips)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(open_shards(tmp_path / "out", num_items=None), corpus, compute=interrupted)
+    with pytest.raises(ShardError, match=r"some shards are missing .* \(the first is x-00001"):
+        ShardFolder.open(tmp_path / "out").paths()
+    shards = open_shards(tmp_path / "out", num_items=None)
+    assert fill(shards, corpus) == 5
+    assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
+    with pytest.raises(ShardError, match="is streamed, which 2 processes cannot share: use one"):
+        fill(open_shards(tmp_path / "other", num_items=None), corpus, world_size=2)
+
+
+def test_default_size():
+    assert default_shard_size(10**6, item_bytes=1568 * 1024 * 2) == 41  # 128 MiB of ViT-L tokens
+    assert default_shard_size(10**6, item_bytes=4096) == 1024
+    assert default_shard_size(60, item_bytes=4096) == 4
+    assert default_shard_size(None, item_bytes=4096) == 1024
+    assert default_shard_size(3, item_bytes=2**40) == 1
+
+
+def test_numbers_out_of_range(folder, tmp_path):
+    with pytest.raises(ShardError, match="`shard_size`=0 must be at least 1"):
+        open_shards(tmp_path, shard_size=0)
+    shards, corpus = open_shards(tmp_path), open_corpus(folder)
+    with pytest.raises(ValueError, match="`batch_size`=0 must be at least 1"):
+        fill(shards, corpus, batch_size=0)
+    with pytest.raises(ValueError, match=r"max_broken_share=1 must lie in \[0, 1\)"):
+        fill(shards, corpus, max_broken_share=1)
+    with pytest.raises(ValueError, match=r"rank=2 must lie in \[0, world_size=2\)"):
+        fill(shards, corpus, rank=2, world_size=2)

@@ -1,0 +1,784 @@
+"""Crops, resizing and normalisation against reference values, and the processor around them."""
+
+import functools
+import http.server
+import json
+import math
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from reference import TINY
+from safetensors.torch import load_file
+from torchvision.transforms import RandomResizedCrop
+from transformers import AutoVideoProcessor
+
+from transformers_vjepa.models.vjepa.clip_sampling import (
+    ClipSampling,
+    CorruptVideoError,
+    DecodingError,
+    TooShortVideoError,
+)
+from transformers_vjepa.models.vjepa.clip_transforms import (
+    augment_clip,
+    crop_and_resize,
+    evaluation_resize_edge,
+    normalize_clips,
+    resize_and_center_crop,
+    resize_and_crop_views,
+    sample_crop_box,
+)
+from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
+from transformers_vjepa.models.vjepa.decoding import read_segments
+from transformers_vjepa.models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_clip(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(seed))
+
+
+def grey_levels(normalized: torch.Tensor) -> torch.Tensor:
+    return (normalized * STD + MEAN) * 255
+
+
+@pytest.fixture(scope="module")
+def reference(shared: Path) -> dict:
+    """Published transforms; tensors as (frames, channels, height, width)."""
+    folder = shared / "reference" / "vjepa_transforms"
+    tensors = load_file(folder / "transforms.safetensors")
+    frames = tensors.pop("frames").permute(0, 3, 1, 2)
+    outputs = {name: tensor.transpose(0, 1) for name, tensor in tensors.items()}
+    return {"frames": frames, **outputs, **json.loads((folder / "transforms.json").read_text())}
+
+
+@pytest.fixture
+def processor() -> VJEPAVideoProcessor:
+    return VJEPAVideoProcessor(crop_size=32)
+
+
+# --- against the published code
+
+
+def test_train_crops_match_published(reference):
+    for i, box in enumerate(reference["train_boxes_top_left_height_width"]):
+        crop = crop_and_resize(reference["frames"].float(), box=tuple(box), size=32)
+        expected = reference[f"train.crop{i}"]
+        torch.testing.assert_close((crop / 255 - MEAN) / STD, expected, atol=1e-5, rtol=0)
+        # The crops of the stream stay in uint8: within one grey level.
+        quick = crop_and_resize(reference["frames"], box=tuple(box), size=32)
+        assert (quick - grey_levels(expected)).abs().max() < 1.05
+        normalized = normalize_clips(quick)
+        torch.testing.assert_close(grey_levels(normalized), quick.float(), atol=1e-3, rtol=0)
+
+
+def test_eval_crops_match_published(reference, processor):
+    center = processor(reference["frames"], return_tensors="pt")["pixel_values_videos"]
+    assert (grey_levels(center[0]) - grey_levels(reference["eval.center"])).abs().max() < 1.01
+    views = processor(reference["frames"], num_views=3, return_tensors="pt")["pixel_values_videos"]
+    assert views.shape == (1, 3, 1, 8, 3, 32, 32)
+    for i, view in enumerate(views[0, :, 0]):
+        assert (grey_levels(view) - grey_levels(reference[f"eval.view{i}"])).abs().max() < 1.01
+
+
+# --- boxes
+
+
+def test_box_stays_inside_and_within_bounds():
+    draws = generator()
+    areas, ratios, tops, lefts = [], [], [], []
+    for _ in range(2000):
+        top, left, height, width = sample_crop_box(240, 320, generator=draws)
+        assert 0 <= top <= 240 - height and 0 <= left <= 320 - width
+        areas.append(height * width / (240 * 320))
+        ratios.append(width / height)
+        tops.append(top)
+        lefts.append(left)
+    # A side is rounded by up to half a pixel, of at least about 132 pixels.
+    assert 0.3 * 0.99 < min(areas) < 0.32 and 0.95 < max(areas) <= 1
+    assert 0.75 * 0.99 < min(ratios) < 0.77 and 1.32 < max(ratios) < 1.35 * 1.01
+    assert min(tops) == 0 and min(lefts) == 0 and len(set(lefts)) > 100
+
+
+def test_box_follows_the_law_of_torchvision():
+    frames = torch.empty(3, 240, 320)
+    draws = generator()
+    torch.manual_seed(0)
+    ours = torch.tensor([sample_crop_box(240, 320, generator=draws) for _ in range(3000)]).double()
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(frames, [0.3, 1.0], [0.75, 1.35]) for _ in range(3000)]
+    ).double()
+    # Means of 3000 draws differ by about std * sqrt(2 / 3000) = 0.026 std by chance; 4 of those are allowed.
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4 * 0.026 * theirs.std(0)).all()
+    assert ((ours.std(0) / theirs.std(0) - 1).abs() < 0.1).all()
+
+
+def test_box_is_replayed_by_its_generator():
+    boxes = [sample_crop_box(96, 128, generator=generator(7)) for _ in range(2)]
+    assert boxes[0] == boxes[1] != sample_crop_box(96, 128, generator=generator(8))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    sample_crop_box(96, 128, generator=generator())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        # Whole area asked, shape too long for the ratios: 100 x 135 in the middle of 100 x 400.
+        (100, 400, (0, 132, 100, 135)),
+        # Too tall: width 90, height 90 / 0.75 = 120, (400 - 120) / 2 = 140.
+        (400, 90, (140, 0, 120, 90)),
+        (1, 1000, (0, 499, 1, 1)),
+    ],
+)
+def test_box_falls_back_to_the_centre(height, width, expected):
+    assert sample_crop_box(height, width, generator=generator(), scale=(1.0, 1.0)) == expected
+
+
+def test_box_falls_back_to_the_whole_frame():
+    # The ratio of the frame is allowed, but so close to all others that ask for a larger side.
+    assert sample_crop_box(5, 5, generator=generator(), scale=(1.0, 1.0), ratio=(1.0, 1.0)) == (0, 0, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"scale": (0.0, 1.0)}, r"`scale`=\(0.0, 1.0\) must be a pair with 0 < low <= high <= 1"),
+        ({"scale": (0.5, 1.5)}, r"`scale`=\(0.5, 1.5\)"),
+        ({"ratio": (1.35, 0.75)}, r"`ratio`=\(1.35, 0.75\) must be a pair with 0 < low <= high$"),
+        ({"height": 0}, "0 x 10 pixels has no crop"),
+    ],
+)
+def test_box_errors(arguments, match):
+    arguments = {"height": 10, "width": 10, **arguments}
+    with pytest.raises(ValueError, match=match):
+        sample_crop_box(arguments.pop("height"), arguments.pop("width"), generator=generator(), **arguments)
+
+
+# --- crops
+
+
+def test_crop_by_hand():
+    # 2 x 4 ramp, halved in width: every new pixel is the mean of two neighbours.
+    frames = torch.tensor([[0, 10, 20, 30], [40, 50, 60, 70]], dtype=torch.uint8).expand(2, 3, 2, 4)
+    crop = crop_and_resize(frames, box=(0, 0, 2, 4), size=2)
+    assert crop.dtype == torch.uint8
+    assert crop[0, 0].tolist() == [[5, 25], [45, 65]]
+    assert crop_and_resize(frames, box=(0, 0, 2, 4), size=2, flip=True)[1, 2].tolist() == [[25, 5], [65, 45]]
+    assert crop_and_resize(frames, box=(0, 1, 2, 2), size=2)[0, 0].tolist() == [[10, 20], [50, 60]]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_uint8_crop_is_within_one_grey_level_of_float(channels_last):
+    frames = random_clip(4, 3, 61, 83)
+    if channels_last:
+        frames = frames.contiguous(memory_format=torch.channels_last)
+    for seed, size in enumerate((16, 33, 96)):
+        box = sample_crop_box(61, 83, generator=generator(seed))
+        quick = crop_and_resize(frames, box=box, size=size)
+        exact = crop_and_resize(frames.float(), box=box, size=size)
+        assert (quick.float() - exact.round()).abs().max() <= 1
+        assert quick.is_contiguous() and exact.dtype == torch.float32
+
+
+def test_crop_does_not_hold_on_to_the_frames():
+    crop = crop_and_resize(random_clip(2, 3, 64, 64), box=(8, 8, 16, 16), size=16)
+    assert crop.untyped_storage().nbytes() == 2 * 3 * 16 * 16
+
+
+@pytest.mark.parametrize("box", [(0, 0, 9, 8), (-1, 0, 4, 4), (0, 5, 4, 4), (0, 0, 0, 4)])
+def test_crop_refuses_a_box_outside(box):
+    with pytest.raises(ValueError, match=r"does not lie inside frames of 8 x 8 pixels"):
+        crop_and_resize(random_clip(2, 3, 8, 8), box=box, size=4)
+
+
+@pytest.mark.parametrize("frames", [torch.zeros(3, 8, 8), torch.zeros(0, 3, 8, 8)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda frames: crop_and_resize(frames, box=(0, 0, 4, 4), size=4),
+        lambda frames: augment_clip(frames, size=4, generator=generator()),
+        lambda frames: resize_and_center_crop(frames, size=4),
+        lambda frames: resize_and_crop_views(frames, size=4),
+    ],
+)
+def test_functions_refuse_what_is_no_clip(function, frames):
+    with pytest.raises(ValueError, match="pass one clip as a tensor"):
+        function(frames)
+
+
+# --- augmentation
+
+
+def test_augmentation_is_one_for_the_whole_clip():
+    frames = random_clip(1, 3, 40, 56).expand(6, 3, 40, 56)
+    for seed in range(5):
+        clip = augment_clip(frames, size=24, generator=generator(seed))
+        assert clip.shape == (6, 3, 24, 24) and clip.dtype == torch.uint8
+        assert (clip == clip[:1]).all()
+
+
+def test_flip_probability():
+    # The left half is black, the right half white: the brighter side tells whether the clip was flipped.
+    frames = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    frames[..., 4:] = 255
+
+    def share(probability: float, clips: int) -> float:
+        draws = generator()
+        whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+        flips = [
+            augment_clip(frames, size=8, generator=draws, flip_probability=probability, **whole)[0, 0, 0, 0] == 255
+            for _ in range(clips)
+        ]
+        return sum(map(int, flips)) / clips
+
+    assert share(0.0, 50) == 0 and share(1.0, 50) == 1
+    # Four standard deviations of the mean of 1000 draws.
+    assert abs(share(0.25, 1000) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 1000)
+
+
+def test_flip_probability_leaves_the_boxes_alone():
+    frames = random_clip(2, 3, 40, 56)
+    one, other = generator(3), generator(3)
+    for _ in range(4):
+        plain = augment_clip(frames, size=16, generator=one, flip_probability=0.0)
+        flipped = augment_clip(frames, size=16, generator=other, flip_probability=1.0)
+        assert torch.equal(plain, flipped.flip(-1))
+    with pytest.raises(ValueError, match=r"`flip_probability`=1.5 must lie in \[0, 1\]"):
+        augment_clip(frames, size=16, generator=one, flip_probability=1.5)
+
+
+# --- evaluation geometry
+
+
+def test_resize_edge():
+    assert [evaluation_resize_edge(crop) for crop in (224, 384, 256, 112, 32)] == [256, 438, 292, 128, 36]
+
+
+def test_center_crop_by_hand():
+    # Columns hold their own number; the short side is already 7, so that nothing is resampled.
+    frames = torch.arange(11, dtype=torch.uint8).expand(1, 3, 7, 11)
+    crop = resize_and_center_crop(frames, size=4, resize_edge=7)
+    assert crop.shape == (1, 3, 4, 4) and crop[0, 0, 0].tolist() == [3, 4, 5, 6]
+    tall = resize_and_center_crop(frames.transpose(-1, -2), size=4, resize_edge=7)
+    assert tall[0, 0, :, 0].tolist() == [3, 4, 5, 6]
+
+
+def test_center_crop_resizes_the_short_side():
+    for shape in ((2, 3, 60, 100), (2, 3, 100, 60), (2, 3, 20, 20)):
+        assert resize_and_center_crop(random_clip(*shape), size=32).shape == (2, 3, 32, 32)
+    with pytest.raises(ValueError, match="smaller than the crop of 32.*at least 32"):
+        resize_and_center_crop(random_clip(1, 3, 40, 40), size=32, resize_edge=30)
+
+
+def test_views_by_hand():
+    frames = torch.arange(11, dtype=torch.uint8).expand(1, 3, 4, 11)
+    views = resize_and_crop_views(frames, size=4)
+    assert views.shape == (3, 1, 3, 4, 4)
+    assert views[:, 0, 0, 0].tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [7, 8, 9, 10]]
+    tall = resize_and_crop_views(frames.transpose(-1, -2), size=4)
+    assert torch.equal(tall, views.transpose(-1, -2))
+    with pytest.raises(ValueError, match="`num_views`=1 must be at least 2"):
+        resize_and_crop_views(frames, size=4, num_views=1)
+
+
+# --- normalisation
+
+
+def test_normalize_by_hand():
+    frames = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 2, 2)
+    values = normalize_clips(frames, mean=(0.5, 0.1, 0.4), std=(0.25, 0.2, 0.5))
+    assert values.dtype == torch.float32 and values.shape == (2, 3, 2, 2)
+    torch.testing.assert_close(values[1, :, 0, 1], torch.tensor([-2.0, 0.5, 1.2]))
+    torch.testing.assert_close(normalize_clips(frames, mean=0.5, std=0.5)[0, :, 0, 0], torch.tensor([-1, -0.6, 1]))
+
+
+def test_normalize_rounds_the_result_only():
+    frames = random_clip(2, 2, 3, 8, 8)
+    exact = normalize_clips(frames, dtype=torch.float64)
+    torch.testing.assert_close(normalize_clips(frames), exact.float())
+    assert torch.equal(normalize_clips(frames, dtype=torch.bfloat16), normalize_clips(frames).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"frames": torch.zeros(1, 3, 2, 2)}, "frames of torch.float32: pass uint8"),
+        ({"mean": (0.5, 0.5)}, "`mean` has 2 values for 3 channels"),
+        ({"std": (0.5, 0.5, 0.5, 0.5)}, "`std` has 4 values for 3 channels"),
+        ({"std": (0.5, 0.0, 0.5)}, r"`std`=\[0.5, 0.0, 0.5\] must be greater than 0"),
+    ],
+)
+def test_normalize_errors(arguments, match):
+    arguments = {"frames": torch.zeros(1, 3, 2, 2, dtype=torch.uint8), **arguments}
+    with pytest.raises(ValueError, match=match):
+        normalize_clips(arguments.pop("frames"), **arguments)
+
+
+# --- the processor: inputs
+
+
+def input_kinds(clip: np.ndarray) -> dict[str, object]:
+    """Every form of one clip, given as (frames, height, width, channels)."""
+    first = np.ascontiguousarray(clip.transpose(0, 3, 1, 2))
+    pictures = [PIL.Image.fromarray(frame) for frame in clip]
+    read_only = clip.copy()
+    read_only.flags.writeable = False
+    return {
+        "numpy channels last": clip,
+        "numpy channels first": first,
+        "numpy batch": clip[None],
+        "numpy mirrored memory": np.ascontiguousarray(clip[:, ::-1])[:, ::-1],
+        "numpy read-only": read_only,
+        "torch channels last": torch.from_numpy(clip),
+        "torch channels first": torch.from_numpy(first),
+        "torch batch": torch.from_numpy(first)[None],
+        "list of arrays": list(clip),
+        "list of tensors": list(torch.from_numpy(first)),
+        "list of clips": [clip],
+        "tuple of clips": (torch.from_numpy(first),),
+        "list of pictures": pictures,
+        "list of lists of pictures": [pictures],
+    }
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return random_clip(4, 45, 60, 3).numpy()
+
+
+def test_all_inputs_give_the_same_values(clip, processor):
+    expected = normalize_clips(resize_and_center_crop(torch.from_numpy(clip).permute(0, 3, 1, 2), size=32))
+    for name, videos in input_kinds(clip).items():
+        values = processor(videos, return_tensors="pt")["pixel_values_videos"]
+        assert values.shape == (1, 4, 3, 32, 32) and values.dtype == torch.float32, name
+        # Planes and interleaved channels take different fixed-point paths; both agree here.
+        torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0, msg=name)
+
+
+def test_floats_give_the_same_values_within_a_grey_level(clip, processor):
+    expected = grey_levels(processor(clip, return_tensors="pt")["pixel_values_videos"])
+    for dtype in (np.float16, np.float32, np.float64):
+        values = processor((clip / 255).astype(dtype), return_tensors="pt")["pixel_values_videos"]
+        assert values.dtype == torch.float32
+        assert (grey_levels(values) - expected).abs().max() < 1.2
+
+
+def test_batches_of_different_sizes(processor):
+    videos = [random_clip(4, 3, 45, 60), random_clip(4, 3, 70, 40, seed=1).permute(0, 2, 3, 1).numpy()]
+    batch = processor(videos, return_tensors="pt")["pixel_values_videos"]
+    assert batch.shape == (2, 4, 3, 32, 32)
+    for row, video in zip(batch, videos, strict=True):
+        assert torch.equal(row, processor(video, return_tensors="pt")["pixel_values_videos"][0])
+    listed = processor(videos)["pixel_values_videos"]
+    assert isinstance(listed, list) and torch.equal(listed[1], batch[1])
+    assert processor(videos, return_tensors="np")["pixel_values_videos"].dtype == np.float32
+
+
+def test_pictures_are_clips_of_one_frame(clip, processor):
+    picture = PIL.Image.fromarray(clip[0])
+    expected = processor(clip[:1], return_tensors="pt")["pixel_values_videos"]
+    for videos in (picture, clip[0], [picture], [[picture]]):
+        assert torch.equal(processor(videos, return_tensors="pt")["pixel_values_videos"], expected)
+    batch = processor([[picture], [picture]], return_tensors="pt")["pixel_values_videos"]
+    assert batch.shape == (2, 1, 3, 32, 32)
+
+
+def test_grey_and_transparent_become_rgb(clip, processor):
+    grey = clip[..., :1]
+    expected = processor(grey.repeat(3, axis=-1), return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(processor(grey, return_tensors="pt")["pixel_values_videos"], expected)
+    pictures = [PIL.Image.fromarray(frame[..., 0]) for frame in clip]
+    assert torch.equal(processor(pictures, return_tensors="pt")["pixel_values_videos"], expected)
+    # Half transparent black over white: 255 x (1 - 51 / 255) = 204.
+    veil = np.zeros((2, 40, 40, 4), dtype=np.uint8)
+    veil[..., 3] = 51
+    values = processor(veil, do_normalize=False, return_tensors="pt")["pixel_values_videos"]
+    torch.testing.assert_close(values, torch.full((1, 2, 3, 32, 32), 204 / 255))
+
+
+def test_ambiguous_channels_follow_the_given_format(processor):
+    ambiguous = random_clip(2, 3, 40, 3)
+    first = processor(ambiguous, input_data_format="channels_first", return_tensors="pt")
+    last = processor(ambiguous.permute(0, 2, 3, 1), input_data_format="channels_last", return_tensors="pt")
+    assert torch.equal(first["pixel_values_videos"], last["pixel_values_videos"])
+
+
+@pytest.mark.parametrize(
+    ("videos", "match"),
+    [
+        (torch.zeros(8, 8), r"shape \(8, 8\) has rank 2"),
+        (np.zeros((1, 1, 2, 3, 8, 8)), "has rank 6"),
+        ([np.zeros((8, 8))], "has rank 2"),
+        ([], "an empty list is no video"),
+        (3, "a int is no video"),
+        ([Path("clip.mp4")], "Path is no video.*file path as a string"),
+        (torch.zeros(2, 5, 8, 8), r"shape \(2, 5, 8, 8\) is not RGB: pass"),
+        (torch.zeros(0, 3, 8, 8), "at least one frame"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), r"a clip of torch.int64: pass uint8"),
+        (torch.full((2, 3, 8, 8), 2.0), r"from 2 to 2: floats must lie in \[0, 1\]"),
+        (torch.full((2, 3, 8, 8), -0.5), r"from -0.5 to -0.5"),
+        (torch.full((2, 3, 8, 8), float("nan")), "from nan to nan"),
+        ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], r"different shapes .*\[\[picture\], \[picture\]\]"),
+        (torch.zeros(2, 3, 40, 3), "pass `input_data_format="),
+    ],
+)
+def test_input_errors(processor, videos, match):
+    with pytest.raises(ValueError, match=match):
+        processor(videos, return_tensors="pt")
+
+
+def test_grey_is_refused_without_conversion(processor):
+    with pytest.raises(ValueError, match="is not RGB.*`do_convert_rgb=True` converts"):
+        processor(random_clip(2, 1, 8, 8), do_convert_rgb=False)
+
+
+def test_unequal_clips_do_not_make_a_batch(processor):
+    videos = [random_clip(4, 3, 40, 40), random_clip(5, 3, 40, 40)]
+    with pytest.raises(ValueError, match=r"\(4, 3, 32, 32\), \(5, 3, 32, 32\)\] do not make a batch"):
+        processor(videos, return_tensors="pt")
+    assert [len(clip) for clip in processor(videos)["pixel_values_videos"]] == [4, 5]
+
+
+def test_reads_files(shared, processor):
+    path = str(shared / "data" / "decoder" / "unordered.mov")
+    whole = processor(path, return_tensors="pt")["pixel_values_videos"]
+    assert whole.shape == (1, 4, 3, 32, 32)
+    sampled = {"num_frames": 2, "frame_step": 2, "do_sample_frames": True}
+    two = processor([path, path], **sampled, return_tensors="pt")["pixel_values_videos"]
+    # Starts 0 and 1 leave room for frames 0 and 2, or 1 and 3: the middle one is the second.
+    assert torch.equal(two, whole[:, 1::2].expand(2, -1, -1, -1, -1))
+
+
+# --- the processor: sampling
+
+
+LEVELS = 2 * 255 / 219  # between frames: two steps of the luma that a file stores
+
+
+@pytest.fixture(scope="module")
+def steps() -> torch.Tensor:
+    """Frame `i` of 100 is grey of level `LEVELS * i`."""
+    return (LEVELS * torch.arange(100)).round().to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 36, 48)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """The same frames, as near as the codec comes."""
+    return write_steps(tmp_path_factory.mktemp("video") / "steps.mp4", num_frames=100)
+
+
+def write_steps(path: Path, *, num_frames: int) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = 36, 48, "yuv420p"
+        for i in range(num_frames):
+            picture = np.full((36, 48, 3), round(LEVELS * i), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def frame_numbers(pixel_values: torch.Tensor) -> list[int]:
+    levels = grey_levels(pixel_values).mean((-3, -2, -1)).flatten()
+    return (levels / LEVELS).round().int().tolist()
+
+
+def sampled_numbers(processor: VJEPAVideoProcessor, videos: object, **arguments) -> list[int]:
+    values = processor(videos, do_sample_frames=True, return_tensors="pt", **arguments)["pixel_values_videos"]
+    assert values.shape[-4:] == (arguments.get("num_frames", 16), 3, 32, 32)
+    return frame_numbers(values)
+
+
+def test_samples_the_middle_clip_at_a_true_stride(processor, file, steps):
+    # 16 frames at step 4 span 61, which leaves 40 starts; the middle one is 20.
+    expected = list(range(20, 81, 4))
+    data = file.read_bytes()
+    for videos in (str(file), file, data, [data], [str(file)], steps, steps.numpy(), steps[None]):
+        assert sampled_numbers(processor, videos) == expected
+    # 4 frames at step 1 span 4: 97 starts.
+    for videos in (str(file), data, steps):
+        assert sampled_numbers(processor, videos, num_frames=4, frame_step=1) == [48, 49, 50, 51]
+    stored = VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1, do_sample_frames=True)
+    assert frame_numbers(stored(data, return_tensors="pt")["pixel_values_videos"]) == [48, 49, 50, 51]
+
+
+def test_samples_at_a_rate(processor, file, steps):
+    # 5 of 25 frames per second is every fifth: 4 span 16, which leaves 85 starts.
+    assert sampled_numbers(processor, str(file), num_frames=4, fps=5) == [42, 47, 52, 57]
+    # A distance in the call replaces that of the settings, whichever that is.
+    stored = VJEPAVideoProcessor(crop_size=32, num_frames=4, fps=5)
+    assert stored.clip_sampling() == ClipSampling(num_frames=4, target_fps=5)
+    assert stored.clip_sampling(frame_step=3, num_frames=None) == ClipSampling(num_frames=4, frame_step=3)
+    assert processor.clip_sampling(duration=2.0).frame_step is None
+    with pytest.raises(DecodingError, match="<array>: the frame rate is unknown.*use `frame_step`"):
+        processor(steps, do_sample_frames=True, fps=5)
+
+
+def test_samples_every_video_of_a_batch(processor, file, steps):
+    mixed = [str(file), steps[:61].permute(0, 2, 3, 1).numpy(), file.read_bytes()]
+    # 61 frames have one start.
+    expected = [*range(20, 81, 4), *range(0, 61, 4), *range(20, 81, 4)]
+    assert sampled_numbers(processor, mixed) == expected
+    assert sampled_numbers(processor, [[mixed[0]], mixed[1:]]) == expected
+    # The format is that of arrays; files have their own. 4 frames at step 4 span 13: 88 starts.
+    last = {"input_data_format": "channels_last", "num_frames": 4}
+    assert sampled_numbers(processor, [str(file), steps.permute(0, 2, 3, 1)], **last) == [44, 48, 52, 56] * 2
+
+
+def test_segments_from_the_first_to_the_last_frame(processor, file, steps):
+    arguments = {"num_frames": 4, "frame_step": 5, "num_segments": 3}  # spans 16
+    expected = [0, 5, 10, 15, 42, 47, 52, 57, 84, 89, 94, 99]
+    for videos in (str(file), steps):
+        assert sampled_numbers(processor, videos, **arguments) == expected
+        values = processor(videos, do_sample_frames=True, return_tensors="pt", **arguments)["pixel_values_videos"]
+        assert values.shape == (1, 1, 3, 4, 3, 32, 32)
+
+
+def test_segments_and_views_are_two_axes(processor):
+    video = random_clip(12, 3, 40, 60)
+    batch = processor(
+        [video, video.flip(0)],
+        do_sample_frames=True,
+        num_frames=2,
+        frame_step=3,
+        num_segments=2,
+        num_views=3,
+        return_tensors="pt",
+    )["pixel_values_videos"]
+    assert batch.shape == (2, 3, 2, 2, 3, 32, 32)
+    segments = (video[[0, 3]], video[[8, 11]])
+    for index, segment in enumerate(segments):
+        assert torch.equal(batch[0, :, index], normalize_clips(resize_and_crop_views(segment, size=32)))
+    assert torch.equal(batch[1, :, 0], batch[0, :, 1].flip(1))
+    # One view and several segments: the centre crop.
+    centre = processor(video, do_sample_frames=True, num_frames=2, frame_step=3, num_segments=2, return_tensors="pt")
+    expected = torch.stack([normalize_clips(resize_and_center_crop(segment, size=32)) for segment in segments])
+    assert torch.equal(centre["pixel_values_videos"][0, 0], expected)
+
+
+def test_short_videos(processor, tmp_path, steps):
+    path = write_steps(tmp_path / "short.mp4", num_frames=18)
+    for videos in (str(path), steps[:18]):
+        assert sampled_numbers(processor, videos) == [0, 4, 8, 12, 16] + [17] * 11
+    # As many frames as a clip has: it is one.
+    assert sampled_numbers(processor, steps[:16]) == list(range(16))
+    assert sampled_numbers(processor, steps[:16], num_segments=2) == [*range(16), *range(16)]
+    path = write_steps(tmp_path / "still.mp4", num_frames=15)
+    for videos, name in ((str(path), "still.mp4"), (steps[:15], "<array>")):
+        with pytest.raises(
+            TooShortVideoError, match=f"{name}: 15 frames are fewer than the 16 of a clip: take longer"
+        ):
+            processor(videos, do_sample_frames=True)
+
+
+def test_samples_where_the_header_promises_too_much(shared, processor):
+    path = shared / "data/decoder/RATRACE_wave_f_nm_np1_fr_goo_37.avi"
+    clips = read_segments(path, num_segments=2)
+    for videos in (str(path), path.read_bytes()):
+        values = processor(videos, do_sample_frames=True, num_segments=2, return_tensors="pt")["pixel_values_videos"]
+        for clip, segment in zip(values[0, 0], clips, strict=True):
+            assert torch.equal(clip, normalize_clips(resize_and_center_crop(segment, size=32)))
+
+
+def test_samples_a_url(processor, file):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(file.parent))
+    handler.log_message = lambda *arguments: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert sampled_numbers(processor, f"{address}/{file.name}") == list(range(20, 81, 4))
+            with pytest.raises(FileNotFoundError, match="gone.mp4"):
+                processor(f"{address}/gone.mp4", do_sample_frames=True)
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("videos", "arguments", "error", "match"),
+    [
+        ("gone.mp4", {}, DecodingError, "gone.mp4: there is no such file"),
+        (b"not a video", {}, CorruptVideoError, "<11 bytes>"),
+        (3, {}, ValueError, "a int is no video"),
+        (torch.zeros(20, 5, 8, 8), {}, ValueError, "is not RGB"),
+        (torch.zeros(20, 3, 8, 8), {"num_frames": 0}, ValueError, "`num_frames`=0 must be at least 1"),
+        (torch.zeros(20, 3, 8, 8), {"num_segments": 0}, ValueError, "`num_segments`=0 must be at least 1"),
+        (torch.zeros(20, 3, 8, 8), {"return_metadata": True}, ValueError, "`return_metadata` with .*leave it out"),
+        (
+            torch.zeros(20, 3, 8, 8),
+            {"video_metadata": [{"fps": 25}]},
+            ValueError,
+            "`video_metadata` with",
+        ),
+        (
+            torch.zeros(20, 3, 8, 8),
+            {"training": True, "generator": generator(), "num_segments": 2},
+            ValueError,
+            "`num_segments`=2: choose one of them",
+        ),
+    ],
+)
+def test_sampling_errors(processor, videos, arguments, error, match):
+    with pytest.raises(error, match=match):
+        processor(videos, do_sample_frames=True, **arguments)
+
+
+def test_what_only_sampling_takes(processor, steps):
+    with pytest.raises(ValueError, match="`num_segments`=8 spreads clips.*`do_sample_frames=True`.*`num_segments=1`"):
+        processor(steps, num_segments=8)
+    with pytest.raises(ValueError, match="a bytes is no video.*`do_sample_frames=True` also takes the bytes"):
+        processor(b"data")
+
+
+# --- the processor: steps
+
+
+def test_steps_can_be_left_out(clip, processor):
+    raw = processor(clip, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values_videos"]
+    assert raw.dtype == torch.uint8
+    full = processor(clip, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(normalize_clips(raw), full)
+    rescaled = processor(clip, do_normalize=False, return_tensors="pt")["pixel_values_videos"]
+    torch.testing.assert_close(rescaled, raw.float() / 255)
+    same_size = processor(clip, do_resize=False, do_center_crop=False, return_tensors="pt")
+    assert same_size["pixel_values_videos"].shape == (1, 4, 3, 45, 60)
+    torch.testing.assert_close(
+        grey_levels(same_size["pixel_values_videos"][0]).round().permute(0, 2, 3, 1),
+        torch.from_numpy(clip).float(),
+    )
+    as_given = processor(torch.full((1, 3, 8, 8), 300.0), do_rescale=False, do_normalize=False)
+    assert torch.allclose(as_given["pixel_values_videos"][0], torch.tensor(300.0))
+
+
+def test_views_have_an_axis_of_their_own(processor):
+    wide, tall = random_clip(2, 3, 40, 60), random_clip(2, 3, 60, 40, seed=1)
+    batch = processor([wide, tall], num_views=3, return_tensors="pt")["pixel_values_videos"]
+    assert batch.shape == (2, 3, 1, 2, 3, 32, 32)
+    assert torch.equal(batch[0, :, 0], normalize_clips(resize_and_crop_views(wide, size=32)))
+    assert torch.equal(batch[1, :, 0], normalize_clips(resize_and_crop_views(tall, size=32)))
+    listed = processor([wide, tall], num_views=3)["pixel_values_videos"]
+    assert [clip.shape for clip in listed] == [(3, 1, 2, 3, 32, 32)] * 2
+    stored = VJEPAVideoProcessor(crop_size=32, num_views=3)
+    assert torch.equal(stored([wide, tall], return_tensors="pt")["pixel_values_videos"], batch)
+
+
+def test_training_mode(processor):
+    clips = [random_clip(2, 3, 40, 60), random_clip(2, 3, 40, 60)]
+    batch = processor(clips, training=True, generator=generator(), return_tensors="pt")["pixel_values_videos"]
+    draws = generator()
+    expected = [normalize_clips(augment_clip(clip, size=32, generator=draws)) for clip in clips]
+    assert torch.equal(batch, torch.stack(expected))
+    assert not torch.equal(batch[0], batch[1])
+    still = VJEPAVideoProcessor(
+        crop_size=32, random_crop_scale=[1.0, 1.0], random_crop_ratio=[1.5, 1.5], flip_probability=0
+    )
+    values = still(clips[0], training=True, generator=generator(), return_tensors="pt")["pixel_values_videos"]
+    whole = crop_and_resize(clips[0], box=(0, 0, 40, 60), size=32)
+    assert torch.equal(values[0], normalize_clips(whole))
+
+
+# --- the processor: settings
+
+
+def test_size_follows_the_crop(processor):
+    default = VJEPAVideoProcessor()
+    assert default.size.shortest_edge == 256 and default.crop_size.height == 224
+    for crop_size in (384, {"height": 384, "width": 384}, (384, 384)):
+        assert VJEPAVideoProcessor(crop_size=crop_size).size.shortest_edge == 438
+    assert VJEPAVideoProcessor(crop_size=384, size=400).size.shortest_edge == 400
+    clip = random_clip(2, 3, 40, 60)
+    values = processor(clip, crop_size=16, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(values[0], normalize_clips(resize_and_center_crop(clip, size=16)))
+    values = processor(clip, crop_size=16, size=30, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(values[0], normalize_clips(resize_and_center_crop(clip, size=16, resize_edge=30)))
+    unset = processor(clip, crop_size=None, num_views=None, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(unset, processor(clip, return_tensors="pt")["pixel_values_videos"])
+
+
+def test_save_and_load(tmp_path, clip):
+    AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
+    saved = VJEPAVideoProcessor(
+        crop_size=48,
+        size=50,
+        image_mean=[0.5, 0.4, 0.3],
+        num_views=3,
+        num_frames=8,
+        frame_step=2,
+        random_crop_scale=(0.5, 1.0),
+    )
+    saved.save_pretrained(tmp_path)
+    for cls in (VJEPAVideoProcessor, AutoVideoProcessor):
+        loaded = cls.from_pretrained(tmp_path)
+        assert isinstance(loaded, VJEPAVideoProcessor)
+        assert loaded.to_dict() == saved.to_dict()
+        assert torch.equal(
+            loaded(clip, return_tensors="pt")["pixel_values_videos"],
+            saved(clip, return_tensors="pt")["pixel_values_videos"],
+        )
+        smaller = cls.from_pretrained(tmp_path, crop_size=28)
+        assert (smaller.crop_size.height, smaller.size.shortest_edge) == (28, 32)
+    stored = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert stored["size"] == {"shortest_edge": 50} and stored["crop_size"] == {"height": 48, "width": 48}
+    assert "training" not in stored and "generator" not in stored
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"crop_size": {"height": 32, "width": 48}}, "must be a square"),
+        ({"crop_size": 0}, "must be a square of at least 1 pixel"),
+        ({"size": {"height": 40, "width": 40}}, r'must be \{"shortest_edge": pixels\}'),
+        ({"crop_size": 32, "size": 30}, "smaller than the crop of 32 pixels: leave `size` out to get 36"),
+        ({"resample": 3}, "V-JEPA sees bilinear frames only"),
+        ({"num_views": 0}, "`num_views`=0 must be at least 1"),
+        ({"num_segments": 0}, "`num_segments`=0 must be at least 1"),
+        ({"num_frames": 0}, "`num_frames`=0 must be at least 1"),
+        ({"frame_step": 0}, "`frame_step`=0 must be at least 1"),
+        ({"random_crop_scale": (0.3, 2.0)}, r"`random_crop_scale`=\(0.3, 2.0\) must be a pair"),
+        ({"random_crop_ratio": (2.0, 1.0)}, r"`random_crop_ratio`=\(2.0, 1.0\) must be a pair"),
+        ({"flip_probability": -0.1}, "`flip_probability`=-0.1 must lie in"),
+        ({"training": True}, "`training` is no setting of the processor"),
+        ({"generator": generator()}, "`generator` is no setting of the processor"),
+    ],
+)
+def test_setting_errors(settings, match):
+    with pytest.raises(ValueError, match=match):
+        VJEPAVideoProcessor(**settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"training": True}, "`training=True` and `generator` go together"),
+        ({"generator": generator()}, "`training=True` and `generator` go together"),
+        ({"training": True, "generator": generator(), "num_views": 3}, "choose one of them"),
+        ({"num_views": 3, "do_resize": False}, "leave `do_resize` and `do_center_crop` on"),
+        ({"do_resize": False, "crop_size": 64}, "8 x 8 pixels are smaller than the crop of 64"),
+    ],
+)
+def test_call_errors(processor, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        processor(random_clip(2, 3, 8, 8), **arguments)
+
+
+def test_unknown_arguments_are_refused(processor):
+    with pytest.raises(TypeError, match="num_view"):
+        processor(random_clip(2, 3, 8, 8), num_view=3)
+
+
+def test_the_processor_of_a_model_gives_its_clips():
+    processor = VJEPAVideoProcessor.for_config(VJEPAConfig(**TINY))
+    assert processor.clip_sampling().num_frames == TINY["frames_per_clip"]
+    assert processor.crop_size.height == TINY["crop_size"]

@@ -1,0 +1,90 @@
+"""What training does while its checkpoints are on their way to the Hub; test_hub.py has the pushes themselves."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from runs import trainer_of
+from transformers import TrainerCallback
+from videos import write_video
+
+from transformers_vjepa.hub.transfer import HubError
+from transformers_vjepa.safety.safe_loading import CheckpointError
+from transformers_vjepa.training import checkpoints, hub_trainer
+
+
+class Release(TrainerCallback):
+    """Looks at the checkpoints when the last one is saved, and lets the upload go on."""
+
+    def __init__(self, folder):
+        self.folder, self.event, self.seen = folder, threading.Event(), []
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps:
+            self.seen = sorted(folder.name for folder in self.folder.glob("checkpoint-*"))
+            self.event.set()
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    for number in range(3):
+        write_video(tmp_path / "videos" / f"{number}.mp4", level=40 * number + 9)
+    monkeypatch.setattr(hub_trainer.HubTrainer, "init_hf_repo", lambda self: setattr(self, "hub_model_id", "me/name"))
+    release = Release(tmp_path / "run")
+    trainer = trainer_of(
+        tmp_path / "run",
+        str(tmp_path / "videos"),
+        callbacks=[release],
+        save_total_limit=1,
+        push_to_hub=True,
+        hub_strategy="checkpoint",
+    )
+    trainer.release = release
+    return trainer
+
+
+def test_a_checkpoint_on_its_way_is_not_rotated_away(trainer, monkeypatch):
+    uploaded = []
+
+    def upload(uploads, repo_id, **options):
+        assert trainer.release.event.wait(60)
+        files = [file for file in uploads.values() if isinstance(file, Path)]
+        uploaded.append((options["message"], bool(files) and all(file.is_file() for file in files)))
+
+    monkeypatch.setattr(hub_trainer, "upload", upload)
+    trainer.train()
+    assert trainer.release.seen == ["checkpoint-1", "checkpoint-5"]
+    # While the first was on its way the others were not pushed.
+    assert uploaded[0] == ("Training in progress, step 1", True) and len(uploaded) <= 2
+    assert trainer.folders_being_pushed == []
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [(HubError("no room at the Hub"), "no room at the Hub"), (KeyError("ours"), "KeyError('ours')")],
+)
+def test_a_failed_push_is_a_warning_and_the_next_is_tried(trainer, monkeypatch, error, reason):
+    steps, messages = [], []
+
+    def upload(uploads, repo_id, **options):
+        steps.append(options["message"])
+        raise error
+
+    monkeypatch.setattr(hub_trainer, "upload", upload)
+    monkeypatch.setattr(hub_trainer.logger, "warning", messages.append)
+    trainer.args.hub_always_push = True
+    trainer.train()
+    assert steps == [f"Training in progress, step {step}" for step in range(1, 6)]
+    assert sorted(messages) == [
+        f"checkpoint-{step} was not pushed to the Hub: {reason}. Training goes on without it" for step in range(1, 6)
+    ]
+
+
+def test_checkpoints_of_the_hub_are_screened(tmp_path, monkeypatch):
+    folder = tmp_path / "last-checkpoint"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text('{"global_step": 2}')
+    (folder / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    monkeypatch.setattr(checkpoints, "download_checkpoint", lambda name, token: folder)
+    with pytest.raises(CheckpointError):
+        checkpoints.resolve_checkpoint(tmp_path / "run", "me/name")

@@ -1,0 +1,125 @@
+import json
+import signal
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from recorder import Numbers, recorder
+from torch import nn
+from torch.utils.data import Dataset, RandomSampler
+from transformers import TrainerCallback
+
+from transformers_vjepa import StreamPosition
+from transformers_vjepa.training import stream_trainer
+from transformers_vjepa.training.stream_trainer import DivergedError, StreamTrainer
+
+
+class Listed(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {"value": torch.tensor([float(index)])}
+
+
+def test_resuming_seeks_and_takes_the_cursors_along(tmp_path):
+    recorder(tmp_path).train()
+    cursors = json.loads((tmp_path / "checkpoint-2" / "stream_0.json").read_text())
+    assert {lane: json.loads(cursor)["row"] for lane, cursor in cursors.items()} == {"0/0": 2, "0/1": 3}
+    position = StreamPosition()
+    resumed = recorder(tmp_path, position=position)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.seen == [4.0, 5.0, 6.0, 7.0]
+    assert position.start_batch == 2 and position.cursors == cursors
+
+
+def test_resuming_a_stream_that_cannot_be_sent_on_is_warned_of(tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(stream_trainer.logger, "warning", messages.append)
+    recorder(tmp_path, position=StreamPosition()).train()
+    recorder(tmp_path, position=StreamPosition()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert messages == []
+    trainer = recorder(tmp_path, Numbers(StreamPosition()))
+    trainer._is_seekable = False  # as without `position`
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert len(messages) == 1 and "the clips start from the first one again" in messages[0]
+    assert trainer.seen[0] == 0.0
+
+
+def test_logs_the_rate_and_the_skipped_videos(tmp_path):
+    trainer = recorder(tmp_path)
+    trainer.train()
+    first, second = (entry for entry in trainer.state.log_history if "loss" in entry)
+    assert first["clips_per_second"] > 0 and 0 < first["data_wait_share"] < 1
+    assert (first["videos_skipped"], second["videos_skipped"]) == (1, 1)  # since the start
+
+
+def test_reading_draws_nothing_from_the_global_generator(tmp_path):
+    trainer = recorder(tmp_path)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    next(iter(trainer.get_train_dataloader()))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_data_set_with_a_length_is_sampled_as_usual(tmp_path):
+    trainer = recorder(tmp_path, Listed(), max_steps=3)
+    assert isinstance(trainer._get_train_sampler(trainer.train_dataset), RandomSampler)
+    trainer.train()
+    assert sorted(trainer.seen) == [0, 1, 2, 3, 4, 5]
+
+
+class Raise(TrainerCallback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, signum, step):
+        self.signum, self.step = signum, step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            signal.raise_signal(self.signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint(tmp_path, signum):
+    before = signal.getsignal(signum)
+    trainer = recorder(tmp_path, callbacks=[Raise(signum, 2)], save_steps=100)
+    trainer.train()
+    assert (trainer.state.global_step, trainer.stop_signal) == (3, signum)
+    assert (tmp_path / "checkpoint-3" / "trainer_state.json").is_file()
+    assert signal.getsignal(signum) is before
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone(tmp_path):
+    trainer = recorder(tmp_path)
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join()
+    assert trainer.state.global_step == 4
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    trainer = recorder(tmp_path)
+    trainer.check_loss(torch.tensor(1.0), {})
+    for value in ("nan", "inf"):
+        with pytest.raises(DivergedError, match=f"the loss is {value} at step 0 on the videos a.mp4, b.mp4"):
+            trainer.check_loss(torch.tensor(float(value)), {"path": ["a.mp4", "b.mp4"]})
+
+
+def test_clips_are_normalised_once(tmp_path):
+    trainer = recorder(tmp_path)
+    trainer.processing_class = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    clips = torch.full((1, 1, 3, 2, 2), 255, dtype=torch.uint8)
+    assert torch.allclose(trainer.normalized(clips), torch.tensor(2.0))
+    floats = torch.rand(1, 1, 3, 2, 2)
+    assert trainer.normalized(floats) is floats
+    with pytest.raises(ValueError, match="clips of type torch.int64: give uint8 pixels"):
+        trainer.normalized(clips.long())
+
+
+def test_several_devices_in_one_process_are_refused():
+    args = SimpleNamespace(n_gpu=2)
+    with pytest.raises(ValueError, match="one process for 2 GPUs would run nn.DataParallel"):
+        StreamTrainer(model=nn.Linear(1, 1), args=args)
