@@ -24,7 +24,6 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
-from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 from transformers_vjepa import ClipSampling, VJEPAConfig
 from transformers_vjepa.analysis.baselines import BASELINES
@@ -33,6 +32,7 @@ from transformers_vjepa.data.corpora import VIDEO_EXTENSIONS
 from transformers_vjepa.data.evaluation_clips import read_evaluation_clips
 from transformers_vjepa.data.splits import group_folds, groups_from_names
 from transformers_vjepa.evaluation.probing import fit_read_out
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 from transformers_vjepa.models.vjepa.decoding import probe_video
 
 # Rates fixed beforehand: so few clips cannot both train and choose.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
 from transformers_vjepa.data.synthetic import APPEARANCES, MOTIONS, render_clip
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 from transformers_vjepa.study.plan import StudyClips
 from transformers_vjepa.study.results import contrasts
 

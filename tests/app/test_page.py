@@ -15,7 +15,6 @@ import pytest
 import torch
 from studies import write_models
 from torch.nn.functional import layer_norm
-from transformers_vjepa.app.panels import Classifier, clip_panels, example_choice, mask_panel, upload_choice
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
@@ -31,6 +30,7 @@ from transformers_vjepa.app.analysis import (
 )
 from transformers_vjepa.app.index import ClipIndex, LabelledCorpus, Neighbour, open_labelled, votes
 from transformers_vjepa.app.page import AppError, MissingAppError, build_app, launch_app
+from transformers_vjepa.app.panels import Classifier, clip_panels, example_choice, mask_panel, upload_choice
 from transformers_vjepa.commands import app as command
 from transformers_vjepa.commands import extract_features
 from transformers_vjepa.data.corpora import FileCorpus

@@ -10,13 +10,13 @@ import torch
 from children import in_two_processes, run_command
 from PIL import Image
 from reference import TINY
-from transformers_vjepa.evaluation.statistics import accuracy_interval
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
 from transformers_vjepa.commands import evaluate as script
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import manifest_hash
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 NAMES = ["kick", "hug", "push"]
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from reference import TINY
 from safetensors.torch import load_file, save_file
-from transformers_vjepa.hub.names import is_hub_id
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
 from transformers_vjepa.commands import publish
 from transformers_vjepa.hub.model_card import heritage_of
+from transformers_vjepa.hub.names import is_hub_id
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 from transformers_vjepa.evaluation.metrics import (
     ClassificationMetric,
@@ -14,6 +13,7 @@ from transformers_vjepa.evaluation.metrics import (
     evaluate,
     top_k_hits,
 )
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 
 def test_metrics_by_hand():

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 from transformers_vjepa.evaluation import reports as prediction_report
 from transformers_vjepa.evaluation.reports import EmptyReportError, Predictions, describe_results, write_report
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 

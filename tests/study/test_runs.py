@@ -12,16 +12,16 @@ import pytest
 import torch
 from children import child, wait_until
 from transformers import TrainerCallback
-from transformers_vjepa.evaluation.statistics import paired_bootstrap
-from transformers_vjepa.study.runs import StudyError, run_side_by_side
 
 from transformers_vjepa import VJEPAModel
 from transformers_vjepa.commands import pretrain, study
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus, load_labels
+from transformers_vjepa.evaluation.statistics import paired_bootstrap
 from transformers_vjepa.pretraining import setup
 from transformers_vjepa.study import plan as studies
 from transformers_vjepa.study.plan import Job, Measurement, StudyClips, evaluate, jobs, kept_steps, measurements
 from transformers_vjepa.study.results import contrasts, describe, final_rows, run_history, scores
+from transformers_vjepa.study.runs import StudyError, run_side_by_side
 
 # Plans
 
