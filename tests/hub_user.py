@@ -194,7 +194,7 @@ def train(folder):
     from small_runs import pretrain
 
     from transformers_vjepa.commands import publish, train_classifier
-    from transformers_vjepa.pretraining import pictures as training_pictures
+    from transformers_vjepa.pretraining import images as training_pictures
 
     token = os.environ.pop("HF_TOKEN")
     data = [*RUN, "--dataset", str(folder / "videos")]

@@ -109,13 +109,13 @@ def small_sizes():
     """Presets, corpus and read-outs of a size for tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(PRESETS):
-            is_picture = PRESETS[name].get("frames_per_clip") == 1
-            patch.setitem(PRESETS, name, SMALL if not is_picture else {**PRESETS[name], **SMALL})
+            is_image = PRESETS[name].get("frames_per_clip") == 1
+            patch.setitem(PRESETS, name, SMALL if not is_image else {**PRESETS[name], **SMALL})
         patch.setattr(corpus_module, "CorpusConfig", SmallCorpus)
         patch.setattr(demo, "LABELS", 40)
         patch.setattr(demo, "READ_OUTS", ("ridge",))
         # Pictures of runs, which cost more than the runs, are drawn by tests/commands/test_pretrain.py.
-        patch.setattr(setup, "TrainingPictures", lambda *arguments, **settings: TrainerCallback())
+        patch.setattr(setup, "TrainingImages", lambda *arguments, **settings: TrainerCallback())
         yield
 
 

@@ -40,7 +40,7 @@ def with_pictures():
 def as_asked_for(request, monkeypatch):
     """Other runs draw none: they take longer than training does here."""
     if "with_pictures" not in request.fixturenames:
-        monkeypatch.setattr(setup, "TrainingPictures", lambda *args, **kwargs: TrainerCallback())
+        monkeypatch.setattr(setup, "TrainingImages", lambda *args, **kwargs: TrainerCallback())
 
 
 def weights(folder):

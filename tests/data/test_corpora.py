@@ -60,7 +60,7 @@ def test_folder_is_searched_at_any_depth_and_first_level_is_the_label(tmp_path):
         (str(tmp_path / "b/x/2.mp4"), 1),
     ]
     assert corpus.class_names == ("a", "b")
-    assert not any(clip.is_picture for clip in contents(corpus))
+    assert not any(clip.is_image for clip in contents(corpus))
 
 
 def test_pictures_beside_videos_are_left_out_with_a_warning_and_no_class_with_them(tmp_path, caplog):
@@ -82,7 +82,7 @@ def test_folder_of_pictures(tmp_path):
     for name in ["x/1.jpg", "y/2.PNG"]:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    assert [(clip.label, clip.is_picture) for clip in contents(open_corpus(tmp_path))] == [(0, True), (1, True)]
+    assert [(clip.label, clip.is_image) for clip in contents(open_corpus(tmp_path))] == [(0, True), (1, True)]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from yarl import URL
 from transformers_vjepa.data import remote_reading
 from transformers_vjepa.data.remote_reading import (
     TRIES,
+    disable_datasets_retries,
     fetch,
-    leave_retries_to_us,
     retried,
     retry_delay,
     storage_options,
@@ -85,6 +85,6 @@ def test_http_has_time_limits():
 def test_data_sets_try_once(monkeypatch):
     for name in ("READ_MAX_RETRIES", "OPEN_MAX_RETRIES", "READ_RETRY_INTERVAL", "OPEN_RETRY_INTERVAL"):
         monkeypatch.setattr(datasets_config, f"STREAMING_{name}", 20)
-    leave_retries_to_us()
+    disable_datasets_retries()
     assert datasets_config.STREAMING_READ_MAX_RETRIES == datasets_config.STREAMING_OPEN_MAX_RETRIES == 1
     assert datasets_config.STREAMING_READ_RETRY_INTERVAL == datasets_config.STREAMING_OPEN_RETRY_INTERVAL == 0

@@ -32,7 +32,7 @@ from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.evaluation.features import FeatureStore, summarise_features
 from transformers_vjepa.evaluation.shards import ShardContents, ShardFolder, write_safetensors
 from transformers_vjepa.models.vjepa.decoding import VideoCache, probe_video, read_clip, read_segments
-from transformers_vjepa.models.vjepa.media_files import read_picture
+from transformers_vjepa.models.vjepa.media_files import read_image
 from transformers_vjepa.safety.safe_loading import read_checkpoint, screen_checkpoint
 from transformers_vjepa.training.checkpoints import resolve_checkpoint
 
@@ -228,7 +228,7 @@ class Pictures(Damaged):
         return [*seeds, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"]
 
     def read(self, data: bytes, rng: np.random.Generator) -> None:
-        read_picture(data, "a picture")
+        read_image(data, "a picture")
 
 
 # Corpora ------------------------------------------------------------------------------------------------

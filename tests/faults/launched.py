@@ -18,14 +18,14 @@ from torch.distributed.tensor import DTensor
 
 from transformers_vjepa import VJEPATrainer
 from transformers_vjepa.pretraining import setup
-from transformers_vjepa.pretraining.pictures import TrainingPictures
+from transformers_vjepa.pretraining.images import TrainingImages
 from transformers_vjepa.pretraining.trainer import UnevenStreamError
 
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     """The trainer of a command line without its pictures, which take longer than training does here."""
     trainer, checkpoint = setup.build(argv)
-    trainer.remove_callback(TrainingPictures)
+    trainer.remove_callback(TrainingImages)
     return trainer, checkpoint
 
 

@@ -25,7 +25,7 @@ from transformers import AutoModel
 from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.pretraining import setup
-from transformers_vjepa.pretraining.pictures import TrainingPictures
+from transformers_vjepa.pretraining.images import TrainingImages
 from transformers_vjepa.training.checkpoints import last_checkpoint
 
 LAUNCHED = Path(__file__).with_name("launched.py")
@@ -113,7 +113,7 @@ def run(command_line):
 def train_alone(arguments):
     """In this process, without pictures: they take longer than training does here."""
     trainer, checkpoint = setup.build(arguments)
-    trainer.remove_callback(TrainingPictures)
+    trainer.remove_callback(TrainingImages)
     setup.train(trainer, checkpoint)
 
 

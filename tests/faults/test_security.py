@@ -180,7 +180,7 @@ def test_pictures_are_no_programs(tmp_path, monkeypatch):
     with pytest.raises(CorruptVideoError, match="x.png is not a whole picture"):
         decode_frames(tmp_path / "pictures", [0])
     with pytest.raises(CorruptVideoError, match="it is not a whole picture"):
-        opening.read_picture(program, "x.png")
+        opening.read_image(program, "x.png")
     assert not marker.exists()
 
 
@@ -390,8 +390,8 @@ def _gif(width: int, height: int) -> bytes:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs bounds on memory, as Linux has them")
 @pytest.mark.parametrize("side", [14_000, 65_535])
 def test_a_header_that_promises_pixels_gets_no_memory_for_them(side):
-    assert opening.read_picture(_gif(8, 8), "a picture").shape == _shown_size(_gif(8, 8)) == (8, 8, 3)
-    for read in (_shown_size, lambda data: opening.read_picture(data, "a picture")):
+    assert opening.read_image(_gif(8, 8), "a picture").shape == _shown_size(_gif(8, 8)) == (8, 8, 3)
+    for read in (_shown_size, lambda data: opening.read_image(data, "a picture")):
         message = _within(200, lambda read=read: read(_gif(side, side)))
         assert re.match("CorruptVideoError: ", message)
 

@@ -267,7 +267,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Runs of scripts without the seconds that a new process takes to import everything, and without pictures."""
-    monkeypatch.setattr(setup, "TrainingPictures", lambda *args, **kwargs: TrainerCallback())
+    monkeypatch.setattr(setup, "TrainingImages", lambda *args, **kwargs: TrainerCallback())
 
     def run_here(commands, **_):
         for _, _, _, name, *argv in commands.values():

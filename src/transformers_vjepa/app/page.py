@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.corpora import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
+from ..data.corpora import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..figures.images import short_name
 from ..figures.style import COLORS
 from .analysis import ClipError, strategies
@@ -158,7 +158,7 @@ def _upload(gr: Any) -> Any:
     """The field for uploads. Nothing but what was uploaded to this page is read, and no address fetched."""
     field = gr.File(
         label="… or upload a video or picture",
-        file_types=sorted(VIDEO_EXTENSIONS | PICTURE_EXTENSIONS),
+        file_types=sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS),
         type="filepath",
         height=150,
         elem_id="upload",

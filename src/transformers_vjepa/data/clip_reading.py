@@ -15,7 +15,7 @@ import torch
 
 from ..models.vjepa.clip_sampling import ClipSampling, DecodingError
 from ..models.vjepa.decoding import Backend, VideoCache, read_segments
-from ..models.vjepa.media_files import read_picture
+from ..models.vjepa.media_files import read_image
 from ..safety.sanitizing import log_line, without_secrets
 from .corpora import EncodedClip
 from .remote_reading import fetch
@@ -196,18 +196,18 @@ def read_frames(
         raise OSError(f"{clip.path} is empty")
     if isinstance(data, str) and "://" in data:
         data = fetch(data, seed=seed)
-    if clip.is_picture:
-        return _read_picture(data, name=clip.path)[None, None]
+    if clip.is_image:
+        return _read_image(data, name=clip.path)[None, None]
     return read_segments(
         data, num_segments=num_segments, sampling=sampling, generator=generator, backend=backend, cache=cache
     )
 
 
-def _read_picture(data: str | bytes, *, name: str) -> torch.Tensor:
+def _read_image(data: str | bytes, *, name: str) -> torch.Tensor:
     """uint8 (3, height, width), channels last in memory as decoders deliver frames."""
     if isinstance(data, str) and not os.path.isfile(data):
         raise FileNotFoundError(f"{name} is no regular file")
-    return torch.from_numpy(read_picture(data, name)).permute(2, 0, 1)
+    return torch.from_numpy(read_image(data, name)).permute(2, 0, 1)
 
 
 __all__ = [

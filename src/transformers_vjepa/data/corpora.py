@@ -18,9 +18,9 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Valu
 from transformers.utils import logging
 
 from ..safety.sanitizing import log_line, without_secrets
-from .remote_reading import leave_retries_to_us, retried, storage_options
+from .remote_reading import disable_datasets_retries, retried, storage_options
 
-PICTURE_EXTENSIONS = frozenset(".jpeg .jpg .png .webp".split())
+IMAGE_EXTENSIONS = frozenset(".jpeg .jpg .png .webp".split())
 NO_LABEL = -1
 # Addresses that a row of a data set may name, also of a file in an archive there (`zip://clip.mp4::https://...`).
 _ADDRESS = re.compile(r"((zip|tar)://((?!::).)*::)?(https?|hf)://((?!::).)*", re.DOTALL)
@@ -35,7 +35,7 @@ class EncodedClip(NamedTuple):
     label: int
     #: Path or URL of a file, or the bytes of one (empty where a data set has none).
     data: str | bytes
-    is_picture: bool
+    is_image: bool
     #: Why it must not be read; empty for nearly all.
     refused: str = ""
 
@@ -45,7 +45,7 @@ def extension(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def encoded_clip(value: Any, *, label: Any, name: str, is_picture: bool, folder: str | None) -> EncodedClip:
+def encoded_clip(value: Any, *, label: Any, name: str, is_image: bool, folder: str | None) -> EncodedClip:
     """
     The clip stored in a cell: bytes, a path, or {"bytes", "path"}.
 
@@ -58,11 +58,11 @@ def encoded_clip(value: Any, *, label: Any, name: str, is_picture: bool, folder:
         data = value
     refused = ""
     if isinstance(data, str):
-        is_picture = is_picture or extension(data) in PICTURE_EXTENSIONS
+        is_image = is_image or extension(data) in IMAGE_EXTENSIONS
         data, refused = _named_file(data, folder=folder)
     elif not isinstance(data, bytes | None):
         data, refused = b"", f"it holds a {type(data).__name__} instead of bytes or a path"
-    return EncodedClip(name, label if isinstance(label, int) else NO_LABEL, data or b"", is_picture, refused)
+    return EncodedClip(name, label if isinstance(label, int) else NO_LABEL, data or b"", is_image, refused)
 
 
 def _named_file(path: str, *, folder: str | None) -> tuple[str, str]:
@@ -154,8 +154,8 @@ class FileCorpus:
 
     def read(self, index: int) -> EncodedClip:
         path = self._path(index)
-        is_picture = extension(path) in PICTURE_EXTENSIONS
-        return EncodedClip(self.describe(index), int(self._labels[index]), path, is_picture)
+        is_image = extension(path) in IMAGE_EXTENSIONS
+        return EncodedClip(self.describe(index), int(self._labels[index]), path, is_image)
 
     def _path(self, index: int) -> str:
         path = self._paths[index]
@@ -205,8 +205,8 @@ class TarCorpus:
             data = file.read(size)
         if len(data) != size:
             raise OSError(f"{self.describe(index)} has {len(data)} of {size} bytes: the tar changed on disk")
-        is_picture = extension(self._names[index]) in PICTURE_EXTENSIONS
-        return EncodedClip(self.describe(index), int(self._label[index]), data, is_picture)
+        is_image = extension(self._names[index]) in IMAGE_EXTENSIONS
+        return EncodedClip(self.describe(index), int(self._label[index]), data, is_image)
 
 
 def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
@@ -282,7 +282,7 @@ class ParquetCorpus:
         self._files = tuple(files)
         with _reading(files[0]):
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
-        self._column, self._is_picture = _find_media_column(features, video_column, source=files[0])
+        self._column, self._is_image = _find_media_column(features, video_column, source=files[0])
         self._label = _find_label_column(features)
         self.class_names = _class_names(features, self._label)
         group_file, group_number, rows, largest = array("q"), array("q"), array("q"), 0
@@ -351,7 +351,7 @@ class ParquetCorpus:
             value = table[self._column][row].as_py()
         except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
             raise OSError(f"{name} cannot be read: {_first_line(error)}") from error
-        return encoded_clip(value, label=label, name=name, is_picture=self._is_picture, folder=folder)
+        return encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=folder)
 
     def _row_group(self, group: int) -> pa.Table:
         if self._cached is None or self._cached[0] != group:
@@ -458,7 +458,7 @@ class SequentialCorpus:
             raise ValueError(f"{name} does not know its columns: set them with dataset.cast(features)")
         self.name = name
         self._local_files = local_files
-        self._column, self._is_picture = _find_media_column(dataset.features, video_column, source=name)
+        self._column, self._is_image = _find_media_column(dataset.features, video_column, source=name)
         self._label = _find_label_column(dataset.features)
         self.class_names = _class_names(dataset.features, self._label)
         for encoded in (Video(decode=False), Image(decode=False)):
@@ -472,7 +472,7 @@ class SequentialCorpus:
         own (every `stride`-th from `offset`). With at least as many shards as lanes no shard is read twice;
         otherwise Parquet is split by row group, and what is still shared is read by as few lanes as possible.
         """
-        leave_retries_to_us()
+        disable_datasets_retries()
         dataset = self._dataset
         if dataset.num_shards < lanes:
             dataset = dataset.reshard()
@@ -490,7 +490,7 @@ class SequentialCorpus:
         path = value.get("path") if isinstance(value, dict) else None
         name = without_secrets(f"{self.name}::{path or where}")
         folder = "" if self._local_files else None
-        return encoded_clip(value, label=label, name=name, is_picture=self._is_picture, folder=folder)
+        return encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=folder)
 
 
 @contextmanager
@@ -543,7 +543,7 @@ def _class_names(features: Features, column: str | None) -> tuple[str, ...]:
 
 
 def _is_media(path: str) -> bool:
-    return extension(path) in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS
+    return extension(path) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 def _open_index(file: str) -> FileCorpus:
@@ -623,7 +623,7 @@ def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     kinds = {".tar": [], ".parquet": [], "video": [], "picture": []}
     for path in _walk(folder):
         kind = extension(path)
-        if kind in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS:
+        if kind in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
             kind = "video" if kind in VIDEO_EXTENSIONS else "picture"
         if kind in kinds:
             kinds[kind].append(path)
@@ -634,7 +634,7 @@ def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no videos ({' '.join(sorted(VIDEO_EXTENSIONS))}), pictures "
-            f"({' '.join(sorted(PICTURE_EXTENSIONS))}), .tar or .parquet files, at any depth"
+            f"({' '.join(sorted(IMAGE_EXTENSIONS))}), .tar or .parquet files, at any depth"
         )
     if len(found) > 1:
         raise ValueError(
@@ -658,7 +658,7 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
         return ParquetCorpus(files, video_column=video_column)
     if extensions <= {".csv", ".txt"} and len(files) == 1:
         return _open_index(files[0])
-    if extensions <= VIDEO_EXTENSIONS | PICTURE_EXTENSIONS:
+    if extensions <= VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
         return FileCorpus(files, labels=[NO_LABEL] * len(files))
     raise ValueError(
         f"{files[0]}: cannot read {', '.join(sorted(extensions))} together or at all; use one .csv or .txt index, "
@@ -672,7 +672,7 @@ def _open_remote(source: str, *, split: str, video_column: str | None) -> Sequen
         shown = without_secrets(source)
         raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
     files = {split: _expand_braces(source)}
-    leave_retries_to_us()
+    disable_datasets_retries()
     dataset = retried(
         lambda: load_dataset(
             builder, data_files=files, split=split, streaming=True, storage_options=storage_options(source)
@@ -769,7 +769,7 @@ def open_corpus(
 
 __all__ = [
     "NO_LABEL",
-    "PICTURE_EXTENSIONS",
+    "IMAGE_EXTENSIONS",
     "Corpus",
     "EncodedClip",
     "FileCorpus",

@@ -87,7 +87,7 @@ def storage_options(url: str) -> dict[str, Any]:
     return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
 
 
-def leave_retries_to_us() -> None:
+def disable_datasets_retries() -> None:
     """
     Has `datasets` try once only in this process: it would read on in a response that has broken off, 20 times, every
     5 s, and in vain. A file must be opened anew.
@@ -102,7 +102,7 @@ __all__ = [
     "READ_TIMEOUT",
     "TRIES",
     "fetch",
-    "leave_retries_to_us",
+    "disable_datasets_retries",
     "retried",
     "retry_delay",
     "source_errors",

@@ -117,14 +117,14 @@ def check_kind(name: str | None, corpus: Corpus) -> None:
     if name is None or isinstance(corpus, SequentialCorpus) or not len(corpus):
         return
     try:
-        is_picture = corpus.read(0).is_picture
+        is_image = corpus.read(0).is_image
     except (OSError, pa.ArrowInvalid):
         return  # counted and named among the broken ones
     kinds = ("videos", "pictures")
-    if is_picture != (name == "in1k"):
-        fitting = " or ".join(each for each in PROTOCOLS if (each == "in1k") == is_picture)
+    if is_image != (name == "in1k"):
+        fitting = " or ".join(each for each in PROTOCOLS if (each == "in1k") == is_image)
         raise ValueError(
-            f"the protocol {name} is for {kinds[name == 'in1k']}, the data set holds {kinds[is_picture]}, such as "
+            f"the protocol {name} is for {kinds[name == 'in1k']}, the data set holds {kinds[is_image]}, such as "
             f"{corpus.describe(0)}: choose {fitting}, or none"
         )
 

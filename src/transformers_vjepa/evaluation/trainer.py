@@ -23,7 +23,7 @@ from ..data.corpora import NO_LABEL
 from ..data.streaming import StreamPosition
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..safety.sanitizing import TokensStayBehind, log_line
+from ..safety.sanitizing import RedactTokensOnPickle, log_line
 from ..training.checkpoints import damaged_weights, trained_steps
 from ..training.sharding import fsdp_version, refuse_deepspeed
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
@@ -45,7 +45,7 @@ class UnusableSplitError(ValueError):
 
 
 @dataclass
-class VJEPAClassificationArguments(TokensStayBehind, TrainingArguments):
+class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
     """
     Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`], with other defaults,
     and the knobs it adds. Probes take `learning_rates` and `weight_decays`, fine-tuning `learning_rate`,

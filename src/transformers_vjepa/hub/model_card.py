@@ -319,10 +319,10 @@ def _eval_results(results: Mapping[str, Any], *, task: str, sources: Sequence[st
 
 
 def _kind(config: PreTrainedConfig | None, architecture: str) -> str:
-    of_pictures = config is not None and config.is_image_model
+    of_images = config is not None and config.is_image_model
     if architecture == "VJEPAForVideoClassification":
-        return "image-classification" if of_pictures else "video-classification"
-    return "image-feature-extraction" if of_pictures else "feature-extraction"
+        return "image-classification" if of_images else "video-classification"
+    return "image-feature-extraction" if of_images else "feature-extraction"
 
 
 def _summary(config: PreTrainedConfig | None, architecture: str) -> str:

@@ -41,7 +41,7 @@ from .remote_code import AUTO_MAPS, code_of, settings_with_code
 LAST_CHECKPOINT = "last-checkpoint"
 _WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json")
 # Relative links of a card to pictures.
-_PICTURE_LINK = re.compile(r"!\[[^\]]*\]\(([^):#?]+\.(?:png|jpe?g|gif|webp))\)", flags=re.IGNORECASE)
+_IMAGE_LINK = re.compile(r"!\[[^\]]*\]\(([^):#?]+\.(?:png|jpe?g|gif|webp))\)", flags=re.IGNORECASE)
 #: What is uploaded, by its name in the repository: a file, or contents.
 Uploads = dict[str, Path | bytes]
 
@@ -112,7 +112,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 # Up
 
 
-def model_files(folder: str | Path, *, card: ModelCard | str | None, pictures_in: str | Path | None = None) -> Uploads:
+def model_files(folder: str | Path, *, card: ModelCard | str | None, images_in: str | Path | None = None) -> Uploads:
     """
     What is uploaded of a folder with a model: weights, settings, the card and its pictures, and the code for
     `trust_remote_code`. Small files are read at once, so that they may change while the upload runs.
@@ -120,7 +120,7 @@ def model_files(folder: str | Path, *, card: ModelCard | str | None, pictures_in
     Args:
         folder: with the model.
         card: the card.
-        pictures_in: folder to which links of the card are relative, if another one.
+        images_in: folder to which links of the card are relative, if another one.
     """
     folder = Path(folder)
     uploads: Uploads = {file.name: file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))}
@@ -132,14 +132,14 @@ def model_files(folder: str | Path, *, card: ModelCard | str | None, pictures_in
     uploads |= {name: file.read_bytes() for name, file in code_of(set(uploads)).items()}
     if card is not None:
         uploads[CARD_NAME] = str(card).encode()
-        uploads |= _linked_pictures(str(card), Path(pictures_in or folder))
+        uploads |= _linked_images(str(card), Path(images_in or folder))
     return uploads
 
 
-def _linked_pictures(card: str, folder: Path) -> Uploads:
+def _linked_images(card: str, folder: Path) -> Uploads:
     """Pictures in a folder that a card shows, by their relative path."""
     root, found = folder.resolve(), {}
-    for link in _PICTURE_LINK.findall(card):
+    for link in _IMAGE_LINK.findall(card):
         file = (root / link).resolve()
         if file.is_relative_to(root) and file.is_file():
             found[file.relative_to(root).as_posix()] = file.read_bytes()

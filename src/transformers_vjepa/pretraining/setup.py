@@ -38,8 +38,8 @@ from ..training.checkpoints import (
 from ..training.progress import duration_text, no_bars
 from ..training.stream_trainer import DivergedError
 from .arguments import ARCHITECTURE, DataArguments, ModelArguments, parse_arguments
+from .images import TrainingImages
 from .masking import get_mask_strategy
-from .pictures import TrainingPictures
 from .pixel_prediction import VJEPAForPixelPrediction
 from .trainer import CollapseError, UnevenStreamError, VJEPATrainer, VJEPATrainingArguments
 
@@ -169,7 +169,7 @@ def note_stills(sources: Sequence[CorpusSource], arguments: ModelArguments, conf
     corpora = [item.source for item in sources]
     if config.is_image_model or arguments.init_from or not all(isinstance(corpus, FileCorpus) for corpus in corpora):
         return
-    if all(corpus.read(index).is_picture for corpus in corpora for index in range(min(len(corpus), _PEEKED))):
+    if all(corpus.read(index).is_image for corpus in corpora for index in range(min(len(corpus), _PEEKED))):
         logger.warning(
             f"the data are pictures: every clip is a still of {config.frames_per_clip} equal frames. "
             "--frames_per_clip 1 (I-JEPA) costs less"
@@ -307,7 +307,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     trainer.run_details = run_details(model_arguments, named, training)
     preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
-    trainer.add_callback(TrainingPictures(preview, collator=trainer.data_collator, processor=processor))
+    trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
     if training.process_index == 0 and not (checkpoint and Path(training.output_dir, _ARGUMENTS).is_file()):
         record_arguments(training.output_dir, chosen)  # last: a command that fails leaves nothing
     return trainer, checkpoint

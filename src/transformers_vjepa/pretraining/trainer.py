@@ -17,7 +17,7 @@ from ..data.streaming import StreamPosition
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..safety.sanitizing import TokensStayBehind
+from ..safety.sanitizing import RedactTokensOnPickle
 from ..training.sharding import refuse_deepspeed, refuse_fsdp1
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
 from .collapse import covariance_penalty, feature_health, variance_hinge
@@ -45,7 +45,7 @@ class UnevenStreamError(ValueError):
 
 
 @dataclass
-class VJEPATrainingArguments(TokensStayBehind, TrainingArguments):
+class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     """
     Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`] with the defaults of the
     published V-JEPA recipe where they differ, and the knobs it adds.

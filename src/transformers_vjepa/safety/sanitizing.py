@@ -33,11 +33,11 @@ def decodable(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-class TokensStayBehind:
+class RedactTokensOnPickle:
     """For arguments of a training: what is pickled of them (`training_args.bin`, beside the weights) has no tokens."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
 
 
-__all__ = ["TokensStayBehind", "decodable", "log_line", "without_secrets"]
+__all__ = ["RedactTokensOnPickle", "decodable", "log_line", "without_secrets"]

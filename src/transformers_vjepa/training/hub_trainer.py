@@ -134,7 +134,7 @@ class HubTrainer(ShardingTrainer):
         """Files to push with a checkpoint, and the folder of the repository that they replace."""
         uploads: Uploads = {}
         if self.published_architecture is None:
-            uploads |= model_files(checkpoint, card=self.model_card(), pictures_in=self.args.output_dir)
+            uploads |= model_files(checkpoint, card=self.model_card(), images_in=self.args.output_dir)
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
             return uploads | checkpoint_files(checkpoint), LAST_CHECKPOINT
         if self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:

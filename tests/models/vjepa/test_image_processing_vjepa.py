@@ -14,7 +14,7 @@ from transformers.dynamic_module_utils import get_imports
 
 from transformers_vjepa import VJEPAConfig, VJEPAImageProcessor, VJEPAVideoProcessor
 from transformers_vjepa.models.vjepa.clip_transforms import normalize_clips, resize_and_center_crop
-from transformers_vjepa.models.vjepa.media_files import read_picture
+from transformers_vjepa.models.vjepa.media_files import read_image
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_grey_pictures_of_16_bits(picture, processor, tmp_path, mode):
         assert torch.equal(values_of(processor, image), expected)
     frames = VJEPAVideoProcessor(crop_size=32)([deep], return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(frames[0], expected)
-    assert np.array_equal(read_picture(file, "deep"), grey[..., None].repeat(3, axis=-1))
+    assert np.array_equal(read_image(file, "deep"), grey[..., None].repeat(3, axis=-1))
 
 
 def test_steps_can_be_left_out(picture, processor):

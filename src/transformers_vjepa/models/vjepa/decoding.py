@@ -38,7 +38,7 @@ from .clip_sampling import (
     plan_clips,
     segment_places,
 )
-from .media_files import MAX_PIXELS, open_container, read_picture
+from .media_files import MAX_PIXELS, open_container, read_image
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 
@@ -215,7 +215,7 @@ def _open(source: VideoSource, *, backend: Backend) -> _Video:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.is_dir():
-            return _PictureFolder(path)
+            return _ImageFolder(path)
         if not path.is_file():  # a FIFO, say, could not be opened before something writes to it
             raise DecodingError(str(path), "it is no regular file" if path.exists() else "there is no such file")
         # Absolute, or FFmpeg takes what is before a colon for a protocol.
@@ -641,7 +641,7 @@ class _TorchCodecVideo:
 # Folders ------------------------------------------------------------------------------------------------
 
 
-class _PictureFolder:
+class _ImageFolder:
     """Frames saved as pictures, ordered by name with numbers as numbers (`2.png` before `10.png`)."""
 
     fps = None
@@ -656,7 +656,7 @@ class _PictureFolder:
         if not pictures:
             raise NoVideoStreamError(self.name, f"the folder holds no picture ({', '.join(sorted(_PICTURES))})")
 
-    def __enter__(self) -> "_PictureFolder":
+    def __enter__(self) -> "_ImageFolder":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -666,7 +666,7 @@ class _PictureFolder:
         if indices[-1] >= self.num_frames:
             raise _beyond_the_end(self.name, indices[-1], self.num_frames)
         pictures = {index: self._pictures[index] for index in indices}
-        return {index: _channels_first(read_picture(path, self.name)) for index, path in pictures.items()}
+        return {index: _channels_first(read_image(path, self.name)) for index, path in pictures.items()}
 
 
 # Small parts shared by the readers ----------------------------------------------------------------------

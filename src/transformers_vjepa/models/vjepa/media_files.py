@@ -25,11 +25,11 @@ _FORMATS = (
     "mpegvideo,nut,obu,ogg,png_pipe,rm,tiff_pipe,vc1,vvc,webp_pipe,yuv4mpegpipe"
 )
 # Formats of Pillow that are pictures and no programs (as EPS is, which it hands to Ghostscript).
-_PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: Largest picture of a video, in pixels: 8192 x 8192, above 8K.
 MAX_PIXELS = 2**26
 # What Pillow raises for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF, ...
-_BROKEN_PICTURE = (
+_BROKEN_IMAGE = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -84,7 +84,7 @@ def rgb_pixels(picture: Image.Image) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
-def read_picture(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
+def read_image(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     """
     Reads a picture with Pillow.
 
@@ -100,9 +100,9 @@ def read_picture(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=_PICTURE_FORMATS) as picture:
+        with Image.open(file, formats=_IMAGE_FORMATS) as picture:
             return rgb_pixels(ImageOps.exif_transpose(picture))
-    except _BROKEN_PICTURE as error:
+    except _BROKEN_IMAGE as error:
         what = "it" if isinstance(source, bytes) else os.path.basename(source)
         raise CorruptVideoError(name, f"{what} is not a whole picture ({error})") from error
 
@@ -179,4 +179,4 @@ def _runs(table: bytes) -> np.ndarray:
     return np.frombuffer(table[8 : 8 + 8 * entries], dtype=">u4").reshape(-1, 2)
 
 
-__all__ = ["MAX_PIXELS", "open_container", "read_picture", "rgb_pixels"]
+__all__ = ["MAX_PIXELS", "open_container", "read_image", "rgb_pixels"]

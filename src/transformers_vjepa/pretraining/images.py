@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 _SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)
 
 
-class TrainingPictures(TrainerCallback):
+class TrainingImages(TrainerCallback):
     """
     Writes `pictures/` into the output folder: `masks.png` at the start, and at every checkpoint and at the end
     `curves.png` (loss and diagnostics) and `features.png` (principal components of the target features of the
@@ -108,4 +108,4 @@ class TrainingPictures(TrainerCallback):
         plot_feature_pca(clips, snapshots, config=self._collator.config, path=self._folder / "features.png")
 
 
-__all__ = ["TrainingPictures"]
+__all__ = ["TrainingImages"]
