@@ -35,7 +35,7 @@ from transformers_vjepa.command_line.parsing import user_errors
 from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import SplitError, write_manifest
-from transformers_vjepa.models.vjepa import media_files as opening
+from transformers_vjepa.models.vjepa import media_files
 from transformers_vjepa.models.vjepa.clip_sampling import CorruptVideoError
 from transformers_vjepa.models.vjepa.decoding import decode_frames, probe_video, read_clip
 from transformers_vjepa.pretraining import setup
@@ -177,10 +177,10 @@ def test_pictures_are_no_programs(tmp_path, monkeypatch):
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "x.png").write_bytes(program)
-    with pytest.raises(CorruptVideoError, match="x.png is not a whole picture"):
+    with pytest.raises(CorruptVideoError, match="x.png is not a complete image"):
         decode_frames(tmp_path / "pictures", [0])
-    with pytest.raises(CorruptVideoError, match="it is not a whole picture"):
-        opening.read_image(program, "x.png")
+    with pytest.raises(CorruptVideoError, match="it is not a complete image"):
+        media_files.read_image(program, "x.png")
     assert not marker.exists()
 
 
@@ -340,9 +340,9 @@ def test_sound_may_have_more_samples_than_bytes(tmp_path):
     hdlr, stts = video.index(b"hdlr") + 12, video.index(b"stts") + 8
     sound = video[:hdlr] + b"soun" + video[hdlr + 4 :]
     sound = sound[:stts] + struct.pack(">3I", 1, 10**8, 1) + sound[stts + 12 :]
-    opening._check_promises(io.BytesIO(sound), "a.mov")
+    media_files._check_promises(io.BytesIO(sound), "a.mov")
     with pytest.raises(CorruptVideoError, match="promises 100000000 frames"):
-        opening._check_promises(io.BytesIO(_with_table(sound, b"stts", 1, 10**8, 2)), "a.mov")
+        media_files._check_promises(io.BytesIO(_with_table(sound, b"stts", 1, 10**8, 2)), "a.mov")
 
 
 def test_fragments_that_promise_frames_are_refused(tmp_path):
@@ -362,7 +362,7 @@ def test_fragments_that_promise_frames_are_refused(tmp_path):
 def test_a_compressed_header_is_refused():
     cmov = struct.pack(">I4s", 8, b"cmov")
     data = struct.pack(">I4s", 8 + len(cmov), b"moov") + cmov
-    with pytest.raises(CorruptVideoError, match="its header is compressed: write it anew"):
+    with pytest.raises(CorruptVideoError, match="its header is compressed: convert it"):
         read_clip(data, sampling=SAMPLING)
 
 
@@ -390,16 +390,16 @@ def _gif(width: int, height: int) -> bytes:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs bounds on memory, as Linux has them")
 @pytest.mark.parametrize("side", [14_000, 65_535])
 def test_a_header_that_promises_pixels_gets_no_memory_for_them(side):
-    assert opening.read_image(_gif(8, 8), "a picture").shape == _shown_size(_gif(8, 8)) == (8, 8, 3)
-    for read in (_shown_size, lambda data: opening.read_image(data, "a picture")):
+    assert media_files.read_image(_gif(8, 8), "a picture").shape == _shown_size(_gif(8, 8)) == (8, 8, 3)
+    for read in (_shown_size, lambda data: media_files.read_image(data, "a picture")):
         message = _within(200, lambda read=read: read(_gif(side, side)))
         assert re.match("CorruptVideoError: ", message)
 
 
 def test_large_pictures_of_a_video_are_refused(tmp_path, monkeypatch):
     video = write_video(tmp_path / "a.mp4", level=9, size=(64, 64))
-    monkeypatch.setattr("transformers_vjepa.models.vjepa.media_files.MAX_PIXELS", 64 * 63)
-    with pytest.raises(CorruptVideoError, match="its pictures of 64x64 pixels are larger than 4032 pixels"):
+    monkeypatch.setattr("transformers_vjepa.models.vjepa.decoding.MAX_PIXELS", 64 * 63)
+    with pytest.raises(CorruptVideoError, match="its frames of 64x64 pixels are larger than 4032 pixels"):
         read_clip(video, sampling=SAMPLING)
 
 

@@ -451,11 +451,16 @@ class VJEPAMaskCollator:
         ValueError: a strategy that does not fit `config`, an unknown truncation; when called, an empty batch,
             examples without `clip_seed`, with different keys or with clips of another size than `config`.
 
-    Example:
+    Examples:
 
     ```python
-    >>> collator = VJEPAMaskCollator(config, "multiblock")
-    >>> loader = torch.utils.data.DataLoader(stream, batch_size=24, collate_fn=collator)
+    import torch
+    from transformers_vjepa import VJEPAConfig, VJEPAMaskCollator
+
+    collator = VJEPAMaskCollator(VJEPAConfig(crop_size=64), "multiblock")
+    clips = torch.randint(0, 256, (2, 16, 3, 64, 64), dtype=torch.uint8)
+    batch = collator([{"pixel_values_videos": clip, "clip_seed": seed} for seed, clip in enumerate(clips)])
+    assert len(batch["context_mask"]) == len(batch["target_mask"]) == 2  # two mask generators
     ```
     """
 

@@ -232,7 +232,7 @@ class TestSampling:
             ({"spacing": "even"}, "`spacing`='even' must be 'stride' or 'linspace'"),
             (
                 {"spacing": "linspace", "target_fps": 8},
-                "`spacing`='linspace' spreads over whole frames: give `frame_step`, not {'target_fps': 8}",
+                "`spacing`='linspace' needs a whole number of frames: pass `frame_step`, not {'target_fps': 8}",
             ),
         ],
     )
@@ -306,14 +306,14 @@ class TestDecoding:
             decode_frames(folder, [12])
 
     def test_folder_errors(self, tmp_path):
-        with pytest.raises(NoVideoStreamError, match="holds no picture"):
+        with pytest.raises(NoVideoStreamError, match="has no images"):
             decode_frames(tmp_path, [0])
         Image.new("RGB", (6, 5)).save(tmp_path / "0.png")
         Image.new("RGB", (7, 5)).save(tmp_path / "1.png")
         (tmp_path / "2.png").write_bytes(b"not a picture")
         with pytest.raises(CorruptVideoError, match=re.escape("size of its frames changes: [(5, 6), (5, 7)]")):
             decode_frames(tmp_path, [0, 1])
-        with pytest.raises(CorruptVideoError, match="2.png is not a whole picture"):
+        with pytest.raises(CorruptVideoError, match="2.png is not a complete image"):
             decode_frames(tmp_path, [2])
 
     def test_probe(self, video):
@@ -544,7 +544,7 @@ def test_damaged_and_hidden_pictures_of_a_folder(tmp_path):
     start = data.index(b"IDAT") - 4
     data[start : start + 4] = (20).to_bytes(4, "big")  # what follows is then taken for the next chunk
     (tmp_path / "1.png").write_bytes(data)
-    with pytest.raises(CorruptVideoError, match="1.png is not a whole picture"):
+    with pytest.raises(CorruptVideoError, match="1.png is not a complete image"):
         decode_frames(tmp_path, [1])
 
 

@@ -13,7 +13,12 @@ from transformers import AutoImageProcessor, AutoVideoProcessor
 from transformers.dynamic_module_utils import get_imports
 
 from transformers_vjepa import VJEPAConfig, VJEPAImageProcessor, VJEPAVideoProcessor
-from transformers_vjepa.models.vjepa.clip_transforms import normalize_clips, resize_and_center_crop
+from transformers_vjepa.models.vjepa.clip_transforms import (
+    center_crop,
+    normalize_clips,
+    resize_and_center_crop,
+    resize_short_side,
+)
 from transformers_vjepa.models.vjepa.media_files import read_image
 
 
@@ -142,7 +147,7 @@ def test_size_follows_the_crop(picture, processor):
     frames = torch.from_numpy(picture).permute(2, 0, 1)[None]
     expected = normalize_clips(resize_and_center_crop(frames, size=16))
     assert torch.equal(values_of(processor, picture, crop_size=16), expected)
-    expected = normalize_clips(resize_and_center_crop(frames, size=16, resize_edge=30))
+    expected = normalize_clips(center_crop(resize_short_side(frames, edge=30), size=16))
     assert torch.equal(values_of(processor, picture, crop_size=16, size=30), expected)
     unset = values_of(processor, picture, crop_size=None, do_resize=None)
     assert torch.equal(unset, values_of(processor, picture))
@@ -151,11 +156,11 @@ def test_size_follows_the_crop(picture, processor):
 @pytest.mark.parametrize(
     ("images", "match"),
     [
-        (torch.zeros(8, 8), r"a picture of shape \(8, 8\) has rank 2"),
+        (torch.zeros(8, 8), r"an image of shape \(8, 8\) has rank 2"),
         (np.zeros((1, 2, 3, 8, 8)), "has rank 5"),
-        ([], "an empty list is no picture"),
-        (3, "a int is no picture"),
-        (Path("picture.png"), "Path is no picture.*as strings"),
+        ([], "an empty list is not an image"),
+        (3, "a int is not an image"),
+        (Path("picture.png"), "Path is not an image.*as strings"),
         (torch.zeros(5, 8, 8), r"shape \(1, 5, 8, 8\) is not RGB"),
         (torch.zeros(3, 0, 8), "at least one frame and pixel"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "torch.int64: pass uint8"),
@@ -185,7 +190,7 @@ def test_unequal_pictures_do_not_make_a_batch(picture, processor):
         ({"crop_size": {"height": 32, "width": 48}}, "must be a square"),
         ({"size": {"height": 40, "width": 40}}, r'must be \{"shortest_edge": pixels\}'),
         ({"crop_size": 32, "size": 30}, "smaller than the crop of 32 pixels: leave `size` out to get 36"),
-        ({"resample": 3}, "V-JEPA sees bilinear frames only"),
+        ({"resample": 3}, "V-JEPA uses bilinear resizing only"),
     ],
 )
 def test_setting_errors(picture, processor, settings, match):
@@ -249,7 +254,7 @@ def test_code_travels_with_the_settings(tmp_path, monkeypatch):
         "clip_sampling.py",
         "clip_transforms.py",
         "configuration_vjepa.py",
-        "opening.py",
+        "media_files.py",
         "decoding.py",
         "image_processing_vjepa.py",
         "video_processing_vjepa.py",

@@ -25,11 +25,13 @@ from transformers_vjepa.models.vjepa.clip_sampling import (
 )
 from transformers_vjepa.models.vjepa.clip_transforms import (
     augment_clip,
+    center_crop,
     crop_and_resize,
     evaluation_resize_edge,
     normalize_clips,
     resize_and_center_crop,
     resize_and_crop_views,
+    resize_short_side,
     sample_crop_box,
 )
 from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
@@ -269,9 +271,9 @@ def test_resize_edge():
 def test_center_crop_by_hand():
     # Columns hold their own number; the short side is already 7, so that nothing is resampled.
     frames = torch.arange(11, dtype=torch.uint8).expand(1, 3, 7, 11)
-    crop = resize_and_center_crop(frames, size=4, resize_edge=7)
+    crop = center_crop(resize_short_side(frames, edge=7), size=4)
     assert crop.shape == (1, 3, 4, 4) and crop[0, 0, 0].tolist() == [3, 4, 5, 6]
-    tall = resize_and_center_crop(frames.transpose(-1, -2), size=4, resize_edge=7)
+    tall = center_crop(resize_short_side(frames.transpose(-1, -2), edge=7), size=4)
     assert tall[0, 0, :, 0].tolist() == [3, 4, 5, 6]
 
 
@@ -279,7 +281,7 @@ def test_center_crop_resizes_the_short_side():
     for shape in ((2, 3, 60, 100), (2, 3, 100, 60), (2, 3, 20, 20)):
         assert resize_and_center_crop(random_clip(*shape), size=32).shape == (2, 3, 32, 32)
     with pytest.raises(ValueError, match="smaller than the crop of 32.*at least 32"):
-        resize_and_center_crop(random_clip(1, 3, 40, 40), size=32, resize_edge=30)
+        center_crop(random_clip(1, 3, 30, 40), size=32)
 
 
 def test_views_by_hand():
@@ -421,16 +423,16 @@ def test_ambiguous_channels_follow_the_given_format(processor):
         (torch.zeros(8, 8), r"shape \(8, 8\) has rank 2"),
         (np.zeros((1, 1, 2, 3, 8, 8)), "has rank 6"),
         ([np.zeros((8, 8))], "has rank 2"),
-        ([], "an empty list is no video"),
-        (3, "a int is no video"),
-        ([Path("clip.mp4")], "Path is no video.*file path as a string"),
+        ([], "an empty list is not a video"),
+        (3, "a int is not a video"),
+        ([Path("clip.mp4")], "Path is not a video.*file path as a string"),
         (torch.zeros(2, 5, 8, 8), r"shape \(2, 5, 8, 8\) is not RGB: pass"),
         (torch.zeros(0, 3, 8, 8), "at least one frame"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), r"a clip of torch.int64: pass uint8"),
         (torch.full((2, 3, 8, 8), 2.0), r"from 2 to 2: floats must lie in \[0, 1\]"),
         (torch.full((2, 3, 8, 8), -0.5), r"from -0.5 to -0.5"),
         (torch.full((2, 3, 8, 8), float("nan")), "from nan to nan"),
-        ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], r"different shapes .*\[\[picture\], \[picture\]\]"),
+        ([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))], r"different shapes .*\[\[image\], \[image\]\]"),
         (torch.zeros(2, 3, 40, 3), "pass `input_data_format="),
     ],
 )
@@ -611,16 +613,21 @@ def test_samples_a_url(processor, file):
     [
         ("gone.mp4", {}, DecodingError, "gone.mp4: there is no such file"),
         (b"not a video", {}, CorruptVideoError, "<11 bytes>"),
-        (3, {}, ValueError, "a int is no video"),
+        (3, {}, ValueError, "a int is not a video"),
         (torch.zeros(20, 5, 8, 8), {}, ValueError, "is not RGB"),
         (torch.zeros(20, 3, 8, 8), {"num_frames": 0}, ValueError, "`num_frames`=0 must be at least 1"),
         (torch.zeros(20, 3, 8, 8), {"num_segments": 0}, ValueError, "`num_segments`=0 must be at least 1"),
-        (torch.zeros(20, 3, 8, 8), {"return_metadata": True}, ValueError, "`return_metadata` with .*leave it out"),
+        (
+            torch.zeros(20, 3, 8, 8),
+            {"return_metadata": True},
+            ValueError,
+            "`return_metadata` has no use.*leave it out",
+        ),
         (
             torch.zeros(20, 3, 8, 8),
             {"video_metadata": [{"fps": 25}]},
             ValueError,
-            "`video_metadata` with",
+            "`video_metadata` has no use with",
         ),
         (
             torch.zeros(20, 3, 8, 8),
@@ -636,9 +643,9 @@ def test_sampling_errors(processor, videos, arguments, error, match):
 
 
 def test_what_only_sampling_takes(processor, steps):
-    with pytest.raises(ValueError, match="`num_segments`=8 spreads clips.*`do_sample_frames=True`.*`num_segments=1`"):
+    with pytest.raises(ValueError, match="`num_segments`=8 takes several.*`do_sample_frames=True`.*`num_segments=1`"):
         processor(steps, num_segments=8)
-    with pytest.raises(ValueError, match="a bytes is no video.*`do_sample_frames=True` also takes the bytes"):
+    with pytest.raises(ValueError, match="a bytes is not a video.*`do_sample_frames=True` also takes the bytes"):
         processor(b"data")
 
 
@@ -702,7 +709,7 @@ def test_size_follows_the_crop(processor):
     values = processor(clip, crop_size=16, return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(values[0], normalize_clips(resize_and_center_crop(clip, size=16)))
     values = processor(clip, crop_size=16, size=30, return_tensors="pt")["pixel_values_videos"]
-    assert torch.equal(values[0], normalize_clips(resize_and_center_crop(clip, size=16, resize_edge=30)))
+    assert torch.equal(values[0], normalize_clips(center_crop(resize_short_side(clip, edge=30), size=16)))
     unset = processor(clip, crop_size=None, num_views=None, return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(unset, processor(clip, return_tensors="pt")["pixel_values_videos"])
 
@@ -741,7 +748,7 @@ def test_save_and_load(tmp_path, clip):
         ({"crop_size": 0}, "must be a square of at least 1 pixel"),
         ({"size": {"height": 40, "width": 40}}, r'must be \{"shortest_edge": pixels\}'),
         ({"crop_size": 32, "size": 30}, "smaller than the crop of 32 pixels: leave `size` out to get 36"),
-        ({"resample": 3}, "V-JEPA sees bilinear frames only"),
+        ({"resample": 3}, "V-JEPA uses bilinear resizing only"),
         ({"num_views": 0}, "`num_views`=0 must be at least 1"),
         ({"num_segments": 0}, "`num_segments`=0 must be at least 1"),
         ({"num_frames": 0}, "`num_frames`=0 must be at least 1"),
@@ -749,8 +756,8 @@ def test_save_and_load(tmp_path, clip):
         ({"random_crop_scale": (0.3, 2.0)}, r"`random_crop_scale`=\(0.3, 2.0\) must be a pair"),
         ({"random_crop_ratio": (2.0, 1.0)}, r"`random_crop_ratio`=\(2.0, 1.0\) must be a pair"),
         ({"flip_probability": -0.1}, "`flip_probability`=-0.1 must lie in"),
-        ({"training": True}, "`training` is no setting of the processor"),
-        ({"generator": generator()}, "`generator` is no setting of the processor"),
+        ({"training": True}, "`training` is not a setting of the processor"),
+        ({"generator": generator()}, "`generator` is not a setting of the processor"),
     ],
 )
 def test_setting_errors(settings, match):
@@ -761,8 +768,8 @@ def test_setting_errors(settings, match):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"training": True}, "`training=True` and `generator` go together"),
-        ({"generator": generator()}, "`training=True` and `generator` go together"),
+        ({"training": True}, "`training=True` and `generator` need each other"),
+        ({"generator": generator()}, "`training=True` and `generator` need each other"),
         ({"training": True, "generator": generator(), "num_views": 3}, "choose one of them"),
         ({"num_views": 3, "do_resize": False}, "leave `do_resize` and `do_center_crop` on"),
         ({"do_resize": False, "crop_size": 64}, "8 x 8 pixels are smaller than the crop of 64"),

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip, and what is wrong with a video that cannot give them."""
+"""Which frames of a video make a clip, and the errors of videos that do not have these frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Literal
 
 class DecodingError(ValueError):
     """
-    A video that cannot give what was asked. Pickles, so that a data-loader worker can hand it on.
+    A video that does not have the requested frames. It can be pickled, so that a data-loader worker can pass it on.
 
     Attributes:
         source (`str`): name of the video for logs: its path, or its kind and size.
-        reason (`str`): what is wrong, and the remedy.
+        reason (`str`): the problem, and the remedy.
     """
 
     def __init__(self, source: str, reason: str) -> None:
@@ -24,19 +24,19 @@ class DecodingError(ValueError):
 
 
 class NoVideoStreamError(DecodingError):
-    """A file without pictures: only sound, or a folder without images."""
+    """A file with sound only, or a folder without images."""
 
 
 class CorruptVideoError(DecodingError):
-    """A file that is not a video, or whose wanted frames do not decode or decode damaged."""
+    """A file that is not a video, or whose requested frames do not decode or are damaged."""
 
 
 class TooShortVideoError(DecodingError):
     """
-    A video with fewer frames than asked for.
+    A video with fewer frames than requested.
 
     Attributes:
-        num_frames (`int`): frames that the video has.
+        num_frames (`int`): number of frames of the video.
     """
 
     def __init__(self, source: str, reason: str, num_frames: int = 0) -> None:
@@ -48,31 +48,30 @@ class TooShortVideoError(DecodingError):
 @dataclass(frozen=True)
 class ClipSampling:
     r"""
-    Which frames make a clip. Exactly one of `frame_step`, `target_fps` and `duration` says how far apart they
-    are; with none of them, `frame_step` is 4 (the published recipe: 16 frames, every fourth).
+    Which frames make a clip. One of `frame_step`, `target_fps` and `duration` sets the distance between the frames.
+    Without any of them, `frame_step` is 4 (the published recipe: 16 frames, every fourth).
 
-    By default the stride is true: frame `i` of the clip is frame `start + floor(i * step + 0.5)` of the video, so
-    a whole step gives 0, 4, 8 ... 60. Seconds become frames by the mean rate of the video; a `target_fps` above
-    that rate repeats frames. Pretraining, fine-tuning and [`VJEPAVideoProcessor`] sample so.
+    By default the stride is exact: frame `i` of the clip is frame `start + floor(i * step + 0.5)` of the video, so
+    step 4 gives 0, 4, 8 ... 60. The mean rate of the video converts seconds to frames; a `target_fps` above this rate
+    repeats frames. Pretraining, fine-tuning and [`VJEPAVideoProcessor`] sample in this way.
 
-    `spacing="linspace"` is for comparing with published numbers: their evaluation of videos spreads the frames
-    over the whole `num_frames * frame_step`, from end to end, and rounds down: frame `i` is
-    `start + floor(i * num_frames * frame_step / (num_frames - 1))`, the last one drawn back by one. Sixteen
+    `spacing="linspace"` is for comparisons with published numbers. The published evaluation of videos spreads the
+    frames over the whole length `num_frames * frame_step` and rounds down: frame `i` is
+    `start + floor(i * num_frames * frame_step / (num_frames - 1))`, and the last frame is moved back by one. Sixteen
     frames at step 4 are then 0, 4, 8, 12, 17, 21 ... 59, 63: uneven, and a little more than 4 apart.
 
     Args:
         num_frames (`int`, defaults to 16): frames of a clip.
         frame_step (`int`, *optional*): frames of the video from one frame of the clip to the next.
         target_fps (`float`, *optional*): frames per second of the clip.
-        duration (`float`, *optional*): seconds that the clip lasts, that is `num_frames / target_fps`.
-        short_video (`str`, defaults to `"repeat_last"`): what to do with a video that ends before the clip
-            does. `"repeat_last"` reads it from its start at the true stride and repeats its last frame;
-            `"refuse"` raises. A video of fewer than `num_frames` frames, which would be mostly a still, is
-            refused in either case.
+        duration (`float`, *optional*): length of the clip in seconds: `num_frames / target_fps`.
+        short_video (`str`, defaults to `"repeat_last"`): how to treat a video that is shorter than the clip.
+            `"repeat_last"` reads it from its start at the exact stride and repeats its last frame; `"refuse"` raises.
+            A video of fewer than `num_frames` frames is refused in both cases: its clip would be mostly a still.
         spacing (`str`, defaults to `"stride"`): `"stride"` or, with `frame_step` only, `"linspace"`; see above.
 
     Raises:
-        ValueError: a value out of range, more than one of the three distances, or a linspace over one that is no
+        ValueError: a value out of range, more than one of the three distances, or `spacing="linspace"` without a
             `frame_step`.
     """
 
@@ -90,7 +89,7 @@ class ClipSampling:
             object.__setattr__(self, "frame_step", 4)
             given = {"frame_step": 4}
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are both given ({given}): give one and leave the rest None")
+            raise ValueError(f"{' and '.join(given)} are both given ({given}): pass only one of them")
         for name in ("num_frames", *given):
             value = getattr(self, name)
             whole = name in ("num_frames", "frame_step")
@@ -104,32 +103,32 @@ class ClipSampling:
         if self.spacing not in ("stride", "linspace"):
             raise ValueError(f"`spacing`={self.spacing!r} must be 'stride' or 'linspace'")
         if self.spacing == "linspace" and self.frame_step is None:
-            raise ValueError(f"`spacing`='linspace' spreads over whole frames: give `frame_step`, not {given}")
+            raise ValueError(f"`spacing`='linspace' needs a whole number of frames: pass `frame_step`, not {given}")
 
     @property
     def clip_fps(self) -> float | None:
-        """Frames per second of the clip; None where its frames are `frame_step` apart."""
+        """Frames per second of the clip; None if its frames are `frame_step` apart."""
         return self.num_frames / self.duration if self.duration else self.target_fps
 
     def offsets(self, fps: float | None = None) -> list[int]:
         """
-        Frames of the video from the first frame of the clip to each of its frames, ascending from 0.
+        Distance, in frames of the video, from the first frame of the clip to each of its frames; ascending from 0.
 
         Args:
             fps: frames per second of the video; used with `target_fps` and `duration` only.
 
         Raises:
-            ValueError: the rate is needed and not known.
+            ValueError: the rate is needed and unknown.
         """
         if self.spacing == "linspace":
             span = self.num_frames * self.frame_step
-            # In whole numbers, so that no rounding error moves a frame.
+            # In integers: a rounding error of floats could move a frame.
             return [min(i * span // max(self.num_frames - 1, 1), span - 1) for i in range(self.num_frames)]
         step: float | int
         if self.frame_step is not None:
             step = self.frame_step
         elif fps is None:
-            raise ValueError("the frame rate is unknown, so seconds mean nothing: use `frame_step`")
+            raise ValueError("the frame rate is unknown, so seconds cannot become frames: use `frame_step`")
         else:
             step = fps / self.clip_fps
         return [int(i * step + 0.5) for i in range(self.num_frames)]
@@ -137,11 +136,11 @@ class ClipSampling:
 
 def segment_places(num_segments: int) -> list[float]:
     """
-    Places of clips spread evenly over a video, for [`plan_clips`]: 0 for the first, 1 for the last; one alone is
-    in the middle.
+    Places of clips spread evenly over a video, for [`plan_clips`]: from 0 for the first to 1 for the last. A single
+    clip is in the middle.
 
     Raises:
-        ValueError: less than one segment.
+        ValueError: fewer than one segment.
     """
     if num_segments < 1:
         raise ValueError(f"`num_segments`={num_segments} must be at least 1")
@@ -165,21 +164,20 @@ def plan_clips(
     Args:
         total: frames of the video.
         sampling: which frames make a clip.
-        places: in [0, 1]; uniform ones make every start equally likely.
-        fps: frames per second of the video, where `sampling` needs it.
-        name: what errors call the video.
+        places: in [0, 1]; if they are uniform, all starts are equally likely.
+        fps: frames per second of the video, if `sampling` needs it.
+        name: name of the video in errors.
 
     Returns:
         `sampling.num_frames` ascending indices below `total` for each place.
 
     Raises:
         TooShortVideoError: fewer frames than `sampling` accepts.
-        DecodingError: no frame rate where `sampling` needs one.
+        DecodingError: `sampling` needs a frame rate, and it is unknown.
     """
     if total < sampling.num_frames:
-        remedy = "take longer videos, or shorter clips"
-        reason = f"{total} frames are fewer than the {sampling.num_frames} of a clip: {remedy}"
-        raise TooShortVideoError(name, reason, total)
+        reason = f"{total} frames are fewer than the {sampling.num_frames} of a clip"
+        raise TooShortVideoError(name, f"{reason}: take longer videos, or shorter clips", total)
     try:
         offsets = sampling.offsets(fps)
     except ValueError as error:

@@ -1,12 +1,12 @@
 """
 Crops, resizing, flips and normalisation of the frames of a clip.
 
-The functions work on tensors of (frames, channels, height, width) and take every random choice from an
-explicit generator; the training stream calls them directly and keeps the frames in uint8.
+The functions take one clip, (frames, channels, height, width), uint8 or float, and keep its dtype. `size` is the side
+of a square result in pixels. Resizing is bilinear without antialiasing, as published. Random choices come from an
+explicit generator. The training stream calls the functions directly and keeps the frames in uint8.
 
-Frames that a decoder delivers as (frames, height, width, channels) are best permuted, not copied, into that
-shape: torch resizes this memory layout faster than planes (measured: 1.5 to 2.5 times on x86), and the copy
-would cost more than the resize.
+Permute frames that a decoder delivers as (frames, height, width, channels) instead of copying them: torch resizes this
+memory layout faster than planes (measured: 1.5 to 2.5 times on x86), and a copy would cost more than the resize.
 """
 
 import math
@@ -32,14 +32,22 @@ def _check_frames(frames: torch.Tensor) -> None:
         )
 
 
-def check_range(name: str, value: Sequence[float], *, upper: float) -> None:
+def check_augmentation(
+    *, scale: Sequence[float], ratio: Sequence[float], flip_probability: float = 0.5, prefix: str = ""
+) -> None:
     """
+    Checks the settings of [`augment_clip`]; errors call them `prefix` + `scale` and `prefix` + `ratio`.
+
     Raises:
-        ValueError: `value`, called `name` in the message, is no pair with 0 < low <= high <= `upper`.
+        ValueError: `scale` is not a pair with 0 < low <= high <= 1, `ratio` is not a pair with 0 < low <= high, or the
+            probability lies outside [0, 1].
     """
-    if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
-        bound = "" if math.isinf(upper) else f" <= {upper:g}"
-        raise ValueError(f"`{name}`={tuple(value)} must be a pair with 0 < low <= high{bound}")
+    for name, value, upper in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
+        if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
+            bound = "" if math.isinf(upper) else f" <= {upper:g}"
+            raise ValueError(f"`{prefix}{name}`={tuple(value)} must be a pair with 0 < low <= high{bound}")
+    if not 0 <= flip_probability <= 1:
+        raise ValueError(f"`flip_probability`={flip_probability} must lie in [0, 1]")
 
 
 def sample_crop_box(
@@ -51,10 +59,10 @@ def sample_crop_box(
     ratio: Sequence[float] = CROP_RATIO,
 ) -> tuple[int, int, int, int]:
     """
-    Box of a random resized crop. The law is that of `torchvision.transforms.RandomResizedCrop`, which takes
-    no generator: the area is uniform in `scale` times the frame's area, the logarithm of width / height
-    uniform between those of `ratio`, the position uniform. A box that does not fit is drawn again; after ten
-    tries the largest central box with the nearest allowed aspect ratio is taken.
+    Draws the box of a random resized crop, with the distribution of `torchvision.transforms.RandomResizedCrop` (which
+    takes no generator): the area is uniform in `scale` times the frame's area, the logarithm of width / height is
+    uniform between the logarithms of `ratio`, the position is uniform. A box that does not fit is drawn again. After
+    ten tries, the result is the largest central box with the nearest allowed aspect ratio.
 
     Args:
         height, width: size of the frame, in pixels.
@@ -70,8 +78,7 @@ def sample_crop_box(
     """
     if height < 1 or width < 1:
         raise ValueError(f"a frame of {height} x {width} pixels has no crop: both sides must be at least 1")
-    check_range("scale", scale, upper=1.0)
-    check_range("ratio", ratio, upper=math.inf)
+    check_augmentation(scale=scale, ratio=ratio)
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
@@ -93,7 +100,7 @@ def sample_crop_box(
 
 
 def _resize(frames: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    # Without antialiasing, as published. uint8 stays uint8 (fixed-point where the processor has it).
+    # uint8 stays uint8 (in fixed point, if the CPU supports it).
     return tvF.resize(frames, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=False)
 
 
@@ -101,18 +108,18 @@ def crop_and_resize(
     frames: torch.Tensor, *, box: tuple[int, int, int, int], size: int, flip: bool = False
 ) -> torch.Tensor:
     """
-    Cut one box out of all frames, then resize it to a square (bilinear, no antialiasing). Nothing outside the
-    box is touched, so that the cost is that of the crop and not of the frame.
+    Cuts one box out of all frames and resizes it to a square. Only pixels of the box are read: the cost is that of the
+    crop, not of the frame.
 
     Args:
-        frames: (frames, channels, height, width), uint8 or float.
+        frames: (frames, channels, height, width).
         box: top, left, height and width, in pixels.
         size: side of the result, in pixels.
         flip: mirror left and right, after resizing.
 
     Returns:
-        (frames, channels, size, size), same type as `frames`, contiguous. uint8 is rounded: at most one grey
-        level from the rounded result in float.
+        (frames, channels, size, size), contiguous. uint8 values differ from the rounded float result by at most one
+        grey level.
 
     Raises:
         ValueError: frames that are not one clip, or a box that does not lie inside them.
@@ -129,7 +136,7 @@ def crop_and_resize(
     resized = _resize(frames[..., top : top + box_height, left : left + box_width], height=size, width=size)
     if flip:
         resized = resized.flip(-1)
-    # A view of the full frames would take all of them along when a worker process sends it.
+    # A worker process that sends a view would send the full frames.
     return resized.contiguous()
 
 
@@ -143,47 +150,19 @@ def augment_clip(
     flip_probability: float = 0.5,
 ) -> torch.Tensor:
     """
-    Training augmentation: a random resized crop and a horizontal flip, the same for all frames of the clip.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        size: side of the result, in pixels.
-        generator: source of the draws.
-        scale, ratio: see [`sample_crop_box`].
-        flip_probability: probability of the flip, in [0, 1].
-
-    Returns:
-        (frames, channels, size, size), same type as `frames`.
+    Training augmentation: a random resized crop ([`sample_crop_box`]) and a horizontal flip, the same for all frames.
+    From (frames, channels, height, width) to (frames, channels, size, size).
 
     Raises:
-        ValueError: see [`sample_crop_box`] and [`crop_and_resize`]; a probability outside [0, 1].
+        ValueError: frames that are not one clip, or settings that [`check_augmentation`] refuses.
     """
     _check_frames(frames)
-    check_probability(flip_probability)
+    check_augmentation(scale=scale, ratio=ratio, flip_probability=flip_probability)
     height, width = frames.shape[-2:]
     box = sample_crop_box(height, width, generator=generator, scale=scale, ratio=ratio)
-    # Drawn whatever the probability, so that changing it does not change the boxes that follow.
+    # Drawn for every probability, so that another probability does not change the boxes that follow.
     flip = torch.rand((), generator=generator).item() < flip_probability
     return crop_and_resize(frames, box=box, size=size, flip=flip)
-
-
-def check_augmentation(*, scale: Sequence[float], ratio: Sequence[float], flip_probability: float) -> None:
-    """
-    Raises:
-        ValueError: settings that `augment_clip` would refuse.
-    """
-    check_range("scale", scale, upper=1.0)
-    check_range("ratio", ratio, upper=math.inf)
-    check_probability(flip_probability)
-
-
-def check_probability(flip_probability: float) -> None:
-    """
-    Raises:
-        ValueError: not in [0, 1].
-    """
-    if not 0 <= flip_probability <= 1:
-        raise ValueError(f"`flip_probability`={flip_probability} must lie in [0, 1]")
 
 
 def evaluation_resize_edge(crop_size: int) -> int:
@@ -193,8 +172,8 @@ def evaluation_resize_edge(crop_size: int) -> int:
 
 def resize_short_side(frames: torch.Tensor, *, edge: int) -> torch.Tensor:
     """
-    Resize (frames, channels, height, width), bilinear without antialiasing, so that the shorter side has `edge`
-    pixels and the longer keeps the aspect ratio, rounded down. The type is kept; uint8 is rounded.
+    Resizes (frames, channels, height, width) so that the shorter side has `edge` pixels. The longer side keeps the
+    aspect ratio, rounded down.
     """
     height, width = frames.shape[-2:]
     long = edge * max(height, width) // min(height, width)
@@ -203,7 +182,7 @@ def resize_short_side(frames: torch.Tensor, *, edge: int) -> torch.Tensor:
 
 def center_crop(frames: torch.Tensor, *, size: int) -> torch.Tensor:
     """
-    The central square of (frames, channels, height, width), `size` pixels wide, contiguous.
+    The central square (frames, channels, size, size) of (frames, channels, height, width), contiguous.
 
     Raises:
         ValueError: the frames are smaller than the crop.
@@ -218,45 +197,30 @@ def center_crop(frames: torch.Tensor, *, size: int) -> torch.Tensor:
     return frames[..., top : top + size, left : left + size].contiguous()
 
 
-def resize_and_center_crop(frames: torch.Tensor, *, size: int, resize_edge: int | None = None) -> torch.Tensor:
+def resize_and_center_crop(frames: torch.Tensor, *, size: int) -> torch.Tensor:
     """
-    Evaluation geometry: resize the short side (bilinear, no antialiasing), then crop the centre.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        size: side of the crop, in pixels.
-        resize_edge: short side before the crop, in pixels; by default `size` x 256 / 224, as published.
-
-    Returns:
-        (frames, channels, size, size), same type as `frames`, contiguous.
+    Geometry of the published evaluation: resizes the short side of (frames, channels, height, width) to
+    `evaluation_resize_edge(size)`, then crops the centre. Returns (frames, channels, size, size), contiguous.
 
     Raises:
-        ValueError: frames that are not one clip, or `resize_edge` below `size`.
+        ValueError: frames that are not one clip.
     """
     _check_frames(frames)
-    edge = evaluation_resize_edge(size) if resize_edge is None else resize_edge
-    return center_crop(resize_short_side(frames, edge=edge), size=size)
+    return center_crop(resize_short_side(frames, edge=evaluation_resize_edge(size)), size=size)
 
 
 def resize_and_crop_views(frames: torch.Tensor, *, size: int, num_views: int = 3) -> torch.Tensor:
     """
-    Spatial views of the multi-view evaluation: resize the short side to the crop (bilinear, no antialiasing),
-    then take evenly spaced crops along the long side, left to right or top to bottom.
-
-    Args:
-        frames: (frames, channels, height, width), uint8 or float.
-        size: side of the crops, in pixels.
-        num_views: number of crops; published: 3.
-
-    Returns:
-        (num_views, frames, channels, size, size), same type as `frames`.
+    Spatial views of the multi-view evaluation (published: 3): resizes the short side of (frames, channels, height,
+    width) to the crop, then takes evenly spaced crops along the long side, left to right or top to bottom. Returns
+    (num_views, frames, channels, size, size).
 
     Raises:
         ValueError: frames that are not one clip, or fewer than two views.
     """
     _check_frames(frames)
     if num_views < 2:
-        raise ValueError(f"`num_views`={num_views} must be at least 2: for one view `resize_and_center_crop`")
+        raise ValueError(f"`num_views`={num_views} must be at least 2: use `resize_and_center_crop` for one view")
     resized = resize_short_side(frames, edge=size)
     axis = -2 if resized.shape[-2] > resized.shape[-1] else -1
     margin = resized.shape[axis] - size
@@ -279,16 +243,16 @@ def normalize(
     Raises:
         ValueError: `mean` or `std` does not fit the channels, or a deviation is not positive.
     """
-    # On the CPU, so that checking the constants does not wait for an accelerator.
+    # On the CPU: checks of constants on an accelerator would synchronise.
     mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (mean, std))
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, frames.shape[-3]):
             raise ValueError(
-                f"`{name}` has {len(value)} values for {frames.shape[-3]} channels: pass one value for each"
+                f"`{name}` has {len(value)} values for {frames.shape[-3]} channels: pass one value per channel"
             )
     if not (std > 0).all():
         raise ValueError(f"`std`={std.flatten().tolist()} must be greater than 0 everywhere")
-    # bfloat16 holds neither the factor nor the offset to a grey level: round the result, not the constants.
+    # In bfloat16, factor and offset would be wrong by more than a grey level: round the result, not the constants.
     working = torch.promote_types(dtype, torch.float32)
     factor, offset = (value.to(frames.device, working) for value in (scale / std, -mean / std))
     return torch.addcmul(offset, frames.to(working), factor).to(dtype)
@@ -302,7 +266,7 @@ def normalize_clips(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """
-    (frames / 255 - mean) / std, on the device where the frames are.
+    (frames / 255 - mean) / std, on the device of the frames.
 
     Args:
         frames: uint8 (..., channels, height, width), any number of leading axes.
@@ -310,14 +274,13 @@ def normalize_clips(
         dtype: floating type of the result.
 
     Returns:
-        Same shape as `frames`, of type `dtype`; computed in at least float32.
+        The same shape as `frames`, of type `dtype`; computed in at least float32.
 
     Raises:
-        ValueError: frames that are not uint8 (they may be normalised already), or `mean` or `std` that do not
-            fit the channels.
+        ValueError: frames that are not uint8, or `mean` or `std` that do not fit the channels.
     """
     if frames.dtype != torch.uint8:
-        raise ValueError(f"frames of {frames.dtype}: pass uint8, floats may be normalised already")
+        raise ValueError(f"frames of {frames.dtype}: pass uint8 (floats may be normalised already)")
     return normalize(frames, scale=1 / 255, mean=mean, std=std, dtype=dtype)
 
 
@@ -327,8 +290,6 @@ __all__ = [
     "augment_clip",
     "center_crop",
     "check_augmentation",
-    "check_probability",
-    "check_range",
     "crop_and_resize",
     "evaluation_resize_edge",
     "normalize",

@@ -27,7 +27,7 @@ _COMMON_KEYWORDS = {
     "use_return_dict",
 }
 
-# Properties that callers may take for fields, and the fields that they come from.
+# Properties that callers may mistake for fields, and the fields that determine them.
 _COMPUTED = {
     "num_frames": "`frames_per_clip`",
     "grid_size": "`crop_size`, `patch_size`, `frames_per_clip` and `tubelet_size`",
@@ -37,28 +37,19 @@ _VITL16: dict[str, Any] = {}
 _VITH16: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32}
 _IMAGE: dict[str, Any] = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
 
-#: Architectures by name. `vitl16`, `vith16` and `vith16-384` are the published ones (V-JEPA, Table 10
-#: and the released checkpoints), and so are those of I-JEPA, for single pictures; the smaller ones are the usual
-#: ViT sizes with the published predictor, which always has as many heads as its encoder.
+
+def _small_vit(hidden_size: int, heads: int) -> dict[str, int]:
+    sizes = {"hidden_size": hidden_size, "num_hidden_layers": 12}
+    return {**sizes, "num_attention_heads": heads, "pred_num_attention_heads": heads}
+
+
+#: Architectures by name. `vitl16`, `vith16` and `vith16-384` are published (V-JEPA, Table 10 and the released
+#: checkpoints), as are those of I-JEPA, for single images. The smaller ones are the usual ViT sizes with the published
+#: predictor, which always has the same number of heads as its encoder.
 PRESETS: dict[str, dict[str, Any]] = {
-    "vitt16": {
-        "hidden_size": 192,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 3,
-        "pred_num_attention_heads": 3,
-    },
-    "vits16": {
-        "hidden_size": 384,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 6,
-        "pred_num_attention_heads": 6,
-    },
-    "vitb16": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "pred_num_attention_heads": 12,
-    },
+    "vitt16": _small_vit(192, 3),
+    "vits16": _small_vit(384, 6),
+    "vitb16": _small_vit(768, 12),
     "vitl16": _VITL16,
     "vith16": _VITH16,
     "vith16-384": {**_VITH16, "crop_size": 384},
@@ -82,57 +73,56 @@ class VJEPAConfig(PreTrainedConfig):
 
     Args:
         patch_size (`int`, defaults to 16): side of a patch, in pixels.
-        crop_size (`int`, defaults to 224): side of the square clip the position grid is laid out for, in
-            pixels; a multiple of `patch_size`. Other input sizes interpolate the grid.
-        frames_per_clip (`int`, defaults to 16): frames of the clip the position grid is laid out for; a
-            multiple of `tubelet_size`. With 1 the model is an image model (I-JEPA) with 2-D positions.
-        tubelet_size (`int`, defaults to 2): frames that one token spans.
+        crop_size (`int`, defaults to 224): side of the square clips that the position grid covers, in pixels; a
+            multiple of `patch_size`. Other input sizes interpolate the grid.
+        frames_per_clip (`int`, defaults to 16): frames of the clips that the position grid covers; a multiple of
+            `tubelet_size`. With 1 the model is an image model (I-JEPA) with 2-D positions.
+        tubelet_size (`int`, defaults to 2): frames per token.
         hidden_size (`int`, defaults to 1024): width of the encoder; a multiple of `num_attention_heads`.
         in_chans (`int`, defaults to 3): colour channels.
         num_attention_heads (`int`, defaults to 16): attention heads of the encoder.
         num_hidden_layers (`int`, defaults to 24): blocks of the encoder.
-        drop_path_rate (`float`, defaults to 0.0): stochastic depth at the last block, growing linearly
-            from 0 at the first; in [0, 1).
+        drop_path_rate (`float`, defaults to 0.0): stochastic depth of the last block; it grows linearly from 0 at the
+            first block; in [0, 1).
         mlp_ratio (`float`, defaults to 4.0): width of the MLPs over `hidden_size`.
         layer_norm_eps (`float`, defaults to 1e-6): epsilon of every LayerNorm of encoder and predictor.
         qkv_bias (`bool`, defaults to `True`): biases on queries, keys and values.
         attention_probs_dropout_prob (`float`, defaults to 0.0): dropout on attention weights; in [0, 1).
         hidden_act (`str`, defaults to `"gelu"`): activation of the MLPs (exact GELU).
         initializer_range (`float`, defaults to 0.02): standard deviation of the truncated normal.
-        uniform_power (`bool`, defaults to `True`): share the position channels evenly between time,
-            height and width (all released models) instead of D/2, D/4, D/4.
+        uniform_power (`bool`, defaults to `True`): give time, height and width the same number of position channels
+            (all released models), instead of D/2, D/4, D/4.
         pred_hidden_size (`int`, defaults to 384): width of the predictor.
-        pred_num_attention_heads (`int`, defaults to 16): attention heads of the predictor (the published
-            models use as many as the encoder).
+        pred_num_attention_heads (`int`, defaults to 16): attention heads of the predictor (in the published models,
+            the same number as in the encoder).
         pred_num_hidden_layers (`int`, defaults to 12): blocks of the predictor.
         pred_num_mask_tokens (`int`, defaults to 2): learnable mask tokens, one per mask generator.
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): start the mask tokens at zero.
         pred_mlp_ratio (`float`, defaults to 4.0): width of the predictor's MLPs over `pred_hidden_size`.
-        pooling (`str`, defaults to `"attentive"`): how a classifier pools the tokens: a learned query attends to
-            them (the published probes), or their `"mean"`.
+        pooling (`str`, defaults to `"attentive"`): how a classifier pools the tokens: `"attentive"`, with a learned
+            query that attends to them (the published probes), or `"mean"`.
         num_pooler_layers (`int`, defaults to 0): self-attention blocks of the attentive pooler, after its
             cross-attention; a published probe of depth d has d - 1.
         pooler_layer_norm_eps (`float`, defaults to 1e-5): epsilon of every LayerNorm of the attentive pooler.
 
     Raises:
-        StrictDataclassError: (of `huggingface_hub.errors`, as of every configuration of transformers) sizes that do
+        StrictDataclassError: (in `huggingface_hub.errors`, as for every configuration of transformers) sizes that do
             not divide, values out of range or of another type.
         ValueError: a misspelled field.
 
-    Example:
+    Examples:
 
     ```python
-    >>> from transformers_vjepa import VJEPAConfig, VJEPAModel
+    from transformers_vjepa import VJEPAConfig, VJEPAModel
 
-    >>> config = VJEPAConfig.from_preset("vitb16", crop_size=112)
-    >>> config.grid_size
-    (8, 7, 7)
-    >>> model = VJEPAModel(config)
+    config = VJEPAConfig.from_preset("vitt16", crop_size=112, num_hidden_layers=2)
+    assert config.grid_size == (8, 7, 7) and config.num_patches == 392
+    model = VJEPAModel(config)  # with random weights
     ```
     """
 
     model_type = "vjepa"
-    # What `Trainer` leaves out of its predictions: metrics get the logits alone, and no tokens are gathered.
+    # `Trainer` leaves these out of its predictions: metrics get only the logits, and no tokens are gathered.
     keys_to_ignore_at_inference = [
         "view_logits",
         "hidden_states",
@@ -171,34 +161,34 @@ class VJEPAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if type(self)._auto_class is None:
-            # Where the code is installed, what is loaded from the Hub no longer needs to know where to find it; and
-            # what is saved anew would name files that are not beside it.
+            # This package is installed: a configuration that is saved again would refer to code files that are not in
+            # its folder.
             kwargs.pop("auto_map", None)
         known = {field.name for field in fields(type(self))}
         for name in kwargs.keys() - known - _COMMON_KEYWORDS:
             if name in _COMPUTED:
                 raise ValueError(f"`{name}={kwargs[name]!r}` is computed: set {_COMPUTED[name]}")
-            # `PreTrainedConfig` stores any name: a misspelled field would silently leave the default in force.
+            # `PreTrainedConfig` stores any name: with a misspelled field, the default would silently apply.
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             if close:
                 raise ValueError(
                     f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: did you mean `{close[0]}`?"
                 )
             if not name.startswith("_"):
-                logger.warning(f"`{name}` is not a field of {type(self).__name__}: it is kept, but has no effect")
+                logger.warning(f"`{name}` is not a field of {type(self).__name__}: it is stored but has no effect")
         labels = self.id2label
         if labels is not None and not (isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)):
-            raise ValueError(f"`id2label`={labels!r} must map the numbers of the classes to their names")
+            raise ValueError(f"`id2label`={labels!r} must map class numbers to class names")
         name = str(kwargs.get("torch_dtype") if self.dtype is None else self.dtype).removeprefix("torch.")
         if name != "None" and not isinstance(getattr(torch, name, None), torch.dtype):
-            raise ValueError(f"`dtype`={name!r} is no type of torch: use 'float32', 'bfloat16' or 'float16'")
+            raise ValueError(f"`dtype`={name!r} is not a dtype of torch: use 'float32', 'bfloat16' or 'float16'")
         super().__post_init__(**kwargs)
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
         values = super()._dict_from_json_file(json_file)
         if not isinstance(values, dict):
-            raise ValueError(f"{json_file} holds a {type(values).__name__} instead of the fields of a configuration")
+            raise ValueError(f"{json_file} contains a {type(values).__name__}: expected a JSON object of fields")
         return values
 
     @classmethod
@@ -227,16 +217,16 @@ class VJEPAConfig(PreTrainedConfig):
 
     @property
     def num_frames(self) -> int:
-        """Frames of a clip, under the name by which the video pipelines ask for it."""
+        """Frames of a clip, under the name that the video pipelines of transformers use."""
         return self.frames_per_clip
 
     @property
     def is_image_model(self) -> bool:
-        """Whether the model sees single pictures (I-JEPA): its positions are 2-D."""
+        """Whether this is a model of single images (I-JEPA), with 2-D positions."""
         return self.frames_per_clip == 1
 
     def validate_architecture(self) -> None:
-        """Checks that hold between fields; run when the configuration is made and when it is saved."""
+        """Checks that involve several fields; run when the configuration is created and when it is saved."""
         super().validate_architecture()
         self._validate_ranges()
         for total, part in (
@@ -252,7 +242,7 @@ class VJEPAConfig(PreTrainedConfig):
                     f"`{total}`={value} is not a multiple of `{part}`={divisor}: "
                     f"use {total}={nearest}, or another {part}"
                 )
-        # Each axis needs whole sine-cosine pairs; with `uniform_power` the surplus channels are cut off.
+        # Each axis needs complete sine-cosine pairs; with `uniform_power` the surplus channels are cut off.
         multiple = 4 if self.is_image_model else 1 if self.uniform_power else 8
         for name in ("hidden_size", "pred_hidden_size"):
             if getattr(self, name) % multiple:

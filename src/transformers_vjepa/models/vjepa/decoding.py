@@ -1,17 +1,16 @@
 """
 From a video to the frames of a clip, as uint8 RGB.
 
-A video is a path, bytes, a seekable file object, or a folder of pictures ordered by name. Three decoders
-stand behind one small interface. The default is PyAV: its wheels carry their own FFmpeg, so it needs no
-system package (torchcodec needs FFmpeg's shared libraries), it is maintained (decord's last release is of
-2021, with wheels for x86-64 only), it is about as fast as torchcodec and faster than decord, and it shows
-which frames are damaged. All three give the same bytes on files whose container is sane; what differs
-otherwise is said at `Backend`.
+A video is a path, bytes, a seekable file object, or a folder of images ordered by name. Three decoders share one small
+interface. The default is PyAV. Its wheels contain FFmpeg (torchcodec needs FFmpeg's shared libraries on the system),
+it is maintained (decord's last release is of 2021, with wheels for x86-64 only), it is about as fast as torchcodec and
+faster than decord, and it reports damaged frames. All three return the same bytes for files with a valid container;
+`Backend` lists the other differences.
 
-Decoding runs on one thread: data-loader workers are the parallelism. Every function opens, reads and closes
-its video within the call, so no decoder is ever carried across a fork. Pictures come out in the size and with
-the rotation the file asks for; pixels that are not square stay as they are stored. Damage that leaves a
-decodable bit stream (random bytes in a small picture, say) is seen by no decoder.
+Decoding runs on one thread: data-loader workers provide the parallelism. Every function opens, reads and closes its
+video within the call, so no decoder crosses a fork. Frames have the size and rotation that the file asks for; pixels
+that are not square stay as stored. No decoder notices damage that leaves a decodable bit stream, such as random bytes
+in a small image.
 """
 
 import bisect
@@ -19,10 +18,11 @@ import io
 import itertools
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 import av
 import numpy as np
@@ -42,34 +42,34 @@ from .media_files import MAX_PIXELS, open_container, read_image
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 
-#: The decoders, and where they differ:
-#: - `pyav` refuses damaged frames; the others return what the decoder made of them.
-#: - `torchcodec` gives the same bytes as `pyav` on every file that both read, but its indices are off by one
-#:   or two in AVI files with B-frames, which store no times.
-#: - `decord` reads no AV1, no GIF, no file without a duration and no picture of one pixel (named errors). Its
-#:   older FFmpeg interpolates the colour of odd-sized pictures differently (up to 18 grey levels, 0.4 in the
-#:   mean) and rounds a few MPEG-4 blocks differently (up to 2). It repeats the last frame where a header
-#:   promises too many, and in AVI files with B-frames its indices depend on where it starts. It reads ahead in
-#:   threads: of a damaged file it may refuse frames that stand before the damage, or not, as it happens.
-#: - `decord` and `torchcodec` read what PyAV has opened before, which takes no playlists (`opening.py`); their own
-#:   FFmpeg has no such bound. For files of strangers that is the weaker protection.
-#: - The mean rate behind `target_fps` and `duration` is a few per cent off in `torchcodec` for short Matroska
-#:   files that do not store how long the last frame lasts.
+#: The decoders and their differences:
+#: - `pyav` refuses damaged frames; the others return the damaged result.
+#: - `torchcodec` returns the same bytes as `pyav` for every file that both read, but its indices are off by one or two
+#:   in AVI files with B-frames, which store no times.
+#: - `decord` cannot read AV1, GIF, files without a duration and videos of one pixel (named errors). Its older FFmpeg
+#:   interpolates the colours of odd-sized frames differently (up to 18 grey levels, 0.4 in the mean) and rounds a few
+#:   MPEG-4 blocks differently (up to 2). If a header promises too many frames, it repeats the last one. In AVI files
+#:   with B-frames its indices depend on the start. It reads ahead in threads, so for a damaged file it sometimes also
+#:   refuses frames before the damage.
+#: - `decord` and `torchcodec` use their own FFmpeg, without the limits of `media_files.py`. PyAV opens the file first
+#:   and refuses playlists. For untrusted files this is a weaker protection than reading with PyAV.
+#: - For short Matroska files that do not store the duration of the last frame, the mean rate behind `target_fps` and
+#:   `duration` is a few per cent off in `torchcodec`.
 Backend = Literal["pyav", "decord", "torchcodec"]
 
-_PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-# Headers promise one or two frames too many. PyAV counts them at once, torchcodec leads there one by one.
+_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Headers may promise one or two frames too many. PyAV then counts all frames; torchcodec needs one plan per frame.
 _MAX_PLANS = 6
 
 
 @dataclass(frozen=True)
 class VideoInfo:
     """
-    What is known of a video without decoding it whole.
+    Properties of a video that are known without decoding all of it.
 
     Args:
-        num_frames (`int`): frames that the container holds; of some files one or two do not decode.
-        fps (`float`, *optional*): mean frames per second; `None` for a folder of pictures or a single frame.
+        num_frames (`int`): frames in the container; in some files, one or two of them do not decode.
+        fps (`float`, *optional*): mean frames per second; `None` for a folder of images or a single frame.
         width (`int`): pixels, after rotation.
         height (`int`): pixels, after rotation.
     """
@@ -88,31 +88,29 @@ def read_clip(
     backend: Backend = "pyav",
 ) -> torch.Tensor:
     """
-    One clip of a video.
+    Reads one clip of a video.
 
-    Where the container promises more frames than decode, the clip is placed anew among those that do. Where
-    the decoder fails, a clip that lies before the failure is returned and any other is refused.
+    If fewer frames decode than the container promises, the clip is placed among the frames that decode. If the
+    decoder fails, a clip that lies before the failure is returned, and any other clip is refused.
 
     Args:
-        source: path of a file or a folder of pictures, bytes, or a seekable binary file object.
-        sampling: which frames; by default 16, every fourth.
-        generator: draws the start, all starts equally likely, with one number whatever the video. `None`
-            takes the middle of the video.
-        backend: the decoder. A folder of pictures is read without one.
+        source: path of a file or of a folder of images, bytes, or a seekable binary file object.
+        sampling: which frames make the clip; by default 16 frames, every fourth.
+        generator: draws the start with one random number; all starts are equally likely. `None` takes the clip in
+            the middle of the video.
+        backend: the decoder. A folder of images needs none.
 
     Returns:
-        uint8 tensor (num_frames, 3, height, width), RGB, rotated as the file says to show it.
+        uint8 tensor (num_frames, 3, height, width), RGB, with the rotation of the file applied.
 
     Raises:
-        NoVideoStreamError: there is nothing to see.
+        NoVideoStreamError: the source has no video stream or no images.
         TooShortVideoError: fewer frames than `sampling` accepts.
-        CorruptVideoError: not a video, or one whose clip does not decode.
-        DecodingError: no such file, or no frame rate where `sampling` needs one.
+        CorruptVideoError: the source is not a video, or its clip does not decode.
+        DecodingError: the file does not exist, or `sampling` needs a frame rate and there is none.
         ImportError: the backend is not installed.
     """
-    place = 0.5 if generator is None else torch.rand((), generator=generator).item()
-    with _open(source, backend=backend) as video:
-        return _read_planned(video, sampling=sampling, places=[place])[0]
+    return read_segments(source, num_segments=1, sampling=sampling, generator=generator, backend=backend)[0]
 
 
 def read_segments(
@@ -125,10 +123,11 @@ def read_segments(
     cache: "VideoCache | None" = None,
 ) -> torch.Tensor:
     """
-    Clips spread evenly over a video, for the frozen evaluation: the first starts with the first frame, the
-    last ends with the last frame, and one alone is the middle clip; in a short video they overlap. With a
-    `generator` the possible starts are divided into as many equal parts, and each part gives one start at random
-    (for training). A frame is decoded once; with a `cache`, once for all calls. Otherwise as `read_clip`.
+    Reads clips spread evenly over a video, for the frozen evaluation. The first clip starts with the first frame, and
+    the last clip ends with the last frame; a single clip is the middle one. In a short video the clips overlap. With a
+    `generator` (for training), the possible starts are divided into `num_segments` equal parts, and one start is drawn
+    from each part. Every frame is decoded once per call; with a `cache`, once for all calls. Arguments and errors are
+    those of `read_clip`.
 
     Returns:
         uint8 tensor (num_segments, num_frames, 3, height, width).
@@ -143,7 +142,7 @@ def read_segments(
 
 def decode_frames(source: VideoSource, indices: Sequence[int], *, backend: Backend = "pyav") -> torch.Tensor:
     """
-    The frames with these indices, counted from 0 in the order they are shown; any order, repeats allowed.
+    Reads the frames with these indices, which count from 0 in display order. Any order and repeats are allowed.
 
     Returns:
         uint8 tensor (len(indices), 3, height, width), as in `read_clip`.
@@ -154,13 +153,13 @@ def decode_frames(source: VideoSource, indices: Sequence[int], *, backend: Backe
         DecodingError: see `read_clip`.
     """
     if len(indices) == 0 or min(indices) < 0:
-        raise ValueError(f"`indices`={list(indices)} must be at least one number, none below 0")
+        raise ValueError(f"`indices`={list(indices)} must hold at least one number, none below 0")
     with _open(source, backend=backend) as video:
         return _gather(video, [int(index) for index in indices])
 
 
 def probe_video(source: VideoSource, *, backend: Backend = "pyav") -> VideoInfo:
-    """Length, rate and shown size of a video. Decodes one frame; a broken file raises as in `read_clip`."""
+    """Length, rate and displayed size of a video. Decodes one frame; errors are those of `read_clip`."""
     with _open(source, backend=backend) as video:
         height, width = video.read([0])[0].shape[1:]
         return VideoInfo(num_frames=video.num_frames, fps=video.fps, width=width, height=height)
@@ -169,22 +168,35 @@ def probe_video(source: VideoSource, *, backend: Backend = "pyav") -> VideoInfo:
 # Reading what was planned -------------------------------------------------------------------------------
 
 
-class _Video(Protocol):
-    """An open video. `read` takes ascending indices and returns uint8 tensors (3, height, width) by index."""
+class _Video(ABC):
+    """An open video, which closes at the end of a `with` block."""
 
     name: str
     num_frames: int
     fps: float | None
 
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]: ...
+    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
+        """The frames with these ascending indices: uint8 (3, height, width)."""
+        if indices[-1] >= self.num_frames:
+            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
+        return self._read(indices)
 
-    def __enter__(self) -> "_Video": ...
+    @abstractmethod
+    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
+        """As `read`, for indices below `num_frames`."""
 
-    def __exit__(self, *exception: object) -> None: ...
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> "_Video":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def _read_planned(video: _Video, *, sampling: ClipSampling | None, places: Sequence[float]) -> torch.Tensor:
-    """A clip for each place, planned anew when fewer frames decode than the container promises."""
+    """A clip for each place; the clips are planned again if fewer frames decode than the container promises."""
     sampling = ClipSampling() if sampling is None else sampling
     total = video.num_frames
     for _ in range(_MAX_PLANS):
@@ -195,7 +207,7 @@ def _read_planned(video: _Video, *, sampling: ClipSampling | None, places: Seque
             total = min(error.num_frames, total - 1)
         else:
             return frames.unflatten(0, (len(clips), -1))
-    raise CorruptVideoError(video.name, f"the number of frames changes at every reading, last {total}")
+    raise CorruptVideoError(video.name, f"the number of its frames changes with every reading (now {total})")
 
 
 def _gather(video: _Video, indices: list[int]) -> torch.Tensor:
@@ -207,7 +219,7 @@ def _gather(video: _Video, indices: list[int]) -> torch.Tensor:
 
 
 def _open(source: VideoSource, *, backend: Backend) -> _Video:
-    """The video opened with its backend: a folder has its own."""
+    """The video, opened with the backend; a folder of images needs none."""
     if backend not in _BACKENDS:
         raise ValueError(f"`backend`={backend!r} must be one of {', '.join(get_args(Backend))}")
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -216,17 +228,17 @@ def _open(source: VideoSource, *, backend: Backend) -> _Video:
         path = Path(source)
         if path.is_dir():
             return _ImageFolder(path)
-        if not path.is_file():  # a FIFO, say, could not be opened before something writes to it
-            raise DecodingError(str(path), "it is no regular file" if path.exists() else "there is no such file")
-        # Absolute, or FFmpeg takes what is before a colon for a protocol.
+        if not path.is_file():  # opening a FIFO would wait for a writer
+            raise DecodingError(str(path), "it is not a regular file" if path.exists() else "there is no such file")
+        # Absolute: in a relative path FFmpeg takes the part before a colon for a protocol.
         return _BACKENDS[backend](os.path.abspath(path), str(path))
     if not hasattr(source, "read") or not hasattr(source, "seek"):
-        raise TypeError(f"`source` is a {type(source).__name__}: give a path, bytes or a seekable file object")
+        raise TypeError(f"`source` is a {type(source).__name__}: pass a path, bytes or a seekable file object")
     return _BACKENDS[backend](source, str(getattr(source, "name", f"<{type(source).__name__}>")))
 
 
 def _rewound(source: str | bytes | BinaryIO) -> str | BinaryIO:
-    """The source for one more opening, from its first byte."""
+    """The source, ready to be opened again from its first byte."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, str):
@@ -235,7 +247,7 @@ def _rewound(source: str | bytes | BinaryIO) -> str | BinaryIO:
 
 
 def _screened(source: str | bytes | BinaryIO, name: str) -> str | BinaryIO:
-    """The source for a decoder that cannot be told what not to open: PyAV has opened it, and found no playlist."""
+    """The source for decoders without a list of safe formats: PyAV opens it first, and refuses playlists."""
     open_container(_rewound(source), name).close()
     return _rewound(source)
 
@@ -243,40 +255,29 @@ def _screened(source: str | bytes | BinaryIO, name: str) -> str | BinaryIO:
 # Keeping decoded videos ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _DecodedVideo:
+class _DecodedVideo(_Video):
     """All frames of a video, uint8 (frames, 3, height, width)."""
 
-    name: str
-    fps: float | None
-    frames: torch.Tensor
+    def __init__(self, name: str, fps: float | None, frames: torch.Tensor) -> None:
+        self.name, self.fps, self.frames, self.num_frames = name, fps, frames, len(frames)
 
-    @property
-    def num_frames(self) -> int:
-        return len(self.frames)
+    def close(self) -> None:
+        """The frames stay in the cache."""
 
-    def __enter__(self) -> "_DecodedVideo":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        if indices[-1] >= self.num_frames:
-            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
+    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         return {index: self.frames[index] for index in indices}
 
 
 class VideoCache:
     """
-    The decoded frames of the first videos that this process reads, for small corpora of short videos that are read
-    again and again: opening and decoding costs more there than all the rest. The frames are the same.
+    Keeps the decoded frames of the first videos that this process reads. For small corpora of short videos, which are
+    read many times: there, opening and decoding is the largest cost. The frames are the same as without a cache.
 
-    A video is kept whole or not at all. Those that have no room, are damaged somewhere, or are no files are read as
-    ever. Nothing is ever dropped: in random order the next video to be read may be any.
+    A video is kept whole or not at all. Videos that do not fit, are damaged or are not files are read without the
+    cache. No video is dropped: in random order, every video is equally likely to be the next.
 
     Args:
-        max_bytes: at 3 bytes per pixel.
+        max_bytes: size of the cache; a frame takes 3 bytes per pixel.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -293,12 +294,12 @@ class VideoCache:
             return video
         try:
             decoded = self._decode(video)
-        except DecodingError:  # the frames that are wanted may be sound all the same
+        except DecodingError:  # the frames of the clip may still decode
             decoded = None
         if decoded is None:
             self._refused.add(name)
             return video
-        video.__exit__(None, None, None)
+        video.close()
         self._room -= decoded.frames.numel()
         self._videos[name] = decoded
         return decoded
@@ -313,7 +314,7 @@ class VideoCache:
 
 
 class _Mark(NamedTuple):
-    """What is kept of a packet: times in units of the stream (`pts` shown, `dts` decoded) and flags."""
+    """Times of a packet, in units of the stream (`pts`: display, `dts`: decoding), and its flags."""
 
     pts: int | None
     dts: int | None
@@ -323,25 +324,25 @@ class _Mark(NamedTuple):
 
 class _Timeline:
     """
-    The frames of a stream in the order they are shown, read off the times of its packets (which are in the
-    order they are decoded) without decoding any:
+    The frames of a stream in display order, from the times of its packets. The packets are in decoding order, and none
+    is decoded:
 
         position (decoding order)   0     1     2     3        a frame per packet
         time                        0  1024   512  1536
-        index (order shown)         0     2     1     3
+        index (display order)       0     2     1     3
     """
 
     def __init__(self, marks: list[_Mark]) -> None:
         self.position = {mark.pts: position for position, mark in enumerate(marks)}
         self._keyframes = [mark for mark in marks if mark.is_keyframe]
         self._keyframe_positions = [self.position[mark.pts] for mark in self._keyframes]
-        # What comes before the first keyframe has no reference and is not shown; edit lists mark further
-        # packets that are decoded but not shown.
+        # Packets before the first keyframe have no reference and are not displayed. Edit lists mark further packets
+        # that are decoded but not displayed.
         head = self._keyframe_positions[0] if self._keyframes else len(marks)
         self.times = sorted(m.pts for m in marks[head:] if not m.is_discard and m.pts >= marks[head].pts)
 
     def runs(self, times: Iterable[int]) -> list[tuple[_Mark, set[int]]]:
-        """Splits ascending times into runs to be decoded at one go, each from its keyframe."""
+        """Splits ascending times into runs; each run is decoded without a pause from its keyframe."""
         runs: list[tuple[_Mark, set[int]]] = []
         last = -1
         for time in times:
@@ -353,32 +354,31 @@ class _Timeline:
         return runs
 
     def _keyframe_for(self, time: int) -> _Mark:
-        """The last keyframe from which decoding reaches the frame shown at `time`."""
+        """The last keyframe from which decoding reaches the frame displayed at `time`."""
         at = bisect.bisect_right(self._keyframe_positions, self.position[time]) - 1
-        # A B-frame decoded after a keyframe but shown before it may lean on the group before.
+        # A B-frame that is decoded after a keyframe but displayed before it may need the group before.
         while at > 0 and self._keyframes[at].pts > time:
             at -= 1
         return self._keyframes[at]
 
 
-class _PyAVVideo:
+class _PyAVVideo(_Video):
     """
-    Decodes only from the keyframe before the wanted frames where the times in the container can be trusted,
-    and counts frames from the start of the file where they cannot (AVI with B-frames, which stores no times).
-    The times come from one pass over the packets, which reads the file but decodes nothing.
+    If the times in the container are reliable, decodes from the keyframe before the wanted frames only. Otherwise (AVI
+    with B-frames, which stores no times), decodes from the start of the file and counts frames. One pass over the
+    packets collects the times; it reads the file but decodes nothing.
     """
 
     def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
         self.name = name
         self._source = source
-        self._to_rgb = VideoReformatter()  # keeps the conversion tables from frame to frame
+        self._to_rgb = VideoReformatter()  # reuses its conversion tables for all frames
         self._open()
         try:
             marks = self._scan()
-            self._timeline = self._trusted_timeline(marks)
-        # Whatever it was goes on; only the file must not stay open.
+            self._timeline = self._reliable_timeline(marks)
         except BaseException:
-            self._container.close()
+            self.close()
             raise
         times = sorted(mark.pts for mark in marks if mark.pts is not None)
         if self._timeline is not None:
@@ -386,28 +386,26 @@ class _PyAVVideo:
         self.num_frames = len(marks) if self._timeline is None else len(times)
         self.fps = self._mean_rate(times)
 
-    def __enter__(self) -> "_PyAVVideo":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         self._container.close()
 
     def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        if self._timeline is not None:
-            if indices[-1] >= self.num_frames:
-                raise _beyond_the_end(self.name, indices[-1], self.num_frames)
-            times = [self._timeline.times[index] for index in indices]
-            found = self._read_at(times)
-            if len(found) == len(times):
-                return {index: found[time] for index, time in zip(indices, times, strict=True)}
-            # The container did not lead there, or not every packet became a frame: count instead.
+        # Without a timeline, `num_frames` counts packets: the end is known after decoding only.
+        return self._read_counting(indices) if self._timeline is None else super().read(indices)
+
+    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
+        times = [self._timeline.times[index] for index in indices]
+        found = self._read_at(times)
+        if len(found) == len(times):
+            return {index: found[time] for index, time in zip(indices, times, strict=True)}
+        # Seeking failed or packets were dropped: decode from the start and count frames.
         return self._read_counting(indices)
 
     def _open(self) -> None:
         self._container = open_container(_rewound(self._source), self.name)
         streams = self._container.streams.video
         if not streams or streams[0].codec_context is None:
-            self._container.close()
+            self.close()
             if not streams:
                 raise NoVideoStreamError(self.name, "the file has no video stream")
             raise CorruptVideoError(self.name, "FFmpeg has no decoder for its video stream")
@@ -416,13 +414,13 @@ class _PyAVVideo:
         self._codec.thread_count = 1
         self._codec.options = {"max_pixels": str(MAX_PIXELS)}
         if self._codec.width * self._codec.height > MAX_PIXELS:
-            self._container.close()
+            self.close()
             size = f"{self._codec.width}x{self._codec.height}"
-            raise CorruptVideoError(self.name, f"its pictures of {size} pixels are larger than {MAX_PIXELS} pixels")
+            raise CorruptVideoError(self.name, f"its frames of {size} pixels are larger than {MAX_PIXELS} pixels")
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in self._container.demux(self._stream):
-            # The packet without bytes marks the end of the file; one flagged corrupt was cut off.
+            # A packet without bytes marks the end of the file. A corrupt packet is cut off.
             if packet.size == 0 or packet.is_corrupt:
                 return
             yield packet
@@ -433,16 +431,16 @@ class _PyAVVideo:
             for packet in self._packets():
                 marks.append(_Mark(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         except av.FFmpegError as error:
-            # What comes before the damage may hold the clip.
+            # The clip may lie before the damage.
             if not marks:
-                raise CorruptVideoError(self.name, f"nothing in it is readable ({error.strerror})") from error
+                raise CorruptVideoError(self.name, f"no packet of it is readable ({error.strerror})") from error
         return marks
 
-    def _trusted_timeline(self, marks: list[_Mark]) -> _Timeline | None:
-        """The timeline, or `None` where the times in the container do not name frames."""
+    def _reliable_timeline(self, marks: list[_Mark]) -> _Timeline | None:
+        """The timeline, or `None` if the times in the container do not identify frames."""
         if self._container.format.name == "avi" and self._codec.has_b_frames:
             return None
-        if self._codec.codec.canonical_name == "vp8":  # has packets that are never shown
+        if self._codec.codec.canonical_name == "vp8":  # has packets that are never displayed
             return None
         distinct = {mark.pts for mark in marks}
         if None in distinct or len(distinct) < len(marks):
@@ -451,14 +449,14 @@ class _PyAVVideo:
         return timeline if timeline.times else None
 
     def _mean_rate(self, times: list[int]) -> float | None:
-        # Not the header's: Matroska files are known to claim 1000 frames per second.
+        # The rate in the header is not reliable: some Matroska files claim 1000 frames per second.
         if len(times) > 1 and times[-1] > times[0]:
             return float((len(times) - 1) / ((times[-1] - times[0]) * self._stream.time_base))
         rate = self._stream.guessed_rate
         return float(rate) if rate else None
 
     def _read_at(self, times: list[int]) -> dict[int, torch.Tensor]:
-        """The frames shown at these times, as far as the container leads to them."""
+        """The frames displayed at these times. Frames are missing if seeking fails or packets are dropped."""
         found: dict[int, torch.Tensor] = {}
         for keyframe, wanted in self._timeline.runs(times):
             packets = self._seek(keyframe)
@@ -472,10 +470,10 @@ class _PyAVVideo:
         return found
 
     def _seek(self, keyframe: _Mark) -> Iterator[av.Packet] | None:
-        """The packets from `keyframe` on, or `None` where the container does not lead there."""
+        """The packets from `keyframe` on, or `None` if seeking fails."""
         position = self._timeline.position
         target = position[keyframe.pts]
-        # Containers seek by the one or by the other. Landing early is fine, landing late is not.
+        # Containers seek by PTS or by DTS. Landing before the keyframe is fine, landing after it is not.
         for time in {keyframe.pts, keyframe.dts} - {None}:
             try:
                 self._container.seek(time, stream=self._stream)
@@ -496,8 +494,8 @@ class _PyAVVideo:
         """Adds the `wanted` frames to `found`, and returns the error that cut decoding short, if any."""
         position = self._timeline.position
         last = max(position[time] for time in wanted)
-        # In H.264 no frame depends on a non-reference frame (nal_ref_idc 0), so leaving out those that the
-        # clip does not want changes no other. HEVC promises that only within a temporal layer.
+        # In H.264 no frame depends on a non-reference frame (nal_ref_idc 0): skipping those outside of the clip
+        # changes no other frame. HEVC guarantees this only within a temporal layer.
         can_skip = self._codec.name == "h264"
         self._codec.flush_buffers()
         error = None
@@ -511,7 +509,7 @@ class _PyAVVideo:
         except av.FFmpegError as failure:
             error = failure
         try:
-            # Frames wait in the decoder for their turn: emptying it is cheaper than feeding further packets.
+            # The decoder still holds frames: flushing it is cheaper than sending more packets.
             self._keep(self._codec.decode(None), wanted, found)
         except av.FFmpegError as failure:
             error = error or failure
@@ -520,14 +518,14 @@ class _PyAVVideo:
     def _keep(self, frames: Iterable[av.VideoFrame], wanted: set[int], found: dict[int, torch.Tensor]) -> None:
         for frame in frames:
             if frame.is_corrupt and not wanted <= found.keys():
-                # Damage spreads to every later frame of its group, and looks like a picture.
+                # Damage spreads to every later frame of the group, and the result still looks like an image.
                 raise self._damaged("a frame that the clip may depend on is damaged")
             if frame.pts in wanted:
                 found[frame.pts] = self._to_tensor(frame)
 
     def _read_counting(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        """The frames with these indices, counted from the start of the file as they leave the decoder."""
-        self._container.close()
+        """The frames with these indices, counted from the start of the file in the order of the decoder."""
+        self.close()
         self._open()
         wanted, found, count = set(indices), {}, 0
         try:
@@ -543,24 +541,24 @@ class _PyAVVideo:
         except av.FFmpegError as error:
             raise self._damaged(f"decoding fails after {count} frames ({error.strerror})") from error
         if count == 0:
-            raise CorruptVideoError(self.name, "no frame of it decodes")
+            raise CorruptVideoError(self.name, "none of its frames decodes")
         raise _beyond_the_end(self.name, indices[-1], count)
 
     def _damaged(self, reason: str) -> CorruptVideoError:
-        return CorruptVideoError(self.name, f"{reason}: encode the file again, or leave it out")
+        return CorruptVideoError(self.name, f"{reason}: encode the file again or leave it out")
 
     def _to_tensor(self, frame: av.VideoFrame) -> torch.Tensor:
-        # Bicubic is what torchcodec uses; it only matters for the colour planes of odd-sized pictures.
+        # Bicubic, as in torchcodec; it only matters for the colour planes of odd-sized frames.
         rgb = self._to_rgb.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
-        # The rotation to be shown with, counter-clockwise in degrees, from the display matrix.
+        # The display matrix gives the rotation in degrees, counter-clockwise.
         return _channels_first(np.rot90(rgb, k=round(frame.rotation / 90) % 4))
 
 
 # decord and torchcodec ----------------------------------------------------------------------------------
 
 
-class _DecordVideo:
-    """Trusts the frame count of the header; rotates by itself."""
+class _DecordVideo(_Video):
+    """Takes the number of frames from the header. decord applies the rotation."""
 
     def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
         try:
@@ -573,36 +571,31 @@ class _DecordVideo:
             self._reader = decord.VideoReader(_screened(source, name), num_threads=1)
         except self._errors as error:
             if "cannot find video stream" in str(error):
-                raise NoVideoStreamError(name, "decord finds no video stream it knows; " + _TRY_PYAV) from error
+                raise NoVideoStreamError(name, "decord finds no video stream that it knows; " + _TRY_PYAV) from error
             raise CorruptVideoError(name, "decord cannot open it; " + _TRY_PYAV) from error
         self.num_frames = len(self._reader)
         starts = self._reader.get_frame_timestamp([0, self.num_frames - 1])[:, 0]
         has_times = starts[1] > starts[0]
         self.fps = float((self.num_frames - 1) / (starts[1] - starts[0]) if has_times else self._reader.get_avg_fps())
 
-    def __enter__(self) -> "_DecordVideo":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         del self._reader
 
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        if indices[-1] >= self.num_frames:
-            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
+    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         try:
             batch = self._reader.get_batch(indices).asnumpy()
         except self._errors as error:
             raise CorruptVideoError(self.name, f"decord cannot decode the frames {indices}") from error
         if batch.shape[-1] != 3:
-            raise CorruptVideoError(self.name, f"decord returns a picture of {batch.shape[1:]}; " + _TRY_PYAV)
+            raise CorruptVideoError(self.name, f"decord returns frames of shape {batch.shape[1:]}; " + _TRY_PYAV)
         return {index: _channels_first(frame) for index, frame in zip(indices, batch, strict=True)}
 
 
-class _TorchCodecVideo:
-    """Scans the file as PyAV does here; rotates by itself."""
+class _TorchCodecVideo(_Video):
+    """Scans all packets when it opens the file, as `_PyAVVideo`. torchcodec applies the rotation."""
 
     def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
-        # The library loads FFmpeg at import or at first use, depending on the version, and says so in both.
+        # torchcodec loads FFmpeg at import or at first use, depending on its version.
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError) as error:
@@ -619,20 +612,15 @@ class _TorchCodecVideo:
         self.num_frames = len(self._decoder)
         self.fps = self._decoder.metadata.average_fps
 
-    def __enter__(self) -> "_TorchCodecVideo":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         del self._decoder
 
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        if indices[-1] >= self.num_frames:
-            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
+    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         try:
             batch = self._decoder.get_frames_at(indices).data
         except RuntimeError as error:
             if "no more frames" in str(error):
-                # It does not say how many there were.
+                # The error does not contain the number of frames.
                 raise _beyond_the_end(self.name, indices[-1], indices[-1]) from error
             raise CorruptVideoError(self.name, f"torchcodec cannot decode the frames {indices}") from error
         return dict(zip(indices, batch, strict=True))
@@ -641,32 +629,25 @@ class _TorchCodecVideo:
 # Folders ------------------------------------------------------------------------------------------------
 
 
-class _ImageFolder:
-    """Frames saved as pictures, ordered by name with numbers as numbers (`2.png` before `10.png`)."""
+class _ImageFolder(_Video):
+    """Frames saved as images, ordered by name with numbers as numbers (`2.png` before `10.png`)."""
 
     fps = None
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        pictures = [
-            file for file in path.iterdir() if file.suffix.lower() in _PICTURES and not file.name.startswith(".")
-        ]
-        self._pictures = sorted(pictures, key=lambda file: _natural_order(file.name))
-        self.num_frames = len(pictures)
-        if not pictures:
-            raise NoVideoStreamError(self.name, f"the folder holds no picture ({', '.join(sorted(_PICTURES))})")
+        files = (file for file in path.iterdir() if not file.name.startswith("."))
+        images = (file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES)
+        self._images = sorted(images, key=lambda file: _natural_order(file.name))
+        self.num_frames = len(self._images)
+        if not self._images:
+            raise NoVideoStreamError(self.name, f"the folder has no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
 
-    def __enter__(self) -> "_ImageFolder":
-        return self
+    def close(self) -> None:
+        """Every image is closed after it is read."""
 
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        if indices[-1] >= self.num_frames:
-            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
-        pictures = {index: self._pictures[index] for index in indices}
-        return {index: _channels_first(read_image(path, self.name)) for index, path in pictures.items()}
+    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
+        return {index: _channels_first(read_image(self._images[index], self.name)) for index in indices}
 
 
 # Small parts shared by the readers ----------------------------------------------------------------------
@@ -686,13 +667,12 @@ def _natural_order(name: str) -> list[str | int]:
 
 
 def _channels_first(rgb: np.ndarray) -> torch.Tensor:
-    """(height, width, 3) to a tensor (3, height, width) that shares nothing with a decoder's buffer."""
+    """(height, width, 3) as a tensor (3, height, width) that shares no memory with a decoder's buffer."""
     return torch.from_numpy(np.array(rgb.transpose(2, 0, 1), order="C"))
 
 
 def _beyond_the_end(name: str, index: int, total: int) -> TooShortVideoError:
-    reason = f"frame {index} is beyond its {total} frames: ask for less than {total}"
-    return TooShortVideoError(name, reason, total)
+    return TooShortVideoError(name, f"frame {index} is beyond its {total} frames: ask for less than {total}", total)
 
 
 __all__ = ["Backend", "VideoInfo", "VideoSource", "decode_frames", "probe_video", "read_clip", "read_segments"]

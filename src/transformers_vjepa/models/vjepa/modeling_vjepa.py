@@ -1,8 +1,8 @@
 """V-JEPA networks: encoder, predictor, the pretraining model and the classifier.
 
 Paper: "Revisiting Feature Prediction for Learning Visual Representations from Video"
-(arXiv 2404.08471). This file imports nothing of the package but the configuration, so that it can
-travel to the Hub as remote code.
+(arXiv 2404.08471). This file imports only the configuration from the package, so that it can travel to the Hub as
+remote code.
 """
 
 import math
@@ -27,17 +27,17 @@ from .configuration_vjepa import VJEPAConfig
 @dataclass
 class VJEPAModelOutput(ModelOutput):
     """
-    Output of [`VJEPAModel`]. Where `context_mask` is a list of masks, every field of the encoder is a tuple
-    with one entry per mask; likewise `predictor_output` where `target_mask` is a list.
+    Output of [`VJEPAModel`]. If `context_mask` is a list of masks, every field of the encoder is a tuple with one
+    entry per mask. If `target_mask` is a list, `predictor_output` is such a tuple.
 
     Args:
-        last_hidden_state (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): encoder tokens after the
-            final norm; all of them in the order time, height, width, or those of `context_mask` in its order.
+        last_hidden_state (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): encoder tokens after the final
+            norm: the tokens of `context_mask` in its order, or all tokens in the order time, height, width.
         hidden_states (`tuple[torch.Tensor]`, *optional*): the embeddings, then the output of every block.
         attentions (`tuple[torch.Tensor]`, *optional*): attention weights of every block, of shape
             `(batch, heads, tokens, tokens)`.
-        predictor_output (`BaseModelOutput`, *optional*): its `last_hidden_state` has shape
-            `(batch, target tokens, hidden_size)`: the predicted features of the tokens of `target_mask`.
+        predictor_output (`BaseModelOutput`, *optional*): predicted features of the tokens of `target_mask`:
+            `last_hidden_state` has shape `(batch, target tokens, hidden_size)`.
     """
 
     last_hidden_state: torch.Tensor | tuple[torch.Tensor, ...] | None = None
@@ -50,7 +50,7 @@ class VJEPAModelOutput(ModelOutput):
 
 
 def _without_names(value: Any) -> Any:
-    """Tuples in place of the outputs that stand in an output, at any depth."""
+    """The value with a tuple in place of every `ModelOutput`, at any depth."""
     if isinstance(value, ModelOutput):
         value = value.to_tuple()
     return tuple(_without_names(item) for item in value) if isinstance(value, tuple) else value
@@ -66,15 +66,14 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         prediction_loss (`torch.Tensor` of shape `()`): mean of |prediction - target|^p / p over each pair,
             averaged over the pairs (V-JEPA, equation 1; p = 1).
         variance_loss (`torch.Tensor` of shape `()`, *optional*): hinge on the standard deviation of the
-            predictions over tokens; only where `variance_weight` is not 0.
+            predictions over tokens; `None` if `variance_weight` is 0.
         predictions (`list[torch.Tensor]`): predicted features, each `(batch, target tokens, hidden_size)`.
         targets (`list[torch.Tensor]`): normalised target features of the same tokens, without gradient.
         context_hidden_states (`list[torch.Tensor]`): context encoder tokens, one per context mask.
         target_hidden_state (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): tokens of the
             target encoder after its final norm, before the normalisation over features.
-        hidden_states (`tuple[tuple[torch.Tensor]]`, *optional*): of the context encoder, for each context mask: the
-            embeddings, then the output of every block.
-        attentions (`tuple[tuple[torch.Tensor]]`, *optional*): of the context encoder, likewise.
+        hidden_states, attentions (`tuple[tuple[torch.Tensor]]`, *optional*): those of the context encoder, one tuple
+            per context mask, as in [`VJEPAModelOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -94,13 +93,12 @@ class VJEPAVideoClassifierOutput(ModelOutput):
     Output of [`VJEPAForVideoClassification`].
 
     Args:
-        loss (`torch.Tensor` of shape `()`, *optional*): where labels are given; the mean over views and clips.
-        logits (`torch.Tensor` of shape `(batch, num_labels)`): of one view, its own; of several, those whose
-            probabilities are the mean of the views' probabilities (for regression, the mean).
-        view_logits (`torch.Tensor` of shape `(batch, views, num_labels)`): of every view by itself.
-        hidden_states (`tuple[torch.Tensor]`, *optional*): of the encoder, the clips of the batch one after the
-            other: `(batch * views * segments, tokens, hidden_size)`.
-        attentions (`tuple[torch.Tensor]`, *optional*): of the encoder, likewise.
+        loss (`torch.Tensor` of shape `()`, *optional*): mean over videos and views, if labels are given.
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): logits of the video. Their probabilities are the mean
+            of the views' probabilities (for regression, they are the mean of the views' logits).
+        view_logits (`torch.Tensor` of shape `(batch, views, num_labels)`): logits of every view.
+        hidden_states, attentions (`tuple[torch.Tensor]`, *optional*): those of the encoder, with the first axis
+            `batch * views * segments`.
     """
 
     loss: torch.Tensor | None = None
@@ -111,7 +109,7 @@ class VJEPAVideoClassifierOutput(ModelOutput):
 
 
 def gather_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Rows `mask` (batch, kept) of `tokens` (batch or 1, all, width): (batch, kept, width)."""
+    """Tokens (batch, kept, width) with the indices `mask` (batch, kept), from `tokens` (batch, all, width)."""
     rows = torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(1)
     return tokens[rows, mask]
 
@@ -122,8 +120,8 @@ def sincos_positions(
     """
     Fixed sine-cosine positions of a token grid, (time * height * width, `width`), float32.
 
-    Time, height and width take `ceil(width / 6) * 2` channels each, cut to `width`, with `uniform_power`;
-    otherwise D/2, D/4 and D/4. An image model (I-JEPA) has D/2 for the width, then D/2 for the height.
+    With `uniform_power`, time, height and width take `ceil(width / 6) * 2` channels each, and the surplus is cut off;
+    otherwise they take D/2, D/4 and D/4. An image model (I-JEPA) has D/2 for the width, then D/2 for the height.
     """
     time, rows, columns = torch.meshgrid(*(torch.arange(size) for size in grid_size), indexing="ij")
     if is_image_model:
@@ -136,7 +134,7 @@ def sincos_positions(
     parts = []
     for axis, channels in axes:
         half = channels // 2
-        # float64, or large positions lose the last digits of the published tables.
+        # In float32, large positions would lose the last digits of the published tables.
         frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
         angles = axis.reshape(-1, 1).double() * frequencies
         parts += [angles.sin(), angles.cos()]
@@ -144,13 +142,13 @@ def sincos_positions(
 
 
 def _floats_of(layer: nn.Linear, otherwise: torch.dtype) -> torch.dtype:
-    """The dtype a layer computes in; `otherwise` where its weight is quantised to integers."""
+    """The dtype that a layer computes in; `otherwise` if its weight is quantised to integers."""
     dtype = layer.weight.dtype
     return dtype if dtype.is_floating_point else otherwise
 
 
 class VJEPAPositions(nn.Module):
-    """Fixed 3-D sine-cosine position table; interpolated for grids of another size."""
+    """Fixed 3-D sine-cosine position table, interpolated for grids of another size."""
 
     def __init__(self, config: VJEPAConfig, width: int):
         super().__init__()
@@ -159,16 +157,11 @@ class VJEPAPositions(nn.Module):
         self.register_buffer("table", self.compute_table(), persistent=False)
 
     def compute_table(self) -> torch.Tensor:
-        config = self.config
-        return sincos_positions(
-            config.grid_size,
-            self.width,
-            uniform_power=config.uniform_power,
-            is_image_model=config.is_image_model,
-        )
+        kinds = {"uniform_power": self.config.uniform_power, "is_image_model": self.config.is_image_model}
+        return sincos_positions(self.config.grid_size, self.width, **kinds)
 
     def forward(self, grid_size: tuple[int, int, int], mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-        """Positions of the tokens of `mask` (all of them where it is None): (batch or 1, tokens, width)."""
+        """Positions (batch or 1, tokens, width) of the tokens of `mask`, or of all tokens if it is None."""
         table = self.table
         if grid_size != self.config.grid_size:
             grid = table.float().reshape(*self.config.grid_size, self.width).permute(3, 0, 1, 2).unsqueeze(0)
@@ -179,7 +172,7 @@ class VJEPAPositions(nn.Module):
 
 
 class VJEPAEmbeddings(nn.Module):
-    """Patch projection plus positions, of the kept tokens only: masked patches cost nothing."""
+    """Patch projection plus positions, for the kept tokens only: masked patches cost nothing."""
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
@@ -191,8 +184,11 @@ class VJEPAEmbeddings(nn.Module):
 
     def patchify(self, pixel_values_videos: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """
-        Clips (batch, frames, channels, height, width) as flat patches (batch, tokens, channels * tubelet_size *
-        patch_size^2) in the order time, height, width, and the grid (time, height, width) they come from.
+        Splits clips (batch, frames, channels, height, width) into flat patches.
+
+        Returns:
+            The patches (batch, tokens, channels * tubelet_size * patch_size^2) in the order time, height, width; and
+            their grid (time, height, width).
         """
         config = self.config
         clips = self._check_clips(pixel_values_videos)
@@ -210,23 +206,20 @@ class VJEPAEmbeddings(nn.Module):
         if not clips.is_floating_point():
             raise ValueError(
                 f"pixel_values_videos has dtype {clips.dtype}: pass normalised floats, as VJEPAVideoProcessor "
-                "or normalize_clips makes them"
+                "and normalize_clips return"
             )
         if clips.ndim == 4:
-            # A picture is shown as a still clip (published image protocol).
+            # An image is repeated to a still clip (published image protocol).
             clips = clips.unsqueeze(1).expand(-1, config.frames_per_clip, -1, -1, -1)
         if clips.ndim != 5 or clips.shape[2] != config.in_chans:
             raise ValueError(
                 f"pixel_values_videos has shape {tuple(clips.shape)}: expected (batch, frames, {config.in_chans}, "
-                f"height, width), or (batch, {config.in_chans}, height, width) for pictures"
+                f"height, width), or (batch, {config.in_chans}, height, width) for images"
             )
-        for name, value, unit in (
-            ("frames", clips.shape[1], config.tubelet_size),
-            ("height", clips.shape[3], config.patch_size),
-            ("width", clips.shape[4], config.patch_size),
-        ):
+        for name, axis in (("frames", 1), ("height", 3), ("width", 4)):
+            field = "tubelet_size" if name == "frames" else "patch_size"
+            value, unit = clips.shape[axis], getattr(config, field)
             if value < unit or value % unit:
-                field = "tubelet_size" if name == "frames" else "patch_size"
                 raise ValueError(
                     f"pixel_values_videos has {name}={value}, which is not a positive multiple of {field}={unit}: "
                     f"pass {max(unit, value // unit * unit)}"
@@ -238,7 +231,8 @@ class VJEPAEmbeddings(nn.Module):
     ) -> torch.Tensor:
         if mask is not None:
             patches = gather_tokens(patches, mask)
-        # The table takes the weights' dtype, not the activations': under autocast the residual stream stays float32.
+        # The positions take the dtype of the weights, not of the activations: under autocast the residual stream
+        # stays float32.
         dtype = _floats_of(self.patch_embeddings, patches.dtype)
         positions = self.position_embeddings(grid_size, mask, dtype)
         return self.patch_embeddings(patches) + positions
@@ -254,7 +248,10 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, with its weights; (batch, heads, tokens, head size) in, heads third out."""
+    """
+    Attention in plain operations, which also returns its weights. `query`, `key` and `value` have the shape
+    (batch, heads, tokens, head size); the result has (batch, tokens, heads, head size).
+    """
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -262,7 +259,7 @@ def eager_attention_forward(
 
 
 class VJEPAAttention(nn.Module):
-    """Multi-head attention of the last `num_queries` tokens to all tokens."""
+    """Multi-head attention of the tokens `queries` to the tokens `hidden_states`."""
 
     def __init__(self, config: VJEPAConfig, hidden_size: int, num_attention_heads: int):
         super().__init__()
@@ -324,8 +321,8 @@ class VJEPADropPath(nn.Module):
 
 class VJEPALayer(GradientCheckpointingLayer):
     """
-    Pre-norm transformer block. With `num_queries` only the last that many tokens are computed and returned;
-    the others still serve as keys and values.
+    Pre-norm transformer block. With `num_queries`, only the last `num_queries` tokens are computed and returned; the
+    other tokens still serve as keys and values.
     """
 
     def __init__(
@@ -366,7 +363,7 @@ def run_layers(
     output_hidden_states: bool = False,
     output_attentions: bool = False,
 ) -> BaseModelOutput:
-    """All blocks in turn; the last one computes only its last `num_queries_at_end` tokens (all if None)."""
+    """Runs all blocks in turn. The last one computes only its last `num_queries_at_end` tokens (all if None)."""
     states, attentions = [hidden_states], []
     for index, layer in enumerate(layers):
         num_queries = num_queries_at_end if index == len(layers) - 1 else None
@@ -406,22 +403,17 @@ class VJEPAEncoder(nn.Module):
         patches: torch.Tensor,
         grid_size: tuple[int, int, int],
         mask: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        **wanted: bool,
     ) -> BaseModelOutput:
         """
         Args:
             patches (`torch.Tensor` of shape `(batch, all tokens, patch values)`): flat patches of whole clips.
-            grid_size (`tuple[int, int, int]`): their grid: time, height, width.
-            mask (`torch.Tensor` of shape `(batch, kept tokens)`, *optional*): indices of the tokens to see;
-                the others are dropped before the patch projection.
+            grid_size (`tuple[int, int, int]`): grid of the patches: time, height, width.
+            mask (`torch.Tensor` of shape `(batch, kept tokens)`, *optional*): indices of the tokens to keep; the
+                others are dropped before the patch projection.
+            wanted: `output_hidden_states`, `output_attentions`.
         """
-        output = run_layers(
-            self.layer,
-            self.embeddings(patches, grid_size, mask),
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        output = run_layers(self.layer, self.embeddings(patches, grid_size, mask), **wanted)
         output.last_hidden_state = self.layernorm(output.last_hidden_state)
         return output
 
@@ -450,44 +442,40 @@ class VJEPAPredictor(nn.Module):
         target_mask: torch.Tensor,
         grid_size: tuple[int, int, int],
         mask_index: int = 0,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        **wanted: bool,
     ) -> BaseModelOutput:
         """
         Args:
-            context_hidden_state (`torch.Tensor` of shape `(batch, context tokens, hidden_size)`).
-            context_mask (`torch.Tensor` of shape `(batch, context tokens)`, *optional*): their indices; all
-                tokens in order where None.
+            context_hidden_state (`torch.Tensor` of shape `(batch, context tokens, hidden_size)`): encoder tokens.
+            context_mask (`torch.Tensor` of shape `(batch, context tokens)`, *optional*): indices of the context
+                tokens; if None, the context is all tokens in order.
             target_mask (`torch.Tensor` of shape `(batch, target tokens)`): indices of the tokens to predict.
-            mask_index (`int`): which mask generator made the masks; selects the mask token.
+            grid_size (`tuple[int, int, int]`): grid of the clip: time, height, width.
+            mask_index (`int`): number of the mask generator, which selects the mask token.
+            wanted: `output_hidden_states`, `output_attentions`.
         """
         dtype = _floats_of(self.predictor_embeddings, context_hidden_state.dtype)
         context = self.predictor_embeddings(context_hidden_state)
         context = context + self.position_embeddings(grid_size, context_mask, dtype)
         mask_token = self.mask_tokens[mask_index % self.config.pred_num_mask_tokens]
         queries = mask_token + self.position_embeddings(grid_size, target_mask, dtype)
-        # Only target tokens are returned, so the last block need not compute the context.
-        output = run_layers(
-            self.layer,
-            torch.cat([context, queries], dim=1),
-            num_queries_at_end=target_mask.shape[1],
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        tokens = torch.cat([context, queries], dim=1)
+        # Only target tokens are returned: the last block skips the context tokens.
+        output = run_layers(self.layer, tokens, num_queries_at_end=target_mask.shape[1], **wanted)
         output.last_hidden_state = self.proj(self.layernorm(output.last_hidden_state))
         return output
 
 
-# The published probes have MLPs of this ratio, whatever the encoder.
+# MLP ratio of the published probes; independent of the encoder's ratio.
 _POOLER_MLP_RATIO = 4.0
 
 
-def _is_its_weight(layer: nn.Module) -> bool:
-    """Whether calling a layer is no more than multiplying with its weight and adding its bias."""
+def _is_plain_linear(layer: nn.Module) -> bool:
+    """Whether a call of the layer only multiplies with its weight and adds its bias."""
     return (
         type(layer) is nn.Linear
         and not is_traceable_wrapper_subclass(layer.weight)  # quantised or sharded
-        # Offloaded or partitioned weights are there only while the layer is called.
+        # Offloaded or partitioned weights exist only during a call of the layer.
         and not hasattr(layer, "_hf_hook")
         and layer.weight.shape == (layer.out_features, layer.in_features)
     )
@@ -495,14 +483,14 @@ def _is_its_weight(layer: nn.Module) -> bool:
 
 class VJEPAPoolerCrossAttention(nn.Module):
     """
-    Attention of one learned query to the tokens; no projection follows the heads.
+    Attention of one learned query to the tokens. There is no output projection.
 
-    A single query needs no keys and values of the tokens: `q . (K x) = (K' q) . x`, and the weighted sum of
-    values is the value of the weighted sum. That is the same map, computed `hidden_size / heads` times cheaper
-    and without two more copies of all tokens.
+    A single query does not need the keys and values of all tokens: `q . (K x) = (K' q) . x`, and the weighted sum of
+    values is the value of the weighted sum. This computes the same function `hidden_size / heads` times cheaper and
+    without two more copies of all tokens.
 
-    `K' q` reads the weight of the layer itself. Where that is not what the layer does (an adapter, quantised or
-    offloaded weights) the layer is called on the tokens instead.
+    The short form reads the weight of the layer. If the layer does more than multiply with this weight (an adapter,
+    quantised or offloaded weights), the layer is called on the tokens instead.
     """
 
     def __init__(self, config: VJEPAConfig):
@@ -514,28 +502,28 @@ class VJEPAPoolerCrossAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """`query` (1, 1, width), `tokens` (batch, tokens, width): (batch, 1, width)."""
+        """From `query` (1, 1, width) and `tokens` (batch, tokens, width) to (batch, 1, width)."""
         by_head = (self.num_heads, self.head_size)
         query = self.q_proj(query).view(by_head) * self.head_size**-0.5
-        if _is_its_weight(self.k_proj):
+        if _is_plain_linear(self.k_proj):
             directions = torch.einsum("hs,hsd->hd", query, self.k_proj.weight.unflatten(0, by_head))
-            # The key bias moves all scores of a head alike; it stays in the graph so that it has a gradient too.
+            # The key bias adds the same number to all scores of a head. It stays in the graph to get a gradient.
             offsets = (query * self.k_proj.bias.view(by_head)).sum(dim=1)
             scores = nn.functional.linear(tokens, directions, offsets).transpose(1, 2)
         else:
             scores = torch.einsum("hs,bnhs->bhn", query, self.k_proj(tokens).unflatten(2, by_head))
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(tokens.dtype)
         summaries = torch.matmul(weights, tokens)
-        if _is_its_weight(self.v_proj):
+        if _is_plain_linear(self.v_proj):
             values = torch.einsum("bhd,hsd->bhs", summaries, self.v_proj.weight.unflatten(0, by_head))
             return (values.flatten(1) + self.v_proj.bias).unsqueeze(1)
-        # Every head of every summary; those of the head's own summary are kept.
+        # The layer computes every head for every summary; keep the head that belongs to the summary.
         values = self.v_proj(summaries).unflatten(2, by_head).diagonal(dim1=1, dim2=2)
         return values.transpose(1, 2).flatten(1).unsqueeze(1)
 
 
 class VJEPAPoolerCrossAttentionLayer(nn.Module):
-    """The learned query attends to the normed tokens, then passes through an MLP; both residual."""
+    """Cross-attention of the learned query to the normed tokens, then an MLP; both residual."""
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
@@ -551,8 +539,8 @@ class VJEPAPoolerCrossAttentionLayer(nn.Module):
 
 class VJEPAAttentivePooler(nn.Module):
     """
-    Attentive pooling (V-JEPA, section 4.2 and appendix): one learned query cross-attends to the tokens; deeper
-    poolers go on with `num_pooler_layers` self-attention blocks on the query.
+    Attentive pooling (V-JEPA, section 4.2 and appendix): one learned query cross-attends to the tokens. Deeper poolers
+    add `num_pooler_layers` self-attention blocks on the query.
     """
 
     def __init__(self, config: VJEPAConfig):
@@ -571,7 +559,7 @@ class VJEPAAttentivePooler(nn.Module):
         )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`tokens` (batch, tokens, hidden_size): (batch, hidden_size)."""
+        """From `tokens` (batch, tokens, hidden_size) to (batch, hidden_size)."""
         hidden_states = self.cross_attention_layer(self.query_tokens, tokens)
         return run_layers(self.self_attention_layers, hidden_states).last_hidden_state.squeeze(1)
 
@@ -583,7 +571,7 @@ class VJEPAMeanPooler(nn.Module):
         super().__init__()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`tokens` (batch, tokens, hidden_size): (batch, hidden_size)."""
+        """From `tokens` (batch, tokens, hidden_size) to (batch, hidden_size)."""
         return tokens.mean(dim=1)
 
 
@@ -591,7 +579,7 @@ POOLERS = {"attentive": VJEPAAttentivePooler, "mean": VJEPAMeanPooler}
 
 
 class VJEPAPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and loading, as for every model of `transformers`."""
+    """Base class of all V-JEPA models: weight initialisation and loading, as in `transformers`."""
 
     config: VJEPAConfig
     config_class = VJEPAConfig
@@ -605,9 +593,16 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     # A pretraining checkpoint also holds the context encoder, which only pretraining needs.
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection of the encoder that sees the pixels: in pretraining, of the context encoder."""
+        return getattr(self, "context_encoder", self.base_model.encoder).embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        getattr(self, "context_encoder", self.base_model.encoder).embeddings.patch_embeddings = value
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear layers truncated normal with biases 0, norms 1 and 0, without rescaling by depth."""
+        """Linear layers: truncated normal, biases 0. Norms: weight 1, bias 0. No rescaling by depth."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
@@ -633,18 +628,18 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             output_attentions = bool(self.config.output_attentions)
         if output_attentions and self.config._attn_implementation != "eager":
             raise ValueError(
-                f"output_attentions=True needs the weights, which attn_implementation="
-                f"{self.config._attn_implementation!r} never forms: call set_attn_implementation('eager') first"
+                f"output_attentions=True needs attention weights, and attn_implementation="
+                f"{self.config._attn_implementation!r} returns none: call set_attn_implementation('eager') first"
             )
         return {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
 
 
 def _only_pixels(pixel_values_videos: torch.Tensor | None, pixel_values: torch.Tensor | None) -> torch.Tensor:
-    """Clips and pictures go the same way; image processors and pipelines only name them differently."""
+    """The one input that is given: clips, or images under the name that image processors use."""
     given = [pixels for pixels in (pixel_values_videos, pixel_values) if pixels is not None]
     if len(given) != 1:
         raise ValueError(
-            f"{len(given)} of pixel_values_videos (clips) and pixel_values (pictures) are given: pass one of them"
+            f"pass either pixel_values_videos (clips) or pixel_values (images): {len(given)} of them are given"
         )
     return given[0]
 
@@ -653,6 +648,12 @@ Masks = torch.Tensor | Sequence[torch.Tensor]
 
 
 def check_masks(name: str, masks: Masks, batch: int, num_patches: int) -> list[torch.Tensor]:
+    """
+    The masks as a list.
+
+    Raises:
+        ValueError: a mask that is not an int64 tensor of token indices of shape `(batch, tokens)`, or no mask.
+    """
     masks = [masks] if isinstance(masks, torch.Tensor) else list(masks)
     if not masks:
         raise ValueError(f"{name} is an empty list: pass one tensor of token indices per mask generator")
@@ -664,7 +665,7 @@ def check_masks(name: str, masks: Masks, batch: int, num_patches: int) -> list[t
                 f"{name} has a mask of dtype {mask.dtype} and shape {tuple(mask.shape)}: expected int64 token "
                 f"indices of shape (batch={batch}, tokens >= 1)"
             )
-        # Elsewhere a look at the values would wait for the device, or has no values to look at.
+        # Skipped on accelerators, where reading a value would synchronise, and while tracing, where there is none.
         if type(mask) is torch.Tensor and mask.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = (value.item() for value in mask.aminmax())
             if low < 0 or high >= num_patches:
@@ -678,7 +679,8 @@ def pair_masks(contexts: list, targets: list) -> list:
     """One context per target: paired in order, or a single context shared by all targets (I-JEPA)."""
     if len(contexts) not in (1, len(targets)):
         raise ValueError(
-            f"{len(contexts)} context masks for {len(targets)} target masks: pass as many of each, or one context mask"
+            f"{len(contexts)} context masks for {len(targets)} target masks: pass the same number of both, or one "
+            "context mask"
         )
     return contexts * len(targets) if len(contexts) == 1 else contexts
 
@@ -689,10 +691,25 @@ class VJEPAModel(VJEPAPreTrainedModel):
     moving average) encoder, which is the one to evaluate and publish.
 
     Args:
-        add_predictor (`bool`, defaults to `True`): also make the predictor; a classifier has none.
+        add_predictor (`bool`, defaults to `True`): also create the predictor. A classifier does not need it.
+
+    Examples:
+
+    ```python
+    import torch
+    from transformers_vjepa import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
+
+    config = VJEPAConfig.from_preset("vitt16", crop_size=64, num_hidden_layers=2, pred_num_hidden_layers=2)
+    model = VJEPAModel(config).eval()
+    video = torch.randint(0, 256, (16, 3, 72, 96), dtype=torch.uint8)
+    inputs = VJEPAVideoProcessor.for_config(config)(video, return_tensors="pt")
+    with torch.no_grad():
+        features = model(**inputs).last_hidden_state
+    assert features.shape == (1, config.num_patches, config.hidden_size) == (1, 128, 192)
+    ```
     """
 
-    # What checkpoints of the other classes hold besides; the predictor is among it only where it was not asked for.
+    # Keys that checkpoints of the other classes add. Predictor keys are unexpected only with add_predictor=False.
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"(^|\.)predictor\.", r"^(pooler|classifier)\."]
 
     def __init__(self, config: VJEPAConfig, add_predictor: bool = True):
@@ -700,12 +717,6 @@ class VJEPAModel(VJEPAPreTrainedModel):
         self.encoder = VJEPAEncoder(config)
         self.predictor = VJEPAPredictor(config) if add_predictor else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.embeddings.patch_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.encoder.embeddings.patch_embeddings = value
 
     @can_return_tuple
     def forward(
@@ -721,27 +732,26 @@ class VJEPAModel(VJEPAPreTrainedModel):
         """
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
-                normalised clips; frames a multiple of `tubelet_size`, height and width of `patch_size`.
-                Sizes other than the configuration's interpolate the positions. Pictures of shape
+                normalised clips. `frames` is a multiple of `tubelet_size`, `height` and `width` of `patch_size`.
+                Other sizes than those of the configuration interpolate the positions. Images of shape
                 `(batch, channels, height, width)` are repeated to `frames_per_clip` frames.
-            context_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64
-                indices of the tokens that the encoder sees; the others are dropped before it. All by default.
-            target_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64
-                indices of the tokens whose features the predictor predicts. It runs only where this is given.
-                The i-th target uses the i-th context, or the only one, and the i-th mask token; after the last
-                the first again.
-            skip_predictor (`bool`): do not run the predictor even where `target_mask` is given.
-            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block;
-                attentions need `attn_implementation="eager"`.
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): pictures, by the name that
-                image processors give them; instead of `pixel_values_videos`.
+            context_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64 indices of
+                the tokens that the encoder sees (default: all). The others are dropped before the encoder.
+            target_mask (`torch.Tensor` of shape `(batch, tokens)` or a list of them, *optional*): int64 indices of
+                the tokens whose features the predictor predicts. Without it, the predictor does not run. The i-th
+                target uses the i-th context, or the only context, and mask token i modulo `pred_num_mask_tokens`.
+            skip_predictor (`bool`): do not run the predictor, even if `target_mask` is given.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of
+                every block. Attentions need `attn_implementation="eager"`.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): images, under the name that
+                image processors use; instead of `pixel_values_videos`.
 
         Returns:
             [`VJEPAModelOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: no pixels or twice, sizes that do not divide, integer pixels, masks of the wrong type or
-                number, or target masks for a model without a predictor.
+            ValueError: both or none of the two pixel arguments, sizes that do not divide, integer pixels, masks of
+                the wrong type or number, or target masks for a model without a predictor.
         """
         wanted = self._resolve_outputs(output_hidden_states, output_attentions)
         patches, grid_size = self.encoder.embeddings.patchify(_only_pixels(pixel_values_videos, pixel_values))
@@ -753,7 +763,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
         predictor_output = None
         if target_mask is not None and not skip_predictor:
             if self.predictor is None:
-                raise ValueError("target_mask needs the predictor, which this model was made without")
+                raise ValueError("target_mask needs the predictor: create this model with add_predictor=True")
             targets = check_masks("target_mask", target_mask, *patches.shape[:2])
             pairs = zip(pair_masks(encoded, targets), pair_masks(contexts, targets), targets, strict=True)
             predictor_output = tuple(
@@ -763,27 +773,35 @@ class VJEPAModel(VJEPAPreTrainedModel):
             if isinstance(target_mask, torch.Tensor):
                 predictor_output = predictor_output[0]
 
-        if context_mask is None or isinstance(context_mask, torch.Tensor):
-            return VJEPAModelOutput(**encoded[0], predictor_output=predictor_output)
-        return VJEPAModelOutput(
-            last_hidden_state=tuple(output.last_hidden_state for output in encoded),
-            hidden_states=tuple(output.hidden_states for output in encoded)
-            if wanted["output_hidden_states"]
-            else None,
-            attentions=tuple(output.attentions for output in encoded) if wanted["output_attentions"] else None,
-            predictor_output=predictor_output,
-        )
+        is_single = context_mask is None or isinstance(context_mask, torch.Tensor)
+        fields = encoded[0] if is_single else {name: tuple(one[name] for one in encoded) for name in encoded[0]}
+        return VJEPAModelOutput(**fields, predictor_output=predictor_output)
 
     def get_vision_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """Encoder tokens of whole clips: (batch, tokens, hidden_size), in the order time, height, width."""
+        """Encoder tokens (batch, tokens, hidden_size) of whole clips, in the order time, height, width."""
         return self(pixel_values_videos, skip_predictor=True, return_dict=True).last_hidden_state
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
     """
-    Masked feature prediction. `vjepa` holds the target encoder, which follows `context_encoder` as an
-    exponential moving average (call `update_target` after each optimizer step) and gets no gradient, and the
-    predictor. The weights load into [`VJEPAModel`] as they are.
+    Masked feature prediction. `context_encoder` is trained. `vjepa` holds the predictor and the target encoder, which
+    gets no gradient: it is an exponential moving average of `context_encoder` (call `update_target` after each
+    optimizer step). The weights load into [`VJEPAModel`] unchanged.
+
+    Examples:
+
+    ```python
+    import torch
+    from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining
+
+    config = VJEPAConfig.from_preset("vitt16", crop_size=64, num_hidden_layers=2, pred_num_hidden_layers=2)
+    model = VJEPAForPreTraining(config)
+    tokens = torch.randperm(config.num_patches).expand(2, -1)  # the same mask for both clips
+    output = model(torch.randn(2, 16, 3, 64, 64), context_mask=tokens[:, :32], target_mask=tokens[:, 32:])
+    output.loss.backward()
+    model.update_target(momentum=0.998)  # after the step of an optimizer
+    assert output.predictions[0].shape == (2, 96, 192)
+    ```
     """
 
     def __init__(self, config: VJEPAConfig):
@@ -800,7 +818,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
-        # A checkpoint of the base model has no context encoder. One that lacks only a part of it is damaged.
+        # A checkpoint of the base model has no context encoder. If only a part of it is missing, it is damaged.
         context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
         if context <= set(loading_info.missing_keys):
             loading_info.missing_keys = set(loading_info.missing_keys) - context
@@ -808,8 +826,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
 
     def initialize_weights(self) -> None:
         """
-        As the base class, and then the encoders made equal: whatever of one a checkpoint did not hold comes from the
-        other; in a new model, the target encoder is the copy. What was loaded stays as it is.
+        Initialises as usual, then copies weights that were not loaded into one encoder from the other. In a new model,
+        the target encoder becomes a copy of the context encoder.
         """
         was_initialized = getattr(self, "_is_hf_initialized", False)
         super().initialize_weights()
@@ -821,26 +839,20 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             init.copy_(*pair)
 
     def train(self, mode: bool = True) -> "VJEPAForPreTraining":
-        """Training mode for all but the target encoder, whose features must not be noisy."""
+        """Training mode, except for the target encoder: its features must not be noisy."""
         super().train(mode)
         self.vjepa.encoder.eval()
         return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.context_encoder.embeddings.patch_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.context_encoder.embeddings.patch_embeddings = value
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
         """
         Moves the target encoder towards the context encoder: target = momentum * target + (1 - momentum) * context.
 
-        One fused update by name; works on plain, DDP and FSDP2 (DTensor) parameters.
+        Parameters are matched by name, in one fused update; works with plain, DDP and FSDP2 (DTensor) parameters.
 
         Args:
-            momentum (`float`): in [0, 1]; 0 copies, 1 freezes the target.
+            momentum (`float`): in [0, 1]; 0 copies the context encoder, 1 keeps the target encoder.
 
         Raises:
             ValueError: a momentum outside [0, 1].
@@ -854,16 +866,16 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     @torch.no_grad()
     def surprise(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """
-        How wrong the predictor is about every time step, having seen the steps before it and no more: the mean over
-        features of |prediction - target|. As in "Intuitive physics understanding emerges from self-supervised
-        pretraining on natural videos" (arXiv 2502.11831), except that the target encoder sees the step alone: what
-        the step is compared with owes nothing to what came before it. Put the model into evaluation mode first.
+        Prediction error of each time step, given only the preceding steps: the mean over features of
+        |prediction - target|. As in "Intuitive physics understanding emerges from self-supervised pretraining on
+        natural videos" (arXiv 2502.11831), except that the target encoder sees only the step itself: the target
+        features of a time step do not depend on earlier frames. Put the model into evaluation mode first.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`): normalised clips.
 
         Returns:
-            float32 `(batch, time, height, width)` on the token grid; NaN at the first step, which nothing precedes.
+            float32 `(batch, time, height, width)` on the token grid; NaN at the first step, which has no context.
 
         Raises:
             ValueError: clips of a single time step; see also [`VJEPAModel.forward`].
@@ -872,8 +884,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         steps, *area = grid_size
         if steps < 2:
             raise ValueError(
-                f"clips of {pixel_values_videos.shape[1]} frames have a single time step, which nothing precedes: "
-                f"pass at least {2 * self.config.tubelet_size} frames"
+                f"clips of {pixel_values_videos.shape[1]} frames have a single time step, and surprise compares a "
+                f"step with earlier ones: pass at least {2 * self.config.tubelet_size} frames"
             )
         tokens = torch.arange(math.prod(grid_size), device=patches.device).expand(patches.shape[0], -1)
         tokens = tokens.unflatten(1, (steps, -1))
@@ -903,14 +915,17 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
                 normalised clips.
             context_mask, target_mask (`list[torch.Tensor]`): int64 token indices of shape `(batch, tokens)`,
-                one tensor per mask generator; one context mask may serve several target masks (I-JEPA).
+                one tensor per mask generator. Several target masks may share one context mask (I-JEPA).
             loss_exponent (`float`): p of the loss |prediction - target|^p / p; 1 in all released models.
             variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
-            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every block of the
-                context encoder; attentions need `attn_implementation="eager"`.
+            output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of
+                every block of the context encoder. Attentions need `attn_implementation="eager"`.
 
         Returns:
             [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: see [`VJEPAModel.forward`].
         """
         kept = self._resolve_outputs(output_hidden_states, output_attentions)
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
@@ -920,7 +935,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         with torch.no_grad():
             target_hidden_state = self.vjepa.encoder(patches, grid_size).last_hidden_state
             normalised = nn.functional.layer_norm(target_hidden_state, target_hidden_state.shape[-1:])
-            # The parts of a model on several devices: masks lie on that of the pixels, predictions on the predictor's.
+            # With a device map, masks are on the device of the pixels, predictions on the device of the predictor.
             wanted = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
         outputs = [self.context_encoder(patches, grid_size, mask, **kept) for mask in contexts]
         encoded = [output.last_hidden_state for output in outputs]
@@ -958,20 +973,33 @@ def prediction_error(prediction: torch.Tensor, target: torch.Tensor, *, exponent
 
 
 def _variance_hinge(prediction: torch.Tensor) -> torch.Tensor:
-    """Mean of max(0, 1 - std over tokens), as the optional regulariser of the published code defines it."""
+    """Mean of max(0, 1 - std over tokens): the optional regulariser of the published code."""
     std = (prediction.float().var(dim=1) + 1e-4).sqrt()
     return nn.functional.relu(1.0 - std).mean()
 
 
 class VJEPAForVideoClassification(VJEPAPreTrainedModel):
     """
-    Classifier of clips and pictures: encoder, pooler (`config.pooling`) and a linear layer. With the encoder frozen
-    it is the probe of the frozen evaluation (V-JEPA, section 4.2).
+    Classifier of clips and images: encoder, pooler (`config.pooling`) and a linear layer. With a frozen encoder it is
+    the probe of the frozen evaluation (V-JEPA, section 4.2). Pretraining checkpoints give it their target encoder.
 
-    Pretraining checkpoints load into it as they are and give it the target encoder.
+    Examples:
+
+    ```python
+    import torch
+    from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification
+
+    config = VJEPAConfig.from_preset("vitt16", crop_size=64, num_hidden_layers=2, num_labels=3)
+    model = VJEPAForVideoClassification(config)
+    model.freeze_encoder()  # train the pooler and the linear layer only
+    output = model(torch.randn(2, 16, 3, 64, 64), labels=torch.tensor([0, 2]))
+    output.loss.backward()
+    views = torch.randn(2, 3, 2, 16, 3, 64, 64)  # two videos, three views of two segments
+    assert model(views).logits.shape == output.logits.shape == (2, 3)
+    ```
     """
 
-    # What pretraining checkpoints hold besides.
+    # Keys that pretraining checkpoints add.
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"(^|\.)predictor\."]
 
     def __init__(self, config: VJEPAConfig):
@@ -983,20 +1011,14 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         self._encoder_is_frozen = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vjepa.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.vjepa.set_input_embeddings(value)
-
     def freeze_encoder(self) -> None:
-        """Keeps the encoder as it is: no gradients, and no noise even in training mode."""
+        """Freezes the encoder: no gradients, and evaluation mode even while the rest is in training mode."""
         self._encoder_is_frozen = True
         self.vjepa.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "VJEPAForVideoClassification":
-        """Training mode for all but a frozen encoder."""
+        """Training mode, except for a frozen encoder."""
         super().train(mode)
         if self._encoder_is_frozen:
             self.vjepa.eval()
@@ -1004,14 +1026,13 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
 
     def encode(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """
-        Tokens that the pooler sees.
+        The input of the pooler.
 
         Args:
-            pixel_values_videos: as for `forward`.
+            pixel_values_videos: as in `forward`.
 
         Returns:
-            `(batch, views, segments * tokens, hidden_size)`: one after the other, the tokens of all segments of a
-            view.
+            `(batch, views, segments * tokens, hidden_size)`: for each view, the tokens of its segments in order.
         """
         return self._encode(pixel_values_videos)[0]
 
@@ -1019,16 +1040,16 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         grouping = pixels.shape[:3] if pixels.ndim == 7 else (pixels.shape[0], 1, 1)
         clips = pixels.flatten(0, 2) if pixels.ndim == 7 else pixels
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_is_frozen):
-            output = self.vjepa(clips, **wanted, return_dict=True)  # whatever the configuration says
+            output = self.vjepa(clips, **wanted, return_dict=True)  # the configuration may ask for tuples
         return output.last_hidden_state.unflatten(0, grouping).flatten(2, 3), output
 
     def classify(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> VJEPAVideoClassifierOutput:
         """
-        The classifier on tokens that have been encoded before.
+        Classifies the result of `encode`.
 
         Args:
-            tokens (`torch.Tensor` of shape `(batch, views, tokens, hidden_size)`): what `encode` gives.
-            labels: as for `forward`.
+            tokens (`torch.Tensor` of shape `(batch, views, tokens, hidden_size)`): the result of `encode`.
+            labels: as in `forward`.
         """
         pooled = self.pooler(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         view_logits = self.classifier(pooled)
@@ -1067,16 +1088,13 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         Args:
             pixel_values_videos (`torch.Tensor`): normalised pixels, one of
                 - `(batch, frames, channels, height, width)`: one clip of each video;
-                - `(batch, views, segments, frames, channels, height, width)`: several. The tokens of the segments of
-                  a view are classified together, and the probabilities of the views are averaged;
-                - `(batch, channels, height, width)`: pictures, each repeated to a clip.
+                - `(batch, views, segments, frames, channels, height, width)`: several clips. The segments of a view
+                  are classified together, and the probabilities of the views are averaged;
+                - `(batch, channels, height, width)`: images, each repeated to a clip.
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*): class indices; shares of
-                classes (with `config.problem_type="single_label_classification"`); or what the problem types
-                `"multi_label_classification"` and `"regression"` of `transformers` take.
-            output_hidden_states, output_attentions (`bool`, *optional*): also return these of every encoder block;
-                attentions need `attn_implementation="eager"`.
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): pictures, by the name that
-                image processors give them; instead of `pixel_values_videos`.
+                classes (with `config.problem_type="single_label_classification"`); or labels as `transformers` takes
+                them for the problem types `"multi_label_classification"` and `"regression"`.
+            output_hidden_states, output_attentions, pixel_values: as in [`VJEPAModel.forward`].
 
         Returns:
             [`VJEPAVideoClassifierOutput`], or a tuple with `return_dict=False`.

@@ -1,16 +1,13 @@
 """
-From videos to `pixel_values_videos`: [`VJEPAVideoProcessor`], for everything that holds a processor: scripts,
-pipelines, the Hub.
+From videos to `pixel_values_videos`: [`VJEPAVideoProcessor`], for scripts, pipelines and the Hub.
 
-What is done to the frames stands in `clip_transforms`, which frames are taken in `clip_sampling`; with these and
-`decoding` this one travels to the Hub as remote code. Settings, and the way from a picture to its values, are shared
-with the processor of pictures.
+`clip_transforms` crops and normalises frames, `clip_sampling` selects them, `decoding` reads them. The image processor
+shares the settings and the steps of this processor ([`VJEPAProcessorMixin`]).
 """
 
 import io
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -38,16 +35,10 @@ from .clip_transforms import (
     augment_clip,
     center_crop,
     check_augmentation,
-    check_probability,
-    check_range,
-    crop_and_resize,
     evaluation_resize_edge,
     normalize,
-    normalize_clips,
-    resize_and_center_crop,
     resize_and_crop_views,
     resize_short_side,
-    sample_crop_box,
 )
 from .configuration_vjepa import VJEPAConfig
 from .decoding import read_segments
@@ -60,36 +51,36 @@ def _is_array(value: Any) -> bool:
 
 def _channel_error(shape: Sequence[int]) -> ValueError:
     return ValueError(
-        f"a clip of shape {tuple(shape)} is not RGB: pass (frames, 3, height, width) or "
-        "(frames, height, width, 3); `do_convert_rgb=True` converts grey (1) and transparent (4) ones"
+        f"a clip of shape {tuple(shape)} is not RGB: pass (frames, 3, height, width) or (frames, height, width, 3); "
+        "`do_convert_rgb=True` converts grey (1 channel) and transparent (4 channels) clips"
     )
 
 
 def _stack_frames(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
-    """Pictures -> one clip of them. PIL pictures become RGB whatever their mode."""
-    frames = [rgb_pixels(f) if is_pil_image(f) else f for f in frames]
+    """One clip of these images. PIL images of every mode become RGB."""
+    frames = [rgb_pixels(frame) if is_pil_image(frame) else frame for frame in frames]
     shapes = sorted({tuple(frame.shape) for frame in frames})
     if len(shapes) > 1:
         raise ValueError(
-            f"frames of one clip have different shapes {shapes[:3]}: a list of pictures is one clip; pass a "
-            "batch of pictures as one list for each, [[picture], [picture]]"
+            f"frames of one clip have different shapes {shapes[:3]}: a list of images is one clip; pass a batch of "
+            "images as one list per image, [[image], [image]]"
         )
     return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
 
 
 def _as_clips(videos: Any) -> list[np.ndarray | torch.Tensor]:
-    """Every accepted form of in-memory video -> list of arrays of rank 4; see [`VJEPAVideoProcessor`]."""
+    """Videos in memory, in any form that [`VJEPAVideoProcessor`] takes, as a list of arrays of rank 4."""
     if is_pil_image(videos):
         return [_stack_frames([videos])]
     if _is_array(videos):
         if videos.ndim not in (3, 4, 5):
             raise ValueError(
-                f"a video of shape {tuple(videos.shape)} has rank {videos.ndim}: pass a picture (rank 3), "
+                f"a video of shape {tuple(videos.shape)} has rank {videos.ndim}: pass an image (rank 3), "
                 "a clip (frames, channels, height, width) (rank 4) or a batch of clips (rank 5)"
             )
         clips = list(videos) if videos.ndim == 5 else [videos[None] if videos.ndim == 3 else videos]
         for clip in clips:
-            # Before the base class looks, which does not say what it saw.
+            # Checked before the base class does, whose error does not name the shape.
             if not {1, 3, 4} & {clip.shape[1], clip.shape[3]}:
                 raise _channel_error(clip.shape)
         return clips
@@ -97,22 +88,36 @@ def _as_clips(videos: Any) -> list[np.ndarray | torch.Tensor]:
         if all(is_pil_image(item) or (_is_array(item) and item.ndim == 3) for item in videos):
             return [_stack_frames(videos)]
         return [clip for item in videos for clip in _as_clips(item)]
-    what = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
+    given = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
     raise ValueError(
-        f"{what} is no video: pass arrays, tensors, PIL pictures, lists of them, or a file path as a string; "
+        f"{given} is not a video: pass arrays, tensors, PIL images, lists of them, or a file path as a string; "
         "`do_sample_frames=True` also takes the bytes of a file"
     )
 
 
+_FILES = (str, bytes, os.PathLike)
+
+
 def _holds(videos: Any, *, kinds: tuple[type, ...]) -> bool:
-    """Whether `videos` is, or holds at any depth, a file in one of these forms."""
+    """Whether `videos` is an instance of one of these types, or contains one at any depth."""
     if isinstance(videos, (list, tuple)):
         return any(_holds(item, kinds=kinds) for item in videos)
     return isinstance(videos, kinds)
 
 
+def _files_and_clips(videos: Any) -> Iterator[Any]:
+    """Files, and videos in memory as arrays of rank 4, in order."""
+    if not _holds(videos, kinds=_FILES):
+        yield from _as_clips(videos)
+    elif isinstance(videos, _FILES):
+        yield videos
+    else:
+        for item in videos:
+            yield from _files_and_clips(item)
+
+
 def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.BytesIO:
-    """A URL -> what is behind it, in memory and called by it in errors; anything else as it is."""
+    """The content of a URL, with the URL as its name in errors; any other source unchanged."""
     if not (isinstance(source, str) and "://" in source):
         return source
     with fsspec.open(source, "rb") as file:
@@ -121,48 +126,23 @@ def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.
     return fetched
 
 
-def _sample_segments(
-    videos: Any,
-    *,
-    sampling: ClipSampling,
-    num_segments: int,
-    input_data_format: str | ChannelDimension | None,
-) -> list[torch.Tensor]:
-    """Files and in-memory videos -> the clips of each, one behind the other: (segments x frames, channels, h, w)."""
-    if isinstance(videos, (str, bytes, os.PathLike)):
-        return [read_segments(_fetch(videos), num_segments=num_segments, sampling=sampling).flatten(0, 1)]
-    if _holds(videos, kinds=(str, bytes, os.PathLike)):
-        settings = {"sampling": sampling, "num_segments": num_segments, "input_data_format": input_data_format}
-        return [clip for item in videos for clip in _sample_segments(item, **settings)]
-    sampled = []
-    for video in _as_clips(videos):
-        if len(video) == sampling.num_frames:
-            # As many frames as a clip has: it was sampled already.
-            clips = [list(range(len(video)))] * num_segments
-        else:
-            clips = plan_clips(len(video), sampling=sampling, places=segment_places(num_segments), name="<array>")
-        indices = [index for clip in clips for index in clip]
-        sampled.append(_channels_first(_as_tensor(video[indices]), input_data_format))
-    return sampled
-
-
 def _as_tensor(video: np.ndarray | torch.Tensor) -> torch.Tensor:
     if isinstance(video, torch.Tensor):
         return video
-    # torch shares memory with an array only if it may write to it and all strides are positive.
+    # torch shares memory with an array only if the array is writable and all strides are positive.
     if not video.flags.writeable or any(stride < 0 for stride in video.strides):
         video = video.copy()
     return torch.from_numpy(video)
 
 
 def _channels_first(video: torch.Tensor, input_data_format: str | ChannelDimension | None) -> torch.Tensor:
-    """A clip with its channels first or last -> (frames, channels, height, width), without a copy."""
+    """A clip with channels first or last as (frames, channels, height, width), without a copy."""
     if input_data_format is None:
         for channels in (3, 1, 4):
             first, last = video.shape[1] == channels, video.shape[3] == channels
             if first and last:
                 raise ValueError(
-                    f"cannot tell channels from pixels in shape {tuple(video.shape)}: pass "
+                    f"two axes of shape {tuple(video.shape)} could be the channels: pass "
                     '`input_data_format="channels_first"` or `"channels_last"`'
                 )
             if first or last:
@@ -172,16 +152,16 @@ def _channels_first(video: torch.Tensor, input_data_format: str | ChannelDimensi
 
 
 def _crop_edge(crop_size: int | Sequence[int] | dict[str, int] | SizeDict) -> int:
-    """Side of a square crop given in any of the forms that processors take."""
+    """Side of a square crop, from any form that processors take."""
     size = crop_size if isinstance(crop_size, SizeDict) else get_size_dict(crop_size, param_name="crop_size")
     height, width = size["height"], size["width"]
     if height != width or height is None or height < 1:
-        raise ValueError(f"`crop_size`={crop_size} must be a square of at least 1 pixel: pass its side")
+        raise ValueError(f"`crop_size`={crop_size} must be a square of at least 1 pixel: pass the side of the square")
     return height
 
 
 def _with_resize_edge(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Let the resize edge follow a new `crop_size`, unless `size` is given too."""
+    """The arguments with the `size` that belongs to a new `crop_size`, unless `size` is given too."""
     if kwargs.get("crop_size") is None or kwargs.get("size") is not None:
         return kwargs
     return {**kwargs, "size": {"shortest_edge": evaluation_resize_edge(_crop_edge(kwargs["crop_size"]))}}
@@ -189,8 +169,8 @@ def _with_resize_edge(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 class VJEPAProcessorMixin:
     """
-    What the processors of videos and of pictures share: their settings, and the way from a clip (a picture is one of
-    one frame) to its values. Stands before the processor class of transformers among the base classes.
+    Settings and steps that the video and the image processor share; an image is a clip of one frame. List this class
+    before the processor class of transformers.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -212,37 +192,38 @@ class VJEPAProcessorMixin:
 
     @classmethod
     def from_dict(cls, dictionary: dict[str, Any], **kwargs: Any) -> Any:
-        """As the base class; `crop_size` in `kwargs` also replaces the stored `size`."""
+        """As in the base class, but `crop_size` in `kwargs` also replaces the stored `size`."""
         return super().from_dict(dictionary, **_with_resize_edge(kwargs))
 
     @staticmethod
     def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call that have a value, with the resize edge that follows from them."""
-        # None stands for the processor's own setting, but the base class would take it as a value.
+        """The arguments of a call that are not None, with the `size` that follows from them."""
+        # None stands for the setting of the processor; the base class would take None as the value.
         return _with_resize_edge({name: value for name, value in kwargs.items() if value is not None})
 
     def convert_to_rgb(self, frames: torch.Tensor) -> torch.Tensor:
-        """Grey to three equal channels, transparent uint8 over white; (frames, channels, height, width)."""
+        """
+        Grey frames (frames, channels, height, width) with three equal channels, transparent uint8 frames over white.
+        """
         rgb = convert_to_rgb(tvF.grayscale_to_rgb(frames), input_data_format=ChannelDimension.FIRST)
-        # Blending leaves floats on the scale of uint8.
+        # Blending returns floats on the scale of uint8.
         return rgb if rgb.dtype == frames.dtype else rgb.round().to(frames.dtype)
 
-    def _prepare_clips(
+    def _prepare_input_videos(
         self,
-        clips: list[np.ndarray | torch.Tensor],
-        *,
-        do_convert_rgb: bool | None,
-        input_data_format: str | ChannelDimension | None,
-        device: str | torch.device | None,
+        videos: list[np.ndarray | torch.Tensor],
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: str | torch.device | None = None,
     ) -> list[torch.Tensor]:
-        """Arrays of rank 4 -> RGB tensors (frames, 3, height, width), uint8 or float32, on the device."""
+        """Arrays of rank 4 as RGB tensors (frames, 3, height, width), uint8 or float32, on the device."""
         prepared = []
-        for array in clips:
+        for array in videos:
             clip = _as_tensor(array)
             if clip.ndim != 4 or 0 in clip.shape:
                 raise ValueError(
-                    f"a clip of shape {tuple(clip.shape)}: it must have rank 4, (frames, channels, height, "
-                    "width) or channels last, and at least one frame and pixel"
+                    f"a clip of shape {tuple(clip.shape)}: pass rank 4, (frames, channels, height, width) or channels "
+                    "last, with at least one frame and pixel"
                 )
             clip = _channels_first(clip, input_data_format)
             if do_convert_rgb and clip.shape[1] in (1, 4):
@@ -261,24 +242,24 @@ class VJEPAProcessorMixin:
         crop_edge = _crop_edge(kwargs["crop_size"])
         size = dict(kwargs["size"])
         if set(size) != {"shortest_edge"} or size["shortest_edge"] < 1:
-            raise ValueError(f'`size`={size} must be {{"shortest_edge": pixels}}, or the number of pixels')
+            raise ValueError(f'`size`={size} must be {{"shortest_edge": pixels}}, or the number of these pixels')
         if kwargs["do_resize"] and kwargs["do_center_crop"] and size["shortest_edge"] < crop_edge:
             raise ValueError(
                 f"`size`={size} is smaller than the crop of {crop_edge} pixels: leave `size` out to get "
                 f"{evaluation_resize_edge(crop_edge)}"
             )
         if kwargs["resample"] not in (PILImageResampling.BILINEAR, InterpolationMode.BILINEAR):
-            raise ValueError(f"`resample`={kwargs['resample']!r}: V-JEPA sees bilinear frames only, leave it out")
+            raise ValueError(f"`resample`={kwargs['resample']!r}: V-JEPA uses bilinear resizing only, leave it out")
         return kwargs
 
     def _evaluation_crop(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
-        """(frames, channels, height, width) -> the centre of it, as far as the settings ask for it."""
+        """Resizes and crops (frames, channels, height, width) as the settings ask for it."""
         if settings["do_resize"]:
             clip = resize_short_side(clip, edge=settings["size"].shortest_edge)
         return center_crop(clip, size=settings["crop_size"].height) if settings["do_center_crop"] else clip
 
     def _values(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> torch.Tensor:
-        """Rescale and normalise as the settings say; uint8 stays uint8 where both are off."""
+        """Rescales and normalises as the settings ask for it; uint8 stays uint8 if both steps are off."""
         if not (settings["do_rescale"] or settings["do_normalize"]):
             return clip
         return normalize(
@@ -296,12 +277,23 @@ class VJEPAProcessorMixin:
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"a float clip with values from {low:g} to {high:g}: floats must lie in [0, 1]; pass "
-                "uint8, divide by 255, or pass `do_rescale=False` to take them as they are"
+                "uint8, divide by 255, or pass `do_rescale=False` to skip this check"
             )
+
+    def _as_batch(
+        self, name: str, values: list[torch.Tensor], return_tensors: str | None, *, remedy: str
+    ) -> BatchFeature:
+        shapes = sorted({tuple(value.shape) for value in values})
+        if return_tensors is not None and len(shapes) > 1:
+            raise ValueError(
+                f"inputs of shapes {shapes[:3]} do not make a batch: {remedy}, or leave out `return_tensors` to get "
+                "a list"
+            )
+        return BatchFeature(data={name: values}, tensor_type=return_tensors)
 
 
 class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
-    """What [`VJEPAVideoProcessor`] takes beyond the arguments common to video processors."""
+    """Arguments that [`VJEPAVideoProcessor`] adds to those of all video processors."""
 
     frame_step: int | None
     num_segments: int | None
@@ -317,57 +309,70 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     r"""
     Videos to `pixel_values_videos` of shape (videos, frames, channels, crop, crop), float32.
 
-    By default the published evaluation: short side to crop x 256 / 224 (bilinear, no antialiasing), centre
-    crop, values to [0, 1], ImageNet mean and standard deviation. Other modes are chosen in the call or, but for
-    training, by the settings:
+    The default is the published evaluation: short side resized to crop x 256 / 224 (bilinear, no antialiasing), centre
+    crop, values in [0, 1], ImageNet mean and standard deviation. The settings or the call choose other modes (only the
+    call chooses training):
 
-    - `do_sample_frames=True` takes a clip out of each video, as pipelines ask for: `num_frames` frames at a true
-      stride of `frame_step` (or of `fps` frames per second, where the file has a rate), from the middle of the
-      video. A video that ends before the clip does is read from its start and its last frame repeated; one with
-      fewer than `num_frames` frames is refused. An array of exactly `num_frames` frames is taken for the clip.
-    - `num_segments=8`, with `do_sample_frames`: that many clips, spread evenly from the first frame to the last.
-    - `num_views=3`: the short side becomes the crop (`size` is not used) and evenly spaced crops are taken
+    - `do_sample_frames=True` (as pipelines do) takes a clip from the middle of each video: `num_frames` frames at an
+      exact stride of `frame_step`, or of `fps` frames per second if the file has a rate. A video that is shorter than
+      the clip is read from its start, and its last frame is repeated. A video with fewer than `num_frames` frames is
+      refused. An array of exactly `num_frames` frames is the clip.
+    - `num_segments=8`, with `do_sample_frames`: 8 clips, spread evenly from the first frame to the last.
+    - `num_views=3`: the short side is resized to the crop (`size` is not used), and 3 evenly spaced crops are taken
       along the long side.
     - `training=True, generator=generator`: random resized crop and horizontal flip, drawn once for each clip.
 
-    With several segments or views the shape is (videos, views, segments, frames, channels, crop, crop), which
-    `VJEPAForVideoClassification` reads: it joins the segments of a view and averages over the views.
+    With several segments or views the shape is (videos, views, segments, frames, channels, crop, crop).
+    `VJEPAForVideoClassification` takes this shape: it joins the segments of a view and averages over the views.
 
-    **Videos**: one or a batch, as numpy arrays, torch tensors, PIL pictures or file paths. Rank 5 is a batch of
-    clips; rank 4, or a list of pictures, one clip; a single picture a clip of one frame, which the model
-    repeats. A batch of pictures is a list of clips, `[[picture], [picture]]`. Channels come first or last; with
-    `do_convert_rgb` grey and transparent videos become RGB (PIL pictures always do). Paths are read whole by
-    transformers; with `do_sample_frames` only the frames of the clips are decoded, which also works for folders of
-    frames, the bytes of a file and URLs, and where a file holds fewer frames than it promises.
+    **Videos**: one video or a batch, as numpy arrays, torch tensors, PIL images or file paths. Rank 5 is a batch of
+    clips. Rank 4 and a list of images are one clip. A single image is a clip of one frame, which the model repeats; a
+    batch of images is `[[image], [image]]`. Channels come first or last. With `do_convert_rgb`, grey and transparent
+    arrays become RGB (PIL images always do). transformers decodes all frames of a path. With `do_sample_frames`, only
+    the frames of the clips are decoded; this also takes folders of frames, the bytes of a file, URLs, and files with
+    fewer frames than their header promises.
 
-    **Values**: uint8, multiplied by `rescale_factor`; or floats, which are taken to lie in [0, 1] already,
-    and refused if they do not. `do_rescale=False` takes any values as they are.
+    **Values**: uint8 values, which are multiplied by `rescale_factor`, or floats in [0, 1]. Other floats are refused,
+    except with `do_rescale=False`.
 
     Args:
-        crop_size (`int` or `dict`, defaults to 224): side of the square crop, in pixels. A new value also
-            moves `size`, here, in `from_pretrained` and in a call, unless that is given with it.
-        size (`int` or `dict`, defaults to `{"shortest_edge": 256}`): short side before the centre crop.
+        crop_size (`int` or `dict`, defaults to 224): side of the square crop, in pixels. A new value, here, in
+            `from_pretrained` or in a call, also changes `size`, unless `size` is given too.
+        size (`int` or `dict`, defaults to `{"shortest_edge": 256}`): short side before the centre crop, in pixels.
         image_mean, image_std (default to the ImageNet values): one number per channel, on the scale 0 to 1.
-        do_resize, do_center_crop, do_rescale, do_normalize, do_convert_rgb (`bool`, default to `True`): steps
-            to run. With neither `do_rescale` nor `do_normalize`, uint8 frames stay uint8.
+        do_resize, do_center_crop, do_rescale, do_normalize, do_convert_rgb (`bool`, default to `True`): steps to run.
+            With neither `do_rescale` nor `do_normalize`, uint8 frames stay uint8.
         rescale_factor (`float`, defaults to 1 / 255): factor for uint8 frames.
-        do_sample_frames (`bool`, defaults to `False`): take clips out of the videos, as described above.
-        num_frames (`int`, defaults to 16): frames of a clip, for `do_sample_frames`.
-        frame_step (`int`, defaults to 4): frames of the video from one frame of the clip to the next, for
-            `do_sample_frames`.
+        do_sample_frames (`bool`, defaults to `False`): take clips from the videos, as described above.
+        num_frames, frame_step (`int`, default to 16, 4): frames of a clip, and frames of the video from one frame of
+            the clip to the next; for `do_sample_frames`.
         num_segments (`int`, defaults to 1): clips of each video, for `do_sample_frames`.
-        num_views (`int`, defaults to 1): spatial views of each video; more than 1 as described above.
-        random_crop_scale, random_crop_ratio (default to (0.3, 1.0), (0.75, 1.35)): bounds of the area share
-            and of width / height of the training crops.
+        num_views (`int`, defaults to 1): spatial views of each video.
+        random_crop_scale, random_crop_ratio (default to (0.3, 1.0), (0.75, 1.35)): bounds of the area share and of
+            width / height of the training crops.
         flip_probability (`float`, defaults to 0.5): probability of the flip in training.
 
-    Only in calls: `training`, `generator` (`torch.Generator`, on the CPU), `return_tensors` and the common
-    arguments of video processors.
+    Only in calls: `training`, `generator` (`torch.Generator`, on the CPU), `return_tensors` and the common arguments
+    of video processors.
 
     Raises:
-        ValueError: a video or a setting that does not fit the above; `DecodingError`, a kind of it, for a file
-            that does not give the frames.
-        TypeError: an argument that does not exist, in a call.
+        ValueError: a video or a setting that does not fit the description above. For a file that cannot be read, the
+            subclass `DecodingError`.
+        TypeError: a call with an unknown argument.
+
+    Examples:
+
+    ```python
+    import torch
+    from transformers_vjepa import VJEPAVideoProcessor
+
+    processor = VJEPAVideoProcessor(crop_size=64, num_frames=8, frame_step=2)
+    video = torch.randint(0, 256, (40, 3, 72, 96), dtype=torch.uint8)
+    inputs = processor(video, do_sample_frames=True, return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape == (1, 8, 3, 64, 64)
+    inputs = processor(video, do_sample_frames=True, num_segments=2, num_views=3, return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape == (1, 3, 2, 8, 3, 64, 64)
+    ```
     """
 
     valid_kwargs = VJEPAVideoProcessorKwargs
@@ -382,38 +387,37 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     def __init__(self, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> None:
         for name in ("training", "generator"):
             if kwargs.get(name) is not None:
-                raise ValueError(f"`{name}` is no setting of the processor: pass it in the call")
+                raise ValueError(f"`{name}` is not a setting of the processor: pass it in the call")
         super().__init__(**kwargs)
 
     def preprocess(self, videos: Any, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> BatchFeature:
-        """The call itself; see the class."""
+        """Implements the call; see the class."""
         given = self._given(kwargs)
         if given.get("do_sample_frames", self.do_sample_frames):
             videos = self._sample_clips(videos, given=given)
-            # Both have been seen to.
+            # Sampling and layout are done; the base class must not repeat them.
             given.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
         elif (num_segments := given.get("num_segments", self.num_segments)) > 1:
             raise ValueError(
-                f"`num_segments`={num_segments} spreads clips over a video: pass the video with "
+                f"`num_segments`={num_segments} takes several clips from a video: pass the video with "
                 "`do_sample_frames=True`, or a clip with `num_segments=1`"
             )
         elif not _holds(videos, kinds=(str,)):
-            # The base class reads paths; what is in memory is brought into one form here, whatever it was.
+            # The base class reads paths. Videos in memory get one common form here.
             videos = _as_clips(videos)
         return super().preprocess(videos, **given)
 
     @classmethod
     def for_config(cls, config: VJEPAConfig) -> "VJEPAVideoProcessor":
-        """The processor of a model that has none: clips of its size and length, every fourth frame."""
+        """The processor for a model without one: clips of its size and length, every fourth frame."""
         return cls(crop_size=config.crop_size, num_frames=config.frames_per_clip)
 
     def clip_sampling(self, **changes: Any) -> ClipSampling:
         """
-        Which frames this processor takes for a clip: `num_frames` of them, `frame_step` apart or at `fps` per second.
+        The frames that this processor takes for a clip: `num_frames` frames, `frame_step` apart or `fps` per second.
 
         Args:
-            changes: arguments of `ClipSampling`, where they are not None; any spacing there replaces that of the
-                settings.
+            changes: arguments of `ClipSampling` (None is ignored). A spacing replaces the one of the settings.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         if not given.keys() & {"frame_step", "target_fps", "duration"}:
@@ -421,36 +425,36 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
         return ClipSampling(**{"num_frames": self.num_frames, **given})
 
     def _sample_clips(self, videos: Any, *, given: dict[str, Any]) -> list[torch.Tensor]:
+        """For each file or array, its clips one after the other: (segments x frames, channels, height, width)."""
         for name in ("video_metadata", "return_metadata"):
             if given.get(name):
-                raise ValueError(f"`{name}` with `do_sample_frames=True`: the clip is planned here, leave it out")
+                raise ValueError(f"`{name}` has no use with `do_sample_frames=True` in this processor: leave it out")
         sampling = self.clip_sampling(
             num_frames=given.get("num_frames"), frame_step=given.get("frame_step"), target_fps=given.get("fps")
         )
-        return _sample_segments(
-            videos,
-            sampling=sampling,
-            num_segments=given.get("num_segments", self.num_segments),
-            input_data_format=given.get("input_data_format", self.input_data_format),
-        )
+        num_segments = given.get("num_segments", self.num_segments)
+        input_data_format = given.get("input_data_format", self.input_data_format)
+        sampled = []
+        for video in _files_and_clips(videos):
+            if isinstance(video, _FILES):
+                clips = read_segments(_fetch(video), num_segments=num_segments, sampling=sampling)
+                sampled.append(clips.flatten(0, 1))
+                continue
+            if len(video) == sampling.num_frames:
+                # The number of frames of a clip: the video was sampled before.
+                plan = [list(range(len(video)))] * num_segments
+            else:
+                plan = plan_clips(len(video), sampling=sampling, places=segment_places(num_segments), name="<array>")
+            indices = [index for clip in plan for index in clip]
+            sampled.append(_channels_first(_as_tensor(video[indices]), input_data_format))
+        return sampled
 
     def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None) -> Any:
-        """As the base class, but with PyAV, which carries its own FFmpeg and works wherever it installs."""
+        """As in the base class, but with PyAV, whose wheels contain FFmpeg."""
         if isinstance(video_url_or_urls, list):
             fetched = (self.fetch_videos(item, sample_indices_fn=sample_indices_fn) for item in video_url_or_urls)
             return list(zip(*fetched, strict=True))
         return load_video(video_url_or_urls, backend="pyav", sample_indices_fn=sample_indices_fn)
-
-    def _prepare_input_videos(
-        self,
-        videos: list[np.ndarray | torch.Tensor],
-        do_convert_rgb: bool | None = None,
-        input_data_format: str | ChannelDimension | None = None,
-        device: str | torch.device | None = None,
-    ) -> list[torch.Tensor]:
-        return self._prepare_clips(
-            videos, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
-        )
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
@@ -458,12 +462,11 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
         for name in ("num_segments", "num_views"):
             if kwargs[name] < 1:
                 raise ValueError(f"`{name}`={kwargs[name]} must be at least 1")
-        # JSON has no tuples.
-        for name, upper in (("random_crop_scale", 1.0), ("random_crop_ratio", math.inf)):
-            kwargs[name] = tuple(kwargs[name])
-            check_range(name, kwargs[name], upper=upper)
-        check_probability(kwargs["flip_probability"])
-        return kwargs
+        scale, ratio = (tuple(kwargs[name]) for name in ("random_crop_scale", "random_crop_ratio"))  # lists in JSON
+        check_augmentation(
+            scale=scale, ratio=ratio, flip_probability=kwargs["flip_probability"], prefix="random_crop_"
+        )
+        return {**kwargs, "random_crop_scale": scale, "random_crop_ratio": ratio}
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
@@ -473,28 +476,22 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
                 raise ValueError(f"`training=True` with `{name}`={kwargs[name]}: choose one of them")
         if training != (kwargs["generator"] is not None):
             raise ValueError(
-                "`training=True` and `generator` go together: pass `generator=torch.Generator()` to draw the "
-                "crops from, and neither for evaluation"
+                "`training=True` and `generator` need each other: pass both, with `generator=torch.Generator()` as "
+                "the source of the random crops, or neither of them for evaluation"
             )
         if (training or kwargs["num_views"] > 1) and not (kwargs["do_resize"] and kwargs["do_center_crop"]):
             raise ValueError(
-                "`training=True` and `num_views` resize and crop by themselves: leave `do_resize` and "
+                "`training=True` and `num_views` include resizing and cropping: leave `do_resize` and "
                 "`do_center_crop` on"
             )
 
     def _crops(self, clip: torch.Tensor, *, settings: dict[str, Any]) -> list[torch.Tensor]:
-        """(frames, channels, height, width) -> its crops: one, or one for each view."""
+        """The crops of (frames, channels, height, width): one, or one for each view."""
         crop = settings["crop_size"].height
         if settings["training"]:
-            augmented = augment_clip(
-                clip,
-                size=crop,
-                generator=settings["generator"],
-                scale=settings["random_crop_scale"],
-                ratio=settings["random_crop_ratio"],
-                flip_probability=settings["flip_probability"],
-            )
-            return [augmented]
+            bounds = {"scale": settings["random_crop_scale"], "ratio": settings["random_crop_ratio"]}
+            draws = {"generator": settings["generator"], "flip_probability": settings["flip_probability"]}
+            return [augment_clip(clip, size=crop, **bounds, **draws)]
         if settings["num_views"] > 1:
             return list(resize_and_crop_views(clip, size=crop, num_views=settings["num_views"]))
         return [self._evaluation_crop(clip, settings=settings)]
@@ -507,30 +504,11 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
         for clip in videos:
             self._check_floats(clip, settings=settings)
             views = [self._values(crop, settings=settings) for crop in self._crops(clip, settings=settings)]
-            # The segments stand one behind the other among the frames: what is done to pictures is the same for all.
+            # Until here the segments follow each other on the axis of the frames, as all frames get the same steps.
             several = len(views) > 1 or num_segments > 1
             pixel_values.append(torch.stack(views).unflatten(1, (num_segments, -1)) if several else views[0])
-        shapes = sorted({tuple(clip.shape) for clip in pixel_values})
-        if return_tensors is not None and len(shapes) > 1:
-            raise ValueError(
-                f"clips of shapes {shapes[:3]} do not make a batch: give all videos as many frames, "
-                "and leave `do_center_crop` on; without `return_tensors` they come as a list"
-            )
-        return BatchFeature(data={"pixel_values_videos": pixel_values}, tensor_type=return_tensors)
+        remedy = "pass videos with the same number of frames and leave `do_center_crop` on"
+        return self._as_batch("pixel_values_videos", pixel_values, return_tensors, remedy=remedy)
 
 
-# The functions on frames are offered here too, beside the processor that wraps them.
-__all__ = [
-    "CROP_RATIO",
-    "CROP_SCALE",
-    "VJEPAProcessorMixin",
-    "VJEPAVideoProcessor",
-    "augment_clip",
-    "check_augmentation",
-    "crop_and_resize",
-    "evaluation_resize_edge",
-    "normalize_clips",
-    "resize_and_center_crop",
-    "resize_and_crop_views",
-    "sample_crop_box",
-]
+__all__ = ["VJEPAProcessorMixin", "VJEPAVideoProcessor"]
