@@ -252,6 +252,10 @@ def test_wrong_settings(fields, error):
 
 
 def test_the_average_of_two_views_by_hand():
-    model = tiny(num_labels=2)
-    views = torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])  # 75 % and 50 % for the first class
-    assert torch.allclose(model._average(views).softmax(-1), torch.tensor([[0.625, 0.375]]))
+    model = tiny(num_labels=2, pooling="mean")
+    torch.nn.init.eye_(model.classifier.weight)
+    tokens = torch.zeros(1, 2, 1, 48)  # one token in each of two views, whose first two features are the logits
+    tokens[0, 0, 0, 0] = math.log(3.0)  # 75 % for the first class in the first view, 50 % in the second
+    output = model.classify(tokens)
+    assert torch.allclose(output.view_logits, torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]]))
+    assert torch.allclose(output.logits.softmax(-1), torch.tensor([[0.625, 0.375]]))

@@ -1,9 +1,8 @@
-"""Crops, resizing and normalisation against reference values, and the processor around them."""
+"""The video processor: inputs, sampling, steps and settings."""
 
 import functools
 import http.server
 import json
-import math
 import threading
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from pixels import generator, grey_levels, published_transforms, random_clip
 from reference import TINY
-from safetensors.torch import load_file
-from torchvision.transforms import RandomResizedCrop
 from transformers import AutoVideoProcessor
 
 from transformers_vjepa.models.vjepa.clip_sampling import (
@@ -27,41 +25,14 @@ from transformers_vjepa.models.vjepa.clip_transforms import (
     augment_clip,
     center_crop,
     crop_and_resize,
-    evaluation_resize_edge,
     normalize_clips,
     resize_and_center_crop,
     resize_and_crop_views,
     resize_short_side,
-    sample_crop_box,
 )
 from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
 from transformers_vjepa.models.vjepa.decoding import read_segments
 from transformers_vjepa.models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_clip(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(seed))
-
-
-def grey_levels(normalized: torch.Tensor) -> torch.Tensor:
-    return (normalized * STD + MEAN) * 255
-
-
-@pytest.fixture(scope="module")
-def reference(shared: Path) -> dict:
-    """Published transforms; tensors as (frames, channels, height, width)."""
-    folder = shared / "reference" / "vjepa_transforms"
-    tensors = load_file(folder / "transforms.safetensors")
-    frames = tensors.pop("frames").permute(0, 3, 1, 2)
-    outputs = {name: tensor.transpose(0, 1) for name, tensor in tensors.items()}
-    return {"frames": frames, **outputs, **json.loads((folder / "transforms.json").read_text())}
 
 
 @pytest.fixture
@@ -72,260 +43,14 @@ def processor() -> VJEPAVideoProcessor:
 # --- against the published code
 
 
-def test_train_crops_match_published(reference):
-    for i, box in enumerate(reference["train_boxes_top_left_height_width"]):
-        crop = crop_and_resize(reference["frames"].float(), box=tuple(box), size=32)
-        expected = reference[f"train.crop{i}"]
-        torch.testing.assert_close((crop / 255 - MEAN) / STD, expected, atol=1e-5, rtol=0)
-        # The crops of the stream stay in uint8: within one grey level.
-        quick = crop_and_resize(reference["frames"], box=tuple(box), size=32)
-        assert (quick - grey_levels(expected)).abs().max() < 1.05
-        normalized = normalize_clips(quick)
-        torch.testing.assert_close(grey_levels(normalized), quick.float(), atol=1e-3, rtol=0)
-
-
-def test_eval_crops_match_published(reference, processor):
+def test_eval_crops_match_published(shared, processor):
+    reference = published_transforms(shared)
     center = processor(reference["frames"], return_tensors="pt")["pixel_values_videos"]
     assert (grey_levels(center[0]) - grey_levels(reference["eval.center"])).abs().max() < 1.01
     views = processor(reference["frames"], num_views=3, return_tensors="pt")["pixel_values_videos"]
     assert views.shape == (1, 3, 1, 8, 3, 32, 32)
     for i, view in enumerate(views[0, :, 0]):
         assert (grey_levels(view) - grey_levels(reference[f"eval.view{i}"])).abs().max() < 1.01
-
-
-# --- boxes
-
-
-def test_box_stays_inside_and_within_bounds():
-    draws = generator()
-    areas, ratios, tops, lefts = [], [], [], []
-    for _ in range(2000):
-        top, left, height, width = sample_crop_box(240, 320, generator=draws)
-        assert 0 <= top <= 240 - height and 0 <= left <= 320 - width
-        areas.append(height * width / (240 * 320))
-        ratios.append(width / height)
-        tops.append(top)
-        lefts.append(left)
-    # A side is rounded by up to half a pixel, of at least about 132 pixels.
-    assert 0.3 * 0.99 < min(areas) < 0.32 and 0.95 < max(areas) <= 1
-    assert 0.75 * 0.99 < min(ratios) < 0.77 and 1.32 < max(ratios) < 1.35 * 1.01
-    assert min(tops) == 0 and min(lefts) == 0 and len(set(lefts)) > 100
-
-
-def test_box_follows_the_law_of_torchvision():
-    frames = torch.empty(3, 240, 320)
-    draws = generator()
-    torch.manual_seed(0)
-    ours = torch.tensor([sample_crop_box(240, 320, generator=draws) for _ in range(3000)]).double()
-    theirs = torch.tensor(
-        [RandomResizedCrop.get_params(frames, [0.3, 1.0], [0.75, 1.35]) for _ in range(3000)]
-    ).double()
-    # Means of 3000 draws differ by about std * sqrt(2 / 3000) = 0.026 std by chance; 4 of those are allowed.
-    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4 * 0.026 * theirs.std(0)).all()
-    assert ((ours.std(0) / theirs.std(0) - 1).abs() < 0.1).all()
-
-
-def test_box_is_replayed_by_its_generator():
-    boxes = [sample_crop_box(96, 128, generator=generator(7)) for _ in range(2)]
-    assert boxes[0] == boxes[1] != sample_crop_box(96, 128, generator=generator(8))
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    sample_crop_box(96, 128, generator=generator())
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [
-        # Whole area asked, shape too long for the ratios: 100 x 135 in the middle of 100 x 400.
-        (100, 400, (0, 132, 100, 135)),
-        # Too tall: width 90, height 90 / 0.75 = 120, (400 - 120) / 2 = 140.
-        (400, 90, (140, 0, 120, 90)),
-        (1, 1000, (0, 499, 1, 1)),
-    ],
-)
-def test_box_falls_back_to_the_centre(height, width, expected):
-    assert sample_crop_box(height, width, generator=generator(), scale=(1.0, 1.0)) == expected
-
-
-def test_box_falls_back_to_the_whole_frame():
-    # The ratio of the frame is allowed, but so close to all others that ask for a larger side.
-    assert sample_crop_box(5, 5, generator=generator(), scale=(1.0, 1.0), ratio=(1.0, 1.0)) == (0, 0, 5, 5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"scale": (0.0, 1.0)}, r"`scale`=\(0.0, 1.0\) must be a pair with 0 < low <= high <= 1"),
-        ({"scale": (0.5, 1.5)}, r"`scale`=\(0.5, 1.5\)"),
-        ({"ratio": (1.35, 0.75)}, r"`ratio`=\(1.35, 0.75\) must be a pair with 0 < low <= high$"),
-        ({"height": 0}, "0 x 10 pixels has no crop"),
-    ],
-)
-def test_box_errors(arguments, match):
-    arguments = {"height": 10, "width": 10, **arguments}
-    with pytest.raises(ValueError, match=match):
-        sample_crop_box(arguments.pop("height"), arguments.pop("width"), generator=generator(), **arguments)
-
-
-# --- crops
-
-
-def test_crop_by_hand():
-    # 2 x 4 ramp, halved in width: every new pixel is the mean of two neighbours.
-    frames = torch.tensor([[0, 10, 20, 30], [40, 50, 60, 70]], dtype=torch.uint8).expand(2, 3, 2, 4)
-    crop = crop_and_resize(frames, box=(0, 0, 2, 4), size=2)
-    assert crop.dtype == torch.uint8
-    assert crop[0, 0].tolist() == [[5, 25], [45, 65]]
-    assert crop_and_resize(frames, box=(0, 0, 2, 4), size=2, flip=True)[1, 2].tolist() == [[25, 5], [65, 45]]
-    assert crop_and_resize(frames, box=(0, 1, 2, 2), size=2)[0, 0].tolist() == [[10, 20], [50, 60]]
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_uint8_crop_is_within_one_grey_level_of_float(channels_last):
-    frames = random_clip(4, 3, 61, 83)
-    if channels_last:
-        frames = frames.contiguous(memory_format=torch.channels_last)
-    for seed, size in enumerate((16, 33, 96)):
-        box = sample_crop_box(61, 83, generator=generator(seed))
-        quick = crop_and_resize(frames, box=box, size=size)
-        exact = crop_and_resize(frames.float(), box=box, size=size)
-        assert (quick.float() - exact.round()).abs().max() <= 1
-        assert quick.is_contiguous() and exact.dtype == torch.float32
-
-
-def test_crop_does_not_hold_on_to_the_frames():
-    crop = crop_and_resize(random_clip(2, 3, 64, 64), box=(8, 8, 16, 16), size=16)
-    assert crop.untyped_storage().nbytes() == 2 * 3 * 16 * 16
-
-
-@pytest.mark.parametrize("box", [(0, 0, 9, 8), (-1, 0, 4, 4), (0, 5, 4, 4), (0, 0, 0, 4)])
-def test_crop_refuses_a_box_outside(box):
-    with pytest.raises(ValueError, match=r"does not lie inside frames of 8 x 8 pixels"):
-        crop_and_resize(random_clip(2, 3, 8, 8), box=box, size=4)
-
-
-@pytest.mark.parametrize("frames", [torch.zeros(3, 8, 8), torch.zeros(0, 3, 8, 8)])
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda frames: crop_and_resize(frames, box=(0, 0, 4, 4), size=4),
-        lambda frames: augment_clip(frames, size=4, generator=generator()),
-        lambda frames: resize_and_center_crop(frames, size=4),
-        lambda frames: resize_and_crop_views(frames, size=4),
-    ],
-)
-def test_functions_refuse_what_is_no_clip(function, frames):
-    with pytest.raises(ValueError, match="pass one clip as a tensor"):
-        function(frames)
-
-
-# --- augmentation
-
-
-def test_augmentation_is_one_for_the_whole_clip():
-    frames = random_clip(1, 3, 40, 56).expand(6, 3, 40, 56)
-    for seed in range(5):
-        clip = augment_clip(frames, size=24, generator=generator(seed))
-        assert clip.shape == (6, 3, 24, 24) and clip.dtype == torch.uint8
-        assert (clip == clip[:1]).all()
-
-
-def test_flip_probability():
-    # The left half is black, the right half white: the brighter side tells whether the clip was flipped.
-    frames = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    frames[..., 4:] = 255
-
-    def share(probability: float, clips: int) -> float:
-        draws = generator()
-        whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
-        flips = [
-            augment_clip(frames, size=8, generator=draws, flip_probability=probability, **whole)[0, 0, 0, 0] == 255
-            for _ in range(clips)
-        ]
-        return sum(map(int, flips)) / clips
-
-    assert share(0.0, 50) == 0 and share(1.0, 50) == 1
-    # Four standard deviations of the mean of 1000 draws.
-    assert abs(share(0.25, 1000) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 1000)
-
-
-def test_flip_probability_leaves_the_boxes_alone():
-    frames = random_clip(2, 3, 40, 56)
-    one, other = generator(3), generator(3)
-    for _ in range(4):
-        plain = augment_clip(frames, size=16, generator=one, flip_probability=0.0)
-        flipped = augment_clip(frames, size=16, generator=other, flip_probability=1.0)
-        assert torch.equal(plain, flipped.flip(-1))
-    with pytest.raises(ValueError, match=r"`flip_probability`=1.5 must lie in \[0, 1\]"):
-        augment_clip(frames, size=16, generator=one, flip_probability=1.5)
-
-
-# --- evaluation geometry
-
-
-def test_resize_edge():
-    assert [evaluation_resize_edge(crop) for crop in (224, 384, 256, 112, 32)] == [256, 438, 292, 128, 36]
-
-
-def test_center_crop_by_hand():
-    # Columns hold their own number; the short side is already 7, so that nothing is resampled.
-    frames = torch.arange(11, dtype=torch.uint8).expand(1, 3, 7, 11)
-    crop = center_crop(resize_short_side(frames, edge=7), size=4)
-    assert crop.shape == (1, 3, 4, 4) and crop[0, 0, 0].tolist() == [3, 4, 5, 6]
-    tall = center_crop(resize_short_side(frames.transpose(-1, -2), edge=7), size=4)
-    assert tall[0, 0, :, 0].tolist() == [3, 4, 5, 6]
-
-
-def test_center_crop_resizes_the_short_side():
-    for shape in ((2, 3, 60, 100), (2, 3, 100, 60), (2, 3, 20, 20)):
-        assert resize_and_center_crop(random_clip(*shape), size=32).shape == (2, 3, 32, 32)
-    with pytest.raises(ValueError, match="smaller than the crop of 32.*at least 32"):
-        center_crop(random_clip(1, 3, 30, 40), size=32)
-
-
-def test_views_by_hand():
-    frames = torch.arange(11, dtype=torch.uint8).expand(1, 3, 4, 11)
-    views = resize_and_crop_views(frames, size=4)
-    assert views.shape == (3, 1, 3, 4, 4)
-    assert views[:, 0, 0, 0].tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [7, 8, 9, 10]]
-    tall = resize_and_crop_views(frames.transpose(-1, -2), size=4)
-    assert torch.equal(tall, views.transpose(-1, -2))
-    with pytest.raises(ValueError, match="`num_views`=1 must be at least 2"):
-        resize_and_crop_views(frames, size=4, num_views=1)
-
-
-# --- normalisation
-
-
-def test_normalize_by_hand():
-    frames = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 2, 2)
-    values = normalize_clips(frames, mean=(0.5, 0.1, 0.4), std=(0.25, 0.2, 0.5))
-    assert values.dtype == torch.float32 and values.shape == (2, 3, 2, 2)
-    torch.testing.assert_close(values[1, :, 0, 1], torch.tensor([-2.0, 0.5, 1.2]))
-    torch.testing.assert_close(normalize_clips(frames, mean=0.5, std=0.5)[0, :, 0, 0], torch.tensor([-1, -0.6, 1]))
-
-
-def test_normalize_rounds_the_result_only():
-    frames = random_clip(2, 2, 3, 8, 8)
-    exact = normalize_clips(frames, dtype=torch.float64)
-    torch.testing.assert_close(normalize_clips(frames), exact.float())
-    assert torch.equal(normalize_clips(frames, dtype=torch.bfloat16), normalize_clips(frames).bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"frames": torch.zeros(1, 3, 2, 2)}, "frames of torch.float32: pass uint8"),
-        ({"mean": (0.5, 0.5)}, "`mean` has 2 values for 3 channels"),
-        ({"std": (0.5, 0.5, 0.5, 0.5)}, "`std` has 4 values for 3 channels"),
-        ({"std": (0.5, 0.0, 0.5)}, r"`std`=\[0.5, 0.0, 0.5\] must be greater than 0"),
-    ],
-)
-def test_normalize_errors(arguments, match):
-    arguments = {"frames": torch.zeros(1, 3, 2, 2, dtype=torch.uint8), **arguments}
-    with pytest.raises(ValueError, match=match):
-        normalize_clips(arguments.pop("frames"), **arguments)
 
 
 # --- the processor: inputs
