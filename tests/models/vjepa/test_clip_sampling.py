@@ -27,7 +27,7 @@ def test_frames_per_second_of_a_clip():
 @pytest.mark.parametrize(
     "num_frames, frame_step, expected",
     [
-        # 0, 64 / 15, 128 / 15 ... 64, rounded down, the last one drawn back from 64.
+        # 0, 64 / 15, 128 / 15 ... 64, rounded down; the last one is moved back from 64.
         (16, 4, [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]),
         (16, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         (4, 2, [0, 2, 5, 7]),  # 0, 8 / 3, 16 / 3, 8

@@ -46,13 +46,13 @@ def test_box_stays_inside_and_within_bounds():
         ratios.append(width / height)
         tops.append(top)
         lefts.append(left)
-    # A side is rounded by up to half a pixel, of at least about 132 pixels.
+    # Rounding changes a side of 132 or more pixels by up to half a pixel.
     assert 0.3 * 0.99 < min(areas) < 0.32 and 0.95 < max(areas) <= 1
     assert 0.75 * 0.99 < min(ratios) < 0.77 and 1.32 < max(ratios) < 1.35 * 1.01
     assert min(tops) == 0 and min(lefts) == 0 and len(set(lefts)) > 100
 
 
-def test_box_follows_the_law_of_torchvision():
+def test_box_has_the_distribution_of_torchvision():
     frames = torch.empty(3, 240, 320)
     draws = generator()
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def test_box_is_replayed_by_its_generator():
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [
-        # Whole area asked, shape too long for the ratios: 100 x 135 in the middle of 100 x 400.
+        # The whole area, but the frame is too long for the ratios: 100 x 135 in the middle of 100 x 400.
         (100, 400, (0, 132, 100, 135)),
         # Too tall: width 90, height 90 / 0.75 = 120, (400 - 120) / 2 = 140.
         (400, 90, (140, 0, 120, 90)),
@@ -89,7 +89,7 @@ def test_box_falls_back_to_the_centre(height, width, expected):
 
 
 def test_box_falls_back_to_the_whole_frame():
-    # The ratio of the frame is allowed, but so close to all others that ask for a larger side.
+    # Only the ratio of the frame is allowed, and every drawn box is as large as the frame.
     assert sample_crop_box(5, 5, generator=generator(), scale=(1.0, 1.0), ratio=(1.0, 1.0)) == (0, 0, 5, 5)
 
 
@@ -155,7 +155,7 @@ def test_crop_refuses_a_box_outside(box):
         lambda frames: resize_and_crop_views(frames, size=4),
     ],
 )
-def test_functions_refuse_what_is_no_clip(function, frames):
+def test_functions_refuse_other_shapes_than_clips(function, frames):
     with pytest.raises(ValueError, match="pass one clip as a tensor"):
         function(frames)
 

@@ -76,7 +76,7 @@ def test_misspelled_fields_are_refused(name, meant):
         VJEPAConfig(**{name: 64})
 
 
-def test_computed_values_are_no_fields():
+def test_computed_values_are_not_fields():
     with pytest.raises(ValueError, match="`num_frames=8` is computed: set `frames_per_clip`"):
         VJEPAConfig(num_frames=8)
 

@@ -1,4 +1,4 @@
-"""Decoding: rendered videos whose frames carry their index as a grey level, and awkward files of the wild."""
+"""Decoding: rendered videos whose frames carry their index as a grey level, and unusual real files."""
 
 import io
 import re
@@ -39,9 +39,9 @@ def _render(path: Path, *, frames: int = FRAMES, codec: str = "libx264", **optio
         stream = container.add_stream(codec, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for i in range(frames):
-            picture = np.full((48, 64, 3), round(LEVELS * i), dtype=np.uint8)
-            picture[32:] = noise[:, i : i + 64]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((48, 64, 3), round(LEVELS * i), dtype=np.uint8)
+            image[32:] = noise[:, i : i + 64]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -182,7 +182,7 @@ class TestSampling:
         ]
         for segment, starts in enumerate(zip(*draws, strict=True)):
             assert 20 * segment <= min(starts) < max(starts) < 20 * (segment + 1)
-        # One segment is a random clip, by the same number.
+        # One segment is the random clip of the same number.
         clip = read_clip(video, sampling=sampling, generator=torch.Generator().manual_seed(5))
         one = read_segments(video, num_segments=1, sampling=sampling, generator=torch.Generator().manual_seed(5))
         assert torch.equal(one[0], clip)
@@ -226,18 +226,18 @@ class TestDecoding:
         for source in (str(video), data, bytearray(data), io.BytesIO(data)):
             assert torch.equal(decode_frames(source, [0, 50, 99]), expected)
         with video.open("rb") as file:
-            file.read(100)  # wherever it stands
+            file.read(100)  # from any position
             assert torch.equal(decode_frames(file, [0, 50, 99]), expected)
             assert torch.equal(decode_frames(file, [0, 50, 99]), expected)
             assert not file.closed
 
-    def test_folder_of_pictures_and_gif_hold_the_same_frames(self, tmp_path):
+    def test_folder_of_images_and_gif_hold_the_same_frames(self, tmp_path):
         palette = [Image.new("RGB", (6, 5), (10 * i, 255 - 10 * i, 7)) for i in range(12)]
         folder = tmp_path / "frames"
         folder.mkdir()
         (folder / "notes.txt").write_text("not a frame")
-        for i, picture in enumerate(palette):
-            picture.save(folder / f"frame{i}.png")  # frame10 sorts before frame2 as text
+        for i, image in enumerate(palette):
+            image.save(folder / f"frame{i}.png")  # frame10 sorts before frame2 as text
         palette[0].save(tmp_path / "clip.gif", save_all=True, append_images=palette[1:], duration=100, loop=0)
         expected = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in palette])
         assert torch.equal(decode_frames(folder, range(12)), expected)
@@ -257,7 +257,7 @@ class TestDecoding:
             decode_frames(tmp_path, [0])
         Image.new("RGB", (6, 5)).save(tmp_path / "0.png")
         Image.new("RGB", (7, 5)).save(tmp_path / "1.png")
-        (tmp_path / "2.png").write_bytes(b"not a picture")
+        (tmp_path / "2.png").write_bytes(b"not an image")
         with pytest.raises(CorruptVideoError, match=re.escape("size of its frames changes: [(5, 6), (5, 7)]")):
             decode_frames(tmp_path, [0, 1])
         with pytest.raises(CorruptVideoError, match="2.png is not a complete image"):
@@ -273,7 +273,7 @@ class TestDecoding:
         with pytest.raises(CorruptVideoError, match="frame 70 does not decode"):
             decode_frames(damaged, [0, 70])
 
-    def test_cut_off_file_gives_what_is_there_or_a_named_error(self, video):
+    def test_cut_off_file_is_refused(self, video):
         data = video.read_bytes()
         with pytest.raises(CorruptVideoError, match="cannot open"):
             decode_frames(data[: len(data) // 2], [0])  # an MP4 keeps its index at the end
@@ -293,7 +293,7 @@ class TestDecoding:
             read_clip(tmp_path / "gone.mp4")
 
 
-# What the shared folder holds: frames that decode, width, height; or the error.
+# The files of the shared folder: frames that decode, width, height; or the error.
 WILD = {
     "R6llTwEh07w.mp4": (303, 340, 256),
     "SOX5yA1l24A.mp4": (332, 340, 256),
@@ -319,7 +319,7 @@ WILD = {
     "sample.audio.mp4": NoVideoStreamError,
 }
 READABLE = [name for name, expected in WILD.items() if isinstance(expected, tuple)]
-# decord: what it does not read, and what its older FFmpeg converts or counts differently.
+# decord: files that it does not read, and files that its older FFmpeg converts or counts differently.
 NOT_FOR_DECORD = {"sample_av1.mp4", "no_duration.webm", "pigs_in_a_polka.gif", "bitmap.mp4"}
 CLOSE_FOR_DECORD = {"bear-vp9-odd-dimensions.webm": 18, "v_SoccerJuggling_g23_c01.avi": 2}
 NO_TIMES = {"RATRACE_wave_f_nm_np1_fr_goo_37.avi", "TrumanShow_wave_f_nm_np1_fr_med_26.avi"}
@@ -409,7 +409,7 @@ class TestWildFiles:
 
     @staticmethod
     def read_by(backend, path, wanted):
-        # decord reads ahead in threads of its own, and now and then (one read in five) meets the damage first.
+        # decord reads ahead in its own threads, and in about one read of five reaches the damage first.
         for _ in range(20 if (path.name, backend) == ("corrupted.mp4", "decord") else 0):
             with suppress(CorruptVideoError):
                 return decode_frames(path, wanted, backend=backend)
@@ -465,22 +465,22 @@ class TestOptionalBackends:
             read_clip(video, backend=backend)
 
 
-def test_damaged_and_hidden_pictures_of_a_folder(tmp_path):
+def test_damaged_and_hidden_images_of_a_folder(tmp_path):
     for n in range(3):
         Image.new("RGB", (8, 8), (n, n, n)).save(tmp_path / f"{n}.png")
-    (tmp_path / "._0.png").write_bytes(b"not a picture")
+    (tmp_path / "._0.png").write_bytes(b"not an image")
     assert decode_frames(tmp_path, [0, 2])[:, 0, 0, 0].tolist() == [0, 2]
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "1.png")
     data = bytearray((tmp_path / "1.png").read_bytes())
     start = data.index(b"IDAT") - 4
-    data[start : start + 4] = (20).to_bytes(4, "big")  # what follows is then taken for the next chunk
+    data[start : start + 4] = (20).to_bytes(4, "big")  # the following bytes then look like the next chunk
     (tmp_path / "1.png").write_bytes(data)
     with pytest.raises(CorruptVideoError, match="1.png is not a complete image"):
         decode_frames(tmp_path, [1])
 
 
-def test_a_colon_in_a_relative_path_is_no_protocol(video, tmp_path, monkeypatch):
+def test_a_colon_in_a_relative_path_is_not_a_protocol(video, tmp_path, monkeypatch):
     (tmp_path / "12:30.mp4").write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert _indices(decode_frames("12:30.mp4", [7])) == [7]
@@ -519,14 +519,14 @@ def test_damaged_videos_are_not_cached(damaged, tmp_path, decoded):
     assert counts[0] >= 60 and counts[1] <= 20
 
 
-def test_a_rotated_picture_of_one_pixel(tmp_path):
-    """Turned by 180 degrees, all its strides are negative."""
+def test_a_rotated_image_of_one_pixel(tmp_path):
+    """After a rotation by 180 degrees, all strides are negative."""
     with av.open(str(tmp_path / "x.mov"), "w") as container:
         stream = container.add_stream("png", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 1, 1, "rgb24"
-        picture = np.full((1, 1, 3), 77, dtype=np.uint8)
+        image = np.full((1, 1, 3), 77, dtype=np.uint8)
         for _ in range(2):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     data = bytearray((tmp_path / "x.mov").read_bytes())
     matrix = data.index(b"tkhd") + 4 + 40

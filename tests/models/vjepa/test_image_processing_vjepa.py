@@ -1,4 +1,4 @@
-"""The processor of pictures: the values of the processor of videos, the inputs, and what it saves."""
+"""The image processor: values equal to those of the video processor, inputs, and saved settings."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def processor() -> VJEPAImageProcessor:
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """(height, width, channels)"""
     return np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
 
@@ -38,19 +38,19 @@ def values_of(processor: VJEPAImageProcessor, images: object, **arguments) -> to
 
 
 def test_values_by_hand():
-    # Halving: every new pixel is the mean of two by two. Mean 0.5 and deviation 0.25 turn a share v into 4 v - 2.
+    # Halving: every new pixel is the mean of 2 x 2 pixels. Mean 0.5 and deviation 0.25 turn a share v into 4 v - 2.
     processor = VJEPAImageProcessor(crop_size=2, size=2, image_mean=[0.5] * 3, image_std=[0.25] * 3)
-    picture = np.array([[0, 0, 51, 51], [0, 0, 51, 51], [102, 102, 255, 255], [102, 102, 255, 255]], dtype=np.uint8)
-    values = values_of(processor, picture[None].repeat(3, axis=0))
+    image = np.array([[0, 0, 51, 51], [0, 0, 51, 51], [102, 102, 255, 255], [102, 102, 255, 255]], dtype=np.uint8)
+    values = values_of(processor, image[None].repeat(3, axis=0))
     assert values.shape == (1, 3, 2, 2) and values.dtype == torch.float32
     torch.testing.assert_close(values[0], torch.tensor([[-2.0, -1.2], [-0.4, 2.0]]).expand(3, 2, 2))
 
 
 def test_published_geometry():
     # 448 x 300 at short side 256: long side floor(256 x 448 / 300) = 382, crop from (16, 79).
-    picture = torch.randint(0, 256, (3, 300, 448), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    values = values_of(VJEPAImageProcessor(), picture)
-    resized = torch.nn.functional.interpolate(picture[None].float(), (256, 382), mode="bilinear", antialias=False)
+    image = torch.randint(0, 256, (3, 300, 448), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    values = values_of(VJEPAImageProcessor(), image)
+    resized = torch.nn.functional.interpolate(image[None].float(), (256, 382), mode="bilinear", antialias=False)
     expected = resized[0, :, 16:240, 79:303]
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     # The fixed-point resize rounds each of its two passes.
@@ -60,97 +60,97 @@ def test_published_geometry():
 @pytest.mark.parametrize("shape", [(45, 61), (61, 45), (200, 131), (20, 20)])
 @pytest.mark.parametrize("crop_size", [32, 48])
 def test_same_values_as_a_clip_of_one_frame(shape, crop_size):
-    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    first = torch.from_numpy(picture).permute(2, 0, 1)
+    image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    first = torch.from_numpy(image).permute(2, 0, 1)
     images, videos = VJEPAImageProcessor(crop_size=crop_size), VJEPAVideoProcessor(crop_size=crop_size)
-    transparent = np.concatenate([picture, picture[..., :1]], axis=-1)
-    pil = PIL.Image.fromarray(picture)
-    for image in (picture, first, first.contiguous(), first / 255, picture[..., :1], transparent, pil):
-        expected = videos(image, return_tensors="pt")["pixel_values_videos"]
-        values = values_of(images, image)
+    transparent = np.concatenate([image, image[..., :1]], axis=-1)
+    pil = PIL.Image.fromarray(image)
+    for given in (image, first, first.contiguous(), first / 255, image[..., :1], transparent, pil):
+        expected = videos(given, return_tensors="pt")["pixel_values_videos"]
+        values = values_of(images, given)
         assert values.shape == (1, 3, crop_size, crop_size)
         assert torch.equal(values, expected[:, 0])
 
 
-def test_all_inputs_give_the_same_values(picture, processor, tmp_path):
-    first = torch.from_numpy(picture).permute(2, 0, 1)
+def test_all_inputs_give_the_same_values(image, processor, tmp_path):
+    first = torch.from_numpy(image).permute(2, 0, 1)
     expected = normalize_clips(resize_and_center_crop(first[None], size=32))
-    pil = PIL.Image.fromarray(picture)
-    pil.save(tmp_path / "picture.png")
-    read_only = picture.copy()
+    pil = PIL.Image.fromarray(image)
+    pil.save(tmp_path / "image.png")
+    read_only = image.copy()
     read_only.flags.writeable = False
     for images in (
-        picture,
+        image,
         first,
         first.contiguous(),
         first[None],
-        [picture],
+        [image],
         (first,),
-        np.ascontiguousarray(picture[::-1])[::-1],
+        np.ascontiguousarray(image[::-1])[::-1],
         read_only,
         pil,
         [pil],
         [[pil]],
-        str(tmp_path / "picture.png"),
-        [str(tmp_path / "picture.png")],
+        str(tmp_path / "image.png"),
+        [str(tmp_path / "image.png")],
     ):
         torch.testing.assert_close(values_of(processor, images), expected, atol=1e-6, rtol=0)
 
 
-def test_batches(picture, processor):
-    other = picture[:, ::-1].transpose(1, 0, 2)
-    batch = values_of(processor, [picture, PIL.Image.fromarray(other)])
+def test_batches(image, processor):
+    other = image[:, ::-1].transpose(1, 0, 2)
+    batch = values_of(processor, [image, PIL.Image.fromarray(other)])
     assert batch.shape == (2, 3, 32, 32)
-    assert torch.equal(batch[0], values_of(processor, picture)[0])
+    assert torch.equal(batch[0], values_of(processor, image)[0])
     assert torch.equal(batch[1], values_of(processor, other)[0])
-    assert torch.equal(values_of(processor, np.stack([picture, picture[::-1]]))[0], batch[0])
-    listed = processor([picture, other])["pixel_values"]
+    assert torch.equal(values_of(processor, np.stack([image, image[::-1]]))[0], batch[0])
+    listed = processor([image, other])["pixel_values"]
     assert isinstance(listed, list) and torch.equal(listed[1], batch[1])
-    assert processor(picture, return_tensors="np")["pixel_values"].dtype == np.float32
+    assert processor(image, return_tensors="np")["pixel_values"].dtype == np.float32
 
 
-def test_grey_pictures(picture, processor):
-    expected = values_of(processor, picture[..., :1].repeat(3, axis=-1))
-    assert torch.equal(values_of(processor, picture[..., :1]), expected)
-    assert torch.equal(values_of(processor, PIL.Image.fromarray(picture[..., 0])), expected)
+def test_grey_images(image, processor):
+    expected = values_of(processor, image[..., :1].repeat(3, axis=-1))
+    assert torch.equal(values_of(processor, image[..., :1]), expected)
+    assert torch.equal(values_of(processor, PIL.Image.fromarray(image[..., 0])), expected)
     with pytest.raises(ValueError, match="is not RGB"):
-        processor(picture[..., :1], do_convert_rgb=False)
+        processor(image[..., :1], do_convert_rgb=False)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-def test_grey_pictures_of_16_bits(picture, processor, tmp_path, mode):
-    grey = picture[..., 0]
+def test_grey_images_of_16_bits(image, processor, tmp_path, mode):
+    grey = image[..., 0]
     expected = values_of(processor, PIL.Image.fromarray(grey))
     deep = PIL.Image.fromarray(grey.astype(np.uint16) * 257 if mode == "I;16" else grey.astype(np.int32) * 257)
     assert deep.mode == mode
     file = tmp_path / "deep.tiff"
     deep.save(file)
-    for image in (deep, str(file)):
-        assert torch.equal(values_of(processor, image), expected)
+    for given in (deep, str(file)):
+        assert torch.equal(values_of(processor, given), expected)
     frames = VJEPAVideoProcessor(crop_size=32)([deep], return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(frames[0], expected)
     assert np.array_equal(read_image(file, "deep"), grey[..., None].repeat(3, axis=-1))
 
 
-def test_steps_can_be_left_out(picture, processor):
-    raw = values_of(processor, picture, do_rescale=False, do_normalize=False)
+def test_steps_can_be_left_out(image, processor):
+    raw = values_of(processor, image, do_rescale=False, do_normalize=False)
     assert raw.dtype == torch.uint8
-    assert torch.equal(normalize_clips(raw), values_of(processor, picture))
-    whole = values_of(processor, picture, do_resize=False, do_center_crop=False, do_normalize=False)
-    torch.testing.assert_close(whole[0].permute(1, 2, 0), torch.from_numpy(picture) / 255)
+    assert torch.equal(normalize_clips(raw), values_of(processor, image))
+    whole = values_of(processor, image, do_resize=False, do_center_crop=False, do_normalize=False)
+    torch.testing.assert_close(whole[0].permute(1, 2, 0), torch.from_numpy(image) / 255)
 
 
-def test_size_follows_the_crop(picture, processor):
+def test_size_follows_the_crop(image, processor):
     assert VJEPAImageProcessor().size.shortest_edge == 256
     assert VJEPAImageProcessor(crop_size=384).size.shortest_edge == 438
     assert VJEPAImageProcessor(crop_size=384, size=400).size.shortest_edge == 400
-    frames = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    frames = torch.from_numpy(image).permute(2, 0, 1)[None]
     expected = normalize_clips(resize_and_center_crop(frames, size=16))
-    assert torch.equal(values_of(processor, picture, crop_size=16), expected)
+    assert torch.equal(values_of(processor, image, crop_size=16), expected)
     expected = normalize_clips(center_crop(resize_short_side(frames, edge=30), size=16))
-    assert torch.equal(values_of(processor, picture, crop_size=16, size=30), expected)
-    unset = values_of(processor, picture, crop_size=None, do_resize=None)
-    assert torch.equal(unset, values_of(processor, picture))
+    assert torch.equal(values_of(processor, image, crop_size=16, size=30), expected)
+    unset = values_of(processor, image, crop_size=None, do_resize=None)
+    assert torch.equal(unset, values_of(processor, image))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_size_follows_the_crop(picture, processor):
         (np.zeros((1, 2, 3, 8, 8)), "has rank 5"),
         ([], "an empty list is not an image"),
         (3, "a int is not an image"),
-        (Path("picture.png"), "Path is not an image.*as strings"),
+        (Path("image.png"), "Path is not an image.*as strings"),
         (torch.zeros(5, 8, 8), r"shape \(1, 5, 8, 8\) is not RGB"),
         (torch.zeros(3, 0, 8), "at least one frame and pixel"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "torch.int64: pass uint8"),
@@ -173,12 +173,12 @@ def test_input_errors(processor, images, match):
         processor(images, return_tensors="pt")
 
 
-def test_unequal_pictures_do_not_make_a_batch(picture, processor):
-    pictures = [picture, picture[:40]]
+def test_unequal_images_do_not_make_a_batch(image, processor):
+    images = [image, image[:40]]
     arguments = {"do_resize": False, "do_center_crop": False}
     with pytest.raises(ValueError, match=r"\(3, 40, 61\), \(3, 45, 61\)\] do not make a batch"):
-        processor(pictures, return_tensors="pt", **arguments)
-    assert [picture.shape for picture in processor(pictures, **arguments)["pixel_values"]] == [
+        processor(images, return_tensors="pt", **arguments)
+    assert [image.shape for image in processor(images, **arguments)["pixel_values"]] == [
         (3, 45, 61),
         (3, 40, 61),
     ]
@@ -193,16 +193,16 @@ def test_unequal_pictures_do_not_make_a_batch(picture, processor):
         ({"resample": 3}, "V-JEPA uses bilinear resizing only"),
     ],
 )
-def test_setting_errors(picture, processor, settings, match):
+def test_setting_errors(image, processor, settings, match):
     with pytest.raises(ValueError, match=match):
         VJEPAImageProcessor(**settings)
     with pytest.raises(ValueError, match=match):
-        processor(picture, **settings)
+        processor(image, **settings)
 
 
-def test_unknown_arguments_are_refused(picture, processor):
+def test_unknown_arguments_are_refused(image, processor):
     with pytest.raises(TypeError, match="num_views"):
-        processor(picture, num_views=3)
+        processor(image, num_views=3)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_both_are_found_by_the_model_type_alone(folder):
     assert isinstance(AutoVideoProcessor.from_pretrained(folder), VJEPAVideoProcessor)
 
 
-def test_settings_of_pictures_alone_make_a_video_processor(folder):
+def test_settings_of_images_alone_make_a_video_processor(folder):
     # AutoVideoProcessor falls back to the file of the image processor.
     (folder / "video_preprocessor_config.json").unlink()
     video = AutoVideoProcessor.from_pretrained(folder)
@@ -259,7 +259,7 @@ def test_code_travels_with_the_settings(tmp_path, monkeypatch):
         "image_processing_vjepa.py",
         "video_processing_vjepa.py",
     }
-    # What a user must have installed: no optional decoder.
+    # Packages that a user must have installed: no optional decoder.
     needed = {package for file in files for package in get_imports(file)}
     expected = {"PIL", "av", "fsspec", "huggingface_hub", "numpy", "torch", "torchvision", "transformers"}
     assert needed <= expected | set(sys.stdlib_module_names)

@@ -139,16 +139,16 @@ def test_other_problem_types():
     assert torch.allclose(output.loss, (output.logits.squeeze() - torch.tensor([1.0, -1.0])).square().mean())
 
 
-def test_pictures_are_still_clips():
+def test_images_are_still_clips():
     model = tiny()
-    pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        expected = model(pictures.unsqueeze(1).expand(-1, 4, -1, -1, -1)).logits
-        assert torch.equal(model(pictures).logits, expected)
-        assert torch.equal(model(pixel_values=pictures).logits, expected)
-        base = model.vjepa(pixel_values=pictures).last_hidden_state
+        expected = model(images.unsqueeze(1).expand(-1, 4, -1, -1, -1)).logits
+        assert torch.equal(model(images).logits, expected)
+        assert torch.equal(model(pixel_values=images).logits, expected)
+        base = model.vjepa(pixel_values=images).last_hidden_state
     assert base.shape == (2, 32, 48)
-    for given in ({}, {"pixel_values": pictures, "pixel_values_videos": pictures}):
+    for given in ({}, {"pixel_values": images, "pixel_values_videos": images}):
         with pytest.raises(ValueError, match="either pixel_values_videos .* or pixel_values .*: [02] of them are"):
             model(**given)
 

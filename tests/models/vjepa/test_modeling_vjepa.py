@@ -88,7 +88,7 @@ def test_gradients_match_the_reference(shared, variant):
     }
     for name, (ours, theirs) in pairs.items():
         assert theirs.abs().max() > 1e-6, name
-        # Absolute 1e-5 would pass anything on gradients this small.
+        # An absolute tolerance of 1e-5 would accept any value: the gradients are this small.
         assert largest_difference(ours, theirs) < 1e-4 * theirs.abs().max().item(), name
     assert all(parameter.grad is None for parameter in model.vjepa.encoder.parameters())
 
@@ -122,7 +122,7 @@ def test_sincos_positions_by_hand():
     height = [0.0, 0.0, 1.0, 1.0]
     width = [math.sin(1), math.sin(0.01), math.cos(1), math.cos(0.01)]
     assert torch.allclose(table[5], torch.tensor(time + height + width))
-    # Uniform tables that do not fill their width are cut: ViT-L loses 2 of 3 x 342.
+    # The surplus of uniform tables is cut off: ViT-L loses 2 of 3 x 342 channels.
     assert sincos_positions((1, 2, 2), 1024, uniform_power=True).shape == (4, 1024)
 
 
@@ -225,11 +225,11 @@ def test_each_mask_generator_has_its_own_mask_token(config):
     assert not torch.allclose(outputs[0].last_hidden_state, outputs[1].last_hidden_state)
 
 
-def test_pictures_are_still_clips(config, model):
-    picture = clips(config)[:, 0]
-    still = picture.unsqueeze(1).expand(-1, config.frames_per_clip, -1, -1, -1)
-    assert torch.equal(model(picture).last_hidden_state, model(still).last_hidden_state)
-    assert torch.equal(model.get_vision_features(picture), model(still).last_hidden_state)
+def test_images_are_still_clips(config, model):
+    image = clips(config)[:, 0]
+    still = image.unsqueeze(1).expand(-1, config.frames_per_clip, -1, -1, -1)
+    assert torch.equal(model(image).last_hidden_state, model(still).last_hidden_state)
+    assert torch.equal(model.get_vision_features(image), model(still).last_hidden_state)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`transformers.pipeline` on a saved folder: videos and pictures, in every form that a person may pass."""
+"""`transformers.pipeline` on a saved folder: videos and images, in every form that they accept."""
 
 import logging
 from pathlib import Path
@@ -41,7 +41,7 @@ def model() -> VJEPAForVideoClassification:
     config = VJEPAConfig(**TINY, id2label=dict(enumerate(NAMES)), label2id={name: i for i, name in enumerate(NAMES)})
     model = VJEPAForVideoClassification(config).eval()
     with torch.no_grad():
-        model.classifier.weight.normal_()  # so that the scores depend on what is seen
+        model.classifier.weight.normal_()  # so that the scores depend on the video
     return model
 
 
@@ -74,18 +74,18 @@ def classify(folder):
 
 
 @pytest.fixture(scope="module")
-def classify_pictures(folder):
+def classify_images(folder):
     return pipeline("image-classification", str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def picture() -> PIL.Image.Image:
+def image() -> PIL.Image.Image:
     return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8))
 
 
 @torch.no_grad()
 def logits_of(model: VJEPAForVideoClassification, path: Path) -> torch.Tensor:
-    """What the model says of the middle clip, without any processor."""
+    """Logits of the middle clip, without a processor."""
     clip = read_segments(path, num_segments=1, sampling=CLIP)[0]
     return model(normalize_clips(resize_and_center_crop(clip, size=32))[None]).logits[0]
 
@@ -114,7 +114,7 @@ def test_the_clip_has_the_frames_of_the_model(classify, model, frames):
     changed = frames.copy()
     changed[[6, 10, 14, 18]] = 255 - changed[[6, 10, 14, 18]]
     assert as_table(classify(changed, top_k=7)) != pytest.approx(as_table(classify(frames, top_k=7)), abs=1e-3)
-    # A clip that was sampled already is taken as it is.
+    # A clip that was sampled before is used unchanged.
     changed[10] = 0
     assert as_table(classify(changed[[6, 10, 14, 18]], top_k=7)) == as_table(classify(changed, top_k=7))
 
@@ -153,7 +153,7 @@ def test_protocol_of_the_saved_processor(model, folder, files, tmp_path):
     assert as_table(classify(str(files[0]), top_k=7)) == expected_table(scores[0])
 
 
-def test_bad_videos_say_what_is_wrong(classify, files, frames, tmp_path):
+def test_errors_of_bad_videos_name_the_problem(classify, files, frames, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(files[0].read_bytes()[:200])
     short = write_video(tmp_path / "short.mp4", level=9, num_frames=3)
@@ -169,45 +169,45 @@ def test_bad_videos_say_what_is_wrong(classify, files, frames, tmp_path):
         classify(str(tmp_path / "gone.mp4"))
 
 
-# --- pictures
+# --- images
 
 
 @torch.no_grad()
-def still_clip(picture: PIL.Image.Image) -> torch.Tensor:
-    frames = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+def still_clip(image: PIL.Image.Image) -> torch.Tensor:
+    frames = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     return normalize_clips(resize_and_center_crop(frames, size=32)).expand(4, -1, -1, -1)[None]
 
 
-def test_picture_classification(classify_pictures, model, picture, tmp_path):
+def test_image_classification(classify_images, model, image, tmp_path):
     with torch.no_grad():
-        expected = expected_table(model(still_clip(picture)).logits[0].softmax(-1))
-    picture.save(tmp_path / "picture.png")
-    array = np.array(picture)
-    for image in (picture, str(tmp_path / "picture.png"), array, torch.from_numpy(array)):
-        assert as_table(classify_pictures(image, top_k=7)) == expected
-    answers = classify_pictures([picture, str(tmp_path / "picture.png")], top_k=7, batch_size=2)
+        expected = expected_table(model(still_clip(image)).logits[0].softmax(-1))
+    image.save(tmp_path / "image.png")
+    array = np.array(image)
+    for given in (image, str(tmp_path / "image.png"), array, torch.from_numpy(array)):
+        assert as_table(classify_images(given, top_k=7)) == expected
+    answers = classify_images([image, str(tmp_path / "image.png")], top_k=7, batch_size=2)
     assert [as_table(answer) for answer in answers] == [expected, expected]
 
 
-def test_functions_on_pictures(classify_pictures, model, picture):
+def test_functions_on_images(classify_images, model, image):
     with torch.no_grad():
-        logits = model(still_clip(picture)).logits[0]
-    assert as_table(classify_pictures(picture, top_k=7, function_to_apply="none")) == expected_table(logits)
-    assert [answer["label"] for answer in classify_pictures(picture, top_k=1)] == [NAMES[logits.argmax()]]
+        logits = model(still_clip(image)).logits[0]
+    assert as_table(classify_images(image, top_k=7, function_to_apply="none")) == expected_table(logits)
+    assert [answer["label"] for answer in classify_images(image, top_k=1)] == [NAMES[logits.argmax()]]
 
 
-def test_picture_features(folder, model, picture):
+def test_image_features(folder, model, image):
     extract = pipeline("image-feature-extraction", str(folder), device="cpu")
     assert isinstance(extract.model, VJEPAModel)
     with torch.no_grad():
-        expected = model.vjepa(still_clip(picture)).last_hidden_state
-    torch.testing.assert_close(extract(picture, return_tensors=True), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.tensor(extract(picture)), expected, atol=1e-5, rtol=0)
+        expected = model.vjepa(still_clip(image)).last_hidden_state
+    torch.testing.assert_close(extract(image, return_tensors=True), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(extract(image)), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("task", ["video-classification", "image-classification"])
 def test_no_pipeline_complains(folder, task, caplog, monkeypatch):
-    # The logger of transformers keeps its messages to itself.
+    # By default the logger of transformers does not propagate its messages.
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with caplog.at_level(logging.WARNING):
         assert pipeline(task, str(folder), device="cpu").task == task

@@ -1,4 +1,4 @@
-"""Layers that are not what they were: with adapters (PEFT), quantised (torchao), or whole only in a call."""
+"""Changed layers: with adapters (PEFT), quantised (torchao), or with weights that exist only during a call."""
 
 import copy
 
@@ -16,7 +16,7 @@ from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 
 every_model = pytest.mark.parametrize("cls", MODELS)
-# The pooler multiplies with the weights of these without calling the layers, where it may.
+# The pooler multiplies with the weights of these layers without a call of the layers, if it can.
 POOLER = ["k_proj", "v_proj", "q_proj"]
 
 
@@ -48,7 +48,7 @@ def test_an_adapter_is_trained_saved_and_merged(cls, targets, tmp_path):
     model = get_peft_model(copy.deepcopy(base), LoraConfig(target_modules=targets, r=4))
     assert largest_gap(model(**inputs), expected) < 1e-6
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(2):  # of the two factors one starts at 0: the other moves from the second step on
+    for _ in range(2):  # one of the two factors starts at 0: the other changes from the second step on
         train_a_step(model, inputs)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all("lora_" in name for name in changed)
@@ -103,7 +103,7 @@ def test_adapters_by_the_methods_of_transformers(classifier, tmp_path):
 
 
 def test_the_pooler_calls_layers_that_are_more_than_their_weight(classifier):
-    """Every way to leave the short cut gives what the short cut gives."""
+    """The long form gives the same result as the short form."""
 
     class Wrapped(nn.Linear):
         pass
@@ -123,7 +123,7 @@ def test_the_pooler_calls_layers_that_are_more_than_their_weight(classifier):
 
 
 def test_the_pooler_finds_weights_that_are_there_only_while_a_layer_is_called(classifier):
-    """As partitioned weights are (ZeRO, stage 3): empty but for the call."""
+    """As partitioned weights (ZeRO, stage 3), which are empty except during a call."""
     inputs = inputs_of(VJEPAForVideoClassification)
     expected = classifier(**inputs)
     attention = classifier.pooler.cross_attention_layer.cross_attn
@@ -158,7 +158,7 @@ def test_int8_weights(cls, tmp_path):
 
 
 def int8_layer(layer: nn.Linear) -> nn.Linear:
-    """A layer whose `weight` is int8, with the scale beside it: how bitsandbytes keeps its weights."""
+    """A layer whose `weight` is int8, with a separate scale, as in bitsandbytes."""
 
     class Int8Linear(nn.Linear):
         def forward(self, values: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from transformers_vjepa import (
 )
 
 DYNAMIC = torch.export.Dim.DYNAMIC
-# One block each: what these take is compiling, layer by layer.
+# One block each: compiling takes time for every layer.
 DEPTH = {name: SHALLOW[name] for name in ("num_hidden_layers", "pred_num_hidden_layers")}
 
 
@@ -61,7 +61,7 @@ def test_pretraining_compiles_whole_and_trains_alike():
 
 
 def test_compiled_once_for_batches_of_any_size():
-    # The first loss writes the kind of problem into the configuration, as everywhere in transformers.
+    # The first loss writes `problem_type` into the configuration, as in all models of transformers.
     settings = {"attn_implementation": "eager", "problem_type": "single_label_classification", **DEPTH}
     model, inputs = tiny_model(VJEPAForVideoClassification, **settings), inputs_of(VJEPAForVideoClassification)
     wanted = {"output_hidden_states": True, "output_attentions": True}
@@ -100,7 +100,7 @@ def test_exports_for_one_size_of_batch_and_from_a_file(tmp_path):
     torch.export.save(program, tmp_path / "classifier.pt2")
     loaded = torch.export.load(tmp_path / "classifier.pt2").module()
     assert largest_gap(loaded(videos), model(videos)) < 1e-5
-    # torch before 2.9 raises another type, and names the argument by its place.
+    # torch before 2.9 raises another type of error, and names the position of the argument.
     with pytest.raises((AssertionError, RuntimeError), match=r"pixel_values_videos|\*args\[0\]\.shape\[0\]"):
         loaded(clips(3))
 

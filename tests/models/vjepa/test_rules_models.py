@@ -1,4 +1,4 @@
-"""What `transformers` asks of a model's forward pass, for all three models; also of their configuration."""
+"""Requirements of `transformers` on the forward pass of all three models, and on their configuration."""
 
 import copy
 import inspect
@@ -69,7 +69,7 @@ def test_states_of_pretraining_are_those_of_the_context_encoder():
 
 
 @every_model
-def test_tuples_hold_what_the_outputs_hold(cls):
+def test_tuples_equal_the_outputs(cls):
     model = tiny_model(cls, attn_implementation="eager")
     inputs = inputs_of(cls) | {"output_hidden_states": True, "output_attentions": True}
     output = model(**inputs)
@@ -104,7 +104,7 @@ def test_gradients_reach_hidden_states_and_attentions(cls):
 
 
 @every_model
-def test_a_batch_gives_what_each_sample_gives(cls):
+def test_a_batch_equals_its_samples(cls):
     model, inputs = tiny_model(cls), inputs_of(cls)
     together = model(**inputs)
     for index in range(2):
@@ -133,7 +133,7 @@ def test_signature_begins_with_the_main_input(cls):
     names = list(inspect.signature(cls.forward).parameters)
     assert names[1] == cls.main_input_name == "pixel_values_videos"
     assert {"output_hidden_states", "output_attentions"} <= set(names)
-    # `Trainer` would hand the number of items to a model that takes any argument, and then not average by itself.
+    # `Trainer` passes the number of items to a model that takes any argument, and then does not average the loss.
     assert not [p for p in inspect.signature(cls.forward).parameters.values() if p.kind is p.VAR_KEYWORD]
 
 
@@ -177,7 +177,7 @@ def test_attention_that_is_not_there_is_refused_by_transformers(cls, tmp_path):
         model.set_attn_implementation("flex_attention")
     with pytest.raises(ValueError, match='attn_implementation="nonsense"` is not supported'):
         cls(tiny_config(attn_implementation="nonsense"))
-    # Supported, where the package and a GPU are.
+    # Supported, if the package and a GPU are available.
     with pytest.raises(ImportError, match="FlashAttention2"):
         model.set_attn_implementation("flash_attention_2")
     model.save_pretrained(tmp_path)
@@ -187,7 +187,7 @@ def test_attention_that_is_not_there_is_refused_by_transformers(cls, tmp_path):
 
 @every_model
 def test_attention_goes_through_the_interface_of_transformers(cls):
-    """With what flash attention relies on: no mask, never causal, heads second, scaling given."""
+    """With the arguments that flash attention needs: no mask, not causal, heads on the second axis, a scaling."""
     seen = []
 
     def plain(module, query, key, value, attention_mask, scaling, dropout, is_causal, **kwargs):
@@ -208,7 +208,7 @@ def test_attention_goes_through_the_interface_of_transformers(cls):
 
 
 def checkpointing(model, name):
-    """What transformers calls "activation" since 5.23 and "gradient" before, when it warns of neither."""
+    """A method or attribute that is called "activation..." since transformers 5.23, and "gradient..." before."""
     new, old = name.format("activation"), name.format("gradient")
     return getattr(model, new if hasattr(model, new) else old)
 
@@ -227,7 +227,7 @@ def test_checkpointed_gradients_are_the_same(cls, use_reentrant):
     checkpointing(model, "{}_checkpointing_enable")({"use_reentrant": use_reentrant})
     assert checkpointing(model, "is_{}_checkpointing") and all(layer.gradient_checkpointing for layer in layers)
     gradients = gradients_of(model, inputs)
-    # Every layer that is trained is run once more in the backward pass; the target encoder is not trained.
+    # Every trained layer runs a second time in the backward pass. The target encoder is not trained.
     target = list(model.vjepa.encoder.layer) if cls is VJEPAForPreTraining else []
     assert len(calls) == 2 * once - len(target)
     assert gradients.keys() == expected.keys()
@@ -239,7 +239,7 @@ def test_checkpointed_gradients_are_the_same(cls, use_reentrant):
 
 @every_model
 def test_frozen_layers_pass_gradients_on_to_the_input(cls):
-    """What adapters rely on where layers are checkpointed with reentrant code."""
+    """Adapters need this if layers are checkpointed with reentrant code."""
     model, inputs = tiny_model(cls).train(), inputs_of(cls)
     model.requires_grad_(False)
     model.enable_input_require_grads()
@@ -269,7 +269,7 @@ def test_input_embeddings_can_be_replaced(cls):
 
 @pytest.mark.parametrize("frames, height, width", [(2, 32, 32), (8, 32, 32), (4, 48, 16), (6, 64, 40)])
 def test_clips_of_other_sizes_interpolate_the_positions(frames, height, width):
-    """Always, as in V-JEPA 2: there is no `interpolate_pos_encoding` to ask for it."""
+    """Without an option, as in V-JEPA 2 (other models of transformers have `interpolate_pos_encoding`)."""
     tokens = frames // 2 * height // 8 * width // 8
     video = torch.randn(1, frames, 3, height, width, generator=torch.Generator().manual_seed(0))
     model = tiny_model(VJEPAModel)
@@ -297,7 +297,7 @@ def test_regression(num_labels, shape, views, recwarn):
     output = model(videos, labels=labels)
     expected = (output.view_logits - labels.reshape(2, 1, num_labels)).square().mean()
     assert torch.allclose(output.loss, expected)
-    # torch warns where a loss has to broadcast, which is nearly always wrong.
+    # torch warns if a loss has to broadcast, which is nearly always a mistake.
     assert not [warning for warning in recwarn if "target size" in str(warning.message)]
     output.loss.backward()
     assert model.classifier.weight.grad.any()
@@ -315,7 +315,7 @@ def test_regression(num_labels, shape, views, recwarn):
 def test_kind_of_problem_follows_from_the_labels(labels, fields, expected):
     model = tiny_model(VJEPAForVideoClassification, **fields)
     if labels.dtype == torch.int32:
-        with pytest.raises((RuntimeError, IndexError)):  # torch's cross-entropy takes int64, as elsewhere
+        with pytest.raises((RuntimeError, IndexError)):  # the cross-entropy of torch takes int64 only
             model(clips(), labels=labels)
         return
     assert model(clips()).loss is None and model.config.problem_type is None
@@ -374,5 +374,5 @@ def test_parts_share_one_configuration(cls):
     model = tiny_model(cls)
     assert all(part.config is model.config for part in model.modules() if isinstance(part, PreTrainedModel))
     assert model.base_model is (model if cls is VJEPAModel else model.vjepa)
-    chunked = tiny_model(cls, chunk_size_feed_forward=1)  # common to all configurations, and without effect here
+    chunked = tiny_model(cls, chunk_size_feed_forward=1)  # a field of all configurations, without effect here
     assert largest_gap(chunked(**inputs_of(cls)), model(**inputs_of(cls))) == 0

@@ -1,4 +1,4 @@
-"""What `transformers` asks of processors, for the one of videos and the one of pictures."""
+"""Requirements of `transformers` on processors, for the video and the image processor."""
 
 import copy
 import json
@@ -37,8 +37,8 @@ class Kind(NamedTuple):
 
 
 VIDEOS = Kind(VJEPAVideoProcessor, AutoVideoProcessor, "pixel_values_videos", (4, 3, 25, 31))
-PICTURES = Kind(VJEPAImageProcessor, AutoImageProcessor, "pixel_values", (3, 25, 31))
-every_kind = pytest.mark.parametrize("kind", [VIDEOS, PICTURES], ids=["videos", "pictures"])
+IMAGES = Kind(VJEPAImageProcessor, AutoImageProcessor, "pixel_values", (3, 25, 31))
+every_kind = pytest.mark.parametrize("kind", [VIDEOS, IMAGES], ids=["videos", "images"])
 
 
 @every_kind
@@ -66,7 +66,7 @@ def test_arguments_replace_settings_that_are_loaded(kind):
     given = copy.deepcopy(SETTINGS)
     processor, unused = kind.processor.from_dict(given, size=42, crop_size=30, return_unused_kwargs=True, zzz=1)
     assert (processor.size.shortest_edge, processor.crop_size.height, unused["zzz"]) == (42, 30, 1)
-    assert given == SETTINGS  # not changed in passing
+    assert given == SETTINGS  # the call does not change it
     assert kind.processor.from_dict(given, do_normalize=False).do_normalize is False
 
 
@@ -103,9 +103,9 @@ def test_batches_in_every_form(kind):
     }
     if kind is VIDEOS:
         forms["lists of frames"] = [list(one.numpy()) for one in last]
-        forms["lists of pictures"] = [[PIL.Image.fromarray(frame) for frame in one.numpy()] for one in last]
+        forms["lists of images"] = [[PIL.Image.fromarray(frame) for frame in one.numpy()] for one in last]
     else:
-        forms["pictures"] = [PIL.Image.fromarray(one) for one in last.numpy()]
+        forms["images"] = [PIL.Image.fromarray(one) for one in last.numpy()]
     for name, inputs in forms.items():
         torch.testing.assert_close(kind.values(inputs), expected, atol=1e-6, rtol=0, msg=name)
     for index in range(2):  # each alone, as a batch of one
@@ -152,7 +152,7 @@ def test_sampling_is_off_unless_asked_for():
 
 
 def test_there_is_one_backend(tmp_path):
-    """Pillow resizes otherwise than the published code: whoever asks for it gets torchvision all the same."""
+    """Pillow resizes differently from the published code: a request for it also returns the torchvision backend."""
     VJEPAImageProcessor(**SETTINGS).save_pretrained(tmp_path)
     for backend in ("torchvision", "pil"):
         assert type(AutoImageProcessor.from_pretrained(tmp_path, backend=backend)) is VJEPAImageProcessor

@@ -1,4 +1,4 @@
-"""What `transformers` asks of saving and loading, for all three models."""
+"""Requirements of `transformers` on saving and loading, for all three models."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def without(folder: Path, *names: str) -> None:
-    """Takes tensors out of a saved model."""
+    """Removes tensors from a saved model."""
     tensors = load_file(folder / "model.safetensors")
     for name in names:
         del tensors[name]
@@ -30,7 +30,7 @@ def without(folder: Path, *names: str) -> None:
 
 @every_model
 def test_round_trip_is_silent_and_byte_identical(cls, tmp_path, caplog, monkeypatch):
-    # The logger of transformers keeps its messages to itself.
+    # By default the logger of transformers does not propagate its messages.
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model, inputs = tiny_model(cls), inputs_of(cls)
     for name in ("first", "second"):
@@ -38,10 +38,10 @@ def test_round_trip_is_silent_and_byte_identical(cls, tmp_path, caplog, monkeypa
     with caplog.at_level(logging.WARNING):
         loaded, info = cls.from_pretrained(tmp_path / "first", output_loading_info=True)
     assert not any(info.values())
-    # A notebook of an earlier test may be cleared away just now.
+    # A notebook of an earlier test may be shutting down.
     assert [record.getMessage() for record in caplog.records if record.name != "traitlets"] == []
     loaded.save_pretrained(tmp_path / "third")
-    # The pooler sums in an order that depends on where the weights lie in memory.
+    # The order of the pooler's sums depends on the memory alignment of the weights.
     assert largest_gap(loaded(**inputs), model(**inputs)) < 1e-6
     assert all(torch.equal(value, dict(all_tensors(loaded))[name]) for name, value in all_tensors(model))
     first, *others = (files_of(tmp_path / name) for name in ("first", "second", "third"))
@@ -76,7 +76,7 @@ def test_types_of_the_weights(cls, tmp_path, saved, arguments, expected):
     loaded = cls.from_pretrained(tmp_path, **arguments)
     assert {value.dtype for value in loaded.parameters()} == {expected}
     assert loaded.dtype == loaded.config.dtype == expected
-    # Positions are computed, not loaded: they keep the digits that the weights lose.
+    # Positions are computed, not loaded: they keep the precision that the weights lose.
     fresh = dict(tiny_model(cls).named_buffers())
     assert fresh and all(torch.equal(value, fresh[name]) for name, value in loaded.named_buffers())
     assert largest_gap(loaded(**inputs_of(cls)), tiny_model(cls)(**inputs_of(cls))) < 0.15
@@ -84,7 +84,7 @@ def test_types_of_the_weights(cls, tmp_path, saved, arguments, expected):
 
 @pytest.fixture
 def seeded_weights(monkeypatch):
-    """Random weights that depend on their shape and law alone, not on what was drawn before them."""
+    """Random weights that depend only on their shape and distribution, not on earlier draws."""
     draw = initialization.TORCH_INIT_FUNCTIONS["trunc_normal_"]
 
     def seeded(*args, **kwargs):
@@ -130,7 +130,7 @@ def test_one_missing_weight_is_named_and_initialised(cls, tmp_path):
     assert info["missing_keys"] == {name} and not info["unexpected_keys"]
     for key, value in loaded.state_dict().items():
         assert key == name or torch.equal(value, model.state_dict()[key])
-    if cls is not VJEPAForPreTraining:  # there the other encoder has it
+    if cls is not VJEPAForPreTraining:  # in pretraining, the other encoder provides it
         assert loaded.state_dict()[name].std().item() == pytest.approx(0.02, rel=0.1)
 
 
@@ -203,11 +203,11 @@ def test_the_pooler_may_be_on_disk_alone(tmp_path):
 
 
 @every_model
-def test_what_belongs_together_stays_on_one_device(cls):
+def test_parts_that_share_a_device_are_not_split(cls):
     model = tiny_model(cls)
     size = sum(value.numel() * value.element_size() for value in model.parameters())
     whole = [name for name, part in model.named_modules() if type(part).__name__ in model._no_split_modules]
-    # The predictor adds mask tokens of its own to what its embeddings give.
+    # The predictor itself adds its mask tokens to the output of its embeddings.
     assert len(whole) >= 3 and (cls is VJEPAForVideoClassification or any(n.endswith("predictor") for n in whole))
     for share in (0.2, 0.35, 0.5, 0.65, 0.8):
         devices = infer_auto_device_map(
@@ -221,7 +221,7 @@ def test_what_belongs_together_stays_on_one_device(cls):
 @every_model
 def test_names_of_buffers_and_shared_weights(cls):
     model = tiny_model(cls)
-    # Positions follow from the configuration: no file holds them.
+    # Positions follow from the configuration and are not saved.
     assert not model.state_dict().keys() & {name for name, _ in model.named_buffers()}
     assert model.all_tied_weights_keys == {}
     model.tie_weights()

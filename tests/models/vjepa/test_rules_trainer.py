@@ -1,4 +1,4 @@
-"""The models in `transformers`' own `Trainer` and pipelines, which know nothing of V-JEPA."""
+"""The models in the `Trainer` and the pipelines of `transformers`."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from transformers_vjepa import (
 
 
 class Samples(Dataset):
-    """What a collator of transformers stacks to a batch: one mask for each sample."""
+    """Samples for the default collator of transformers, with one mask each."""
 
     def __init__(self, cls: type[PreTrainedModel], size: int = 6):
         self.pretraining, self.size = cls is VJEPAForPreTraining, size
@@ -64,13 +64,13 @@ def test_trains_the_classifier(tmp_path, checkpointed):
     trainer = trainer_of(model, tmp_path, gradient_checkpointing=checkpointed)
     assert trainer.label_names == ["labels"]
     trainer.train()
-    # The key's bias moves all scores alike and has no gradient but rounding.
+    # The key's bias adds the same number to all scores: its gradient is rounding error.
     unchanged = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     assert {name for name in unchanged if not name.endswith(("key.bias", "k_proj.bias"))} == set()
 
 
 def test_metrics_of_the_classifier_see_its_logits(tmp_path):
-    """And not a tuple of everything that the model returns."""
+    """Metrics do not get a tuple of all outputs."""
     seen: list[EvalPrediction] = []
 
     def accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -102,10 +102,10 @@ def test_accumulated_steps_equal_one_large_batch(cls, tmp_path):
 
 
 def test_pretrains(tmp_path):
-    """The target encoder alone is left to `VJEPATrainer`, or to whoever calls `update_target`."""
+    """All but the target encoder is trained: it needs `VJEPATrainer`, or calls of `update_target`."""
     model = tiny_model(VJEPAForPreTraining)
     before = state_of(model)
-    # As for every model without labels: its own inputs are named for the evaluation to have a loss.
+    # As for every model without labels: `label_names` lists its own inputs, so that the evaluation has a loss.
     trainer = trainer_of(model, tmp_path, label_names=["target_mask"])
     trainer.train()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -150,7 +150,7 @@ TASKS = ["video-classification", "image-classification", "image-feature-extracti
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_batches_generators_and_datasets_give_what_each_gives(folder, frames, task):
+def test_batches_and_generators_equal_single_inputs(folder, frames, task):
     pipe, inputs = pipeline(task, str(folder), device="cpu"), inputs_for(task, frames)
     expected = [pipe(one) for one in inputs]
     assert expected[0] != expected[1]
@@ -188,7 +188,7 @@ def test_a_saved_pipeline_answers_alike(folder, frames, task, tmp_path):
 
 
 def test_a_saved_pipeline_of_videos_wants_its_processor_beside_it(folder, frames, tmp_path):
-    """`Pipeline.save_pretrained` writes processors of pictures and of sound, but not those of videos."""
+    """`Pipeline.save_pretrained` writes image and audio processors, but no video processors."""
     pipe = pipeline("video-classification", str(folder), device="cpu")
     pipe.save_pretrained(tmp_path)
     pipe.video_processor.save_pretrained(tmp_path)

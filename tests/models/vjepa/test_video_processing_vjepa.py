@@ -59,7 +59,7 @@ def test_eval_crops_match_published(shared, processor):
 def input_kinds(clip: np.ndarray) -> dict[str, object]:
     """Every form of one clip, given as (frames, height, width, channels)."""
     first = np.ascontiguousarray(clip.transpose(0, 3, 1, 2))
-    pictures = [PIL.Image.fromarray(frame) for frame in clip]
+    images = [PIL.Image.fromarray(frame) for frame in clip]
     read_only = clip.copy()
     read_only.flags.writeable = False
     return {
@@ -75,8 +75,8 @@ def input_kinds(clip: np.ndarray) -> dict[str, object]:
         "list of tensors": list(torch.from_numpy(first)),
         "list of clips": [clip],
         "tuple of clips": (torch.from_numpy(first),),
-        "list of pictures": pictures,
-        "list of lists of pictures": [pictures],
+        "list of images": images,
+        "list of lists of images": [images],
     }
 
 
@@ -90,7 +90,7 @@ def test_all_inputs_give_the_same_values(clip, processor):
     for name, videos in input_kinds(clip).items():
         values = processor(videos, return_tensors="pt")["pixel_values_videos"]
         assert values.shape == (1, 4, 3, 32, 32) and values.dtype == torch.float32, name
-        # Planes and interleaved channels take different fixed-point paths; both agree here.
+        # Planar and interleaved channels take different fixed-point paths, with equal results here.
         torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0, msg=name)
 
 
@@ -113,12 +113,12 @@ def test_batches_of_different_sizes(processor):
     assert processor(videos, return_tensors="np")["pixel_values_videos"].dtype == np.float32
 
 
-def test_pictures_are_clips_of_one_frame(clip, processor):
-    picture = PIL.Image.fromarray(clip[0])
+def test_images_are_clips_of_one_frame(clip, processor):
+    image = PIL.Image.fromarray(clip[0])
     expected = processor(clip[:1], return_tensors="pt")["pixel_values_videos"]
-    for videos in (picture, clip[0], [picture], [[picture]]):
+    for videos in (image, clip[0], [image], [[image]]):
         assert torch.equal(processor(videos, return_tensors="pt")["pixel_values_videos"], expected)
-    batch = processor([[picture], [picture]], return_tensors="pt")["pixel_values_videos"]
+    batch = processor([[image], [image]], return_tensors="pt")["pixel_values_videos"]
     assert batch.shape == (2, 1, 3, 32, 32)
 
 
@@ -126,8 +126,8 @@ def test_grey_and_transparent_become_rgb(clip, processor):
     grey = clip[..., :1]
     expected = processor(grey.repeat(3, axis=-1), return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(processor(grey, return_tensors="pt")["pixel_values_videos"], expected)
-    pictures = [PIL.Image.fromarray(frame[..., 0]) for frame in clip]
-    assert torch.equal(processor(pictures, return_tensors="pt")["pixel_values_videos"], expected)
+    images = [PIL.Image.fromarray(frame[..., 0]) for frame in clip]
+    assert torch.equal(processor(images, return_tensors="pt")["pixel_values_videos"], expected)
     # Half transparent black over white: 255 x (1 - 51 / 255) = 204.
     veil = np.zeros((2, 40, 40, 4), dtype=np.uint8)
     veil[..., 3] = 51
@@ -202,7 +202,7 @@ def steps() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    """The same frames, as near as the codec comes."""
+    """The same frames, as exact as the codec stores them."""
     return write_steps(tmp_path_factory.mktemp("video") / "steps.mp4", num_frames=100)
 
 
@@ -211,8 +211,8 @@ def write_steps(path: Path, *, num_frames: int) -> Path:
         stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
         stream.height, stream.width, stream.pix_fmt = 36, 48, "yuv420p"
         for i in range(num_frames):
-            picture = np.full((36, 48, 3), round(LEVELS * i), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((36, 48, 3), round(LEVELS * i), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
 
@@ -244,7 +244,7 @@ def test_samples_the_middle_clip_at_a_true_stride(processor, file, steps):
 def test_samples_at_a_rate(processor, file, steps):
     # 5 of 25 frames per second is every fifth: 4 span 16, which leaves 85 starts.
     assert sampled_numbers(processor, str(file), num_frames=4, fps=5) == [42, 47, 52, 57]
-    # A distance in the call replaces that of the settings, whichever that is.
+    # A spacing in the call replaces any spacing of the settings.
     stored = VJEPAVideoProcessor(crop_size=32, num_frames=4, fps=5)
     assert stored.clip_sampling() == ClipSampling(num_frames=4, target_fps=5)
     assert stored.clip_sampling(frame_step=3, num_frames=None) == ClipSampling(num_frames=4, frame_step=3)
@@ -259,7 +259,7 @@ def test_samples_every_video_of_a_batch(processor, file, steps):
     expected = [*range(20, 81, 4), *range(0, 61, 4), *range(20, 81, 4)]
     assert sampled_numbers(processor, mixed) == expected
     assert sampled_numbers(processor, [[mixed[0]], mixed[1:]]) == expected
-    # The format is that of arrays; files have their own. 4 frames at step 4 span 13: 88 starts.
+    # `input_data_format` describes arrays, not files. 4 frames at step 4 span 13: 88 starts.
     last = {"input_data_format": "channels_last", "num_frames": 4}
     assert sampled_numbers(processor, [str(file), steps.permute(0, 2, 3, 1)], **last) == [44, 48, 52, 56] * 2
 
@@ -299,7 +299,7 @@ def test_short_videos(processor, tmp_path, steps):
     path = write_steps(tmp_path / "short.mp4", num_frames=18)
     for videos in (str(path), steps[:18]):
         assert sampled_numbers(processor, videos) == [0, 4, 8, 12, 16] + [17] * 11
-    # As many frames as a clip has: it is one.
+    # A video with the number of frames of a clip is the clip.
     assert sampled_numbers(processor, steps[:16]) == list(range(16))
     assert sampled_numbers(processor, steps[:16], num_segments=2) == [*range(16), *range(16)]
     path = write_steps(tmp_path / "still.mp4", num_frames=15)
@@ -367,7 +367,7 @@ def test_sampling_errors(processor, videos, arguments, error, match):
         processor(videos, do_sample_frames=True, **arguments)
 
 
-def test_what_only_sampling_takes(processor, steps):
+def test_inputs_that_need_sampling(processor, steps):
     with pytest.raises(ValueError, match="`num_segments`=8 takes several.*`do_sample_frames=True`.*`num_segments=1`"):
         processor(steps, num_segments=8)
     with pytest.raises(ValueError, match="a bytes is not a video.*`do_sample_frames=True` also takes the bytes"):
