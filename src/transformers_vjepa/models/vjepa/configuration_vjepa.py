@@ -13,19 +13,10 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 # Keyword arguments that `PreTrainedConfig` takes without declaring them as fields.
-_COMMON_KEYWORDS = {
-    "attn_implementation",
-    "auto_map",
-    "experts_implementation",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "quantization_config",
-    "torch_dtype",
-    "use_cache",
-    "use_return_dict",
-}
+_COMMON_KEYWORDS = set(
+    "attn_implementation auto_map experts_implementation model_type name_or_path num_labels output_attentions "
+    "quantization_config torch_dtype use_cache use_return_dict".split()
+)
 
 # Properties that callers may mistake for fields, and the fields that determine them.
 _COMPUTED = {

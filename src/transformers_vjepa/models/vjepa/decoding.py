@@ -1,16 +1,14 @@
 """
 From a video to the frames of a clip, as uint8 RGB.
 
-A video is a path, bytes, a seekable file object, or a folder of images ordered by name. Three decoders share one small
-interface. The default is PyAV. Its wheels contain FFmpeg (torchcodec needs FFmpeg's shared libraries on the system),
-it is maintained (decord's last release is of 2021, with wheels for x86-64 only), it is about as fast as torchcodec and
-faster than decord, and it reports damaged frames. All three return the same bytes for files with a valid container;
-`Backend` lists the other differences.
+A video is a path, bytes, a seekable file object, or a folder of images ordered by name. The default decoder is PyAV:
+its wheels contain FFmpeg (torchcodec needs it on the system), it is maintained (decord's last release is of 2021, with
+wheels for x86-64 only), about as fast as torchcodec and faster than decord, and it reports damaged frames. All three
+return the same bytes for files with a valid container; `Backend` lists the other differences.
 
 Decoding runs on one thread: data-loader workers provide the parallelism. Every function opens, reads and closes its
 video within the call, so no decoder crosses a fork. Frames have the size and rotation that the file asks for; pixels
-that are not square stay as stored. No decoder notices damage that leaves a decodable bit stream, such as random bytes
-in a small image.
+that are not square stay as stored. No decoder notices damage that leaves a decodable bit stream.
 """
 
 import bisect
@@ -174,6 +172,7 @@ class _Video(ABC):
     name: str
     num_frames: int
     fps: float | None
+    _decoder: Any = None
 
     def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         """The frames with these ascending indices: uint8 (3, height, width)."""
@@ -185,8 +184,8 @@ class _Video(ABC):
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         """As `read`, for indices below `num_frames`."""
 
-    @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._decoder = None  # the last reference to it, and so to the file
 
     def __enter__(self) -> "_Video":
         return self
@@ -260,9 +259,6 @@ class _DecodedVideo(_Video):
 
     def __init__(self, name: str, fps: float | None, frames: torch.Tensor) -> None:
         self.name, self.fps, self.frames, self.num_frames = name, fps, frames, len(frames)
-
-    def close(self) -> None:
-        """The frames stay in the cache."""
 
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         return {index: self.frames[index] for index in indices}
@@ -568,22 +564,18 @@ class _DecordVideo(_Video):
         self.name = name
         self._errors = (decord.DECORDError, RuntimeError)
         try:
-            self._reader = decord.VideoReader(_screened(source, name), num_threads=1)
+            self._decoder = decord.VideoReader(_screened(source, name), num_threads=1)
         except self._errors as error:
             if "cannot find video stream" in str(error):
                 raise NoVideoStreamError(name, "decord finds no video stream that it knows; " + _TRY_PYAV) from error
             raise CorruptVideoError(name, "decord cannot open it; " + _TRY_PYAV) from error
-        self.num_frames = len(self._reader)
-        starts = self._reader.get_frame_timestamp([0, self.num_frames - 1])[:, 0]
-        has_times = starts[1] > starts[0]
-        self.fps = float((self.num_frames - 1) / (starts[1] - starts[0]) if has_times else self._reader.get_avg_fps())
-
-    def close(self) -> None:
-        del self._reader
+        self.num_frames = len(self._decoder)
+        first, last = self._decoder.get_frame_timestamp([0, self.num_frames - 1])[:, 0]
+        self.fps = float((self.num_frames - 1) / (last - first) if last > first else self._decoder.get_avg_fps())
 
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         try:
-            batch = self._reader.get_batch(indices).asnumpy()
+            batch = self._decoder.get_batch(indices).asnumpy()
         except self._errors as error:
             raise CorruptVideoError(self.name, f"decord cannot decode the frames {indices}") from error
         if batch.shape[-1] != 3:
@@ -612,9 +604,6 @@ class _TorchCodecVideo(_Video):
         self.num_frames = len(self._decoder)
         self.fps = self._decoder.metadata.average_fps
 
-    def close(self) -> None:
-        del self._decoder
-
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         try:
             batch = self._decoder.get_frames_at(indices).data
@@ -642,9 +631,6 @@ class _ImageFolder(_Video):
         self.num_frames = len(self._images)
         if not self._images:
             raise NoVideoStreamError(self.name, f"the folder has no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
-
-    def close(self) -> None:
-        """Every image is closed after it is read."""
 
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         return {index: _channels_first(read_image(self._images[index], self.name)) for index in indices}

@@ -63,10 +63,10 @@ class VJEPAForPreTrainingOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`): `prediction_loss + variance_weight * variance_loss`.
-        prediction_loss (`torch.Tensor` of shape `()`): mean of |prediction - target|^p / p over each pair,
-            averaged over the pairs (V-JEPA, equation 1; p = 1).
-        variance_loss (`torch.Tensor` of shape `()`, *optional*): hinge on the standard deviation of the
-            predictions over tokens; `None` if `variance_weight` is 0.
+        prediction_loss (`torch.Tensor` of shape `()`): mean of |prediction - target|^p / p over each pair, averaged
+            over the pairs (V-JEPA, equation 1; p = 1).
+        variance_loss (`torch.Tensor` of shape `()`, *optional*): hinge on the standard deviation of the predictions
+            over tokens; `None` if `variance_weight` is 0.
         predictions (`list[torch.Tensor]`): predicted features, each `(batch, target tokens, hidden_size)`.
         targets (`list[torch.Tensor]`): normalised target features of the same tokens, without gradient.
         context_hidden_states (`list[torch.Tensor]`): context encoder tokens, one per context mask.
@@ -246,7 +246,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Attention in plain operations, which also returns its weights. `query`, `key` and `value` have the shape
@@ -687,8 +687,8 @@ def pair_masks(contexts: list, targets: list) -> list:
 
 class VJEPAModel(VJEPAPreTrainedModel):
     """
-    The V-JEPA encoder and predictor. Loaded from a pretraining checkpoint it holds the target (exponential
-    moving average) encoder, which is the one to evaluate and publish.
+    The V-JEPA encoder and predictor. From a pretraining checkpoint it loads the target encoder (the exponential moving
+    average), which is the encoder to evaluate and publish.
 
     Args:
         add_predictor (`bool`, defaults to `True`): also create the predictor. A classifier does not need it.
@@ -812,12 +812,12 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model.vjepa.encoder.requires_grad_(False)  # loading makes every parameter trainable
         return (model, info) if output_loading_info else model
 
-    def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         # A checkpoint of the base model has no context encoder. If only a part of it is missing, it is damaged.
         context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
         if context <= set(loading_info.missing_keys):
@@ -927,7 +927,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         Raises:
             ValueError: see [`VJEPAModel.forward`].
         """
-        kept = self._resolve_outputs(output_hidden_states, output_attentions)
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
         contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
         targets = check_masks("target_mask", target_mask, *patches.shape[:2])
@@ -936,8 +936,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             target_hidden_state = self.vjepa.encoder(patches, grid_size).last_hidden_state
             normalised = nn.functional.layer_norm(target_hidden_state, target_hidden_state.shape[-1:])
             # With a device map, masks are on the device of the pixels, predictions on the device of the predictor.
-            wanted = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
-        outputs = [self.context_encoder(patches, grid_size, mask, **kept) for mask in contexts]
+            features = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
+        outputs = [self.context_encoder(patches, grid_size, mask, **wanted) for mask in contexts]
         encoded = [output.last_hidden_state for output in outputs]
         pairs = zip(pair_masks(encoded, targets), pair_masks(contexts, targets), targets, strict=True)
         predictions = [
@@ -947,8 +947,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
 
         loss = prediction_loss = sum(
             prediction_error(prediction, target.to(prediction.device), exponent=loss_exponent).mean()
-            for prediction, target in zip(predictions, wanted, strict=True)
-        ) / len(wanted)
+            for prediction, target in zip(predictions, features, strict=True)
+        ) / len(features)
         variance_loss = None
         if variance_weight:
             variance_loss = sum(_variance_hinge(prediction) for prediction in predictions) / len(predictions)
@@ -958,11 +958,13 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             prediction_loss=prediction_loss,
             variance_loss=variance_loss,
             predictions=predictions,
-            targets=wanted,
+            targets=features,
             context_hidden_states=encoded,
             target_hidden_state=target_hidden_state,
-            hidden_states=tuple(output.hidden_states for output in outputs) if kept["output_hidden_states"] else None,
-            attentions=tuple(output.attentions for output in outputs) if kept["output_attentions"] else None,
+            hidden_states=tuple(output.hidden_states for output in outputs)
+            if wanted["output_hidden_states"]
+            else None,
+            attentions=tuple(output.attentions for output in outputs) if wanted["output_attentions"] else None,
         )
 
 
