@@ -47,8 +47,8 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 #: - `decord` cannot read AV1, GIF, files without a duration and videos of one pixel (named errors). Its older FFmpeg
 #:   interpolates the colours of odd-sized frames differently (up to 18 grey levels, 0.4 in the mean) and rounds a few
 #:   MPEG-4 blocks differently (up to 2). If a header promises too many frames, it repeats the last one. In AVI files
-#:   with B-frames its indices depend on the start. It reads ahead in threads, so for a damaged file it sometimes also
-#:   refuses frames before the damage.
+#:   with B-frames its indices depend on the first frame that it reads. It reads ahead in threads, so for a damaged file
+#:   it sometimes also refuses frames before the damage.
 #: - `decord` and `torchcodec` use their own FFmpeg, without the limits of `media_files.py`. PyAV opens the file first
 #:   and refuses playlists. For untrusted files this is a weaker protection than reading with PyAV.
 #: - For short Matroska files that do not store the duration of the last frame, the mean rate behind `target_fps` and
@@ -56,7 +56,8 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 Backend = Literal["pyav", "decord", "torchcodec"]
 
 _IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-# Headers may promise one or two frames too many. PyAV then counts all frames; torchcodec needs one plan per frame.
+# Headers may promise one or two frames too many. PyAV reports the true number at once; torchcodec does not, so its
+# clips are planned again for every missing frame.
 _MAX_PLANS = 6
 
 
@@ -338,7 +339,7 @@ class _Timeline:
         self.times = sorted(m.pts for m in marks[head:] if not m.is_discard and m.pts >= marks[head].pts)
 
     def runs(self, times: Iterable[int]) -> list[tuple[_Mark, set[int]]]:
-        """Splits ascending times into runs; each run is decoded without a pause from its keyframe."""
+        """Splits ascending times into runs. Each run is decoded in one pass, from its keyframe on."""
         runs: list[tuple[_Mark, set[int]]] = []
         last = -1
         for time in times:
@@ -373,7 +374,7 @@ class _PyAVVideo(_Video):
         try:
             marks = self._scan()
             self._timeline = self._reliable_timeline(marks)
-        except BaseException:
+        except BaseException:  # also an interrupt must not leave the file open
             self.close()
             raise
         times = sorted(mark.pts for mark in marks if mark.pts is not None)
@@ -416,7 +417,7 @@ class _PyAVVideo(_Video):
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in self._container.demux(self._stream):
-            # A packet without bytes marks the end of the file. A corrupt packet is cut off.
+            # A packet without bytes marks the end of the file. A corrupt packet is truncated: the file ends there.
             if packet.size == 0 or packet.is_corrupt:
                 return
             yield packet
@@ -487,7 +488,7 @@ class _PyAVVideo(_Video):
     def _decode_run(
         self, packets: Iterator[av.Packet], wanted: set[int], found: dict[int, torch.Tensor]
     ) -> av.FFmpegError | None:
-        """Adds the `wanted` frames to `found`, and returns the error that cut decoding short, if any."""
+        """Adds the `wanted` frames to `found`, and returns the error that stopped decoding early, if any."""
         position = self._timeline.position
         last = max(position[time] for time in wanted)
         # In H.264 no frame depends on a non-reference frame (nal_ref_idc 0): skipping those outside of the clip

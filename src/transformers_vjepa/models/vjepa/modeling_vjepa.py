@@ -939,6 +939,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             features = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
         outputs = [self.context_encoder(patches, grid_size, mask, **wanted) for mask in contexts]
         encoded = [output.last_hidden_state for output in outputs]
+        kept = {name: tuple(one[name] for one in outputs) for name in outputs[0] if name != "last_hidden_state"}
         pairs = zip(pair_masks(encoded, targets), pair_masks(contexts, targets), targets, strict=True)
         predictions = [
             self.vjepa.predictor(context, context_ids, target_ids, grid_size, index).last_hidden_state
@@ -961,10 +962,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             targets=features,
             context_hidden_states=encoded,
             target_hidden_state=target_hidden_state,
-            hidden_states=tuple(output.hidden_states for output in outputs)
-            if wanted["output_hidden_states"]
-            else None,
-            attentions=tuple(output.attentions for output in outputs) if wanted["output_attentions"] else None,
+            **kept,
         )
 
 
