@@ -47,7 +47,7 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 #: - `decord` cannot read AV1, GIF, files without a duration and videos of one pixel (named errors). Its older FFmpeg
 #:   interpolates the colours of odd-sized frames differently (up to 18 grey levels, 0.4 in the mean) and rounds a few
 #:   MPEG-4 blocks differently (up to 2). If a header promises too many frames, it repeats the last one. In AVI files
-#:   with B-frames its indices depend on the first frame that it reads. It reads ahead in threads, so for a damaged file
+#:   with B-frames its indices depend on the first frame that it reads. Its threads read ahead, so for a damaged file
 #:   it sometimes also refuses frames before the damage.
 #: - `decord` and `torchcodec` use their own FFmpeg, without the limits of `media_files.py`. PyAV opens the file first
 #:   and refuses playlists. For untrusted files this is a weaker protection than reading with PyAV.

@@ -25,10 +25,10 @@ from .configuration_vjepa import VJEPAConfig
 
 
 @dataclass
-class VJEPAModelOutput(ModelOutput):
+class VJEPAModelOutput(BaseModelOutput):
     """
     Output of [`VJEPAModel`]. If `context_mask` is a list of masks, every field of the encoder is a tuple with one
-    entry per mask. If `target_mask` is a list, `predictor_output` is such a tuple.
+    entry per mask. If `target_mask` is a list, `predictor_output` is a tuple with one entry per target mask.
 
     Args:
         last_hidden_state (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): encoder tokens after the final
@@ -40,9 +40,6 @@ class VJEPAModelOutput(ModelOutput):
             `last_hidden_state` has shape `(batch, target tokens, hidden_size)`.
     """
 
-    last_hidden_state: torch.Tensor | tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
     predictor_output: BaseModelOutput | tuple[BaseModelOutput, ...] | None = None
 
     def to_tuple(self) -> tuple:
@@ -818,7 +815,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        # A checkpoint of the base model has no context encoder. If only a part of it is missing, it is damaged.
+        # A checkpoint of the base model has no context encoder. A checkpoint with a part of it is damaged.
         context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
         if context <= set(loading_info.missing_keys):
             loading_info.missing_keys = set(loading_info.missing_keys) - context
