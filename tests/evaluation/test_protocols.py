@@ -63,7 +63,7 @@ def test_published_protocols():
     assert (ssv2.num_segments, ssv2.num_views) == (2, 3)
     assert (in1k.num_segments, in1k.num_views) == (1, 1)
     expected = ClipSampling(num_frames=16, frame_step=4, spacing="linspace")
-    assert k400.sampling(config) == ssv2.sampling(config) == expected
+    assert k400.geometry(config).sampling == ssv2.geometry(config).sampling == expected
 
 
 def test_parts_of_a_protocol_are_replaced():
@@ -77,9 +77,9 @@ def test_parts_of_a_protocol_are_replaced():
 def test_without_a_protocol_frames_are_as_far_apart_as_the_processor_takes_them():
     processor = VJEPAVideoProcessor(fps=5)
     protocol = resolve_protocol(None, processor=processor)
-    assert protocol.sampling(VJEPAConfig()) == ClipSampling(num_frames=16, target_fps=5)
+    assert protocol.geometry(VJEPAConfig()).sampling == ClipSampling(num_frames=16, target_fps=5)
     asked = resolve_protocol(None, processor=processor, frame_step=2)
-    assert asked.sampling(VJEPAConfig()) == ClipSampling(num_frames=16, frame_step=2)
+    assert asked.geometry(VJEPAConfig()).sampling == ClipSampling(num_frames=16, frame_step=2)
 
 
 def test_protocols_that_do_not_fit_are_refused():
@@ -88,9 +88,9 @@ def test_protocols_that_do_not_fit_are_refused():
         resolve_protocol("k700", processor=processor)
     protocol = resolve_protocol("ssv2_16x2x3", processor=processor)
     with pytest.raises(ValueError, match="the protocol takes 16 frames, the model 4: set num_frames=4"):
-        protocol.sampling(VJEPAConfig(**TINY))
+        protocol.geometry(VJEPAConfig(**TINY))
     with pytest.raises(ValueError, match="`num_views`=0 must be at least 1"):
-        resolve_protocol(None, processor=processor, num_views=0)
+        resolve_protocol(None, processor=processor, num_views=0).geometry(VJEPAConfig())
 
 
 # Models

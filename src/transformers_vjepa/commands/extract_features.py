@@ -29,10 +29,7 @@ from ..data.evaluation_clips import ClipGeometry
 from ..evaluation.features import FeatureError, FeatureSettings, summarise_features, write_features
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
-from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from ..models.vjepa.decoding import Backend
 from ..models.vjepa.modeling_vjepa import VJEPAModel
-from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
@@ -118,27 +115,6 @@ def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
     return load_whole(VJEPAModel, arguments.model, remedy="it is no V-JEPA", add_predictor=False, dtype=dtype)
 
 
-def clip_geometry(
-    choices: SamplingArguments, decoder: Backend, config: VJEPAConfig, processor: VJEPAVideoProcessor
-) -> ClipGeometry:
-    """Clips and crops of each video. What the arguments leave open is as in the processor of the model."""
-    sampling = processor.clip_sampling(
-        num_frames=config.frames_per_clip,
-        frame_step=choices.frame_step,
-        target_fps=choices.target_fps,
-        duration=choices.clip_duration,
-        short_video=choices.short_videos,
-        spacing=choices.spacing,
-    )
-    return ClipGeometry(
-        crop_size=config.crop_size,
-        sampling=sampling,
-        num_segments=choices.num_segments,
-        num_views=choices.num_views,
-        backend=decoder,
-    )
-
-
 def describe(
     model: VJEPAModel, corpus: Corpus, dataset: str, arguments: FeatureArguments, choices: SamplingArguments
 ) -> str:
@@ -160,7 +136,18 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         corpus = data.open()
         model = load_encoder(arguments)
         processor = load_processor(arguments.model, model.config)
-        geometry = clip_geometry(choices, data.decoder, model.config, processor)
+        geometry = ClipGeometry.for_model(
+            model.config,
+            processor,
+            num_segments=choices.num_segments,
+            num_views=choices.num_views,
+            backend=data.decoder,
+            frame_step=choices.frame_step,
+            target_fps=choices.target_fps,
+            duration=choices.clip_duration,
+            short_video=choices.short_videos,
+            spacing=choices.spacing,
+        )
         features = FeatureSettings(
             kind=arguments.kind,
             dtype=arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32"),

@@ -11,7 +11,9 @@ from tqdm.auto import tqdm
 
 from ..models.vjepa.clip_sampling import ClipSampling, segment_places
 from ..models.vjepa.clip_transforms import resize_and_center_crop, resize_and_crop_views
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, describe_error, read_frames
 from .corpora import Corpus, EncodedClip, IndexedCorpus, SequentialCorpus, open_corpus
 
@@ -42,6 +44,30 @@ class ClipGeometry:
         segment_places(self.num_segments)  # refuses numbers below 1
         if self.num_views < 1:
             raise ValueError(f"`num_views`={self.num_views} must be at least 1")
+
+    @classmethod
+    def for_model(
+        cls,
+        config: VJEPAConfig,
+        processor: VJEPAVideoProcessor,
+        *,
+        num_segments: int = 1,
+        num_views: int = 1,
+        backend: Backend = "pyav",
+        **sampling: Any,
+    ) -> "ClipGeometry":
+        """
+        Clips and crops for a model. `sampling` are arguments of [`ClipSampling`]; the processor of the model decides
+        those that are left out or `None`.
+        """
+        sampled = processor.clip_sampling(**{"num_frames": config.frames_per_clip, **sampling})
+        return cls(
+            crop_size=config.crop_size,
+            sampling=sampled,
+            num_segments=num_segments,
+            num_views=num_views,
+            backend=backend,
+        )
 
     @property
     def clips_per_video(self) -> int:

@@ -51,9 +51,6 @@ class EvaluationProtocol:
         frame_step: frames of the video from one frame of a clip to the next.
         target_fps: frames per second of a clip, in place of `frame_step`, which is then `None`.
         spacing: see [`ClipSampling`].
-
-    Raises:
-        ValueError: less than one segment or view.
     """
 
     num_segments: int = 1
@@ -63,14 +60,9 @@ class EvaluationProtocol:
     target_fps: float | None = None
     spacing: Literal["stride", "linspace"] = "stride"
 
-    def __post_init__(self) -> None:
-        for name in ("num_segments", "num_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}`={getattr(self, name)} must be at least 1")
-
-    def sampling(self, config: VJEPAConfig) -> ClipSampling:
+    def geometry(self, config: VJEPAConfig, *, backend: Backend = "pyav") -> ClipGeometry:
         """
-        Which frames make a clip for a model.
+        The clips and crops that a model gets of each video.
 
         Raises:
             ValueError: a number of frames that differs from the model's, or a value out of range.
@@ -80,18 +72,15 @@ class EvaluationProtocol:
                 f"the protocol takes {self.num_frames} frames, the model {config.frames_per_clip}: set num_frames="
                 f"{config.frames_per_clip} to evaluate the model on clips of its own length"
             )
-        return ClipSampling(
+        sampling = ClipSampling(
             num_frames=config.frames_per_clip,
             frame_step=self.frame_step,
             target_fps=self.target_fps,
             spacing=self.spacing,
         )
-
-    def geometry(self, config: VJEPAConfig, *, backend: Backend = "pyav") -> ClipGeometry:
-        """The clips and crops that a model gets of each video; raises as [`EvaluationProtocol.sampling`]."""
         return ClipGeometry(
             crop_size=config.crop_size,
-            sampling=self.sampling(config),
+            sampling=sampling,
             num_segments=self.num_segments,
             num_views=self.num_views,
             backend=backend,

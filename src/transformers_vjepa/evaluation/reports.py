@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..safety.sanitizing import decodable
 from .features import FeatureStore
 from .metrics import TOP_K, prediction_metrics, top_k_hits
 from .probing import best_probe
-from .shards import describe_broken, describe_change
+from .shards import describe_broken, describe_changes
 from .statistics import accuracy_interval
 from .trainer import (
     IGNORED,
@@ -36,6 +36,17 @@ from .trainer import (
 
 logger = logging.get_logger(__name__)
 
+# Columns of predictions.parquet.
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("label", pa.int64()),
+        ("predicted", pa.int64()),
+        ("label_name", pa.string()),
+        ("predicted_name", pa.string()),
+        ("probabilities", pa.list_(pa.float32())),
+    ]
+)
 # Above this number of classes a confusion matrix is neither kept in memory nor drawn.
 _MAX_CONFUSION_CLASSES = 1000
 # Training arguments that a resumed run must share with the run that it continues.
@@ -99,9 +110,13 @@ def write_prediction_report(
         ImportError: scikit-learn is missing, and videos have labels.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     kept: list[tuple[np.ndarray, ...]] = []
-    for batch, predicted in _write_through(batches, folder / "predictions.parquet", class_names):
-        kept.append((batch.labels, predicted, top_k_hits(batch.probabilities, batch.labels)))
+    with pq.ParquetWriter(folder / "predictions.parquet", _SCHEMA) as writer:
+        for batch in batches:
+            predicted = batch.probabilities.argmax(axis=1)
+            writer.write_table(_table(batch, predicted, class_names))
+            kept.append((batch.labels, predicted, top_k_hits(batch.probabilities, batch.labels)))
     if not kept:
         example = f", such as {broken[0]['path']} ({broken[0]['error']})" if broken else ""
         raise EmptyReportError(f"no video could be classified; {len(broken)} are broken{example}")
@@ -122,40 +137,19 @@ def write_prediction_report(
     return results
 
 
-def _write_through(
-    batches: Iterable[Predictions], path: Path, class_names: Sequence[str]
-) -> Iterator[tuple[Predictions, np.ndarray]]:
-    """
-    Writes `path`, `label` and `predicted` (class indices), their names, and the `probabilities` of every video to
-    Parquet, batch by batch. Yields each batch with its predicted classes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = np.array([*class_names, None], dtype=object)
-    schema = pa.schema(
-        {
-            "path": pa.string(),
-            "label": pa.int64(),
-            "predicted": pa.int64(),
-            "label_name": pa.string(),
-            "predicted_name": pa.string(),
-            "probabilities": pa.list_(pa.float32()),
-        }
-    )
-    with pq.ParquetWriter(path, schema) as writer:
-        for batch in batches:
-            predicted = batch.probabilities.argmax(axis=1)
-            values = pa.array(batch.probabilities.astype(np.float32).ravel())
-            offsets = np.arange(len(predicted) + 1, dtype=np.int32) * batch.probabilities.shape[1]
-            columns = {
-                "path": pa.array([*map(decodable, batch.paths)], pa.string()),
-                "label": batch.labels,
-                "predicted": predicted,
-                "label_name": pa.array(names[batch.labels], pa.string()),
-                "predicted_name": pa.array(names[predicted], pa.string()),
-                "probabilities": pa.ListArray.from_arrays(offsets, values),
-            }
-            writer.write_table(pa.table(columns, schema=schema))
-            yield batch, predicted
+def _table(batch: Predictions, predicted: np.ndarray, class_names: Sequence[str]) -> pa.Table:
+    """`path`, `label` and `predicted` (class indices), their names, and the `probabilities` of every video."""
+    names = np.array([*class_names, None], dtype=object)  # the last one is that of the label -1
+    offsets = np.arange(len(predicted) + 1, dtype=np.int32) * batch.probabilities.shape[1]
+    columns = {
+        "path": pa.array([*map(decodable, batch.paths)], pa.string()),
+        "label": batch.labels,
+        "predicted": predicted,
+        "label_name": pa.array(names[batch.labels], pa.string()),
+        "predicted_name": pa.array(names[predicted], pa.string()),
+        "probabilities": pa.ListArray.from_arrays(offsets, pa.array(batch.probabilities.astype(np.float32).ravel())),
+    }
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def _scores(labels: np.ndarray, predicted: np.ndarray, hits: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -261,9 +255,7 @@ def check_same_run(
             {**each["settings"], **{f"clips of {name}": value for name, value in each["manifests"].items()}}
             for each in (there, record)
         )
-        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-        if names:
-            changes = "; ".join(describe_change(name, old.get(name), new.get(name)) for name in names)
+        if changes := describe_changes(old, new):
             raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
     elif training.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import IterableDataset
 from safetensors import SafetensorError
 from torch.utils.data import Dataset
 from transformers import set_seed
@@ -138,25 +137,6 @@ def class_names(data: DataArguments, train: IndexedCorpus, synthetic: Sequence[s
     return names
 
 
-def clip_geometry(data: DataArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipGeometry:
-    """Clips and crops of each video. What the arguments leave open is as in the processor of the model."""
-    sampling = processor.clip_sampling(
-        num_frames=config.frames_per_clip,
-        frame_step=data.frame_step,
-        target_fps=data.target_fps,
-        duration=data.clip_duration,
-        short_video=data.short_videos,
-        spacing=data.spacing,
-    )
-    return ClipGeometry(
-        crop_size=config.crop_size,
-        sampling=sampling,
-        num_segments=data.num_segments,
-        num_views=data.num_views,
-        backend=data.decoder,
-    )
-
-
 def store_features(
     encoder: VJEPAModel,
     corpora: Mapping[str, IndexedCorpus],
@@ -191,36 +171,6 @@ def store_features(
     return stores
 
 
-def training_stream(
-    corpus: IndexedCorpus,
-    config: VJEPAConfig,
-    arguments: Arguments,
-    *,
-    geometry: ClipGeometry,
-    position: StreamPosition,
-    augment: bool,
-) -> IterableDataset:
-    """Training clips of this process. Without augmentation, every crop covers the whole frame."""
-    _, data, training = arguments
-    return clip_stream(
-        corpus,
-        config=config,
-        sampling=geometry.sampling,
-        position=position,
-        seed=training.seed,
-        rank=training.process_index,
-        world_size=training.world_size,
-        num_workers=training.dataloader_num_workers,
-        batch_size=training.per_device_train_batch_size,
-        num_segments=data.num_segments,
-        crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),
-        crop_ratio=tuple(data.crop_ratio),
-        flip_probability=data.flip_probability if augment else 0.0,
-        backend=data.decoder,
-        max_broken_share=data.max_broken_share,
-    )
-
-
 def build_datasets(
     model: VJEPAForVideoClassification,
     corpora: Mapping[str, IndexedCorpus],
@@ -231,15 +181,29 @@ def build_datasets(
     position: StreamPosition,
 ) -> dict[str, Any]:
     """Features of each split; or clips: a stream for training, and every clip once for evaluation."""
-    mode, augment = arguments.model.mode, arguments.data.augment
-    augment = mode == "finetune" if augment is None else augment
-    if mode == "probe" and not augment:
+    choices, data, training = arguments
+    augment = choices.mode == "finetune" if data.augment is None else data.augment
+    if choices.mode == "probe" and not augment:
         stores = store_features(model.vjepa, corpora, arguments, geometry=geometry, processor=processor)
         check_classes(stores["train"], model.config, corpora["train"].labels.tolist())
         return stores
     datasets: dict[str, Any] = {name: EvaluationClips(corpus, geometry) for name, corpus in corpora.items()}
-    datasets["train"] = training_stream(
-        corpora["train"], model.config, arguments, geometry=geometry, position=position, augment=augment
+    datasets["train"] = clip_stream(
+        corpora["train"],
+        config=model.config,
+        sampling=geometry.sampling,
+        position=position,
+        seed=training.seed,
+        rank=training.process_index,
+        world_size=training.world_size,
+        num_workers=training.dataloader_num_workers,
+        batch_size=training.per_device_train_batch_size,
+        num_segments=data.num_segments,
+        crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),  # else the whole frame
+        crop_ratio=tuple(data.crop_ratio),
+        flip_probability=data.flip_probability if augment else 0.0,
+        backend=data.decoder,
+        max_broken_share=data.max_broken_share,
     )
     return datasets
 
@@ -317,11 +281,23 @@ def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str])
 
 def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVideoProcessor, ClipGeometry]:
     """The processor of the new classifier, and the clips and crops of each video."""
-    if arguments.model.model in PRESETS:
+    model, data, training = arguments
+    if model.model in PRESETS:
         processor = VJEPAVideoProcessor.for_config(config)
     else:
-        processor = load_processor(arguments.model.model, config, token=arguments.training.hub_token)
-    geometry = clip_geometry(arguments.data, config, processor)
+        processor = load_processor(model.model, config, token=training.hub_token)
+    geometry = ClipGeometry.for_model(
+        config,
+        processor,
+        num_segments=data.num_segments,
+        num_views=data.num_views,
+        backend=data.decoder,
+        frame_step=data.frame_step,
+        target_fps=data.target_fps,
+        duration=data.clip_duration,
+        short_video=data.short_videos,
+        spacing=data.spacing,
+    )
     processor = VJEPAVideoProcessor(
         crop_size=config.crop_size,
         image_mean=processor.image_mean,
@@ -413,13 +389,4 @@ def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, resum
     return record
 
 
-__all__ = [
-    "ClassifierRun",
-    "build",
-    "build_model",
-    "class_names",
-    "classifier_config",
-    "load_config",
-    "open_splits",
-    "place_synthetic_corpus",
-]
+__all__ = ["ClassifierRun", "build"]

@@ -186,11 +186,9 @@ class ShardFolder:
         if self.num_items is None:  # an earlier run that reached the end has recorded the number
             self.num_items = record["num_items"] = there.get("num_items")
         theirs, ours = (_flat({**it, **it["settings"], "settings": {}, "notes": {}}) for it in (there, record))
-        names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-        if names:
-            differences = "; ".join(describe_change(name, theirs.get(name), ours.get(name)) for name in names)
+        if changes := describe_changes(theirs, ours):
             raise ShardError(
-                f"{self.folder} was made with other settings: {differences}. Choose another folder, or delete this one"
+                f"{self.folder} was made with other settings: {changes}. Choose another folder, or delete this one"
             )
 
     def path(self, shard: int) -> Path:
@@ -306,7 +304,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe_change(name: str, old: Any, new: Any) -> str:
+def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The settings that differ, in words and by name; empty if none does."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return "; ".join(_describe_change(name, old.get(name), new.get(name)) for name in names)
+
+
+def _describe_change(name: str, old: Any, new: Any) -> str:
     """A changed setting in words. The values of hashes are left out, since nobody reads them."""
     if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
         return f"{name} changed" + (" (files, their order or labels)" if name == "manifest" else "")
@@ -458,7 +462,7 @@ __all__ = [
     "ShardFolder",
     "default_shard_size",
     "describe_broken",
-    "describe_change",
+    "describe_changes",
     "fill_shards",
     "read_safetensors",
     "write_safetensors",

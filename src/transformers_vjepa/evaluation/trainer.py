@@ -380,17 +380,15 @@ class VJEPAClassificationTrainer(StreamTrainer):
         """AdamW, or the optimizer of `optim`, with the groups of the probes or of the layer-wise decay."""
         if self.optimizer is None:
             network = self.model if model is None else model
-            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, network)
-            self.optimizer = optimizer_class(self.parameter_groups(network), **kwargs)
+            args = self.args
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(args, network)
+            if isinstance(network, ProbeGrid):
+                groups = network.parameter_groups()
+            else:
+                rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
+                groups = layer_decay_groups(network, **rates, layer_decay=args.layer_decay)
+            self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
-
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        if isinstance(model, ProbeGrid):
-            return model.parameter_groups()
-        args = self.args
-        return layer_decay_groups(
-            model, learning_rate=args.learning_rate, weight_decay=args.weight_decay, layer_decay=args.layer_decay
-        )
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         """Clips each probe by its own norm, so that it learns as it would alone; returns the largest norm."""
