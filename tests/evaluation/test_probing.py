@@ -10,12 +10,12 @@ from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification
 from transformers_vjepa.evaluation.probing import (
     ProbeGrid,
     ProbeSettings,
-    average_views,
     best_probe,
     fit_read_out,
     probe_settings,
     selection_score,
 )
+from transformers_vjepa.models.vjepa.modeling_vjepa import average_views
 
 
 def on_the_line(*places):

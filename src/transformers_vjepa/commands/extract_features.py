@@ -136,18 +136,15 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         corpus = data.open()
         model = load_encoder(arguments)
         processor = load_processor(arguments.model, model.config)
-        geometry = ClipGeometry.for_model(
-            model.config,
-            processor,
-            num_segments=choices.num_segments,
-            num_views=choices.num_views,
-            backend=data.decoder,
-            frame_step=choices.frame_step,
-            target_fps=choices.target_fps,
-            duration=choices.clip_duration,
-            short_video=choices.short_videos,
-            spacing=choices.spacing,
-        )
+        sampling = {
+            "frame_step": choices.frame_step,
+            "target_fps": choices.target_fps,
+            "duration": choices.clip_duration,
+            "short_video": choices.short_videos,
+            "spacing": choices.spacing,
+        }
+        views = {"num_segments": choices.num_segments, "num_views": choices.num_views, "backend": data.decoder}
+        geometry = ClipGeometry.for_model(model.config, processor, sampling=sampling, **views)
         features = FeatureSettings(
             kind=arguments.kind,
             dtype=arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32"),

@@ -1,6 +1,6 @@
 """Videos and images for evaluation: each is read once, in fixed segments and views, without randomness."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -47,27 +47,14 @@ class ClipGeometry:
 
     @classmethod
     def for_model(
-        cls,
-        config: VJEPAConfig,
-        processor: VJEPAVideoProcessor,
-        *,
-        num_segments: int = 1,
-        num_views: int = 1,
-        backend: Backend = "pyav",
-        **sampling: Any,
+        cls, config: VJEPAConfig, processor: VJEPAVideoProcessor, *, sampling: Mapping[str, Any], **fields: Any
     ) -> "ClipGeometry":
         """
-        Clips and crops for a model. `sampling` are arguments of [`ClipSampling`]; the processor of the model decides
-        those that are left out or `None`.
+        Clips and crops for a model. `sampling` has arguments of [`ClipSampling`]; the processor of the model decides
+        those that are missing or `None`.
         """
         sampled = processor.clip_sampling(**{"num_frames": config.frames_per_clip, **sampling})
-        return cls(
-            crop_size=config.crop_size,
-            sampling=sampled,
-            num_segments=num_segments,
-            num_views=num_views,
-            backend=backend,
-        )
+        return cls(crop_size=config.crop_size, sampling=sampled, **fields)
 
     @property
     def clips_per_video(self) -> int:

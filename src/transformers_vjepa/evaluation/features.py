@@ -206,7 +206,7 @@ def write_features(
     features = FeatureSettings() if features is None else features
     options = PassOptions() if options is None else options
     processor = VJEPAVideoProcessor.for_config(config) if processor is None else processor
-    geometry = ClipGeometry.for_model(config, processor) if geometry is None else geometry
+    geometry = ClipGeometry.for_model(config, processor, sampling={}) if geometry is None else geometry
     shape = features.shape(config, geometry)
     num_items = None if isinstance(corpus, SequentialCorpus) else len(corpus)
     shard_size = features.shard_size

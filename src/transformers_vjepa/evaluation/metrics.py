@@ -51,10 +51,7 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def check_scikit_learn() -> None:
-    """
-    Raises:
-        ImportError: scikit-learn, which computes the metrics, is missing.
-    """
+    """Raises `ImportError` if scikit-learn, which computes the metrics, is missing."""
     try:
         import_module("sklearn.metrics")
     except ImportError as error:

@@ -12,7 +12,12 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from ..models.vjepa.modeling_vjepa import POOLERS, VJEPAForVideoClassification, VJEPAPreTrainedModel
+from ..models.vjepa.modeling_vjepa import (
+    POOLERS,
+    VJEPAForVideoClassification,
+    VJEPAPreTrainedModel,
+    average_views,
+)
 
 
 def fit_read_out(kind: Literal["neighbours", "ridge"], features: torch.Tensor, labels: torch.Tensor) -> Any:
@@ -181,16 +186,6 @@ class ProbeGrid(VJEPAPreTrainedModel):
         model.classifier.load_state_dict(self.probes[probe].classifier.state_dict())
 
 
-def average_views(view_logits: torch.Tensor) -> torch.Tensor:
-    """
-    From logits (batch, views, classes) to the logarithm of the mean probability over views, (batch, classes). The
-    logits of a single view stay as they are.
-    """
-    if view_logits.shape[1] == 1:
-        return view_logits.squeeze(1)
-    return view_logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(view_logits.shape[1])
-
-
 def selection_score(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     The score that probes, and on request checkpoints, are chosen by: accuracy, and among equal accuracies the lower
@@ -221,7 +216,6 @@ __all__ = [
     "ProbeGrid",
     "ProbeGridOutput",
     "ProbeSettings",
-    "average_views",
     "best_probe",
     "cross_entropy",
     "fit_read_out",

@@ -117,10 +117,7 @@ def resolve_protocol(name: str | None, *, processor: VJEPAVideoProcessor, **chan
 
 
 def check_protocol_fits(name: str | None, corpus: Corpus) -> None:
-    """
-    Raises:
-        ValueError: the protocol is for images and the first item of the corpus is a video, or the reverse.
-    """
+    """Raises `ValueError` if the protocol is for images and the first item is a video, or the reverse."""
     if name is None or isinstance(corpus, SequentialCorpus) or not len(corpus):
         return
     try:

@@ -22,7 +22,7 @@ from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import decodable
 from .features import FeatureStore
 from .metrics import TOP_K, prediction_metrics, top_k_hits
-from .probing import best_probe
+from .probing import best_probe, cross_entropy
 from .shards import describe_broken, describe_changes
 from .statistics import accuracy_interval
 from .trainer import (
@@ -31,7 +31,6 @@ from .trainer import (
     VJEPAClassificationArguments,
     VJEPAClassificationTrainer,
     probe_scores,
-    scores_of,
 )
 
 logger = logging.get_logger(__name__)
@@ -264,10 +263,7 @@ def check_same_run(
 
 
 def check_classes(features: FeatureStore, config: PreTrainedConfig, expected: Sequence[int]) -> None:
-    """
-    Raises:
-        UnusableSplitError: no training clip of a class could be read.
-    """
+    """Raises `UnusableSplitError` if no training clip of a class could be read."""
     lost = sorted(set(expected) - set(features.labels.tolist()))
     if lost:
         raise UnusableSplitError(
@@ -308,12 +304,16 @@ def finish_run(
     if trainer.is_probing:
         kept = {name: (logits[:, chosen["probe"]], labels) for name, (logits, labels) in kept.items()}
         trainer.model.write_into(model, chosen["probe"])
+    # The broken clips of a stream are named only in the log.
+    stored = trainer.train_dataset
+    broken = describe_broken(stored.broken) if isinstance(stored, FeatureStore) else None
     results: dict[str, Any] = {
         "chosen": chosen,
         "chance": 1 / len(set(corpora["train"].labels.tolist())),
         "train": {
             "num_videos": len(corpora["train"]),
-            **_broken_in_training(trainer.train_dataset),
+            "num_broken": None if broken is None else len(broken),
+            "broken": broken,
             "manifest": run["manifests"]["train"],
         },
     }
@@ -323,15 +323,13 @@ def finish_run(
         trainer.processing_class.save_pretrained(folder)
         trainer.save_image_processor(folder)
         for name, (logits, labels) in kept.items():
+            paths, broken = _paths_and_broken(datasets[name], readable[name])
             results[name] = write_prediction_report(
-                [Predictions(_paths(datasets[name], readable[name]), labels, _probabilities(logits))],
+                [Predictions(paths, labels, torch.from_numpy(logits).softmax(dim=-1).numpy())],
                 folder / name,
                 class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
-                broken=_broken(datasets[name], readable[name]),
-                details={
-                    "cross_entropy": scores_of(logits, labels)["cross_entropy"],
-                    "manifest": run["manifests"][name],
-                },
+                broken=broken,
+                details={"cross_entropy": cross_entropy(logits, labels), "manifest": run["manifests"][name]},
             )
         _draw_curves(trainer, folder / "curves.png")
         (folder / "results.json").write_text(json.dumps({**results, "probes": probes, **run}, indent=2) + "\n")
@@ -381,29 +379,13 @@ def still_improving(log_history: Sequence[Mapping[str, Any]], *, num_clips: int)
     return bool(before) and last - max(before) > math.sqrt(last * (1 - last) / num_clips)
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).softmax(dim=-1).numpy()
-
-
-def _paths(dataset: Dataset, readable: np.ndarray) -> list[str]:
-    """Names of the clips that could be read."""
+def _paths_and_broken(dataset: Dataset, readable: np.ndarray) -> tuple[list[str], list[dict[str, str]]]:
+    """Names of the clips that could be read, and path and error of the others."""
     if isinstance(dataset, FeatureStore):
-        return list(dataset.paths)
-    return [dataset.corpus.describe(index) for index in np.flatnonzero(readable).tolist()]
-
-
-def _broken(dataset: Dataset, readable: np.ndarray) -> list[dict[str, str]]:
-    if isinstance(dataset, FeatureStore):
-        return describe_broken(dataset.broken)
+        return list(dataset.paths), describe_broken(dataset.broken)
     items = (dataset[index] for index in np.flatnonzero(~readable).tolist())
-    return [{"path": item["path"], "error": item["error"]} for item in items]
-
-
-def _broken_in_training(dataset: Dataset) -> dict[str, Any]:
-    """Training clips that could not be read; `None` of a stream, which names them only in the log."""
-    if not isinstance(dataset, FeatureStore):
-        return {"num_broken": None, "broken": None}
-    return {"num_broken": len(dataset.broken), "broken": describe_broken(dataset.broken)}
+    paths = [dataset.corpus.describe(index) for index in np.flatnonzero(readable).tolist()]
+    return paths, [{"path": item["path"], "error": item["error"]} for item in items]
 
 
 def summary(results: Mapping[str, Any], folder: str | Path) -> str:

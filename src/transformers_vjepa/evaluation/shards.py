@@ -16,7 +16,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,17 +234,6 @@ class ShardFolder:
     def _count(self) -> int:
         return -(-self.num_items // self.shard_size)
 
-    @contextmanager
-    def writing(self, shard: int) -> Iterator[Path]:
-        """
-        A temporary path, which becomes the shard when the block ends without an error.
-
-        Raises:
-            ShardError: the shard cannot be written.
-        """
-        with writing_errors(self.path(shard)), _written_whole(self.path(shard)) as path:
-            yield path
-
 
 @contextmanager
 def writing_errors(path: str | os.PathLike) -> Iterator[None]:
@@ -365,11 +354,11 @@ def fill_shards(
             first = min([*batch["index"].tolist(), *(index for index, _, _ in batch["broken"])])
             shard, end = first // shards.shard_size, first + count
             if end == shards.indices(shard).stop:
-                _flush(parts, shards.writing(shard), write)
+                _flush(parts, shards.path(shard), write)
             bar.update(count)
     if is_streamed:
         if parts:
-            _flush(parts, shards.writing(shard), write)
+            _flush(parts, shards.path(shard), write)
         shards.finish(end)
 
 
@@ -409,11 +398,7 @@ def _results(
     return ShardContents(tensors, batch["path"], batch["broken"])
 
 
-def _flush(
-    parts: list[ShardContents],
-    writing: AbstractContextManager[Path],
-    write: Callable[[Path, ShardContents], None],
-) -> None:
+def _flush(parts: list[ShardContents], path: Path, write: Callable[[Path, ShardContents], None]) -> None:
     """Joins and removes the parts before the shard is written, since writing takes memory, too."""
     names = next((part.tensors.keys() for part in parts if part.tensors), ())
     contents = ShardContents(
@@ -422,8 +407,8 @@ def _flush(
         [entry for part in parts for entry in part.broken],
     )
     parts.clear()
-    with writing as path:
-        write(path, contents)
+    with writing_errors(path), _written_whole(path) as temporary:
+        write(temporary, contents)
 
 
 def write_safetensors(path: Path, contents: ShardContents) -> None:

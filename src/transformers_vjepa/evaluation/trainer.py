@@ -281,23 +281,21 @@ class VJEPAClassificationTrainer(StreamTrainer):
     Examples:
 
     ```python
-    from transformers_vjepa import *
+    from transformers_vjepa import VJEPAClassificationArguments, VJEPAClassificationTrainer, VJEPAConfig, VJEPAModel
     from transformers_vjepa.data.corpora import open_corpus
     from transformers_vjepa.evaluation.features import FeatureStore, write_features
     from transformers_vjepa.evaluation.probing import ProbeGrid, probe_settings
 
     size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
-    config = VJEPAConfig(crop_size=32, frames_per_clip=4, **size, num_labels=2, pooling="mean")
-    encoder = VJEPAModel(config)
-    processor = VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2)
-    write_features(encoder, open_corpus("labelled"), "features", processor=processor)
+    config = VJEPAConfig(crop_size=32, frames_per_clip=4, num_labels=2, **size)
+    write_features(VJEPAModel(config), open_corpus("labelled"), "features")  # labelled/ has a folder for each class
+    features = FeatureStore("features")
 
     probes = ProbeGrid(config, probe_settings([1e-3, 1e-2], [0.01]))
     arguments = VJEPAClassificationArguments("probe", max_steps=2, use_cpu=True, report_to="none")
-    store = FeatureStore("features")
-    trainer = VJEPAClassificationTrainer(probes, arguments, store, store)
+    trainer = VJEPAClassificationTrainer(probes, arguments, features, features)
     trainer.train()
-    print(trainer.evaluate()["eval_accuracy"])
+    accuracy = trainer.evaluate()["eval_accuracy"]
     ```
     """
 
@@ -437,10 +435,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _check_labels(self, labels: torch.Tensor, paths: Sequence[str]) -> None:
-        """
-        Raises:
-            ValueError: a label that is not a class of the model.
-        """
+        """Raises `ValueError` for a label that is not a class of the model."""
         number = self.model.config.num_labels
         wrong = (labels != IGNORED) & ((labels < 0) | (labels >= number))
         if wrong.any():
@@ -454,10 +449,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
             )
 
     def _check_probes(self, losses: torch.Tensor) -> None:
-        """
-        Raises:
-            DivergedError: some probes have a loss that is NaN or infinite. If all have, `check_loss` reports it.
-        """
+        """Raises `DivergedError` if some losses are NaN or infinite; if all are, `check_loss` raises it."""
         finite = losses.isfinite().tolist()
         if any(finite) and not all(finite):
             names = [probe.name for probe, good in zip(self.model.settings, finite, strict=True) if not good]
