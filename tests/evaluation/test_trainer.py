@@ -447,7 +447,7 @@ def test_steps_are_laid_out_by_epochs_and_at_least_so_many(tmp_path):
 )
 def test_the_best_checkpoint_needs_something_to_choose_by(tmp_path, changes, has_validation, lacking):
     args = arguments(tmp_path, **({"save_strategy": "steps", "load_best_model_at_end": True} | changes))
-    with pytest.raises(ValueError, match=f"load_best_model_at_end=True without {lacking}"):
+    with pytest.raises(ValueError, match=f"load_best_model_at_end=True needs {lacking}"):
         args.lay_out_steps(num_clips=8, has_validation=has_validation)
 
 

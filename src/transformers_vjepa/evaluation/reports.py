@@ -306,14 +306,14 @@ def finish_run(
         trainer.model.write_into(model, chosen["probe"])
     # The broken clips of a stream are named only in the log.
     stored = trainer.train_dataset
-    broken = describe_broken(stored.broken) if isinstance(stored, FeatureStore) else None
+    lost = describe_broken(stored.broken) if isinstance(stored, FeatureStore) else None
     results: dict[str, Any] = {
         "chosen": chosen,
         "chance": 1 / len(set(corpora["train"].labels.tolist())),
         "train": {
             "num_videos": len(corpora["train"]),
-            "num_broken": None if broken is None else len(broken),
-            "broken": broken,
+            "num_broken": None if lost is None else len(lost),
+            "broken": lost,
             "manifest": run["manifests"]["train"],
         },
     }
@@ -435,7 +435,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]) and not is_perfect:
         notes.append("the best learning rate is at the edge of the range: try values beyond it")
     if "test" not in results:
-        notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too good")
+        notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too high")
     return notes
 
 

@@ -141,7 +141,7 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
         """
         if self.load_best_model_at_end and (not has_validation or self.save_strategy == "no"):
             lacking = "checkpoints: leave out --save_strategy" if has_validation else "validation clips: give some"
-            raise ValueError(f"load_best_model_at_end=True without {lacking}, or leave it at False")
+            raise ValueError(f"load_best_model_at_end=True needs {lacking}, or leave it at False")
         batch = self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
         epoch = math.ceil(num_clips / batch)
         if self.max_steps <= 0:
