@@ -112,15 +112,9 @@ class EvaluationClips(Dataset):
 
 class StreamedEvaluationClips(IterableDataset):
     """
-    The items of a corpus that can only be read in order, for a `DataLoader(batch_size=None)` with at most one worker.
+    The items of a corpus that can only be read in order, from row `start` on, for a `DataLoader(batch_size=None)` with
+    at most one worker. They come in lists of up to `batch_size`, which do not reach over a multiple of `shard_size`.
     `index` is the number of the row.
-
-    Args:
-        corpus: the videos and images to evaluate.
-        geometry: which clips and crops of each video are read.
-        start: the first row to read.
-        batch_size: the largest number of items in a list. A list does not reach over a multiple of `shard_size`.
-        shard_size: rows of a shard.
     """
 
     def __init__(

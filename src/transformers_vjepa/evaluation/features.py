@@ -93,15 +93,15 @@ class FeatureSettings:
             raise FeatureError(
                 f"crop_size={geometry.crop_size} of the clips differs from the model's {config.crop_size}"
             )
-        num_frames = geometry.sampling.num_frames
-        if num_frames % config.tubelet_size:
+        num_steps, rest = divmod(geometry.sampling.num_frames, config.tubelet_size)
+        if rest:
             raise FeatureError(
-                f"sampling.num_frames={num_frames} is not a multiple of the model's tubelet_size={config.tubelet_size}"
+                f"sampling.num_frames={geometry.sampling.num_frames} is not a multiple of the model's tubelet_size="
+                f"{config.tubelet_size}"
             )
         if self.kind == "mean":
             return geometry.num_views, config.hidden_size
         cells = config.grid_size[1] * config.grid_size[2] if self.kind == "tokens" else 1
-        num_steps = num_frames // config.tubelet_size
         return geometry.num_views, geometry.num_segments * num_steps * cells, config.hidden_size
 
 
@@ -236,15 +236,7 @@ def write_features(
 def pass_settings(
     module: nn.Module, corpus: Corpus, geometry: ClipGeometry, *, processor: VJEPAVideoProcessor
 ) -> dict[str, Any]:
-    """
-    Everything that the results of a pass over a corpus depend on, for [`ShardFolder`].
-
-    Args:
-        module: the network that is run.
-        corpus: the videos.
-        geometry: which clips and crops of each video are read.
-        processor: gives mean and standard deviation of the pixels.
-    """
+    """Everything that the results of a pass of `module` over a corpus depend on, for [`ShardFolder`]."""
     is_streamed = isinstance(corpus, SequentialCorpus)
     return {
         **asdict(geometry),
@@ -258,13 +250,8 @@ def pass_settings(
 
 
 def _write_parquet(path: Path, contents: ShardContents, *, shape: Sequence[int]) -> None:
-    """
-    Writes a row per clip and view, and the broken videos as JSON in the metadata of the schema.
-
-    Args:
-        shape: (views, ..., width) of the features of a clip.
-    """
-    views, *inner = shape
+    """Writes a row per video and view, and the broken videos as JSON in the metadata of the schema."""
+    views, *inner = shape  # the last one is the width
     kind = pa.float32()
     for size in reversed(inner):
         kind = pa.list_(kind, size)

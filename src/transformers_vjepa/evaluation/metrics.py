@@ -62,12 +62,7 @@ def prediction_metrics(
     predicted: np.ndarray, labels: np.ndarray, *, top_k: np.ndarray | None = None
 ) -> dict[str, float]:
     """
-    Accuracy, top-5 accuracy and macro F1.
-
-    Args:
-        predicted: predicted classes (clips,).
-        labels: (clips,).
-        top_k: the hits of [`top_k_hits`], (clips,); without them there is no top-5 accuracy.
+    Accuracy, macro F1 and, from the hits of [`top_k_hits`], top-5 accuracy of predicted classes (clips,).
 
     Raises:
         ImportError: scikit-learn is missing.

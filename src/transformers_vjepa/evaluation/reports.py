@@ -229,16 +229,8 @@ def check_same_run(
     resumes: bool,
 ) -> dict[str, Any]:
     """
-    Records the arguments and clips of a run in `run.json`, or compares them with those of the run to resume.
-
-    Args:
-        training: training arguments.
-        settings: all other arguments.
-        manifests: hash of the clips of each split.
-        resumes: whether the run in the output folder is resumed.
-
-    Returns:
-        The record.
+    Records all arguments (`settings` are those beside `training`) and the hashes of the clips of each split in
+    `run.json`, or compares them with those of the run to resume. Returns the record.
 
     Raises:
         OtherRunError: the run in the output folder differs; the message lists the differences.
