@@ -403,7 +403,7 @@ def test_metrics_of_a_grid_are_those_of_its_best_probe(tmp_path):
     trainer = VJEPAClassificationTrainer(tiny_grid(probe_settings([1e-3, 1e-2], [0.0])), arguments(tmp_path))
     right, wrong = np.eye(CLASSES) * 5.0, np.roll(np.eye(CLASSES), 1, axis=1) * 5.0
     logits = np.stack([wrong, right], axis=1)[[0, 1, 2, 0]]
-    metrics = trainer._metrics_of(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 0, IGNORED])))
+    metrics = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 0, IGNORED])))
     assert metrics["best_probe"] == 1
     assert metrics["accuracy"] == metrics["accuracy_lr0.01_wd0"] == pytest.approx(2 / 3)
     assert metrics["accuracy_lr0.001_wd0"] == pytest.approx(1 / 3)  # it takes 2 for 0

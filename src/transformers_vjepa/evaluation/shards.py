@@ -17,7 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +121,7 @@ def default_shard_size(num_items: int | None, *, item_bytes: int) -> int:
     return max(1, size if num_items is None else min(size, -(-num_items // 16)))
 
 
+@dataclass
 class ShardFolder:
     """
     The shards of a pass over `num_items` clips. The settings are written, or compared with those in the folder.
@@ -138,29 +139,24 @@ class ShardFolder:
             `shard_size` is below 1.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        stem: str,
-        suffix: str,
-        num_items: int | None,
-        shard_size: int,
-        settings: Mapping[str, Any],
-        notes: Mapping[str, Any] | None = None,
-    ) -> None:
-        if shard_size < 1:
-            raise ShardError(f"`shard_size`={shard_size} must be at least 1")
-        self.folder = Path(folder)
-        self.stem, self.suffix, self.num_items, self.shard_size = stem, suffix, num_items, shard_size
-        layout = {"stem": stem, "suffix": suffix, "num_items": num_items, "shard_size": shard_size}
-        # JSON there and back makes lists of tuples, as in the file.
-        record = json.loads(json.dumps({**layout, "settings": settings, "notes": notes or {}}))
-        self.settings, self.notes, self._record = record["settings"], record["notes"], record
+    folder: str | os.PathLike
+    _: KW_ONLY
+    stem: str
+    suffix: str
+    num_items: int | None
+    shard_size: int
+    settings: Mapping[str, Any]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ShardError(f"`shard_size`={self.shard_size} must be at least 1")
+        self.folder = Path(self.folder)
+        self.settings = json.loads(json.dumps(self.settings))  # lists in place of tuples, as in the file
         with writing_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / _SETTINGS).exists():
-            self._compare(record)
+            self._compare(_read_record(self.folder))
         else:
             self._write_record()
 
@@ -172,20 +168,19 @@ class ShardFolder:
         Raises:
             ShardError: the folder has no shards.
         """
-        record = _read_record(Path(folder))
-        return cls(folder, **record)
+        return cls(folder, **_read_record(Path(folder)))
 
     def _write_record(self) -> None:
         # All processes write this file, so each needs its own temporary name.
         file = self.folder / _SETTINGS
         with writing_errors(file), _written_whole(file, tag=uuid.uuid4().hex) as path:
-            path.write_text(json.dumps(self._record, indent=2) + "\n")
+            path.write_text(json.dumps({name: getattr(self, name) for name in _RECORD}, indent=2) + "\n")
 
-    def _compare(self, record: dict[str, Any]) -> None:
-        there = _read_record(self.folder)
+    def _compare(self, there: dict[str, Any]) -> None:
         if self.num_items is None:  # an earlier run that reached the end has recorded the number
-            self.num_items = record["num_items"] = there.get("num_items")
-        theirs, ours = (_flat({**it, **it["settings"], "settings": {}, "notes": {}}) for it in (there, record))
+            self.num_items = there["num_items"]
+        here = {name: getattr(self, name) for name in _RECORD}
+        theirs, ours = (_flat({**it, **it["settings"], "settings": {}, "notes": {}}) for it in (there, here))
         if changes := describe_changes(theirs, ours):
             raise ShardError(
                 f"{self.folder} was made with other settings: {changes}. Choose another folder, or delete this one"
@@ -228,7 +223,7 @@ class ShardFolder:
 
     def finish(self, num_items: int) -> None:
         """Records the number of clips of streamed data, which is known when all have been read."""
-        self.num_items = self._record["num_items"] = num_items
+        self.num_items = num_items
         self._write_record()
 
     def _count(self) -> int:
