@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from transformers_vjepa import VJEPAConfig
 from transformers_vjepa.data.corpora import FileCorpus
-from transformers_vjepa.evaluation.features import FeatureStore, write_features
+from transformers_vjepa.evaluation.features import FeatureSettings, FeatureStore, write_features
+from transformers_vjepa.evaluation.shards import PassOptions
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -78,7 +79,8 @@ def write(folder: str, clips: int) -> None:
         corpus = FileCorpus([picture] * clips, labels=[index % 400 for index in range(clips)])
         model = RandomTokens()
         with AnonymousMemory() as memory:
-            write_features(model, corpus, folder, kind="tokens", dtype="bfloat16", batch_size=8, progress=False)
+            features = FeatureSettings(kind="tokens", dtype="bfloat16")
+            write_features(model, corpus, folder, features=features, options=PassOptions(progress=False))
     _report("write", clips, folder, memory)
 
 

@@ -122,7 +122,7 @@ def run_script(path: str, arguments: list[str]) -> None:
     file = ROOT / path
     assert file.is_file(), f"no file {path}"
     if file.parent.name == "scripts":
-        run_command([file.stem, *arguments])
+        run_command([{"evaluate_classifier": "evaluate"}.get(file.stem, file.stem), *arguments])
         return
     known = set(re.findall(r"\"(--\w+)\"", file.read_text()))
     given = {word.partition("=")[0] for word in arguments if word.startswith("--")}

@@ -16,7 +16,7 @@ from transformers_vjepa.analysis.baselines import (
     single_frame,
 )
 from transformers_vjepa.data.corpora import open_corpus
-from transformers_vjepa.data.evaluation_clips import EvaluationClips, read_evaluation_clips
+from transformers_vjepa.data.evaluation_clips import ClipGeometry, EvaluationClips, read_evaluation_clips
 from transformers_vjepa.data.synthetic import MOTIONS, CorpusConfig, build_corpus
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 
@@ -147,12 +147,12 @@ def test_clips_of_the_corpus_are_those_of_the_evaluation(tmp_path):
     root = build_corpus(tmp_path, config=config, num_processes=1)
     sampling = ClipSampling(num_frames=4, frame_step=2)
     source = str(root / "train_motion.csv")
-    clips, labels, paths = read_evaluation_clips(source, crop_size=24, sampling=sampling, batch_size=2, progress=False)
+    clips, labels, paths = read_evaluation_clips(source, crop_size=24, sampling=sampling)
     assert clips.shape == (5, 4, 24, 24, 3) and clips.dtype == torch.uint8
     assert [Path(path).name for path in paths] == [f"00000{n}.mp4" for n in range(5)]
     rows = (root / "labels.csv").read_text().splitlines()[1:6]
     assert [MOTIONS[label] for label in labels] == [row.split(",")[2] for row in rows]
-    items = EvaluationClips(open_corpus(source), crop_size=24, sampling=sampling)
+    items = EvaluationClips(open_corpus(source), ClipGeometry(crop_size=24, sampling=sampling))
     assert torch.equal(clips[3].permute(0, 3, 1, 2), items[3]["pixel_values_videos"][0, 0])
 
 
@@ -161,7 +161,7 @@ def test_broken_videos_are_left_out(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "broken.mp4").write_bytes(b"noise")
     with pytest.raises(ValueError, match="none of the 1 videos of .* can be read"):
-        read_evaluation_clips(str(tmp_path), crop_size=16, sampling=sampling, progress=False)
+        read_evaluation_clips(str(tmp_path), crop_size=16, sampling=sampling)
     write_video(tmp_path / "a" / "whole.mp4", level=80)
-    clips, labels, paths = read_evaluation_clips(str(tmp_path), crop_size=16, sampling=sampling, progress=False)
+    clips, labels, paths = read_evaluation_clips(str(tmp_path), crop_size=16, sampling=sampling)
     assert (len(clips), labels.tolist(), [Path(path).name for path in paths]) == (1, [0], ["whole.mp4"])

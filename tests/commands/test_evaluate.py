@@ -1,4 +1,4 @@
-"""The evaluation script, run as its users run it."""
+"""The command `vjepa evaluate`, run as its users run it."""
 
 import json
 import sys
@@ -76,19 +76,19 @@ def test_evaluation_of_videos(classifier, videos, tmp_path, capsys):
     assert [Path(entry["path"]).name for entry in saved["broken"]] == ["broken.mp4"]
     assert saved["versions"]["torch"] == torch.__version__.partition("+")[0]
     for name in ("confusion.png", "classes.png"):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 200
+        with Image.open(out / name) as image:
+            assert min(image.size) > 200
     printed = capsys.readouterr().out
     assert "9 videos, 1 broken" in printed and f"{results['accuracy']:.2%}" in printed
 
 
-def test_without_a_protocol_the_processor_says_how_frames_lie(classifier, videos, tmp_path):
+def test_without_a_protocol_clips_are_sampled_as_the_processor_does(classifier, videos, tmp_path):
     results = script.run(command(classifier, videos, tmp_path))
     assert results["sampling"]["frame_step"] == 2 and results["sampling"]["num_frames"] == 4
     assert results["protocol"]["name"] is None
 
 
-def test_evaluation_goes_on_where_it_stopped(classifier, videos, tmp_path):
+def test_a_stopped_evaluation_continues(classifier, videos, tmp_path):
     whole = script.run(command(classifier, videos, tmp_path / "whole"))
     script.run(command(classifier, videos, tmp_path / "part"))
     shards = sorted((tmp_path / "part" / "shards").glob("*.safetensors"))
@@ -117,7 +117,7 @@ def test_two_processes_finish_what_one_began(classifier, videos, tmp_path):
         assert row["probabilities"] == pytest.approx(theirs[path]["probabilities"], abs=1e-5)
 
 
-def test_pictures(classifier, tmp_path):
+def test_images(classifier, tmp_path):
     for number, name in enumerate(NAMES * 2):
         (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (50, 40), (40 * number, 50, 60)).save(tmp_path / "in" / name / f"{number}.png")
@@ -158,7 +158,7 @@ def test_mistakes_end_with_one_line(classifier, videos, tmp_path):
         ({"num_views": 0}, "error: `num_views`=0 must be at least 1"),
         ({"clips_per_batch": 0}, "error: --clips_per_batch 0 must be at least 1"),
         ({"max_broken_share": 1.5}, "error: max_broken_share=1.5 must lie in"),
-        ({"model": tmp_path / "pretrained"}, "it is no trained classifier"),
+        ({"model": tmp_path / "pretrained"}, "this is not a trained classifier"),
         ({"dataset": tmp_path / "empty"}, "holds no videos"),
         ({"dataset": tmp_path / "none"}, "is neither a file, a folder nor a Hub data set id"),
         ({"dataset": tmp_path / "other"}, "error: 1 of 1 classes are none of the model's: 'jump'"),
@@ -173,7 +173,7 @@ def test_a_model_that_gives_no_numbers_ends_with_one_line(classifier, videos, tm
     model.classifier.weight.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "nan")
     text = mistake(command(tmp_path / "nan", videos, tmp_path / "out"))
-    assert text.startswith("error: the model gives probabilities that are not finite") and "\n" not in text
+    assert text.startswith("error: the probabilities of the model are not finite") and "\n" not in text
     assert not (tmp_path / "out" / "results.json").exists()
 
 
@@ -183,7 +183,7 @@ def test_changed_settings_are_refused(classifier, videos, tmp_path):
     assert "was made with other settings: num_segments was 1 and is 2" in text
 
 
-def test_missing_scikit_learn_is_said_before_anything_is_computed(classifier, videos, tmp_path, monkeypatch):
+def test_missing_scikit_learn_is_reported_before_anything_is_computed(classifier, videos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     text = mistake(command(classifier, videos, tmp_path / "out"))
     assert text == "error: metrics need scikit-learn: pip install transformers_vjepa[probe]"
@@ -205,14 +205,14 @@ def test_results_say_how_classes_were_matched_in_the_end(classifier, videos, tmp
     assert script.run(command(classifier, tmp_path / "index.csv", tmp_path / "b"))["label_matching"] == "number"
 
 
-def test_protocols_of_pictures_are_not_for_videos_nor_the_other_way_round(classifier, videos, tmp_path):
+def test_protocols_of_images_are_not_for_videos_and_the_reverse(classifier, videos, tmp_path):
     text = mistake(command(classifier, videos, tmp_path / "out", protocol="in1k"))
-    assert text.startswith("error: the protocol in1k is for pictures, the data set holds videos, such as ")
-    assert text.endswith(": choose k400_16x8x3 or ssv2_16x2x3, or none")
+    assert text.startswith("error: the protocol in1k is for images, the data set holds videos, such as ")
+    assert text.endswith(": choose k400_16x8x3 or ssv2_16x2x3, or no protocol")
     Image.new("RGB", (48, 48)).save(tmp_path / "x.png")
     text = mistake(command(classifier, tmp_path / "x.png", tmp_path / "out", protocol="k400_16x8x3", num_frames=4))
-    assert text.startswith("error: the protocol k400_16x8x3 is for videos, the data set holds pictures, such as ")
-    assert text.endswith("x.png: choose in1k, or none")
+    assert text.startswith("error: the protocol k400_16x8x3 is for videos, the data set holds images, such as ")
+    assert text.endswith("x.png: choose in1k, or no protocol")
     assert not (tmp_path / "out").exists()
 
 
@@ -220,5 +220,5 @@ def test_videos_without_enough_frames_are_named(classifier, videos, tmp_path):
     for number in range(2):
         write_video(tmp_path / "in" / "kick" / f"{number}.mp4", level=9, num_frames=2)
     text = mistake(command(classifier, tmp_path / "in", tmp_path / "out", max_broken_share=0.9))
-    assert "there is not one prediction; 2 videos are broken, such as" in text
+    assert "no video could be classified; 2 are broken, such as" in text
     assert "2 frames are fewer than the 4 of a clip" in text

@@ -1,4 +1,4 @@
-"""The script that writes features, run as its users run it."""
+"""The command `vjepa extract_features`, run as its users run it."""
 
 import json
 import shutil
@@ -88,7 +88,7 @@ def test_parquet_loads_with_datasets(videos, pretrained, tmp_path):
         assert torch.tensor(row["features"]).equal(stored[row["path"]][row["view"]])
 
 
-def test_pictures(pretrained, tmp_path):
+def test_images(pretrained, tmp_path):
     for number in range(4):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (50, 40), (50 * number, 10, 10)).save(tmp_path / "in" / f"{number}.png")

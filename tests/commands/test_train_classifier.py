@@ -1,8 +1,11 @@
-"""The script that trains classifiers, run as its users run it."""
+"""The command `vjepa train_classifier`, run as its users run it."""
 
+import io
 import json
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +21,7 @@ from videos import write_video
 
 from transformers_vjepa import (
     ClipSampling,
+    VJEPAClassificationArguments,
     VJEPAConfig,
     VJEPAForPreTraining,
     VJEPAModel,
@@ -29,6 +33,8 @@ from transformers_vjepa.commands import train_classifier
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import manifest_hash
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.evaluation import setup
+from transformers_vjepa.evaluation.arguments import DataArguments, ModelArguments
 
 CLASSES = ("bright", "dark", "grey")
 LEVELS = {"bright": 220, "dark": 20, "grey": 120}
@@ -36,7 +42,7 @@ LEVELS = {"bright": 220, "dark": 20, "grey": 120}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A pretraining checkpoint as pretrain.py leaves it."""
+    """A pretraining checkpoint as `vjepa pretrain` writes it."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     VJEPAForPreTraining(VJEPAConfig(**TINY)).save_pretrained(folder)
@@ -82,48 +88,92 @@ def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_a_probe_leaves_a_model_results_predictions_and_pictures(model, videos, tmp_path, capsys):
-    run = tmp_path / "run"
-    train_classifier.run(command(model, videos, run, test_dataset=videos, max_steps=200))
-    said, bars = capsys.readouterr()
-    # disable_tqdm is for all bars
-    assert not any(name in bars for name in ("features:", "Loading weights", "Writing model shards"))
+@pytest.fixture(scope="module")
+def probe(model, videos, tmp_path_factory):
+    """A run of the command with test clips: its output folder, and what it printed to both streams."""
+    folder = tmp_path_factory.mktemp("probe") / "run"
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        train_classifier.run(command(model, videos, folder, test_dataset=videos, max_steps=200))
+    return SimpleNamespace(folder=folder, printed=out.getvalue(), bars=err.getvalue())
+
+
+def test_disable_tqdm_is_for_all_bars(probe):
+    assert not any(name in probe.bars for name in ("features:", "Loading weights", "Writing model shards"))
     assert logging.is_progress_bar_enabled()
-    results = results_of(run)
-    assert results["validation"]["accuracy"] == results["test"]["accuracy"] == 1.0  # brightness is easy
-    low, high = results["test"]["accuracy_interval"]
-    assert 0.8 < low < high == 1
-    assert f"test:       100.0% right (95 %: {low:.1%} to 100.0%; 24 clips; chance 33.3%)" in said
-    assert [probe["learning_rate"] for probe in results["probes"]] == [0.001, 0.01]
+
+
+def test_a_probe_learns_brightness(probe):
+    results = results_of(probe.folder)
+    assert results["validation"]["accuracy"] == results["test"]["accuracy"] == 1.0
+    assert [entry["learning_rate"] for entry in results["probes"]] == [0.001, 0.01]
     assert results["chosen"]["learning_rate"] in (0.001, 0.01)
     assert results["settings"]["seed"] == 42 and results["settings"]["num_segments"] == 1
-    for split in ("train", "validation", "test"):
-        assert results[split]["manifest"] == manifest_hash(open_corpus(run / f"{split}.csv"))
-    assert {file.name for file in run.glob("*.png")} == {"curves.png"}
-    assert {file.name for file in (run / "test").iterdir()} == {
+
+
+def test_the_summary_has_the_interval_of_the_results(probe):
+    low, high = results_of(probe.folder)["test"]["accuracy_interval"]
+    assert 0.8 < low < high == 1
+    assert f"test:       100.0% right (95 %: {low:.1%} to 100.0%; 24 clips; chance 33.3%)" in probe.printed
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_each_split_is_recorded_with_its_hash(probe, split):
+    assert results_of(probe.folder)[split]["manifest"] == manifest_hash(open_corpus(probe.folder / f"{split}.csv"))
+
+
+def test_files_of_a_run(probe):
+    assert {file.name for file in probe.folder.glob("*.png")} == {"curves.png"}
+    assert {file.name for file in (probe.folder / "test").iterdir()} == {
         "classes.png",
         "confusion.png",
         "predictions.parquet",
         "results.json",
     }
 
-    classifier, processor = (
-        AutoModelForVideoClassification.from_pretrained(run),
-        AutoVideoProcessor.from_pretrained(run),
-    )
+
+def test_the_output_folder_is_a_model(model, probe):
+    classifier = AutoModelForVideoClassification.from_pretrained(probe.folder)
     assert classifier.config.id2label == dict(enumerate(CLASSES))
-    assert processor.frame_step == 2  # that of the model it started from
-    for folder in (run, run / "checkpoint-200"):
-        assert AutoImageProcessor.from_pretrained(folder).crop_size["height"] == 32
     encoder = VJEPAModel.from_pretrained(model)
     assert torch.equal(classifier.vjepa.encoder.layernorm.weight, encoder.encoder.layernorm.weight)
-    table = pq.read_table(run / "test" / "predictions.parquet").to_pylist()
+
+
+def test_the_processors_come_with_the_model_and_its_checkpoints(probe):
+    assert AutoVideoProcessor.from_pretrained(probe.folder).frame_step == 2  # as in the pretrained model
+    for folder in (probe.folder, probe.folder / "checkpoint-200"):
+        assert AutoImageProcessor.from_pretrained(folder).crop_size["height"] == 32
+
+
+def test_predictions_are_those_of_the_saved_model(probe):
+    classifier = AutoModelForVideoClassification.from_pretrained(probe.folder)
+    processor = AutoVideoProcessor.from_pretrained(probe.folder)
+    table = pq.read_table(probe.folder / "test" / "predictions.parquet").to_pylist()
     row = next(row for row in table if row["path"].endswith("grey/3_take1.mp4"))
     clip = read_clip(row["path"], sampling=ClipSampling(num_frames=4, frame_step=2))
     with torch.no_grad():
         probabilities = classifier(**processor(clip, return_tensors="pt")).logits.softmax(-1)[0]
     assert np.abs(np.array(row["probabilities"]) - probabilities.numpy()).max() < 1e-4
     assert (row["label"], row["predicted"]) == (2, 2)
+
+
+def test_a_run_in_python_is_that_of_the_command(model, videos, tmp_path):
+    train_classifier.run(command(model, videos, tmp_path / "command"))
+    run = setup.build(
+        ModelArguments(model=str(model)),
+        DataArguments(dataset=str(videos), feature_dtype="float32"),
+        VJEPAClassificationArguments(
+            str(tmp_path / "python"),
+            max_steps=4,
+            per_device_train_batch_size=4,
+            learning_rates=[0.001, 0.01],
+            disable_tqdm=True,
+            use_cpu=not torch.accelerator.is_available(),
+        ),
+    )
+    run.train()
+    assert "validation:" in run.finish()
+    assert same(weights(tmp_path / "command"), weights(tmp_path / "python"))
 
 
 def test_the_recipe_of_the_card_has_the_steps_that_were_asked_for(model, videos, tmp_path):
@@ -221,7 +271,7 @@ def test_an_architecture_by_name(videos, tmp_path):
 
 
 def test_the_model_is_used_as_it_was_trained(model, videos, tmp_path):
-    # Eight frames a second: the processor of the new model says so, and who trains on from there does so, too.
+    # Eight frames a second: the processor of the new model has this rate, and so have runs that start from it.
     train_classifier.run(command(model, videos, tmp_path / "run", target_fps=8, max_steps=1))
     assert AutoVideoProcessor.from_pretrained(tmp_path / "run").fps == 8
     train_classifier.run(command(tmp_path / "run", videos, tmp_path / "next", max_steps=1))
@@ -244,28 +294,26 @@ def test_few_labels_and_folds_of_takes(model, videos, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
-def test_pictures(model, tmp_path, mode):
+def test_images(model, tmp_path, mode):
     for name, level in LEVELS.items():
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(4):
-            Image.new("RGB", (40, 36), (level + number,) * 3).save(tmp_path / "pictures" / name / f"{number}.png")
+            Image.new("RGB", (40, 36), (level + number,) * 3).save(tmp_path / "images" / name / f"{number}.png")
     run = tmp_path / "run"
-    train_classifier.run(command(model, tmp_path / "pictures", run, mode=mode))
+    train_classifier.run(command(model, tmp_path / "images", run, mode=mode))
     assert results_of(run)["validation"]["num_videos"] == 3
     # A second data set, which calls its classes by other names in another order.
-    shutil.copytree(tmp_path / "pictures", tmp_path / "test")
+    shutil.copytree(tmp_path / "images", tmp_path / "test")
     (tmp_path / "test" / "bright").rename(tmp_path / "test" / "Grey")
     (tmp_path / "test" / "grey").rename(tmp_path / "test" / "BRIGHT")
     settings = {"mode": mode, "test_dataset": tmp_path / "test"}
-    train_classifier.run(command(model, tmp_path / "pictures", tmp_path / "other", **settings))
+    train_classifier.run(command(model, tmp_path / "images", tmp_path / "other", **settings))
     assert (tmp_path / "other" / "test.csv").read_text().splitlines()[0].endswith("BRIGHT/0.png 0")
 
 
 def test_the_built_in_corpus(model, tmp_path, monkeypatch):
     small = CorpusConfig(num_train=40, num_test=8, size=32, num_frames=10)
-    monkeypatch.setattr(
-        train_classifier, "build_corpus", lambda root: build_corpus(root, config=small, num_processes=1)
-    )
+    monkeypatch.setattr(setup, "build_corpus", lambda root: build_corpus(root, config=small, num_processes=1))
     run = tmp_path / "run"
     train_classifier.run(command(model, "synthetic:motion", run, validation_fraction=0.4))
     results = results_of(run)
@@ -376,7 +424,7 @@ def test_without_arguments_it_probes_the_demo():
     "changes, message",
     [
         ({"model": None}, "error: no model: give a pretraining checkpoint"),
-        ({"model": "no/model"}, "error: --model no/model is no model folder here .* cannot be loaded from the Hub"),
+        ({"model": "no/model"}, "error: --model no/model is not a model folder here .* cannot be loaded from the Hub"),
         ({"dataset": "/no/such/folder"}, "error: .*/no/such/folder"),
         ({"learning_rates": "-1"}, "error: learning_rate=-1.0 must be positive"),
         ({"validation_fraction": 0}, "error: 2 probes and no validation clips to choose by"),
@@ -385,18 +433,18 @@ def test_without_arguments_it_probes_the_demo():
         ({"group_pattern": "scene([0-9])"}, r"error: 'scene\(\[0-9\]\)' does not match"),
         ({"num_folds": 2, "fold": 0}, "error: folds are made of groups"),
         ({"num_segments": 0}, "error: `num_segments`=0 must be at least 1"),
-        ({"learning_rate": 0.1, "mixup": 1}, "error: --learning_rate, --mixup would do nothing with --mode probe"),
-        ({"mode": "finetune", "weight_decays": 0}, "error: --weight_decays would do nothing with --mode finetune"),
+        ({"learning_rate": 0.1, "mixup": 1}, "error: --learning_rate, --mixup has no effect with --mode probe"),
+        ({"mode": "finetune", "weight_decays": 0}, "error: --weight_decays has no effect with --mode finetune"),
         ({"frame_step": 2, "target_fps": 5}, "error: frame_step and target_fps are both given"),
         ({"frame_step": 0}, "error: `frame_step`=0 must be at least 1"),
         (
             {"save_steps": 5},
-            "error: --save_steps: when a run evaluates and saves follows from",
+            "error: --save_steps cannot be set, since the length of a run decides when",
         ),
         ({"validation_fraction": 0, "learning_rates": 1, "load_best_model_at_end": 1}, "error: .* validation clips"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
         ({"layer_decay": 2}, "error: layer_decay=2.0 must lie in"),
-        ({"dataset": "synthetic:motion", "output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),
+        ({"dataset": "synthetic:motion", "output_dir": "synthetic"}, "error: .*is the folder of the built-in corpus"),
     ],
 )
 def test_mistakes_end_with_one_line(model, videos, tmp_path, changes, message, monkeypatch):
@@ -415,7 +463,7 @@ def test_unlabelled_clips_end_with_one_line(model, videos, tmp_path):
 
 def test_one_class_ends_with_one_line(model, videos, tmp_path):
     shutil.copytree(videos / "grey", tmp_path / "videos" / "grey")
-    with pytest.raises(SystemExit, match="error: .*/videos has clips of one class only, grey: add those of another"):
+    with pytest.raises(SystemExit, match="error: .*/videos has clips of one class only, grey: add clips of another"):
         train_classifier.run(command(model, tmp_path / "videos", tmp_path / "run"))
 
 
@@ -428,7 +476,7 @@ def test_label_sets_that_do_not_match_end_with_one_line(model, videos, tmp_path)
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
     with pytest.raises(
-        SystemExit, match="error: .*names.txt names 3 classes, and .*index.csv has labels up to 3: give a"
+        SystemExit, match="error: .*names.txt names 3 classes, and .*index.csv has labels up to 3: give one"
     ):
         train_classifier.run(command(model, index, tmp_path / "run", labels=names))
 
@@ -437,7 +485,7 @@ def test_label_sets_that_do_not_match_end_with_one_line(model, videos, tmp_path)
 def test_splits_without_a_readable_video_end_with_one_line(model, videos, tmp_path, mode):
     for name in CLASSES:
         write_video(tmp_path / "short" / name / "0.mp4", level=9, num_frames=2)
-    message = {"probe": "error: .*test has features of not one clip", "finetune": "error: none of the 3 clips"}[mode]
+    message = {"probe": "error: .*test has no features of any clip", "finetune": "error: none of the 3 clips"}[mode]
     with pytest.raises(SystemExit, match=message):
         train_classifier.run(
             command(model, videos, tmp_path / "run", mode=mode, test_dataset=tmp_path / "short", max_steps=1)
@@ -448,7 +496,7 @@ def test_a_class_without_a_readable_training_clip_ends_with_one_line(model, vide
     shutil.copytree(videos, tmp_path / "some")
     for file in (tmp_path / "some" / "dark").iterdir():
         file.write_bytes(b"no video")
-    with pytest.raises(SystemExit, match="error: no training clip of dark can be read, the first broken one is"):
+    with pytest.raises(SystemExit, match="error: no training clip of dark can be read; the first broken clip is"):
         train_classifier.run(command(model, tmp_path / "some", tmp_path / "run", validation_dataset=videos))
 
 
@@ -456,6 +504,6 @@ def test_a_folder_without_an_encoder_is_refused(videos, tmp_path):
     VJEPAConfig(**TINY).save_pretrained(tmp_path / "model")
     torch.save({}, tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(
-        SystemExit, match="error: .*model has no weights for vjepa.encoder.* it holds no V-JEPA encoder"
+        SystemExit, match="error: .*model has no weights for vjepa.encoder.* so it holds no V-JEPA encoder"
     ):
         train_classifier.run(command(tmp_path / "model", videos, tmp_path / "run"))

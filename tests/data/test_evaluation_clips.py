@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,22 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from videos import write_tar, write_video
 
-from transformers_vjepa.data import evaluation_clips
+from transformers_vjepa.data import clip_reading, evaluation_clips
+from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
-from transformers_vjepa.data.evaluation_clips import EvaluationClips, StreamedEvaluationClips, collate_evaluation_clips
+from transformers_vjepa.data.evaluation_clips import (
+    ClipGeometry,
+    EvaluationClips,
+    StreamedEvaluationClips,
+    collate_evaluation_clips,
+    read_evaluation_clips,
+)
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.models.vjepa.clip_transforms import resize_and_center_crop, resize_and_crop_views
 from transformers_vjepa.models.vjepa.decoding import read_segments
 
 SAMPLING = ClipSampling(num_frames=4, frame_step=2)
+GEOMETRY = ClipGeometry(crop_size=16, sampling=SAMPLING)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def clips_of(folder, **settings):
-    return EvaluationClips(open_corpus(folder), **{"crop_size": 16, "sampling": SAMPLING, **settings})
+    return EvaluationClips(open_corpus(folder), replace(GEOMETRY, **settings))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -81,7 +90,7 @@ def test_segments_and_views_are_those_of_the_functions_they_are_made_of(shared, 
         assert torch.equal(pixels[:, segment], expected)
 
 
-def test_picture_is_a_still_clip_that_is_resized_once(tmp_path, monkeypatch):
+def test_image_is_a_still_clip_that_is_resized_once(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     resized = []
@@ -100,7 +109,7 @@ def test_picture_is_a_still_clip_that_is_resized_once(tmp_path, monkeypatch):
     assert collate_evaluation_clips([item, item])["pixel_values_videos"].is_contiguous()
 
 
-def test_broken_picture_is_an_item(tmp_path):
+def test_broken_image_is_an_item(tmp_path):
     (tmp_path / "x.png").write_bytes(b"noise")
     (tmp_path / "y.png").touch()
     clips = clips_of(tmp_path)
@@ -109,7 +118,7 @@ def test_broken_picture_is_an_item(tmp_path):
 
 
 def test_subset_and_pickling(folder):
-    clips = EvaluationClips(SubsetCorpus(open_corpus(folder), [7, 0]), crop_size=16, sampling=SAMPLING)
+    clips = EvaluationClips(SubsetCorpus(open_corpus(folder), [7, 0]), GEOMETRY)
     copy = pickle.loads(pickle.dumps(clips))
     assert len(copy) == 2
     assert [Path(copy[index]["path"]).name for index in range(2)] == ["5.mp4", "0.mp4"]
@@ -121,9 +130,9 @@ def test_settings_that_are_refused(folder, tmp_path):
         clips_of(folder, num_segments=0)
     with pytest.raises(ValueError, match="`num_views`=0 must be at least 1"):
         clips_of(folder, num_views=0)
-    with pytest.raises(ValueError, match="holds no videos or pictures"):
-        EvaluationClips(SubsetCorpus(open_corpus(folder), []), crop_size=16, sampling=SAMPLING)
-    with pytest.raises(ValueError, match="backend"):  # a mistake of ours, not a broken video
+    with pytest.raises(ValueError, match="holds no videos or images"):
+        EvaluationClips(SubsetCorpus(open_corpus(folder), []), GEOMETRY)
+    with pytest.raises(ValueError, match="backend"):  # a mistake of the caller, not a broken video
         clips_of(folder, backend="abacus")[0]
 
 
@@ -135,22 +144,48 @@ def streamed(folder):
 
 def test_streamed_rows_come_in_batches_that_end_with_a_shard(folder):
     corpus = streamed(folder)
-    settings = {"batch_size": 2, "shard_size": 3, "crop_size": 16, "sampling": SAMPLING}
-    batches = list(StreamedEvaluationClips(corpus, start=0, **settings))
+    batches = list(StreamedEvaluationClips(corpus, GEOMETRY, start=0, batch_size=2, shard_size=3))
     assert [[item["index"] for item in batch] for batch in batches] == [[0, 1], [2], [3, 4], [5], [6, 7]]
-    later = list(StreamedEvaluationClips(corpus, start=3, **settings))
+    later = list(StreamedEvaluationClips(corpus, GEOMETRY, start=3, batch_size=2, shard_size=3))
     assert [[item["index"] for item in batch] for batch in later] == [[3, 4], [5], [6, 7]]
     assert torch.equal(later[1][0]["pixel_values_videos"], batches[3][0]["pixel_values_videos"])
     assert "error" in batches[2][1]
     with pytest.raises(ValueError, match="can only be streamed: download it"):
-        EvaluationClips(corpus, crop_size=16, sampling=SAMPLING)
+        EvaluationClips(corpus, GEOMETRY)
 
 
 def test_awkward_files_are_read_or_named(shared):
-    clips = EvaluationClips(open_corpus(shared / "data" / "decoder"), crop_size=32, sampling=ClipSampling())
+    clips = clips_of(shared / "data" / "decoder", crop_size=32, sampling=ClipSampling())
     items = [clips[index] for index in range(len(clips))]
     read = {Path(item["path"]).name for item in items if "error" not in item}
     broken = {Path(item["path"]).name for item in items if "error" in item}
     assert {"sample.mkv", "sample_av1.mp4", "no_duration.webm", "pigs_in_a_polka.gif"} <= read
     assert {"empty.mp4", "noise.mp4", "truncated.mp4", "invalid-bitstream.webm", "sample.audio.mp4"} <= broken
     assert len(read) + len(broken) == 22
+
+
+def test_clips_in_memory_are_those_of_the_data_set(folder, caplog):
+    clips, labels, paths = read_evaluation_clips(str(folder), crop_size=16, sampling=SAMPLING)
+    assert clips.shape == (7, 4, 16, 16, 3) and clips.dtype == torch.uint8 and clips.is_contiguous()
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert [Path(path).name for path in paths] == [f"{n}.mp4" for n in (0, 2, 4, 6, 1, 3, 5)]
+    item = clips_of(folder)[7]
+    assert torch.equal(clips[6].permute(0, 3, 1, 2), item["pixel_values_videos"][0, 0])
+    assert "skipped a broken video" in caplog.text and "broken.mp4" in caplog.text
+
+
+def write_some_broken(folder, *, readable, broken):
+    for number in range(readable):
+        write_video(folder / f"a{number:03d}.mp4", level=9, num_frames=7)
+    for number in range(broken):
+        (folder / f"b{number:03d}.mp4").write_bytes(b"noise")
+
+
+def test_share_of_broken_videos_counts_the_readable_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_reading, "MIN_BROKEN", 2)
+    write_some_broken(tmp_path, readable=40, broken=2)
+    clips, _, _ = read_evaluation_clips(str(tmp_path), crop_size=8, sampling=SAMPLING)
+    assert len(clips) == 40  # 2 of 42 are below 5 %
+    write_some_broken(tmp_path, readable=0, broken=3)
+    with pytest.raises(TooManyBrokenVideosError, match="3 of the last 43 videos are broken"):
+        read_evaluation_clips(str(tmp_path), crop_size=8, sampling=SAMPLING)

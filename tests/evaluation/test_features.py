@@ -1,4 +1,6 @@
+import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,18 @@ from videos import write_video
 
 from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
+from transformers_vjepa.data.evaluation_clips import ClipGeometry
 from transformers_vjepa.data.splits import manifest_hash
 from transformers_vjepa.evaluation.features import (
     FeatureError,
+    FeatureSettings,
     FeatureStore,
-    encode_clips,
+    encode_in_batches,
     summarise_features,
     weights_hash,
     write_features,
 )
-from transformers_vjepa.evaluation.shards import ShardError, ShardFolder
+from transformers_vjepa.evaluation.shards import PassOptions, ShardError, ShardFolder
 from transformers_vjepa.models.vjepa.decoding import read_segments
 
 SAMPLING = ClipSampling(num_frames=4, frame_step=2)
@@ -43,10 +47,15 @@ def model() -> VJEPAModel:
     return VJEPAModel(VJEPAConfig(**TINY)).eval()
 
 
-def write(model, folder, out, **settings):
-    arguments = {"sampling": SAMPLING, "dtype": "float32", "shard_size": 2, "batch_size": 3, "progress": False}
-    corpus = open_corpus(folder) if isinstance(folder, Path) else folder
-    write_features(model, corpus, out, **{**arguments, **settings})
+def write(model, folder, out, *, batch_size=3, num_segments=1, num_views=1, sampling=SAMPLING, **settings):
+    write_features(
+        model,
+        open_corpus(folder) if isinstance(folder, Path) else folder,
+        out,
+        features=FeatureSettings(**{"dtype": "float32", "shard_size": 2, **settings}),
+        geometry=ClipGeometry(crop_size=32, sampling=sampling, num_segments=num_segments, num_views=num_views),
+        options=PassOptions(batch_size=batch_size, progress=False),
+    )
 
 
 def expected_tokens(model, path, *, num_segments, num_views):
@@ -74,11 +83,35 @@ def test_features_by_hand(model, folder, tmp_path, num_segments, num_views):
         assert torch.allclose(item["features"], values, atol=1e-4), kind
 
 
-def test_frames_are_by_default_as_far_apart_as_the_processor_says(model, folder, tmp_path):
+def test_by_default_one_clip_is_sampled_as_the_processor_does(model, folder, tmp_path):
     processor = VJEPAVideoProcessor(crop_size=32, frame_step=2)
-    write(model, folder, tmp_path, processor=processor, sampling=None)
-    sampling = ShardFolder.open(tmp_path).settings["sampling"]
+    write_features(model, open_corpus(folder), tmp_path, processor=processor, options=PassOptions(progress=False))
+    settings = ShardFolder.open(tmp_path).settings
+    sampling = settings["sampling"]
     assert (sampling["num_frames"], sampling["frame_step"]) == (model.config.frames_per_clip, 2)
+    assert (settings["num_segments"], settings["num_views"], settings["crop_size"]) == (1, 1, 32)
+    assert (settings["kind"], settings["dtype"]) == ("tokens", "float16")
+
+
+def test_settings_that_decide_whether_a_folder_is_accepted(model, folder, tmp_path):
+    write(model, folder, tmp_path, kind="mean")
+    record = json.loads((tmp_path / "settings.json").read_text())
+    assert list(record) == ["stem", "suffix", "num_items", "shard_size", "settings", "notes"]
+    hashes = [record["settings"].pop(name) for name in ("weights", "manifest")]
+    assert all(len(value) == 64 for value in hashes)
+    assert record["settings"] == {
+        "kind": "mean",
+        "dtype": "float32",
+        "crop_size": 32,
+        "sampling": asdict(SAMPLING),
+        "num_segments": 1,
+        "num_views": 1,
+        "backend": "pyav",
+        "image_mean": VJEPAVideoProcessor.image_mean,
+        "image_std": VJEPAVideoProcessor.image_std,
+        "weights_dtype": "float32",
+        "class_names": ["a", "b"],
+    }
 
 
 def test_store(model, folder, tmp_path):
@@ -114,7 +147,7 @@ def test_shard_that_was_cut_short(model, folder, tmp_path):
     store, file = FeatureStore(tmp_path), tmp_path / "features-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     store[0]
-    with pytest.raises(OSError, match="features-00000.safetensors is cut short: delete it"):
+    with pytest.raises(OSError, match="features-00000.safetensors is truncated: delete it"):
         store[1]
 
 
@@ -144,7 +177,7 @@ def test_features_that_the_type_cannot_hold_are_refused(folder, tmp_path):
     assert model.training  # as it was
 
 
-def test_pictures(model, tmp_path):
+def test_images(model, tmp_path):
     for number in range(3):
         (tmp_path / "in" / str(number)).mkdir(parents=True)
         Image.new("RGB", (50, 40), (80 * number, 10, 10)).save(tmp_path / "in" / str(number) / "x.png")
@@ -190,8 +223,8 @@ def test_clips_are_encoded_a_few_at_a_time(model):
 
     processor = VJEPAVideoProcessor(crop_size=32)
     with torch.no_grad():
-        few = encode_clips(model, clips, clips_per_batch=5, reduce=reduce, processor=processor)
-        one = encode_clips(model, clips[1:, 2:, 1:], clips_per_batch=1, reduce=reduce, processor=processor)
+        few = encode_in_batches(model, clips, clips_per_batch=5, reduce=reduce, processor=processor)
+        one = encode_in_batches(model, clips[1:, 2:, 1:], clips_per_batch=1, reduce=reduce, processor=processor)
     assert sizes == [5, 5, 2, 1]
     assert few.shape == (2, 3, 2, WIDTH)
     assert torch.allclose(few[1, 2, 1], one[0, 0, 0], atol=1e-6)
@@ -212,7 +245,7 @@ def test_store_without_a_clip(model, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.mp4").write_bytes(b"noise")
     write(model, tmp_path / "in", tmp_path / "out")
-    with pytest.raises(ShardError, match=r"features of not one clip; 1 are broken, such as .*x.mp4 \(CorruptVideo"):
+    with pytest.raises(ShardError, match=r"no features of any clip; 1 are broken, such as .*x.mp4 \(CorruptVideo"):
         FeatureStore(tmp_path / "out")
 
 
@@ -224,8 +257,6 @@ def test_store_without_a_clip(model, tmp_path):
         ({"file_format": "csv"}, "`file_format`='csv' must be one of safetensors, parquet"),
         ({"file_format": "parquet", "kind": "tokens"}, "Parquet holds pooled features in float32, not kind='tokens'"),
         ({"file_format": "parquet", "kind": "mean", "dtype": "float16"}, "not kind='mean' in float16"),
-        ({"batch_size": 0}, "`batch_size`=0 must be at least 1"),
-        ({"num_segments": 0}, "`num_segments`=0 must be at least 1"),
         ({"sampling": ClipSampling(num_frames=3)}, "num_frames=3 is not a multiple of the model's tubelet_size=2"),
     ],
 )
@@ -233,3 +264,9 @@ def test_settings_that_are_refused(model, folder, tmp_path, settings, message):
     with pytest.raises(FeatureError, match=message):
         write(model, folder, tmp_path, **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_crops_of_another_size_are_refused(model, folder, tmp_path):
+    geometry = ClipGeometry(crop_size=48, sampling=SAMPLING)
+    with pytest.raises(FeatureError, match="crop_size=48 of the clips differs from the model's 32"):
+        write_features(model, open_corpus(folder), tmp_path, geometry=geometry)

@@ -1,8 +1,7 @@
-import math
-import subprocess
 import sys
 from types import SimpleNamespace
 
+import evaluate
 import numpy as np
 import pytest
 
@@ -10,10 +9,8 @@ from transformers_vjepa.evaluation.metrics import (
     ClassificationMetric,
     classification_metrics,
     compute_metrics,
-    evaluate,
     top_k_hits,
 )
-from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 
 def test_metrics_by_hand():
@@ -73,40 +70,3 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     with pytest.raises(ImportError, match=r"pip install transformers_vjepa\[probe\]"):
         classification_metrics(np.zeros((1, 2)), np.array([0]))
-
-
-def test_script_named_like_the_library_does_not_hide_it(tmp_path):
-    (tmp_path / "evaluate.py").write_text("raise RuntimeError('this is the script')\n")
-    (tmp_path / "other.py").write_text(
-        "from transformers_vjepa.evaluation.metrics import evaluate; print(evaluate.Metric)\n"
-    )
-    done = subprocess.run([sys.executable, str(tmp_path / "other.py")], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "evaluate.module.Metric" in done.stdout
-
-
-def test_wilson_interval():
-    # Published example (Newcombe, Statistics in Medicine 17, 1998, Table I): 81 of 263, and 15 of 148.
-    assert accuracy_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert accuracy_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert accuracy_interval(0, 20) == (0.0, pytest.approx(0.1611, abs=5e-5))
-    low, high = accuracy_interval(20, 20)
-    assert (low, high) == (pytest.approx(1 - 0.1611, abs=5e-5), 1.0)
-    # At half the clips the interval is symmetric; z = 1 gives the standard error shrunk by 1 / sqrt(1 + 1 / n).
-    level = math.erf(1 / math.sqrt(2))
-    assert accuracy_interval(8, 16, level=level) == pytest.approx(
-        (0.5 - 0.5 / math.sqrt(17), 0.5 + 0.5 / math.sqrt(17))
-    )
-
-
-@pytest.mark.parametrize(
-    ("correct", "total", "level", "message"),
-    [
-        (0, 0, 0.95, "0 correct of 0 clips"),
-        (3, 2, 0.95, "3 correct of 2 clips"),
-        (1, 2, 1.0, r"level=1.0 must lie in \(0, 1\)"),
-    ],
-)
-def test_intervals_refuse(correct, total, level, message):
-    with pytest.raises(ValueError, match=message):
-        accuracy_interval(correct, total, level=level)

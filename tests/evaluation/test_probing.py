@@ -5,55 +5,17 @@ import numpy as np
 import pytest
 import torch
 from reference import TINY
-from videos import write_video
 
-from transformers_vjepa import (
-    ClipSampling,
-    VJEPAConfig,
-    VJEPAForVideoClassification,
-    VJEPAModel,
-    VJEPAVideoProcessor,
-    read_clip,
-)
+from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification
 from transformers_vjepa.evaluation.probing import (
     ProbeGrid,
     ProbeSettings,
-    average_views,
     best_probe,
-    extract_time_means,
     fit_read_out,
     probe_settings,
     selection_score,
 )
-
-
-def test_time_means_by_hand(tmp_path):
-    for name, level in (("a", 40), ("b", 200), ("c", 90)):
-        write_video(tmp_path / f"{name}.mp4", level=level)
-    torch.manual_seed(0)
-    model = VJEPAModel(VJEPAConfig(**TINY))
-    sampling = ClipSampling(num_frames=4, frame_step=2)
-    features, paths = extract_time_means(model, str(tmp_path), sampling=sampling, batch_size=2, progress=False)
-    assert [path.rsplit("/", 1)[-1] for path in paths] == ["a.mp4", "b.mp4", "c.mp4"]
-    assert features.shape == (3, 2 * 48)
-    clip = read_clip(tmp_path / "b.mp4", sampling=sampling)
-    pixels = VJEPAVideoProcessor(crop_size=32)(clip, return_tensors="pt")["pixel_values_videos"]
-    with torch.no_grad():
-        tokens = model.eval()(pixels).last_hidden_state[0]  # 2 time steps of 4 x 4 cells
-    expected = torch.cat([tokens[:16].mean(0), tokens[16:].mean(0)])
-    assert torch.allclose(features[1], expected, atol=1e-5)
-
-
-def test_time_means_leave_broken_videos_out(tmp_path, caplog):
-    write_video(tmp_path / "a.mp4", level=40)
-    (tmp_path / "b.mp4").write_bytes(b"no video")
-    model, sampling = VJEPAModel(VJEPAConfig(**TINY)), ClipSampling(num_frames=4, frame_step=2)
-    features, paths = extract_time_means(model, str(tmp_path), sampling=sampling, progress=False)
-    assert len(features) == len(paths) == 1
-    assert "skipped a broken video" in caplog.text
-    (tmp_path / "a.mp4").unlink()
-    with pytest.raises(ValueError, match="none of the 1 videos of .* can be read"):
-        extract_time_means(model, str(tmp_path), sampling=sampling, progress=False)
+from transformers_vjepa.models.vjepa.modeling_vjepa import average_views
 
 
 def on_the_line(*places):
@@ -76,7 +38,7 @@ def test_ridge_by_hand():
 
 
 def test_unknown_read_outs_are_refused():
-    with pytest.raises(ValueError, match="kind='tree' is no read-out: choose one of neighbours, ridge"):
+    with pytest.raises(ValueError, match="unknown read-out kind='tree': choose one of neighbours, ridge"):
         fit_read_out("tree", on_the_line(0.0, 1.0), torch.tensor([0, 1]))
 
 

@@ -16,7 +16,7 @@ from transformers_vjepa import (
     VJEPAVideoProcessor,
 )
 from transformers_vjepa.data.corpora import FileCorpus, open_corpus
-from transformers_vjepa.data.evaluation_clips import EvaluationClips
+from transformers_vjepa.data.evaluation_clips import ClipGeometry, EvaluationClips
 from transformers_vjepa.data.labels import LabelMismatchError, align_labels
 from transformers_vjepa.evaluation.protocols import (
     PROTOCOLS,
@@ -28,7 +28,7 @@ from transformers_vjepa.evaluation.protocols import (
     read_predictions,
     resolve_protocol,
 )
-from transformers_vjepa.evaluation.shards import ShardError
+from transformers_vjepa.evaluation.shards import PassOptions, ShardError
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 
 NAMES = ["kick", "hug", "push"]
@@ -63,7 +63,7 @@ def test_published_protocols():
     assert (ssv2.num_segments, ssv2.num_views) == (2, 3)
     assert (in1k.num_segments, in1k.num_views) == (1, 1)
     expected = ClipSampling(num_frames=16, frame_step=4, spacing="linspace")
-    assert k400.sampling(config) == ssv2.sampling(config) == expected
+    assert k400.geometry(config).sampling == ssv2.geometry(config).sampling == expected
 
 
 def test_parts_of_a_protocol_are_replaced():
@@ -77,9 +77,9 @@ def test_parts_of_a_protocol_are_replaced():
 def test_without_a_protocol_frames_are_as_far_apart_as_the_processor_takes_them():
     processor = VJEPAVideoProcessor(fps=5)
     protocol = resolve_protocol(None, processor=processor)
-    assert protocol.sampling(VJEPAConfig()) == ClipSampling(num_frames=16, target_fps=5)
+    assert protocol.geometry(VJEPAConfig()).sampling == ClipSampling(num_frames=16, target_fps=5)
     asked = resolve_protocol(None, processor=processor, frame_step=2)
-    assert asked.sampling(VJEPAConfig()) == ClipSampling(num_frames=16, frame_step=2)
+    assert asked.geometry(VJEPAConfig()).sampling == ClipSampling(num_frames=16, frame_step=2)
 
 
 def test_protocols_that_do_not_fit_are_refused():
@@ -88,9 +88,9 @@ def test_protocols_that_do_not_fit_are_refused():
         resolve_protocol("k700", processor=processor)
     protocol = resolve_protocol("ssv2_16x2x3", processor=processor)
     with pytest.raises(ValueError, match="the protocol takes 16 frames, the model 4: set num_frames=4"):
-        protocol.sampling(VJEPAConfig(**TINY))
+        protocol.geometry(VJEPAConfig(**TINY))
     with pytest.raises(ValueError, match="`num_views`=0 must be at least 1"):
-        resolve_protocol(None, processor=processor, num_views=0)
+        resolve_protocol(None, processor=processor, num_views=0).geometry(VJEPAConfig())
 
 
 # Models
@@ -107,7 +107,7 @@ def test_classifier_comes_with_its_processor(model, tmp_path):
 
 def test_checkpoint_without_a_classifier_is_refused(tmp_path):
     VJEPAForPreTraining(VJEPAConfig(**TINY)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no weights for classifier.bias .* it is no trained classifier"):
+    with pytest.raises(ValueError, match="has no weights for classifier.bias .* this is not a trained classifier"):
         load_classifier(str(tmp_path))
 
 
@@ -192,19 +192,21 @@ def predictions_of(shards, label_map=(0, 1, 2)):
     return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
-def run(model, folder, out, **settings):
-    return predict(model, open_corpus(folder), out, **{"protocol": PROTOCOL, "progress": False, **settings})
+def run(model, source, out, *, protocol=PROTOCOL, **options):
+    corpus = open_corpus(source) if isinstance(source, Path) else source
+    options = PassOptions(**{"progress": False, **options})
+    return predict(model, corpus, out, protocol.geometry(model.config), options=options)
 
 
-@pytest.mark.parametrize("clips_per_batch", [1, 5, 64])
-def test_probabilities_are_those_of_the_model(model, folder, tmp_path, clips_per_batch):
-    shards = run(model, folder, tmp_path, clips_per_batch=clips_per_batch)
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_probabilities_are_those_of_the_model(model, folder, tmp_path, batch_size):
+    shards = run(model, folder, tmp_path, batch_size=batch_size)
     corpus = open_corpus(folder)
     paths, labels, probabilities = predictions_of(shards, align_labels(corpus, model.config))
     assert [Path(path).name for path in paths] == ["0.mp4", "3.mp4", "1.mp4", "4.mp4", "2.mp4", "5.mp4"]
     assert [NAMES[label] for label in labels] == ["hug", "hug", "kick", "kick", "push", "push"]
     sampling = ClipSampling(num_frames=4, frame_step=2)
-    clips = EvaluationClips(corpus, crop_size=32, sampling=sampling, num_segments=2, num_views=3)
+    clips = EvaluationClips(corpus, ClipGeometry(crop_size=32, sampling=sampling, num_segments=2, num_views=3))
     pixels = torch.stack([clips[index]["pixel_values_videos"] for index in (0, 1, 2, 3, 4, 5)])
     mean, std = (
         torch.tensor(values)[:, None, None]
@@ -222,11 +224,11 @@ def test_few_clips_are_encoded_at_once(model, folder, tmp_path, monkeypatch):
     encode = model.vjepa.get_vision_features
     monkeypatch.setattr(model.vjepa, "get_vision_features", lambda clips: (sizes.append(len(clips)), encode(clips))[1])
     protocol = EvaluationProtocol(num_segments=8, num_views=3, frame_step=1)
-    run(model, folder, tmp_path, protocol=protocol, clips_per_batch=3)
+    run(model, folder, tmp_path, protocol=protocol, batch_size=3)
     assert set(sizes) == {3, 2} and sum(sizes) == 6 * 24
 
 
-def test_evaluation_goes_on_where_it_stopped(model, folder, tmp_path):
+def test_a_stopped_evaluation_continues(model, folder, tmp_path):
     whole = predictions_of(run(model, folder, tmp_path / "whole"))
     part = run(model, folder, tmp_path / "part", rank=1, world_size=2)
     with pytest.raises(ShardError, match="4 of 7 shards are missing"):
@@ -237,7 +239,7 @@ def test_evaluation_goes_on_where_it_stopped(model, folder, tmp_path):
         run(model, folder, tmp_path / "part", protocol=EvaluationProtocol(num_segments=2, frame_step=2))
 
 
-def test_pictures(model, tmp_path):
+def test_images(model, tmp_path):
     for number in range(3):
         path = tmp_path / "in" / NAMES[number] / "x.png"
         path.parent.mkdir(parents=True)
@@ -258,7 +260,7 @@ def test_streamed_data(model, folder, tmp_path):
     features = Features({"video": Value("binary"), "label": ClassLabel(names=["push", "hug"])})
     rows = {"video": [path.read_bytes() for path in files], "label": [1, 1, 0, 0]}
     corpus = open_corpus(Dataset.from_dict(rows, features=features).to_iterable_dataset())
-    shards = predict(model, corpus, tmp_path / "streamed", protocol=PROTOCOL, progress=False)
+    shards = run(model, corpus, tmp_path / "streamed")
     _, labels, probabilities = predictions_of(shards, align_labels(corpus, model.config))
     assert [NAMES[label] for label in labels] == ["hug", "hug", "push", "push"]
     _, _, expected = predictions_of(run(model, folder, tmp_path / "files"))
@@ -267,13 +269,7 @@ def test_streamed_data(model, folder, tmp_path):
 
 
 def test_unknown_labels_stay_unknown(model, folder, tmp_path):
-    shards = predict(
-        model,
-        open_corpus(folder / "hug" / "*.mp4"),
-        tmp_path,
-        protocol=PROTOCOL,
-        progress=False,
-    )
+    shards = run(model, folder / "hug" / "*.mp4", tmp_path)
     _, labels, _ = predictions_of(shards)
     assert labels.tolist() == [-1, -1]
 
@@ -283,7 +279,7 @@ def test_labels_without_a_class(model, folder, tmp_path):
     rows = {"video": [path.read_bytes() for path in files], "label": [-2, 3]}
     features = Features({"video": Value("binary"), "label": Value("int64")})
     corpus = open_corpus(Dataset.from_dict(rows, features=features).to_iterable_dataset())
-    shards = predict(model, corpus, tmp_path, protocol=PROTOCOL, progress=False)
+    shards = run(model, corpus, tmp_path)
     _, labels, _ = predictions_of(shards, (4, 5, 6, 7))
     assert labels.tolist() == [-1, 7]  # any number below 0 is unknown
     with pytest.raises(LabelMismatchError, match="row 1 has label 3, the model knows labels up to 2"):
@@ -293,14 +289,9 @@ def test_labels_without_a_class(model, folder, tmp_path):
 def test_probabilities_that_are_not_finite_are_refused(model, folder, tmp_path):
     broken = VJEPAForVideoClassification(model.config).eval()
     broken.classifier.bias.data[1] = float("nan")
-    with pytest.raises(PredictionError, match="not finite in torch.float32: use float32 or bfloat16, or check its"):
+    with pytest.raises(PredictionError, match="not finite in torch.float32: use float32 or bfloat16, or check the"):
         run(broken, folder, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
-
-
-def test_numbers_out_of_range(model, folder, tmp_path):
-    with pytest.raises(ValueError, match="`clips_per_batch`=0 must be at least 1"):
-        run(model, folder, tmp_path, clips_per_batch=0)
 
 
 def test_a_slip_in_a_local_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):

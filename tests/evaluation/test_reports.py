@@ -1,27 +1,136 @@
+"""Reports of a split, and of a training run."""
+
 import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from reference import TINY
 
 from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification
 from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.evaluation import reports
 from transformers_vjepa.evaluation.probing import ProbeGrid, probe_settings
 from transformers_vjepa.evaluation.reports import (
+    EmptyReportError,
     OtherRunError,
+    Predictions,
     check_classes,
     check_same_run,
+    describe_results,
     finish_run,
     still_improving,
     summary,
+    write_prediction_report,
 )
+from transformers_vjepa.evaluation.statistics import accuracy_interval
 from transformers_vjepa.evaluation.trainer import (
     UnusableSplitError,
     VJEPAClassificationArguments,
     VJEPAClassificationTrainer,
 )
+
+# Predictions of a split
+
+NAMES = ["a", "b", "c", "d", "e", "f"]
+
+
+def one_hot(*classes, number=6):
+    return (0.5 * np.eye(number)[list(classes)] + 0.5 / number).astype(np.float32)
+
+
+BATCHES = [
+    Predictions(["0.mp4", "1.mp4"], np.array([0, 1]), one_hot(0, 0)),
+    Predictions(["2.mp4", "3.mp4", "4.mp4"], np.array([1, -1, 5]), one_hot(1, 2, 0)),
+]
+
+
+def test_report_by_hand(tmp_path):
+    broken = [{"path": "x.mp4", "error": "CorruptVideoError: noise"}]
+    results = write_prediction_report(BATCHES, tmp_path, class_names=NAMES, broken=broken, details={"model": "m"})
+    assert results == json.loads((tmp_path / "results.json").read_text()) | {
+        "accuracy_interval": accuracy_interval(2, 4),
+        "classes": results["classes"],
+    }
+    assert (results["num_videos"], results["num_labelled"], results["num_broken"]) == (5, 4, 1)
+    assert results["accuracy"] == 0.5 and results["model"] == "m" and results["broken"] == broken
+    # Labels 0 1 1 5, predicted 0 0 1 0: F1 of 0 is 2 * 1 / (2 + 2), of 1 is 2/3, of 5 is 0.
+    assert results["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    # Equal probabilities count from the lowest class, so 5 is the sixth.
+    assert results["top5_accuracy"] == 0.75
+    assert [(c["name"], c["num_videos"], c["accuracy"]) for c in results["classes"]] == [
+        ("a", 1, 1.0),
+        ("b", 2, 0.5),
+        ("f", 1, 0.0),
+    ]
+    assert set(results["versions"]) == {"transformers_vjepa", "transformers", "torch", "av"}
+    for name in ("confusion.png", "classes.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 200
+
+
+def test_predictions_file(tmp_path):
+    write_prediction_report(BATCHES, tmp_path / "new", class_names=NAMES)
+    rows = pq.read_table(tmp_path / "new" / "predictions.parquet").to_pylist()
+    assert [row["path"] for row in rows] == [f"{number}.mp4" for number in range(5)]
+    assert [row["label"] for row in rows] == [0, 1, 1, -1, 5]
+    assert [row["label_name"] for row in rows] == ["a", "b", "b", None, "f"]
+    assert [row["predicted"] for row in rows] == [0, 0, 1, 2, 0]
+    assert [row["predicted_name"] for row in rows] == ["a", "a", "b", "c", "a"]
+    assert rows[3]["probabilities"] == one_hot(2)[0].tolist()
+
+
+def test_without_labels_there_are_predictions_only(tmp_path):
+    batch = Predictions(["0.mp4"], np.array([-1]), one_hot(3))
+    results = write_prediction_report([batch], tmp_path, class_names=NAMES)
+    assert results["accuracy"] is None and "macro_f1" not in results and "classes" not in results
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "results.json"]
+    assert describe_results(results) == "1 videos, 0 broken\nno video has a label: predictions only"
+
+
+def test_few_classes_have_no_top5(tmp_path):
+    batch = Predictions(["0.mp4"], np.array([1]), one_hot(1, number=3))
+    results = write_prediction_report([batch], tmp_path, class_names=NAMES[:3])
+    assert results["accuracy"] == 1 and "top5_accuracy" not in results
+    assert "top-5" not in describe_results(results)
+
+
+def test_many_classes_have_no_confusion_matrix(tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "_MAX_CONFUSION_CLASSES", 5)
+    write_prediction_report(BATCHES, tmp_path, class_names=NAMES)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["classes.png"]
+
+
+def test_without_matplotlib_there_are_no_charts(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(reports, "find_spec", lambda name: None)
+    messages = []
+    monkeypatch.setattr(reports.logger, "warning", messages.append)
+    write_prediction_report(BATCHES, tmp_path, class_names=NAMES)
+    assert not list(tmp_path.glob("*.png")) and (tmp_path / "results.json").exists()
+    assert messages == ["charts need matplotlib: pip install transformers_vjepa[viz]"]
+
+
+def test_results_in_words(tmp_path):
+    text = describe_results(write_prediction_report(BATCHES, tmp_path, class_names=NAMES))
+    assert text.splitlines() == [
+        "5 videos, 0 broken",
+        "accuracy        50.00%   (95 %: 15.00% to 85.00%)",
+        "to compare      50.00%   (always the commonest class)",
+        "top-5 accuracy  75.00%",
+        "macro F1        0.3889",
+        "computed over the 4 videos that have a label",
+    ]
+
+
+def test_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(EmptyReportError, match=r"no video could be classified; 1 are broken, such as x.mp4 \(noise\)"):
+        write_prediction_report([], tmp_path, class_names=NAMES, broken=[{"path": "x.mp4", "error": "noise"}])
+
+
+# A training run
 
 RESULTS = {
     "chosen": {
@@ -72,9 +181,9 @@ def test_summary_warns_of_what_may_mislead():
     (late,) = notes(chosen={"still_improving": True}, **test)
     assert "still getting better at the end" in late
     (edge,) = notes(chosen={"learning_rate": 0.1}, **test)
-    assert "the best learning rate is at the edge of those tried" in edge
+    assert "the best learning rate is at the edge of the range" in edge
     (few,) = notes(validation={"num_videos": 11}, chosen={"learning_rate": 0.1})
-    assert "11 clips are few to choose among 3 probes by" in few
+    assert "11 clips are few to choose among 3 probes: give more" in few
     everything = {"still_improving": True, "learning_rate": 0.1}
     (few,) = notes(chosen=everything, validation={"accuracy": 1.0, "num_videos": 11})  # with luck
     assert "11 clips are few" in few
@@ -113,7 +222,7 @@ def test_classes_that_cannot_be_read_are_named():
     store = SimpleNamespace(labels=np.array([0, 0]), broken=[(3, "x.mp4", "OSError: gone")])
     check_classes(store, config, [0])
     with pytest.raises(
-        UnusableSplitError, match=r"no training clip of b, c can be read, .* is x.mp4 \(OSError: gone\)"
+        UnusableSplitError, match=r"no training clip of b, c can be read; .* is x.mp4 \(OSError: gone\)"
     ):
         check_classes(store, config, [0, 1, 2])
 

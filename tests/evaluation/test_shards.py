@@ -1,6 +1,7 @@
 import errno
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ from videos import write_tar, write_video
 
 from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.evaluation_clips import ClipGeometry
 from transformers_vjepa.evaluation.shards import (
+    PassOptions,
     ShardError,
     ShardFolder,
     default_shard_size,
@@ -22,7 +25,7 @@ from transformers_vjepa.evaluation.shards import (
 )
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 
-GEOMETRY = {"crop_size": 8, "sampling": ClipSampling(num_frames=2, frame_step=1)}
+GEOMETRY = ClipGeometry(crop_size=8, sampling=ClipSampling(num_frames=2, frame_step=1))
 SETTINGS = {"kind": "mean", "sampling": {"num_frames": 2, "spacing": "stride"}, "mean": (0.5, 0.5)}
 
 
@@ -52,11 +55,11 @@ class Brightness:
         return {"brightness": clips.float().mean(dim=tuple(range(1, clips.ndim)))}
 
 
-def fill(shards, corpus, **settings):
-    compute = Brightness()
-    arguments = {"geometry": GEOMETRY, "compute": compute, "write": write_safetensors, "batch_size": 2}
-    fill_shards(shards, corpus, progress=False, **{**arguments, **settings})
-    return compute.num_seen
+def fill(shards, corpus, *, geometry=GEOMETRY, compute=None, write=write_safetensors, **options):
+    counting = Brightness()
+    options = PassOptions(**{"batch_size": 2, "progress": False, **options})
+    fill_shards(shards, corpus, geometry, options, compute=compute or counting, write=write)
+    return counting.num_seen
 
 
 def levels(shards):
@@ -142,7 +145,7 @@ def test_hashes_that_differ_are_not_printed(tmp_path):
 
 
 def test_folders_without_shards(tmp_path):
-    with pytest.raises(ShardError, match="has no settings.json: it holds no shards"):
+    with pytest.raises(ShardError, match="has no settings.json: the folder holds no shards"):
         ShardFolder.open(tmp_path)
     open_shards(tmp_path / "x")
     assert ShardFolder.open(tmp_path / "x").settings == json.loads(json.dumps(SETTINGS))
@@ -165,7 +168,7 @@ def refused(*args, **kwargs):
 
 
 def test_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
-    """Root may write everywhere: the errors are those that others get."""
+    """Root may write everywhere, so the errors of other users are raised by hand."""
     for name, place in (("mkdir", ""), ("write_text", "/settings.json")):
         with monkeypatch.context() as patch:
             patch.setattr(Path, name, refused)
@@ -176,7 +179,7 @@ def test_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 def test_a_full_disk(folder, tmp_path, kind):
-    """A limit on the size of files stands for it, with EFBIG for ENOSPC."""
+    """A limit on the size of files stands for a full disk: EFBIG in place of ENOSPC."""
 
     def write_parquet(path, contents):
         pq.write_table(pa.table({"pixels": contents.tensors["pixels"].flatten().numpy()}), path, compression="none")
@@ -188,7 +191,9 @@ def test_a_full_disk(folder, tmp_path, kind):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(ShardError, match=rf"^cannot write {shards.path(0)} \(.*File too large.*: make room, or"):
+        with pytest.raises(
+            ShardError, match=rf"^cannot write {shards.path(0)} \(.*File too large.*: make room or allow"
+        ):
             write = write_safetensors if kind == "safetensors" else write_parquet
             fill(shards, open_corpus(folder), compute=compute, write=write)
     finally:
@@ -222,7 +227,7 @@ def test_streamed_data(folder, tmp_path, num_workers, shard_size):
     assert fill(open_shards(tmp_path / "out", **settings), corpus) == 0
 
 
-def test_streamed_data_goes_on_where_it_stopped(folder, tmp_path):
+def test_a_stopped_pass_over_streamed_data_continues(folder, tmp_path):
     corpus, compute = streamed(folder, tmp_path), Brightness()
 
     def interrupted(clips):
@@ -237,7 +242,7 @@ def test_streamed_data_goes_on_where_it_stopped(folder, tmp_path):
     shards = open_shards(tmp_path / "out", num_items=None)
     assert fill(shards, corpus) == 5
     assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
-    with pytest.raises(ShardError, match="is streamed, which 2 processes cannot share: use one"):
+    with pytest.raises(ShardError, match="is streamed, and 2 processes cannot share a stream: use one process"):
         fill(open_shards(tmp_path / "other", num_items=None), corpus, world_size=2)
 
 
@@ -249,13 +254,34 @@ def test_default_size():
     assert default_shard_size(3, item_bytes=2**40) == 1
 
 
-def test_numbers_out_of_range(folder, tmp_path):
+def test_a_forward_pass_gets_as_many_clips_as_asked_for_or_one_video(folder, tmp_path):
+    sizes = []
+
+    def compute(clips):
+        sizes.append(tuple(clips.shape[:3]))
+        return {"brightness": clips.float().flatten(1).mean(1)}
+
+    geometry = replace(GEOMETRY, num_segments=2, num_views=3)
+    fill(open_shards(tmp_path / "a"), open_corpus(folder), geometry=geometry, compute=compute, batch_size=12)
+    assert set(sizes) == {(2, 3, 2), (1, 3, 2)}
+    sizes.clear()
+    fill(open_shards(tmp_path / "b"), open_corpus(folder), geometry=geometry, compute=compute, batch_size=5)
+    assert set(sizes) == {(1, 3, 2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size`=0 must be at least 1"),
+        ({"max_broken_share": 1}, r"max_broken_share=1 must lie in \[0, 1\)"),
+        ({"rank": 2, "world_size": 2}, r"rank=2 must lie in \[0, world_size=2\)"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        PassOptions(**options)
+
+
+def test_shard_size_out_of_range(tmp_path):
     with pytest.raises(ShardError, match="`shard_size`=0 must be at least 1"):
         open_shards(tmp_path, shard_size=0)
-    shards, corpus = open_shards(tmp_path), open_corpus(folder)
-    with pytest.raises(ValueError, match="`batch_size`=0 must be at least 1"):
-        fill(shards, corpus, batch_size=0)
-    with pytest.raises(ValueError, match=r"max_broken_share=1 must lie in \[0, 1\)"):
-        fill(shards, corpus, max_broken_share=1)
-    with pytest.raises(ValueError, match=r"rank=2 must lie in \[0, world_size=2\)"):
-        fill(shards, corpus, rank=2, world_size=2)

@@ -14,7 +14,7 @@ from videos import write_video
 
 from transformers_vjepa import ClipSampling, StreamPosition, VJEPAConfig, VJEPAForVideoClassification, clip_stream
 from transformers_vjepa.data.corpora import open_corpus
-from transformers_vjepa.data.evaluation_clips import EvaluationClips
+from transformers_vjepa.data.evaluation_clips import ClipGeometry, EvaluationClips
 from transformers_vjepa.evaluation import trainer as classification_trainer
 from transformers_vjepa.evaluation.probing import ProbeGrid, ProbeSettings, probe_settings
 from transformers_vjepa.evaluation.trainer import (
@@ -92,6 +92,10 @@ def stream(videos, model_config, position=None, **settings):
     return clip_stream(
         str(videos), config=model_config, sampling=SAMPLING, position=position, batch_size=4, seed=3, **settings
     )
+
+
+def evaluation_clips(folder, **settings):
+    return EvaluationClips(open_corpus(folder), ClipGeometry(crop_size=32, sampling=SAMPLING, **settings))
 
 
 def weights(model):
@@ -203,7 +207,7 @@ def test_probing_clips_leaves_the_encoder_as_it_is(videos, tmp_path):
 def test_features_of_clips_are_those_of_the_classifier(videos, tmp_path):
     encoder, grid = tiny_classifier(), tiny_grid([ProbeSettings(1e-3, 0.0)])
     grid.write_into(encoder, 0)
-    clips = EvaluationClips(open_corpus(str(videos)), crop_size=32, sampling=SAMPLING, num_segments=2, num_views=3)
+    clips = evaluation_clips(videos, num_segments=2, num_views=3)
     predictions = [
         VJEPAClassificationTrainer(model, arguments(tmp_path, per_device_eval_batch_size=2), encoder=beside).predict(
             clips
@@ -293,7 +297,7 @@ def test_resumed_fine_tuning_ends_as_the_uninterrupted_one(videos, tmp_path, wor
         args.save_steps = args.eval_steps = 2
         args.eval_strategy = "steps"
         model, position = tiny_classifier(drop_path_rate=0.5), StreamPosition()
-        clips = EvaluationClips(open_corpus(str(videos)), crop_size=32, sampling=SAMPLING)
+        clips = evaluation_clips(videos)
         data = stream(videos, model.config, position, num_workers=workers)
         trainer = VJEPAClassificationTrainer(model, args, data, clips, position=position)
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -361,7 +365,7 @@ def test_the_loss_of_fine_tuning_by_hand(videos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "message"), [(-1, "b.mp4 has no label: the classes"), (3, "b.mp4 has the label 3: the classes")]
+    ("label", "message"), [(-1, "b.mp4 has no label, and the classes"), (3, "b.mp4 has the label 3, and the classes")]
 )
 def test_labels_that_are_no_class_are_named(tmp_path, label, message):
     model = tiny_classifier()
@@ -378,7 +382,7 @@ def test_broken_videos_are_left_out_of_the_metrics(videos, tmp_path, caplog):
     folder = tmp_path / "some"
     shutil.copytree(videos, folder)
     (folder / "level1" / "0.mp4").write_bytes(b"no video")
-    clips = EvaluationClips(open_corpus(str(folder)), crop_size=32, sampling=SAMPLING)
+    clips = evaluation_clips(folder)
     model = tiny_classifier()
     metrics = VJEPAClassificationTrainer(model, arguments(tmp_path, per_device_eval_batch_size=1)).evaluate(clips)
     assert metrics["eval_videos_skipped"] == 1
@@ -389,7 +393,7 @@ def test_broken_videos_are_left_out_of_the_metrics(videos, tmp_path, caplog):
 def test_a_split_without_any_readable_video_is_an_error(tmp_path):
     for number in range(3):
         write_video(tmp_path / "a" / f"{number}.mp4", level=100, num_frames=2)  # too short
-    clips = EvaluationClips(open_corpus(str(tmp_path)), crop_size=32, sampling=SAMPLING)
+    clips = evaluation_clips(tmp_path)
     trainer = VJEPAClassificationTrainer(tiny_classifier(), arguments(tmp_path))
     with pytest.raises(UnusableSplitError, match="none of the 3 clips to evaluate can be read"):
         trainer.evaluate(clips)
@@ -399,7 +403,7 @@ def test_metrics_of_a_grid_are_those_of_its_best_probe(tmp_path):
     trainer = VJEPAClassificationTrainer(tiny_grid(probe_settings([1e-3, 1e-2], [0.0])), arguments(tmp_path))
     right, wrong = np.eye(CLASSES) * 5.0, np.roll(np.eye(CLASSES), 1, axis=1) * 5.0
     logits = np.stack([wrong, right], axis=1)[[0, 1, 2, 0]]
-    metrics = trainer._metrics_of(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 0, IGNORED])))
+    metrics = trainer.compute_metrics(EvalPrediction(predictions=logits, label_ids=np.array([0, 1, 0, IGNORED])))
     assert metrics["best_probe"] == 1
     assert metrics["accuracy"] == metrics["accuracy_lr0.01_wd0"] == pytest.approx(2 / 3)
     assert metrics["accuracy_lr0.001_wd0"] == pytest.approx(1 / 3)  # it takes 2 for 0
@@ -443,7 +447,7 @@ def test_steps_are_laid_out_by_epochs_and_at_least_so_many(tmp_path):
 )
 def test_the_best_checkpoint_needs_something_to_choose_by(tmp_path, changes, has_validation, lacking):
     args = arguments(tmp_path, **({"save_strategy": "steps", "load_best_model_at_end": True} | changes))
-    with pytest.raises(ValueError, match=f"load_best_model_at_end=True without {lacking}"):
+    with pytest.raises(ValueError, match=f"load_best_model_at_end=True needs {lacking}"):
         args.lay_out_steps(num_clips=8, has_validation=has_validation)
 
 
@@ -462,7 +466,7 @@ def test_wrong_arguments_are_refused(tmp_path, changes, message):
 
 
 def test_other_models_and_arguments_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="a VJEPAModel has no classes: load VJEPAForVideoClassification"):
+    with pytest.raises(TypeError, match="a VJEPAModel has no classes: train a VJEPAForVideoClassification"):
         VJEPAClassificationTrainer(tiny_classifier().vjepa, arguments(tmp_path))
     with pytest.raises(TypeError, match="a TrainingArguments where this trainer needs a VJEPAClassificationArguments"):
         VJEPAClassificationTrainer(tiny_classifier(), TrainingArguments(str(tmp_path), use_cpu=True))
@@ -477,5 +481,5 @@ def test_metrics_of_ones_own(tmp_path):
 
 
 def test_an_encoder_beside_another_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="an encoder beside a model that has its own"):
+    with pytest.raises(ValueError, match="the model has its own encoder: pass `encoder` only with a ProbeGrid"):
         VJEPAClassificationTrainer(tiny_classifier(), arguments(tmp_path), encoder=tiny_classifier())

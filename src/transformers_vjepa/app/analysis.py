@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..data.corpora import IndexedCorpus
-from ..data.evaluation_clips import EvaluationClips
+from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.synthetic import encode_frames
 from ..figures.charts import Curve, curves
 from ..figures.images import Strip, draw_feature_colors, draw_strips, frame_titles, frames_of, heat_colors
@@ -65,7 +65,7 @@ def read_clip_of(corpus: IndexedCorpus, index: int, *, crop_size: int, sampling:
     Raises:
         ClipError: the video is broken, too short, or none.
     """
-    item = EvaluationClips(corpus, crop_size=crop_size, sampling=sampling)[index]
+    item = EvaluationClips(corpus, ClipGeometry(crop_size=crop_size, sampling=sampling))[index]
     if "error" in item:
         raise ClipError(item["error"].partition(": ")[2] or item["error"])
     return item["pixel_values_videos"][0, 0]

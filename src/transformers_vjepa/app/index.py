@@ -18,9 +18,11 @@ import torch
 from ..analysis.prediction_errors import standardised_directions
 from ..analysis.read_outs import time_means
 from ..data.corpora import Corpus, FileCorpus, IndexedCorpus, SequentialCorpus, SubsetCorpus, open_corpus
+from ..data.evaluation_clips import ClipGeometry
 from ..data.splits import manifest_hash
 from ..data.synthetic import APPEARANCES, MOTIONS, CorpusConfig, build_corpus, load_labels
-from ..evaluation.features import FeatureError, FeatureStore, weights_hash, write_features
+from ..evaluation.features import FeatureError, FeatureSettings, FeatureStore, weights_hash, write_features
+from ..evaluation.shards import PassOptions
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
@@ -231,12 +233,10 @@ def build_index(
         model,
         data.corpus,
         place,
-        kind="time_means",
-        sampling=sampling,
+        features=FeatureSettings(kind="time_means", dtype="float32"),
+        geometry=ClipGeometry(crop_size=model.config.crop_size, sampling=sampling),
         processor=processor,
-        dtype="float32",
-        batch_size=batch_size,
-        progress=progress,
+        options=PassOptions(batch_size=batch_size, progress=progress),
     )
     return _read_index(FeatureStore(place), data, num_steps=model.config.grid_size[0])
 

@@ -34,14 +34,14 @@ from ..evaluation.protocols import (
     EvaluationProtocol,
     PredictionError,
     broken_videos,
-    check_kind,
+    check_protocol_fits,
     load_classifier,
     predict,
     read_predictions,
     resolve_protocol,
 )
-from ..evaluation.reports import EmptyReportError, describe_results, write_report
-from ..evaluation.shards import ShardError, ShardFolder, writing_errors
+from ..evaluation.reports import EmptyReportError, describe_results, write_prediction_report
+from ..evaluation.shards import PassOptions, ShardError, ShardFolder, writing_errors
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import log_line
 from .dry_run import check_writable, classifier_rows, corpus_rows, table
@@ -127,7 +127,7 @@ def report(
     """Writes the results of all processes."""
     label_map = align_labels(corpus, config, by=arguments.label_matching)
     names = [config.id2label[label] for label in range(config.num_labels)]
-    return write_report(
+    return write_prediction_report(
         read_predictions(shards, label_map),
         arguments.output_dir,
         class_names=names,
@@ -159,8 +159,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         changes = {name: value for name, value in vars(choices).items() if name != "protocol"}
         protocol = resolve_protocol(choices.protocol, processor=processor, **changes)
         # Refuse what does not fit before anything is computed.
-        protocol.sampling(model.config)
-        check_kind(choices.protocol, corpus)
+        geometry = protocol.geometry(model.config, backend=data.decoder)
+        check_protocol_fits(choices.protocol, corpus)
         align_labels(corpus, model.config, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
             check_writable(arguments.output_dir)
@@ -171,15 +171,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
             model.to(state.device),
             corpus,
             Path(arguments.output_dir) / "shards",
-            protocol=protocol,
+            geometry,
             processor=processor,
-            clips_per_batch=data.clips_per_batch,
-            num_workers=data.num_workers,
-            backend=data.decoder,
-            max_broken_share=data.max_broken_share,
-            rank=state.process_index,
-            world_size=state.num_processes,
-            progress=state.is_main_process,
+            options=PassOptions.from_arguments(data, state),
         )
         state.wait_for_everyone()
         if not state.is_main_process:

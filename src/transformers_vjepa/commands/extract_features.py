@@ -6,7 +6,7 @@ Write the features of a data set of videos or pictures to files.
         --model_dtype bfloat16 --num_workers 8 --output_dir features/k400
 
 Run the same command again, with any number of processes, and it goes on where it stopped. Shards of safetensors are
-read with transformers_vjepa.features.FeatureStore, one clip at a time; Parquet (pooled features) with
+read with transformers_vjepa.evaluation.features.FeatureStore, one clip at a time; Parquet (pooled features) with
 datasets.load_dataset("parquet", data_files="FOLDER/*.parquet"). What made them is in settings.json, broken videos in
 summary.json.
 """
@@ -25,13 +25,11 @@ from ..command_line.parsing import names_given, parse_with_recipe, user_errors
 from ..data.arguments import CorpusArguments, Dtype, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
-from ..evaluation.features import FeatureError, summarise_features, write_features
-from ..evaluation.shards import ShardError, writing_errors
+from ..data.evaluation_clips import ClipGeometry
+from ..evaluation.features import FeatureError, FeatureSettings, summarise_features, write_features
+from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
-from ..models.vjepa.clip_sampling import ClipSampling
-from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAModel
-from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
@@ -117,18 +115,6 @@ def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
     return load_whole(VJEPAModel, arguments.model, remedy="it is no V-JEPA", add_predictor=False, dtype=dtype)
 
 
-def clip_sampling(choices: SamplingArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipSampling:
-    """As the processor takes its frames where the command line says nothing."""
-    return processor.clip_sampling(
-        num_frames=config.frames_per_clip,
-        frame_step=choices.frame_step,
-        target_fps=choices.target_fps,
-        duration=choices.clip_duration,
-        short_video=choices.short_videos,
-        spacing=choices.spacing,
-    )
-
-
 def describe(
     model: VJEPAModel, corpus: Corpus, dataset: str, arguments: FeatureArguments, choices: SamplingArguments
 ) -> str:
@@ -150,8 +136,21 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         corpus = data.open()
         model = load_encoder(arguments)
         processor = load_processor(arguments.model, model.config)
-        sampling = clip_sampling(choices, model.config, processor)
-        dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
+        sampling = {
+            "frame_step": choices.frame_step,
+            "target_fps": choices.target_fps,
+            "duration": choices.clip_duration,
+            "short_video": choices.short_videos,
+            "spacing": choices.spacing,
+        }
+        views = {"num_segments": choices.num_segments, "num_views": choices.num_views, "backend": data.decoder}
+        geometry = ClipGeometry.for_model(model.config, processor, sampling=sampling, **views)
+        features = FeatureSettings(
+            kind=arguments.kind,
+            dtype=arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32"),
+            file_format=arguments.format,
+            shard_size=arguments.shard_size,
+        )
         if "dry_run" in names_given(argv):
             check_writable(arguments.output_dir)
             print(describe(model, corpus, data.dataset, arguments, choices))
@@ -161,21 +160,10 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
             model.to(state.device),
             corpus,
             arguments.output_dir,
-            kind=arguments.kind,
-            sampling=sampling,
-            num_segments=choices.num_segments,
-            num_views=choices.num_views,
+            features=features,
+            geometry=geometry,
             processor=processor,
-            file_format=arguments.format,
-            dtype=dtype,
-            shard_size=arguments.shard_size,
-            batch_size=data.clips_per_batch,
-            num_workers=data.num_workers,
-            backend=data.decoder,
-            max_broken_share=data.max_broken_share,
-            rank=state.process_index,
-            world_size=state.num_processes,
-            progress=state.is_main_process,
+            options=PassOptions.from_arguments(data, state),
         )
         state.wait_for_everyone()
         if not state.is_main_process:

@@ -11,7 +11,6 @@ from ..data.clip_loader import WorkersLostError
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.lanes import StreamError
 from ..evaluation.arguments import parse_arguments
-from ..evaluation.reports import finish_run
 from ..evaluation.setup import build, class_names, classifier_config, load_config, open_splits, place_synthetic_corpus
 from ..evaluation.trainer import UnusableSplitError, VJEPAClassificationTrainer
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
@@ -22,21 +21,13 @@ from .dry_run import bytes_text, check_writable, classifier_rows, corpus_rows, t
 
 logger = logging.get_logger(__name__)
 
-# Data
-
-
-# Model
-
-
-# The run
-
 
 def describe(argv: Sequence[str]) -> str:
     """What a command line would do (`--dry_run`): nothing is trained or written."""
-    arguments, data, training = parse_arguments(argv)
-    check_writable(training.output_dir)
-    config = load_config(arguments, token=training.hub_token)
-    synthetic = place_synthetic_corpus(data, training)
+    parsed = parse_arguments(argv)
+    check_writable(parsed.training.output_dir)
+    config = load_config(parsed)
+    (arguments, data, training), synthetic = place_synthetic_corpus(parsed)
     corpora = open_splits(data)
     names = class_names(data, corpora["train"], synthetic)
     with torch.device("meta"):
@@ -71,7 +62,8 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
             print(describe(argv))
         return None
     with user_errors(*MISTAKES, TooManyBrokenVideosError):
-        trainer, rest, checkpoint = build(argv)
+        job = build(*parse_arguments(argv))
+    trainer = job.trainer
     with user_errors(
         UnusableCheckpointError,
         DivergedError,
@@ -80,10 +72,10 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
         UnusableSplitError,
         WorkersLostError,
     ):
-        trainer.train_or_restore(checkpoint)
+        job.train()
         if not trainer.stop_signal:
             with no_bars(wanted=trainer.args.disable_tqdm):
-                summary = finish_run(trainer, **rest)
+                summary = job.finish()
     if trainer.is_world_process_zero():
         if trainer.stop_signal:
             print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")

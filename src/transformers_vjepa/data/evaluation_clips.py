@@ -1,24 +1,38 @@
-"""Videos and pictures as evaluation sees them: every one once, in fixed segments and views, and none at random."""
+"""Videos and images for evaluation: each is read once, in fixed segments and views, without randomness."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
 from ..models.vjepa.clip_sampling import ClipSampling, segment_places
 from ..models.vjepa.clip_transforms import resize_and_center_crop, resize_and_crop_views
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, describe_error, read_frames
 from .corpora import Corpus, EncodedClip, IndexedCorpus, SequentialCorpus, open_corpus
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reader:
-    """Makes the items of a data set; see [`EvaluationClips`]."""
+class ClipGeometry:
+    """
+    Which clips and crops of each video are read.
+
+    Args:
+        crop_size: side of the square crops, in pixels.
+        sampling: which frames make a clip.
+        num_segments: clips of each video, spread evenly over the video (see [`read_segments`]).
+        num_views: crops of each clip. One view is the centre crop; several lie along the long side, as published.
+        backend: see [`read_clip`].
+
+    Raises:
+        ValueError: a number of segments or views below 1.
+    """
 
     crop_size: int
     sampling: ClipSampling
@@ -27,18 +41,35 @@ class _Reader:
     backend: Backend = "pyav"
 
     def __post_init__(self) -> None:
-        segment_places(self.num_segments)  # refuses less than one
+        segment_places(self.num_segments)  # refuses numbers below 1
         if self.num_views < 1:
             raise ValueError(f"`num_views`={self.num_views} must be at least 1")
 
+    @classmethod
+    def for_model(
+        cls, config: VJEPAConfig, processor: VJEPAVideoProcessor, *, sampling: Mapping[str, Any], **fields: Any
+    ) -> "ClipGeometry":
+        """
+        Clips and crops for a model. `sampling` has arguments of [`ClipSampling`]; the processor of the model decides
+        those that are missing or `None`.
+        """
+        sampled = processor.clip_sampling(**{"num_frames": config.frames_per_clip, **sampling})
+        return cls(crop_size=config.crop_size, sampling=sampled, **fields)
+
+    @property
+    def clips_per_video(self) -> int:
+        """Clips that a model sees of each video, crops counted."""
+        return self.num_segments * self.num_views
+
     def item(self, index: int, name: str, find: Callable[[], EncodedClip]) -> dict[str, Any]:
+        """The item of [`EvaluationClips`] for the video that `find` opens; `name` stands for a broken video."""
         try:
             clip = find()
             frames = read_frames(clip, sampling=self.sampling, num_segments=self.num_segments, backend=self.backend)
         except BROKEN_VIDEO_ERRORS as error:
             return {"index": index, "path": name, "error": describe_error(error)}
         views = torch.stack([self._crops(segment) for segment in frames], dim=1)
-        # The one frame of a picture stands for all of its clips.
+        # An image is one frame: repeat it for every segment and every frame of a clip.
         views = views.expand(-1, self.num_segments, self.sampling.num_frames, -1, -1, -1)
         return {"index": index, "path": clip.path, "label": clip.label, "pixel_values_videos": views}
 
@@ -54,73 +85,51 @@ class EvaluationClips(Dataset):
     Map-style data set over a corpus, for a `DataLoader` with [`collate_evaluation_clips`].
 
     An item has `index` (in the corpus), `path`, `label` (-1 if unknown) and `pixel_values_videos`, uint8 (views,
-    segments, frames, 3, crop, crop); or, where the video is broken, `error` instead of the last two: nothing is left
-    out silently. One view is the centre crop, several lie along the long side, as published. Segments are spread
-    evenly over the video (see [`read_segments`]). A picture is a still clip.
+    segments, frames, 3, crop, crop). The item of a broken video has `error` instead of the last two, so that no video
+    is left out silently. An image is a still clip.
 
     Args:
-        corpus: what to evaluate.
-        crop_size: side of the square crops, in pixels.
-        sampling: which frames make a clip.
-        num_segments: clips of each video.
-        num_views: crops of each clip.
-        backend: see [`read_clip`].
+        corpus: the videos and images to evaluate.
+        geometry: which clips and crops of each video are read.
 
     Raises:
-        ValueError: a corpus that can only be streamed or has no videos, or numbers below 1.
+        ValueError: a corpus that can only be streamed, or an empty one.
     """
 
-    def __init__(
-        self,
-        corpus: IndexedCorpus,
-        *,
-        crop_size: int,
-        sampling: ClipSampling,
-        num_segments: int = 1,
-        num_views: int = 1,
-        backend: Backend = "pyav",
-    ) -> None:
+    def __init__(self, corpus: IndexedCorpus, geometry: ClipGeometry) -> None:
         if isinstance(corpus, SequentialCorpus):
             raise ValueError(f"{corpus.name} can only be streamed: download it, and pass the folder or files")
         if len(corpus) == 0:
-            raise ValueError("the data set holds no videos or pictures: check the folder, index or split")
-        self.corpus = corpus
-        self._reader = _Reader(
-            crop_size=crop_size,
-            sampling=sampling,
-            num_segments=num_segments,
-            num_views=num_views,
-            backend=backend,
-        )
+            raise ValueError("the data set holds no videos or images: check the folder, index or split")
+        self.corpus, self.geometry = corpus, geometry
 
     def __len__(self) -> int:
         return len(self.corpus)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._reader.item(index, self.corpus.describe(index), partial(self.corpus.read, index))
+        return self.geometry.item(index, self.corpus.describe(index), partial(self.corpus.read, index))
 
 
 class StreamedEvaluationClips(IterableDataset):
     """
-    The same of a corpus that can only be read in order, from row `start` on: lists of up to `batch_size` items that
-    do not reach over a multiple of `shard_size`, for a `DataLoader(batch_size=None)` with at most one worker.
-    `index` is the number of the row. The other arguments are those of [`EvaluationClips`].
+    The items of a corpus that can only be read in order, from row `start` on, for a `DataLoader(batch_size=None)` with
+    at most one worker. They come in lists of up to `batch_size`, which do not reach over a multiple of `shard_size`.
+    `index` is the number of the row.
     """
 
     def __init__(
-        self, corpus: SequentialCorpus, *, start: int, batch_size: int, shard_size: int, **geometry: Any
+        self, corpus: SequentialCorpus, geometry: ClipGeometry, *, start: int, batch_size: int, shard_size: int
     ) -> None:
-        self._corpus, self._start = corpus, start
+        self._corpus, self._geometry, self._start = corpus, geometry, start
         self._batch_size, self._shard_size = batch_size, shard_size
-        self._reader = _Reader(**geometry)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         dataset, _, _ = self._corpus.lane(0, lanes=1)
         items = []
-        # Not `iter(dataset)`, which looks for DataLoader workers to share the rows with.
+        # `iter(dataset)` would divide the rows among DataLoader workers.
         for number, row in enumerate(dataset.skip(self._start).iter(batch_size=1), start=self._start):
             clip = self._corpus.encoded({name: cell[0] for name, cell in row.items()}, where=f"row {number}")
-            items.append(self._reader.item(number, clip.path, lambda clip=clip: clip))
+            items.append(self._geometry.item(number, clip.path, lambda clip=clip: clip))
             if len(items) == self._batch_size or (number + 1) % self._shard_size == 0:
                 yield items
                 items = []
@@ -130,68 +139,62 @@ class StreamedEvaluationClips(IterableDataset):
 
 def collate_evaluation_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
-    The batch of some items of [`EvaluationClips`].
+    A batch of items of [`EvaluationClips`].
 
     Returns:
-        `pixel_values_videos`, uint8 (batch, views, segments, frames, 3, crop, crop), or `None` where all are broken;
-        `labels` and `index`, int64 (batch,); `path`, a list. The broken ones are not in these but in `broken`, a
-        list of (index, path, error).
+        `pixel_values_videos`, uint8 (batch, views, segments, frames, 3, crop, crop), or `None` if all are broken;
+        `labels` and `index`, int64 (batch,); `path`, a list. Broken videos are only in `broken`, a list of (index,
+        path, error).
     """
-    whole = [item for item in items if "error" not in item]
+    readable = [item for item in items if "error" not in item]
     return {
-        "pixel_values_videos": torch.stack([item["pixel_values_videos"] for item in whole]) if whole else None,
-        "labels": torch.tensor([item["label"] for item in whole], dtype=torch.int64),
-        "index": torch.tensor([item["index"] for item in whole], dtype=torch.int64),
-        "path": [item["path"] for item in whole],
+        "pixel_values_videos": torch.stack([item["pixel_values_videos"] for item in readable]) if readable else None,
+        "labels": torch.tensor([item["label"] for item in readable], dtype=torch.int64),
+        "index": torch.tensor([item["index"] for item in readable], dtype=torch.int64),
+        "path": [item["path"] for item in readable],
         "broken": [(item["index"], item["path"], item["error"]) for item in items if "error" in item],
     }
 
 
 def read_evaluation_clips(
-    source: str | Corpus,
-    *,
-    crop_size: int,
-    sampling: ClipSampling,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    max_broken_share: float = 0.05,
-    progress: bool = True,
+    source: str | Corpus, *, crop_size: int, sampling: ClipSampling
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """
-    The centred clip of every video of a local corpus, cut out as an encoder sees it, so that baselines and features
-    are told the same. All clips are held in memory.
+    Reads the centred clip of every video of a local corpus, cropped as for an encoder, so that baselines and encoders
+    get the same pixels. All clips are held in memory. Broken videos are left out, and named in the log.
 
     Args:
-        source: a folder, an index or a corpus that is open, as [`~data.corpora.open_corpus`] takes it.
+        source: a folder, an index or an open corpus, see [`~data.corpora.open_corpus`].
         crop_size: side of the centre crop, in pixels.
         sampling: which frames make a clip.
-        max_broken_share: see [`~data.streaming.clip_stream`]; broken videos are left out.
 
     Returns:
-        uint8 (videos, frames, crop_size, crop_size, 3); the labels of the corpus, int64 (videos,), -1 where it has
-        none; and the path of each video.
+        uint8 (videos, frames, crop_size, crop_size, 3); the labels of the corpus, int64 (videos,), -1 if unknown; and
+        the path of each video.
 
     Raises:
-        FileNotFoundError, ValueError: see [`~data.corpora.open_corpus`]; no video can be read.
+        FileNotFoundError, ValueError: see [`~data.corpora.open_corpus`], or no video can be read.
+        TooManyBrokenVideosError: see [`BrokenVideoMonitor`]; more than 5 % are broken.
     """
-    videos = EvaluationClips(open_corpus(source), crop_size=crop_size, sampling=sampling)
-    loader = DataLoader(videos, batch_size, num_workers=num_workers, collate_fn=collate_evaluation_clips)
-    monitor = BrokenVideoMonitor(max_broken_share)
-    clips, labels, paths = [], [], []
-    for batch in tqdm(loader, desc="clips", unit="batch", disable=not progress):
-        for _, path, error in batch["broken"]:
-            monitor.failed(path, error)
-        if batch["pixel_values_videos"] is None:
-            continue
-        clips.append(batch["pixel_values_videos"].flatten(0, 2).permute(0, 1, 3, 4, 2).contiguous())
-        labels.append(batch["labels"])
-        paths += batch["path"]
-    if not clips:
-        raise ValueError(f"none of the {len(videos)} videos of {source} can be read: see the warnings for the reasons")
-    return torch.cat(clips), torch.cat(labels), paths
+    videos = EvaluationClips(open_corpus(source), ClipGeometry(crop_size=crop_size, sampling=sampling))
+    monitor = BrokenVideoMonitor(0.05)
+    readable = []
+    for index in tqdm(range(len(videos)), desc="clips", unit="clip"):
+        item = videos[index]
+        if "error" in item:
+            monitor.failed(item["path"], item["error"])
+        else:
+            monitor.succeeded()
+            readable.append(item)
+    if not readable:
+        raise ValueError(f"none of the {len(videos)} videos of {source} can be read: the warnings have the reasons")
+    clips = torch.stack([item["pixel_values_videos"][0, 0].permute(0, 2, 3, 1).contiguous() for item in readable])
+    labels = torch.tensor([item["label"] for item in readable], dtype=torch.int64)
+    return clips, labels, [item["path"] for item in readable]
 
 
 __all__ = [
+    "ClipGeometry",
     "EvaluationClips",
     "StreamedEvaluationClips",
     "collate_evaluation_clips",

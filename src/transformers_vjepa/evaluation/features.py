@@ -1,14 +1,14 @@
 """
-Features of a data set on disk: written in shards by a pass that can be stopped and continued, read at random without
-loading a shard, so that memory does not grow with the number of clips.
+Features of a data set on disk. A pass that can be stopped and continued writes them in shards. They are read one by
+one, so that memory does not grow with the number of clips.
 """
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,35 +21,91 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.corpora import Corpus, PackedStrings, SequentialCorpus
+from ..data.evaluation_clips import ClipGeometry
 from ..data.splits import manifest_hash
-from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from ..models.vjepa.decoding import Backend
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import decodable
 from .shards import (
+    PassOptions,
     ShardContents,
     ShardError,
     ShardFolder,
     default_shard_size,
+    describe_broken,
     fill_shards,
     read_safetensors,
     write_safetensors,
 )
 
-#: What is kept of a clip's tokens: all of them, their mean, or their mean over space at each time step.
+#: All tokens of a clip, their mean, or their mean over space at each time step.
 FeatureKind = Literal["tokens", "mean", "time_means"]
 FeatureFormat = Literal["safetensors", "parquet"]
 FeatureDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class FeatureError(ValueError):
-    """Settings that give no features, or that do not go together."""
+    """Settings that are out of range, do not go together, or give features that are not finite."""
 
 
-def encode_clips(
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """
+    Which features of a clip are stored, and in which form.
+
+    Args:
+        kind: `"tokens"` (of several segments one after the other), `"mean"` over all of them, or `"time_means"`:
+            averaged over space at each time step.
+        dtype: type on disk. Parquet holds float32.
+        file_format: `"safetensors"`, for [`FeatureStore`]; or, for pooled features, `"parquet"`: columns path, label,
+            features and, of several views, view.
+        shard_size: clips of a shard; by default see [`default_shard_size`].
+
+    Raises:
+        FeatureError: a value out of range, or settings that do not go together.
+    """
+
+    kind: FeatureKind = "tokens"
+    dtype: FeatureDtype = "float16"
+    file_format: FeatureFormat = "safetensors"
+    shard_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", FeatureKind), ("file_format", FeatureFormat), ("dtype", FeatureDtype)):
+            if getattr(self, name) not in get_args(choices):
+                raise FeatureError(f"`{name}`={getattr(self, name)!r} must be one of {', '.join(get_args(choices))}")
+        if self.file_format == "parquet" and (self.kind == "tokens" or self.dtype != "float32"):
+            raise FeatureError(
+                f"Parquet holds pooled features in float32, not kind={self.kind!r} in {self.dtype}: choose kind "
+                "'mean' or 'time_means' and float32, or the format safetensors"
+            )
+
+    def shape(self, config: VJEPAConfig, geometry: ClipGeometry) -> tuple[int, ...]:
+        """
+        Shape of the features of a video.
+
+        Raises:
+            FeatureError: clips that do not fit the model.
+        """
+        if geometry.crop_size != config.crop_size:
+            raise FeatureError(
+                f"crop_size={geometry.crop_size} of the clips differs from the model's {config.crop_size}"
+            )
+        num_steps, rest = divmod(geometry.sampling.num_frames, config.tubelet_size)
+        if rest:
+            raise FeatureError(
+                f"sampling.num_frames={geometry.sampling.num_frames} is not a multiple of the model's tubelet_size="
+                f"{config.tubelet_size}"
+            )
+        if self.kind == "mean":
+            return geometry.num_views, config.hidden_size
+        cells = config.grid_size[1] * config.grid_size[2] if self.kind == "tokens" else 1
+        return geometry.num_views, geometry.num_segments * num_steps * cells, config.hidden_size
+
+
+def encode_in_batches(
     model: VJEPAModel,
     clips: torch.Tensor,
     *,
@@ -58,13 +114,13 @@ def encode_clips(
     processor: VJEPAVideoProcessor,
 ) -> torch.Tensor:
     """
-    Encodes the clips of some videos a few at a time, so that memory does not depend on segments and views.
+    Encodes the clips of some videos in batches, so that memory does not depend on segments and views.
 
     Args:
         model: the encoder; runs on its own device and in its own type.
         clips: uint8 (videos, views, segments, frames, 3, height, width), on any device.
         clips_per_batch: clips of a forward pass.
-        reduce: what to keep of the tokens (clips, tokens, hidden_size) of a pass; a row per clip.
+        reduce: from the tokens (clips, tokens, hidden_size) of a batch to the values to keep, a row per clip.
         processor: gives mean and standard deviation of the pixels.
 
     Returns:
@@ -79,43 +135,32 @@ def encode_clips(
     return torch.cat(rows).unflatten(0, clips.shape[:3])
 
 
-class _Features:
-    """From pixels to the features of one kind; see [`write_features`]."""
+@torch.inference_mode()
+def _features(
+    model: VJEPAModel,
+    clips: torch.Tensor,
+    *,
+    features: FeatureSettings,
+    clips_per_batch: int,
+    processor: VJEPAVideoProcessor,
+) -> dict[str, torch.Tensor]:
+    """From uint8 pixels (videos, views, segments, ...) to features of one kind, see [`write_features`]."""
+    dtype = getattr(torch, features.dtype)
+    num_steps = clips.shape[3] // model.config.tubelet_size
 
-    def __init__(
-        self,
-        model: VJEPAModel,
-        *,
-        kind: FeatureKind,
-        num_steps: int,
-        dtype: torch.dtype,
-        batch_size: int,
-        processor: VJEPAVideoProcessor,
-    ) -> None:
-        self._model, self._kind, self._num_steps, self._dtype = model, kind, num_steps, dtype
-        self._batch_size, self._processor = batch_size, processor
+    def reduce(tokens: torch.Tensor) -> torch.Tensor:
+        if features.kind == "tokens":
+            return tokens.to("cpu", dtype)
+        if features.kind == "time_means":
+            return tokens.float().unflatten(1, (num_steps, -1)).mean(dim=2).cpu()
+        return tokens.float().mean(dim=1).cpu()
 
-    @torch.inference_mode()
-    def __call__(self, clips: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = encode_clips(
-            self._model, clips, clips_per_batch=self._batch_size, reduce=self._reduce, processor=self._processor
-        )
-        # (videos, views, segments, ...): segments follow each other, or are averaged.
-        features = features.mean(dim=2) if self._kind == "mean" else features.flatten(2, 3)
-        features = features.to(self._dtype)
-        if not features.isfinite().all():
-            raise FeatureError(
-                f"features are not finite in {self._dtype}: use float32, or check the weights of the model"
-            )
-        return {"features": features}
-
-    def _reduce(self, tokens: torch.Tensor) -> torch.Tensor:
-        if self._kind == "tokens":
-            return tokens.to("cpu", self._dtype)
-        tokens = tokens.float()
-        if self._kind == "time_means":
-            return tokens.unflatten(1, (self._num_steps, -1)).mean(dim=2).cpu()
-        return tokens.mean(dim=1).cpu()
+    values = encode_in_batches(model, clips, clips_per_batch=clips_per_batch, reduce=reduce, processor=processor)
+    # (videos, views, segments, ...): average the segments, or put them one after the other.
+    values = (values.mean(dim=2) if features.kind == "mean" else values.flatten(2, 3)).to(dtype)
+    if not values.isfinite().all():
+        raise FeatureError(f"features are not finite in {dtype}: use float32, or check the weights of the model")
+    return {"features": values}
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -132,121 +177,69 @@ def write_features(
     corpus: Corpus,
     folder: str | os.PathLike,
     *,
-    kind: FeatureKind = "tokens",
-    sampling: ClipSampling | None = None,
-    num_segments: int = 1,
-    num_views: int = 1,
+    features: FeatureSettings | None = None,
+    geometry: ClipGeometry | None = None,
     processor: VJEPAVideoProcessor | None = None,
-    file_format: FeatureFormat = "safetensors",
-    dtype: FeatureDtype = "float16",
-    shard_size: int | None = None,
-    batch_size: int = 8,
-    num_workers: int = 0,
-    backend: Backend = "pyav",
-    max_broken_share: float = 0.05,
-    rank: int = 0,
-    world_size: int = 1,
-    progress: bool = True,
+    options: PassOptions | None = None,
 ) -> None:
     """
-    Writes the features of all videos and pictures of a corpus, in shards. Called again, with any number of processes,
-    it writes what is missing; so every process calls it, and when all are through, [`FeatureStore`] reads the folder.
+    Writes the features of all videos and images of a corpus, in shards. A second call, with any number of processes,
+    writes the missing shards. Every process calls this function; when all have returned, [`FeatureStore`] reads the
+    folder.
 
     Args:
         model: the frozen encoder; runs on its own device and in its own type, in evaluation mode.
-        corpus: see [`open_corpus`]. One that can only be streamed is read in order, by one process.
-        folder: made if it does not exist.
-        kind: `"tokens"` (of several segments one after the other), `"mean"` over all of them, or `"time_means"`:
-            averaged over space at each time step.
-        sampling: which frames make a clip; by default as many as the model takes, as far apart as the processor says.
-        num_segments, num_views: clips and crops of each video, see [`EvaluationClips`].
-        processor: gives mean and standard deviation of the pixels; ImageNet's by default.
-        file_format: `"safetensors"`, for [`FeatureStore`]; or, except for tokens, `"parquet"`: columns path, label,
-            features and, of several views, view.
-        dtype: type on disk; Parquet holds float32.
-        shard_size: clips of a shard; see [`default_shard_size`].
-        batch_size: clips of a forward pass.
-        num_workers: processes that decode.
-        backend: see [`read_clip`].
-        max_broken_share: see [`BrokenVideoMonitor`].
-        rank, world_size: this process among those that share the work.
-        progress: show a bar.
+        corpus: see [`open_corpus`]. A corpus that can only be streamed is read in order, by one process.
+        folder: created if it does not exist.
+        features: which features are stored; by default all tokens in float16.
+        geometry: clips and crops of each video; by default one clip in the middle, sampled as the processor does.
+        processor: gives mean and standard deviation of the pixels; by default ImageNet's.
+        options: how the work is divided.
 
     Raises:
         ShardError: the folder was made with other settings.
-        FeatureError: a setting out of range, or features that `dtype` cannot hold.
+        FeatureError: clips that do not fit the model, or features that the type on disk cannot hold.
         ValueError: an empty corpus.
-        TooManyBrokenVideosError: see `max_broken_share`.
+        TooManyBrokenVideosError: see [`PassOptions`].
     """
     config = model.config
+    features = FeatureSettings() if features is None else features
+    options = PassOptions() if options is None else options
     processor = VJEPAVideoProcessor.for_config(config) if processor is None else processor
-    sampling = processor.clip_sampling(num_frames=config.frames_per_clip) if sampling is None else sampling
-    _check_choices(kind=kind, file_format=file_format, dtype=dtype)
-    _check_numbers(batch_size=batch_size, num_segments=num_segments, num_views=num_views)
-    geometry = {
-        "crop_size": config.crop_size,
-        "sampling": sampling,
-        "num_segments": num_segments,
-        "num_views": num_views,
-        "backend": backend,
-    }
-    num_steps = _num_steps(sampling, config)
-    shape = _shape(kind, config, num_steps=num_steps, num_segments=num_segments, num_views=num_views)
-    item_bytes = math.prod(shape) * getattr(torch, dtype).itemsize
+    geometry = ClipGeometry.for_model(config, processor, sampling={}) if geometry is None else geometry
+    shape = features.shape(config, geometry)
     num_items = None if isinstance(corpus, SequentialCorpus) else len(corpus)
+    shard_size = features.shard_size
+    if shard_size is None:
+        item_bytes = math.prod(shape) * getattr(torch, features.dtype).itemsize
+        shard_size = default_shard_size(num_items, item_bytes=item_bytes)
+    settings = pass_settings(model.encoder, corpus, geometry, processor=processor)
     shards = ShardFolder(
         folder,
         stem="features",
-        suffix=f".{file_format}",
+        suffix=f".{features.file_format}",
         num_items=num_items,
-        shard_size=default_shard_size(num_items, item_bytes=item_bytes) if shard_size is None else shard_size,
-        settings={"kind": kind, "dtype": dtype, **pass_settings(model.encoder, corpus, geometry, processor=processor)},
+        shard_size=shard_size,
+        settings={"kind": features.kind, "dtype": features.dtype, **settings},
         notes={"model": config.name_or_path},
     )
+    compute = partial(_features, model, features=features, clips_per_batch=options.batch_size, processor=processor)
+    write = write_safetensors if features.file_format == "safetensors" else partial(_write_parquet, shape=shape)
     was_training = model.training
     model.eval()
     try:
-        fill_shards(
-            shards,
-            corpus,
-            geometry=geometry,
-            compute=_Features(
-                model,
-                kind=kind,
-                num_steps=num_steps,
-                dtype=getattr(torch, dtype),
-                batch_size=batch_size,
-                processor=processor,
-            ),
-            write=write_safetensors if file_format == "safetensors" else partial(_write_parquet, shape=shape),
-            batch_size=max(1, batch_size // (num_segments * num_views)),
-            num_workers=num_workers,
-            max_broken_share=max_broken_share,
-            rank=rank,
-            world_size=world_size,
-            description="features",
-            progress=progress,
-        )
+        fill_shards(shards, corpus, geometry, options, compute=compute, write=write, description="features")
     finally:
         model.train(was_training)
 
 
 def pass_settings(
-    module: nn.Module, corpus: Corpus, geometry: Mapping[str, Any], *, processor: VJEPAVideoProcessor
+    module: nn.Module, corpus: Corpus, geometry: ClipGeometry, *, processor: VJEPAVideoProcessor
 ) -> dict[str, Any]:
-    """
-    What the results of a pass over a corpus depend on, for [`ShardFolder`].
-
-    Args:
-        module: the network that is run.
-        corpus: the videos.
-        geometry: the keyword arguments of [`EvaluationClips`].
-        processor: gives mean and standard deviation of the pixels.
-    """
+    """Everything that the results of a pass of `module` over a corpus depend on, for [`ShardFolder`]."""
     is_streamed = isinstance(corpus, SequentialCorpus)
     return {
-        **geometry,
-        "sampling": asdict(geometry["sampling"]),
+        **asdict(geometry),
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),
         "weights": weights_hash(module),
@@ -256,62 +249,16 @@ def pass_settings(
     }
 
 
-def _num_steps(sampling: ClipSampling, config: VJEPAConfig) -> int:
-    """Time steps of the tokens of a clip."""
-    if sampling.num_frames % config.tubelet_size:
-        raise FeatureError(
-            f"sampling.num_frames={sampling.num_frames} is not a multiple of the model's tubelet_size="
-            f"{config.tubelet_size}"
-        )
-    return sampling.num_frames // config.tubelet_size
-
-
-def _shape(
-    kind: FeatureKind, config: VJEPAConfig, *, num_steps: int, num_segments: int, num_views: int
-) -> tuple[int, ...]:
-    """Of the features of a video."""
-    if kind == "mean":
-        return num_views, config.hidden_size
-    cells = config.grid_size[1] * config.grid_size[2] if kind == "tokens" else 1
-    return num_views, num_segments * num_steps * cells, config.hidden_size
-
-
-def _check_numbers(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise FeatureError(f"`{name}`={value} must be at least 1")
-
-
-def _check_choices(*, kind: str, file_format: str, dtype: str) -> None:
-    for name, value, choices in (
-        ("kind", kind, FeatureKind),
-        ("file_format", file_format, FeatureFormat),
-        ("dtype", dtype, FeatureDtype),
-    ):
-        if value not in get_args(choices):
-            raise FeatureError(f"`{name}`={value!r} must be one of {', '.join(get_args(choices))}")
-    if file_format == "parquet" and (kind, dtype) not in (("mean", "float32"), ("time_means", "float32")):
-        raise FeatureError(
-            f"Parquet holds pooled features in float32, not kind={kind!r} in {dtype}: choose kind 'mean' or "
-            "'time_means' and float32, or the format safetensors"
-        )
-
-
 def _write_parquet(path: Path, contents: ShardContents, *, shape: Sequence[int]) -> None:
-    """
-    A row per clip and view; the broken videos as JSON in the metadata of the schema.
-
-    Args:
-        shape: (views, ..., width) of the features of a clip.
-    """
-    views, *inner = shape
+    """Writes a row per video and view, and the broken videos as JSON in the metadata of the schema."""
+    views, *inner = shape  # the last one is the width
     kind = pa.float32()
     for size in reversed(inner):
         kind = pa.list_(kind, size)
     names = [("path", pa.string()), ("label", pa.int64()), ("view", pa.int64()), ("features", kind)]
     fields = [field for field in names if views > 1 or field[0] != "view"]
     schema = pa.schema(fields, metadata={"broken": json.dumps(contents.broken)})
-    # Without a clip there is no row group: `datasets` refuses one that is empty.
+    # Without a clip write no row group, since `datasets` refuses an empty one.
     with pq.ParquetWriter(path, schema) as writer:
         if contents.paths:
             columns = {
@@ -333,8 +280,8 @@ def _nested_lists(features: torch.Tensor) -> pa.Array:
 
 def summarise_features(folder: str | os.PathLike) -> dict[str, Any]:
     """
-    What a finished pass of [`write_features`] has left: `num_videos`, `num_shards`, `num_broken`, `broken` (path and
-    error of the videos that could not be read), and the settings.
+    Counts the results of a finished pass of [`write_features`]: `num_videos`, `num_shards`, `num_broken`, `broken`
+    (path and error of the videos that could not be read), and the settings.
 
     Raises:
         ShardError: shards are missing.
@@ -358,31 +305,30 @@ def summarise_features(folder: str | os.PathLike) -> dict[str, Any]:
         "num_shards": len(shards.paths()),
         "num_broken": len(broken),
         **shards.settings,
-        "broken": [{"path": path, "error": error} for _, path, error in broken],
+        "broken": describe_broken(broken),
     }
 
 
 class FeatureStore(Dataset):
     """
-    The features that [`write_features`] left in a folder, as a map-style data set: an item has `features`, a tensor
-    (views, tokens, width) of kind `"tokens"`, (views, steps, width) of `"time_means"` or (views, width) of `"mean"`,
-    in the type it was written in, and `labels`, an int (-1 if unknown). Broken videos are left out.
+    The features that [`write_features`] wrote to a folder, as a map-style data set. An item has `features`, in the
+    type on disk, and `labels`, an int (-1 if unknown). The shape of `features` is (views, tokens, width) for the kind
+    `"tokens"`, (views, steps, width) for `"time_means"` and (views, width) for `"mean"`. Broken videos are left out.
 
-    An item reads its own bytes and no others, so that memory does not grow with the store. It may be forked and
-    pickled.
+    An item reads only its own bytes, so that memory does not grow with the store. A store may be forked and pickled.
 
     Attributes:
-        kind (`str`): see [`write_features`].
+        kind (`str`): see [`FeatureSettings`].
         labels (`np.ndarray`): int64 (clips,).
-        paths (`Sequence[str]`): what names the clips.
+        paths (`Sequence[str]`): names of the clips.
         index (`np.ndarray`): int64 (clips,), their places in the corpus.
         class_names (`tuple[str, ...]`): names of the labels; may be empty.
         broken (`list`): (place in the corpus, path, error) of the videos that could not be read.
-        settings (`dict`): what made the features.
+        settings (`dict`): everything that the features depend on.
         manifest (`str`, *optional*): hash of the clips and labels, see [`manifest_hash`]; not of streamed data.
 
     Raises:
-        ShardError: no such folder, shards that are missing, Parquet, or not one clip.
+        ShardError: a folder without shards, missing shards, Parquet files, or no readable clip.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -403,18 +349,20 @@ class FeatureStore(Dataset):
             contents = read_safetensors(file, names=["labels", "index"])
             columns = [contents.tensors.get(name, torch.empty(0)).tolist() for name in ("labels", "index")]
             if any(len(column) != len(contents.paths) for column in columns):
-                raise ShardError(f"{file} is damaged: it names {len(contents.paths)} clips and has other rows")
+                raise ShardError(
+                    f"{file} is damaged: it names {len(contents.paths)} clips, but its tensors have other lengths"
+                )
             labels += columns[0]
             index += columns[1]
             counts.append(len(contents.paths))
             paths += contents.paths
             offset, shape = _features_in(file)
             offsets.append(offset)
-            self._shape = shape or self._shape  # that of a shard without any clip is not known
+            self._shape = shape or self._shape  # a shard without a clip has no shape
             self.broken += contents.broken
         if not paths:
             example = f", such as {self.broken[0][1]} ({self.broken[0][2]})" if self.broken else ""
-            raise ShardError(f"{folder} has features of not one clip; {len(self.broken)} are broken{example}")
+            raise ShardError(f"{folder} has no features of any clip; {len(self.broken)} are broken{example}")
         self.paths: Sequence[str] = PackedStrings(paths)
         self.labels, self.index = np.array(labels, dtype=np.int64), np.array(index, dtype=np.int64)
         self._starts, self._offsets = np.cumsum(counts), np.array(offsets)
@@ -429,18 +377,18 @@ class FeatureStore(Dataset):
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         size = math.prod(self._shape) * self._dtype.itemsize
         offset = int(self._offsets[shard]) + (index - int(self._starts[shard])) * size
-        # Read, not mapped: mapped pages count as memory of the process until something else needs it.
+        # Read instead of mapping the file: mapped pages count as memory of the process.
         data = np.fromfile(self._files[shard], dtype=np.uint8, count=size, offset=offset)
         if len(data) != size:
-            raise OSError(f"{self._files[shard]} is cut short: delete it, and run the same command again")
+            raise OSError(f"{self._files[shard]} is truncated: delete it, and run the same command again")
         features = torch.from_numpy(data).view(self._dtype).view(self._shape)
         return {"features": features, "labels": int(self.labels[index])}
 
 
 def _features_in(file: Path) -> tuple[int, list[int]]:
     """
-    Where the features begin in a file of safetensors, in bytes, and the shape of a row; -1 and no shape where there
-    are none. The format: 8 bytes with the length of the header, the header in JSON, and the data.
+    The offset of the features in a file of safetensors, in bytes, and the shape of a row; -1 and no shape if the file
+    has no features. The format: 8 bytes with the length of the header, the header in JSON, and the data.
     """
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -455,8 +403,9 @@ __all__ = [
     "FeatureError",
     "FeatureFormat",
     "FeatureKind",
+    "FeatureSettings",
     "FeatureStore",
-    "encode_clips",
+    "encode_in_batches",
     "pass_settings",
     "summarise_features",
     "weights_hash",

@@ -1,43 +1,25 @@
-"""Accuracy, top-5 accuracy and macro F1 through `evaluate`, without a download; and intervals of accuracies."""
+"""Accuracy, top-5 accuracy and macro F1, through the `evaluate` library and without a download."""
 
-import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
 from transformers import EvalPrediction
 
-
-def _import_evaluate() -> ModuleType:
-    """
-    The `evaluate` library. A script has its folder first on the path, and `evaluate.py` lies beside every script of
-    this project: folders with a file of that name are passed over.
-    """
-    path = sys.path.copy()
-    sys.path[:] = [folder for folder in path if not os.path.isfile(os.path.join(folder, "evaluate.py"))]
-    try:
-        return import_module("evaluate")
-    finally:
-        sys.path[:] = path
-
-
-evaluate = _import_evaluate()
-#: Classes that count as a hit of the top-5 accuracy.
+#: A label among this number of highest scores counts as a hit of the top-5 accuracy.
 TOP_K = 5
 
 
 class ClassificationMetric(evaluate.Metric):
     """
-    Accuracy, top-5 accuracy (where there are more than five classes) and macro F1 of scores of all classes, as an
-    [`evaluate.Metric`] that needs no script from the Hub: `evaluate.load` would download one.
+    Accuracy, top-5 accuracy (of more than five classes) and macro F1 of scores of all classes. This is an
+    [`evaluate.Metric`] of its own, because `evaluate.load` would download a script from the Hub.
 
     `compute(predictions=scores, references=labels)` takes scores (clips, classes) of any scale and integer labels
-    (clips,). Of equal scores that of the lower class counts first, as `argmax` has it. Macro F1 is the mean over the
-    classes that occur among labels or predictions; one without a hit counts 0.
+    (clips,). Of equal scores, the lower class counts first, as in `argmax`. Macro F1 is the mean over the classes that
+    occur among labels or predictions; a class without a hit counts 0.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -56,23 +38,20 @@ class ClassificationMetric(evaluate.Metric):
         return prediction_metrics(scores.argmax(axis=1), labels, top_k=hits)
 
 
-def top_k_hits(scores: np.ndarray, labels: np.ndarray, *, k: int = TOP_K) -> np.ndarray:
+def top_k_hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    Which labels are among the `k` highest scores, bool (clips,); of equal scores the lower class counts first.
+    Which labels are among the five highest scores, bool (clips,). Of equal scores, the lower class counts first.
 
     Args:
         scores: (clips, classes).
         labels: (clips,).
     """
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP_K]
     return (best == labels[:, None]).any(axis=1)
 
 
 def check_scikit_learn() -> None:
-    """
-    Raises:
-        ImportError: scikit-learn, which the metrics are computed with, is missing.
-    """
+    """Raises `ImportError` if scikit-learn, which computes the metrics, is missing."""
     try:
         import_module("sklearn.metrics")
     except ImportError as error:
@@ -83,12 +62,13 @@ def prediction_metrics(
     predicted: np.ndarray, labels: np.ndarray, *, top_k: np.ndarray | None = None
 ) -> dict[str, float]:
     """
-    Accuracy, top-5 accuracy (from what [`top_k_hits`] gives) and macro F1 of predicted classes (clips,).
+    Accuracy, macro F1 and, from the hits of [`top_k_hits`], top-5 accuracy of predicted classes (clips,).
 
     Raises:
         ImportError: scikit-learn is missing.
     """
     check_scikit_learn()
+    from sklearn.metrics import accuracy_score, f1_score  # an extra
 
     values = {"accuracy": float(accuracy_score(labels, predicted))}
     if top_k is not None:
@@ -121,18 +101,20 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
         )
     if not np.isfinite(scores).all():
         broken = int((~np.isfinite(scores)).any(axis=1).sum())
-        raise ValueError(f"{broken} of {len(scores)} clips have scores that are NaN or infinite")
+        raise ValueError(
+            f"{broken} of {len(scores)} clips have scores that are NaN or infinite: check the weights of the model"
+        )
     # In memory, because all processes of a Trainer compute at once and would wait for each other's cache file.
     return ClassificationMetric(keep_in_memory=True).compute(predictions=scores, references=labels)
 
 
 def compute_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
     """
-    For `Trainer(compute_metrics=...)`: accuracy, top-5 accuracy (with more than five classes) and macro F1.
+    Metrics for `Trainer(compute_metrics=...)`: accuracy, top-5 accuracy (of more than five classes) and macro F1.
 
     Args:
         eval_prediction: `predictions` are logits or probabilities (clips, classes), or a tuple that begins with
-            them; `label_ids` class indices (clips,).
+            them; `label_ids` are class indices (clips,).
 
     Raises:
         ValueError, ImportError: see [`classification_metrics`].

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier: published protocols, its labels beside those of the data, and predictions in shards."""
+"""Evaluation of a classifier: published protocols, and predictions in shards."""
 
 import os
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers.utils import logging
 
 from ..data.corpora import Corpus, SequentialCorpus
+from ..data.evaluation_clips import ClipGeometry
 from ..data.labels import LabelMismatchError
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.clip_sampling import ClipSampling
@@ -19,15 +19,21 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from .features import encode_clips, pass_settings
+from .features import encode_in_batches, pass_settings
 from .reports import Predictions
-from .shards import ShardFolder, default_shard_size, fill_shards, read_safetensors, write_safetensors
-
-logger = logging.get_logger(__name__)
+from .shards import (
+    PassOptions,
+    ShardFolder,
+    default_shard_size,
+    describe_broken,
+    fill_shards,
+    read_safetensors,
+    write_safetensors,
+)
 
 
 class PredictionError(ValueError):
-    """A model that gives no probabilities."""
+    """A model whose probabilities are not finite."""
 
 
 # Protocols ----------------------------------------------------------------------------------------------
@@ -36,18 +42,15 @@ class PredictionError(ValueError):
 @dataclass(frozen=True)
 class EvaluationProtocol:
     """
-    How many clips and crops of a video are classified, and which frames they have.
+    How many clips and crops of a video are classified, and which frames make a clip.
 
     Args:
-        num_segments: clips of each video, spread evenly; the probe sees the tokens of all of them at once.
+        num_segments: clips of each video, spread evenly; the classifier pools the tokens of all of them together.
         num_views: crops of each clip; their probabilities are averaged.
-        num_frames: frames of a clip; `None` for as many as the model takes.
+        num_frames: frames of a clip; `None` takes the number of the model.
         frame_step: frames of the video from one frame of a clip to the next.
-        target_fps: frames per second of a clip, instead; `frame_step` is then `None`.
+        target_fps: frames per second of a clip, in place of `frame_step`, which is then `None`.
         spacing: see [`ClipSampling`].
-
-    Raises:
-        ValueError: less than one segment or view.
     """
 
     num_segments: int = 1
@@ -57,31 +60,35 @@ class EvaluationProtocol:
     target_fps: float | None = None
     spacing: Literal["stride", "linspace"] = "stride"
 
-    def __post_init__(self) -> None:
-        for name in ("num_segments", "num_views"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}`={getattr(self, name)} must be at least 1")
-
-    def sampling(self, config: VJEPAConfig) -> ClipSampling:
+    def geometry(self, config: VJEPAConfig, *, backend: Backend = "pyav") -> ClipGeometry:
         """
+        The clips and crops that a model gets of each video.
+
         Raises:
-            ValueError: another number of frames than the model takes, or a value out of range.
+            ValueError: a number of frames that differs from the model's, or a value out of range.
         """
         if self.num_frames not in (None, config.frames_per_clip):
             raise ValueError(
                 f"the protocol takes {self.num_frames} frames, the model {config.frames_per_clip}: set num_frames="
-                f"{config.frames_per_clip} to evaluate it on clips of its own length"
+                f"{config.frames_per_clip} to evaluate the model on clips of its own length"
             )
-        return ClipSampling(
+        sampling = ClipSampling(
             num_frames=config.frames_per_clip,
             frame_step=self.frame_step,
             target_fps=self.target_fps,
             spacing=self.spacing,
         )
+        return ClipGeometry(
+            crop_size=config.crop_size,
+            sampling=sampling,
+            num_segments=self.num_segments,
+            num_views=self.num_views,
+            backend=backend,
+        )
 
 
-#: Published protocols (V-JEPA, section 5 and appendix): frames x segments x views. Pictures are still clips, of which
-#: more than one segment would be the same.
+#: Published protocols (V-JEPA, section 5 and appendix): frames x segments x views. An image is a still clip, whose
+#: segments would all be equal, so `in1k` takes one.
 PROTOCOLS: dict[str, EvaluationProtocol] = {
     "k400_16x8x3": EvaluationProtocol(num_segments=8, num_views=3, num_frames=16, spacing="linspace"),
     "ssv2_16x2x3": EvaluationProtocol(num_segments=2, num_views=3, num_frames=16, spacing="linspace"),
@@ -91,8 +98,8 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 
 def resolve_protocol(name: str | None, *, processor: VJEPAVideoProcessor, **changes: Any) -> EvaluationProtocol:
     """
-    A protocol by name, or without one a single centred clip whose frames are as far apart as the processor's; with
-    the fields of `changes` that are not `None` in the place of its own.
+    A protocol by name; or, without a name, a single centred clip that is sampled as the processor does. Fields of
+    `changes` that are not `None` replace those of the protocol.
 
     Raises:
         ValueError: an unknown name.
@@ -109,34 +116,31 @@ def resolve_protocol(name: str | None, *, processor: VJEPAVideoProcessor, **chan
     return replace(protocol, **changes)
 
 
-def check_kind(name: str | None, corpus: Corpus) -> None:
-    """
-    Raises:
-        ValueError: the protocol is for pictures and the first item of the corpus is a video, or the other way round.
-    """
+def check_protocol_fits(name: str | None, corpus: Corpus) -> None:
+    """Raises `ValueError` if the protocol is for images and the first item is a video, or the reverse."""
     if name is None or isinstance(corpus, SequentialCorpus) or not len(corpus):
         return
     try:
         is_image = corpus.read(0).is_image
     except (OSError, pa.ArrowInvalid):
-        return  # counted and named among the broken ones
-    kinds = ("videos", "pictures")
+        return  # the pass counts and names it as broken
+    kinds = ("videos", "images")
     if is_image != (name == "in1k"):
         fitting = " or ".join(each for each in PROTOCOLS if (each == "in1k") == is_image)
         raise ValueError(
             f"the protocol {name} is for {kinds[name == 'in1k']}, the data set holds {kinds[is_image]}, such as "
-            f"{corpus.describe(0)}: choose {fitting}, or none"
+            f"{corpus.describe(0)}: choose {fitting}, or no protocol"
         )
 
 
-# Model and labels ---------------------------------------------------------------------------------------
+# Model ---------------------------------------------------------------------------------------------------
 
 
 def load_classifier(
     name: str, *, dtype: torch.dtype = torch.float32
 ) -> tuple[VJEPAForVideoClassification, VJEPAVideoProcessor]:
     """
-    A saved or converted classifier in evaluation mode, and the processor beside it (or the default one).
+    A saved or converted classifier in evaluation mode, and the processor in its folder (or the default one).
 
     Args:
         name: folder or Hub id.
@@ -144,10 +148,10 @@ def load_classifier(
 
     Raises:
         ValueError: a checkpoint without a classifier, or of another model.
-        OSError: nothing is there.
-        HubError: it cannot be had from the Hub.
+        OSError: no such folder or model.
+        HubError: the model cannot be downloaded.
     """
-    remedy = "it is no trained classifier. Train one with vjepa train_classifier, or convert a published probe"
+    remedy = "this is not a trained classifier. Train one with vjepa train_classifier, or convert a published probe"
     model = load_whole(VJEPAForVideoClassification, name, remedy=remedy, dtype=dtype)
     return model.eval(), load_processor(name, model.config)
 
@@ -159,53 +163,34 @@ def predict(
     model: VJEPAForVideoClassification,
     corpus: Corpus,
     folder: str | os.PathLike,
+    geometry: ClipGeometry,
     *,
-    protocol: EvaluationProtocol,
     processor: VJEPAVideoProcessor | None = None,
-    clips_per_batch: int = 8,
-    num_workers: int = 0,
-    backend: Backend = "pyav",
-    max_broken_share: float = 0.05,
-    rank: int = 0,
-    world_size: int = 1,
-    progress: bool = True,
+    options: PassOptions | None = None,
 ) -> ShardFolder:
     """
-    Class probabilities of all videos and pictures of a corpus, in shards. Called again, with any number of processes,
-    it computes what is missing.
+    Computes the class probabilities of all videos and images of a corpus, in shards. A second call, with any number of
+    processes, computes the missing shards.
 
     Args:
         model: in evaluation mode; runs on its own device and in its own type.
         corpus: see [`open_corpus`].
-        folder: of the shards; made if it does not exist.
-        protocol: clips and views of each video.
-        processor: gives mean and standard deviation of the pixels; ImageNet's by default.
-        clips_per_batch: clips that are encoded at once; of one view, the tokens of all segments are held.
-        num_workers: processes that decode.
-        backend: see [`read_clip`].
-        max_broken_share: see [`BrokenVideoMonitor`].
-        rank, world_size: this process among those that share the work.
-        progress: show a bar.
+        folder: of the shards; created if it does not exist.
+        geometry: clips and crops of each video, see [`EvaluationProtocol.geometry`].
+        processor: gives mean and standard deviation of the pixels; by default ImageNet's.
+        options: how the work is divided. Of one view, the tokens of all segments are in memory.
 
     Returns:
-        The shards, for [`read_predictions`] when all processes are through.
+        The shards, for [`read_predictions`] when all processes have finished.
 
     Raises:
         ShardError: the folder was made with other settings.
-        ValueError: an empty corpus, a protocol that does not fit the model, or a number out of range.
+        ValueError: an empty corpus.
         PredictionError: probabilities that are not finite.
-        TooManyBrokenVideosError: see `max_broken_share`.
+        TooManyBrokenVideosError: see [`PassOptions`].
     """
-    if clips_per_batch < 1:
-        raise ValueError(f"`clips_per_batch`={clips_per_batch} must be at least 1")
+    options = PassOptions() if options is None else options
     processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
-    geometry = {
-        "crop_size": model.config.crop_size,
-        "sampling": protocol.sampling(model.config),
-        "num_segments": protocol.num_segments,
-        "num_views": protocol.num_views,
-        "backend": backend,
-    }
     num_items = None if isinstance(corpus, SequentialCorpus) else len(corpus)
     shards = ShardFolder(
         folder,
@@ -216,20 +201,8 @@ def predict(
         settings=pass_settings(model, corpus, geometry, processor=processor),
         notes={"model": model.config.name_or_path},
     )
-    fill_shards(
-        shards,
-        corpus,
-        geometry=geometry,
-        compute=partial(_probabilities, model, clips_per_batch=clips_per_batch, processor=processor),
-        write=write_safetensors,
-        batch_size=max(1, clips_per_batch // (protocol.num_segments * protocol.num_views)),
-        num_workers=num_workers,
-        max_broken_share=max_broken_share,
-        rank=rank,
-        world_size=world_size,
-        description="evaluation",
-        progress=progress,
-    )
+    compute = partial(_probabilities, model, clips_per_batch=options.batch_size, processor=processor)
+    fill_shards(shards, corpus, geometry, options, compute=compute, write=write_safetensors, description="evaluation")
     return shards
 
 
@@ -241,10 +214,10 @@ def _probabilities(
     clips_per_batch: int,
     processor: VJEPAVideoProcessor,
 ) -> dict[str, torch.Tensor]:
-    """uint8 (videos, views, segments, ...) to probabilities (videos, classes), view after view."""
+    """From uint8 clips (videos, views, segments, ...) to probabilities (videos, classes), one view after the other."""
     total = torch.zeros(())
     for view in range(clips.shape[1]):
-        tokens = encode_clips(
+        tokens = encode_in_batches(
             model.vjepa,
             clips[:, view : view + 1],
             clips_per_batch=clips_per_batch,
@@ -255,22 +228,22 @@ def _probabilities(
         total = total + logits.float().softmax(dim=-1).cpu()
     if not total.isfinite().all():
         raise PredictionError(
-            f"the model gives probabilities that are not finite in {model.dtype}: use float32 or bfloat16, or check "
-            "its weights"
+            f"the probabilities of the model are not finite in {model.dtype}: use float32 or bfloat16, or check the "
+            "weights of the model"
         )
     return {"probabilities": total / clips.shape[1]}
 
 
 def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Predictions]:
     """
-    The predictions of a finished pass, shard after shard, with the labels of the model.
+    Reads the predictions of a finished pass, shard after shard, with the labels of the model.
 
     Args:
-        label_map: what [`align_labels`] gives.
+        label_map: see [`align_labels`].
 
     Raises:
         ShardError: shards are missing.
-        LabelMismatchError: a label that the map does not have, which of streamed data shows only now.
+        LabelMismatchError: a label that the map does not have. Labels of streamed data are not known earlier.
     """
     for path in shards.paths():
         contents = read_safetensors(path)
@@ -281,15 +254,14 @@ def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Pre
                     f"{contents.paths[labels.argmax()]} has label {labels.max()}, the model knows labels up to "
                     f"{len(label_map) - 1}: evaluate a model that was trained on these classes"
                 )
-            # Labels below 0 are unknown, and stay it.
+            # Labels below 0 are unknown and become -1.
             aligned = np.append(label_map, -1)[np.maximum(labels, -1)]
             yield Predictions(contents.paths, aligned, contents.tensors["probabilities"].numpy())
 
 
 def broken_videos(shards: ShardFolder) -> list[dict[str, str]]:
     """Path and error of the videos that a finished pass could not read."""
-    contents = (read_safetensors(path, names=[]) for path in shards.paths())
-    return [{"path": path, "error": error} for content in contents for _, path, error in content.broken]
+    return [entry for path in shards.paths() for entry in describe_broken(read_safetensors(path, names=[]).broken)]
 
 
 __all__ = [
@@ -297,7 +269,7 @@ __all__ = [
     "EvaluationProtocol",
     "PredictionError",
     "broken_videos",
-    "check_kind",
+    "check_protocol_fits",
     "load_classifier",
     "predict",
     "read_predictions",

@@ -1,9 +1,9 @@
-"""What a classification run leaves behind: the model, what it predicts, how good that is, and what made it."""
+"""The output folder of an evaluation or a training run: predictions, results, charts and the model."""
 
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,13 +18,12 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..data.corpora import IndexedCorpus
-from ..figures.charts import plot_class_accuracies, plot_confusion_matrix, plot_training_curves
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import decodable
 from .features import FeatureStore
 from .metrics import TOP_K, prediction_metrics, top_k_hits
-from .probing import best_probe
-from .shards import describe_change
+from .probing import best_probe, cross_entropy
+from .shards import describe_broken, describe_changes
 from .statistics import accuracy_interval
 from .trainer import (
     IGNORED,
@@ -32,319 +31,55 @@ from .trainer import (
     VJEPAClassificationArguments,
     VJEPAClassificationTrainer,
     probe_scores,
-    scores_of,
 )
 
-# Arguments of training that a resumed run must share with the one it continues.
+logger = logging.get_logger(__name__)
+
+# Columns of predictions.parquet.
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("label", pa.int64()),
+        ("predicted", pa.int64()),
+        ("label_name", pa.string()),
+        ("predicted_name", pa.string()),
+        ("probabilities", pa.list_(pa.float32())),
+    ]
+)
+# Above this number of classes a confusion matrix is neither kept in memory nor drawn.
+_MAX_CONFUSION_CLASSES = 1000
+# Training arguments that a resumed run must share with the run that it continues.
 _FIXED = (
     "num_train_epochs max_steps min_steps learning_rate weight_decay learning_rates weight_decays lr_scheduler_type "
     "warmup_steps max_grad_norm label_smoothing_factor layer_decay mixup cutmix seed"
 ).split()
-# Validation clips below which the choice between probes is mostly a matter of luck: one standard error of an accuracy
-# is above 5 points.
+# With fewer validation clips, the choice between probes is mostly luck: one standard error of an accuracy is above
+# 5 points.
 _FEW_CLIPS = 100
+
+
+class EmptyReportError(ValueError):
+    """No video of a split could be read."""
 
 
 class OtherRunError(ValueError):
     """A checkpoint of a run with other settings."""
 
 
-def check_same_run(
-    training: VJEPAClassificationArguments,
-    settings: Mapping[str, Any],
-    manifests: Mapping[str, str],
-    *,
-    resumes: bool,
-) -> dict[str, Any]:
-    """
-    Records in `run.json` what makes a run, or compares it with the run that is to be resumed.
-
-    Args:
-        training: training arguments.
-        settings: all other arguments.
-        manifests: hash of the clips of each split.
-        resumes: whether the output folder holds that run.
-
-    Returns:
-        The record.
-
-    Raises:
-        OtherRunError: it differs; the message lists what.
-    """
-    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
-    values = {name: getattr(training, name) for name in _FIXED} | {"clips_per_step": clips}
-    # As they come back from the file.
-    record = json.loads(json.dumps({"settings": {**settings, **values}, "manifests": manifests}))
-    path = Path(training.output_dir) / "run.json"
-    if resumes and path.is_file():
-        there = json.loads(path.read_text())
-        old, new = (
-            {**each["settings"], **{f"clips of {name}": value for name, value in each["manifests"].items()}}
-            for each in (there, record)
-        )
-        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-        if names:
-            changes = "; ".join(describe_change(name, old.get(name), new.get(name)) for name in names)
-            raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
-    elif training.process_index == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    return record
-
-
-def check_classes(features: FeatureStore, config: PreTrainedConfig, expected: Sequence[int]) -> None:
-    """
-    Raises:
-        UnusableSplitError: a class of whose training clips none could be read.
-    """
-    lost = sorted(set(expected) - set(features.labels.tolist()))
-    if lost:
-        raise UnusableSplitError(
-            f"no training clip of {', '.join(config.id2label[label] for label in lost[:5])} can be read, the first "
-            f"broken one is {features.broken[0][1]} ({features.broken[0][2]}): repair them, or leave the class out"
-        )
-
-
-def finish_run(
-    trainer: VJEPAClassificationTrainer,
-    *,
-    model: VJEPAForVideoClassification,
-    corpora: Mapping[str, IndexedCorpus],
-    datasets: Mapping[str, Dataset],
-    run: Mapping[str, Any],
-) -> str:
-    """
-    Writes the model of a trained classifier into its output folder, a folder of its own for what it predicts of every
-    split (see [`~evaluation.reports.write_report`]), `curves.png` and `results.json`. All processes call it.
-
-    Args:
-        trainer: after training.
-        model: takes the best probe; for fine-tuning the model that was trained.
-        corpora: of every split.
-        datasets: what to evaluate, by split: `"validation"` chooses the probe, `"test"` does not.
-        run: what `check_same_run` returned.
-
-    Returns:
-        What to tell the user.
-    """
-    predictions = {name: trainer.predict(dataset, metric_key_prefix=name) for name, dataset in datasets.items()}
-    readable = {name: each.label_ids != IGNORED for name, each in predictions.items()}
-    kept = {
-        name: (predictions[name].predictions[rows], predictions[name].label_ids[rows])
-        for name, rows in readable.items()
-    }
-    chosen, probes = _choose(trainer, kept)
-    if trainer.is_probing:
-        kept = {name: (logits[:, chosen["probe"]], labels) for name, (logits, labels) in kept.items()}
-        trainer.model.write_into(model, chosen["probe"])
-    results: dict[str, Any] = {
-        "chosen": chosen,
-        "chance": 1 / len(set(corpora["train"].labels.tolist())),
-        "train": {
-            "num_videos": len(corpora["train"]),
-            **_broken_in_training(trainer.train_dataset),
-            "manifest": run["manifests"]["train"],
-        },
-    }
-    folder = Path(trainer.args.output_dir)
-    if trainer.is_world_process_zero():
-        model.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
-        trainer.save_image_processor(folder)
-        for name, (logits, labels) in kept.items():
-            results[name] = write_report(
-                [Predictions(_paths(datasets[name], readable[name]), labels, _probabilities(logits))],
-                folder / name,
-                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
-                broken=_broken(datasets[name], readable[name]),
-                details={
-                    "cross_entropy": scores_of(logits, labels)["cross_entropy"],
-                    "manifest": run["manifests"][name],
-                },
-            )
-        if any("loss" in entry for entry in trainer.state.log_history):
-            plot_training_curves(trainer.state.log_history, folder / "curves.png", title=_title(trainer))
-        (folder / "results.json").write_text(json.dumps({**results, "probes": probes, **run}, indent=2) + "\n")
-    trainer.accelerator.wait_for_everyone()
-    return summary({**results, "probes": probes}, folder)
-
-
-def _title(trainer: VJEPAClassificationTrainer) -> str:
-    """Of the curves: one probe may be the best at one evaluation, and another at the next."""
-    number = len(trainer.model.settings) if trainer.is_probing else 1
-    return f"Training of {number} probes: at each evaluation the best of them" if number > 1 else "Training"
-
-
-def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> tuple[dict[str, Any], list[dict]]:
-    """What was chosen on the validation clips, and what it was chosen from."""
-    chosen: dict[str, Any] = {
-        "step": trainer.final_step,
-        "steps": trainer.args.max_steps,
-    }
-    if "validation" in kept:
-        chosen["still_improving"] = still_improving(trainer.state.log_history, num_clips=len(kept["validation"][1]))
-    if not trainer.is_probing:
-        return chosen, []
-    settings = trainer.model.settings
-    probes = probe_scores(*kept["validation"], settings) if "validation" in kept else []
-    best = best_probe([probe["selection_score"] for probe in probes], settings) if probes else 0
-    rates = {"learning_rate": settings[best].learning_rate, "weight_decay": settings[best].weight_decay}
-    return {"probe": best, **rates, **chosen}, probes
-
-
-def still_improving(log_history: Sequence[Mapping[str, Any]], *, num_clips: int) -> bool:
-    """
-    Whether the accuracy at the end is above all of the first three quarters of the run by more than its standard
-    error, so that a longer run is likely to help.
-
-    Args:
-        log_history: as of a `TrainerState`: evaluations have `step` and `eval_accuracy`.
-        num_clips: that are evaluated.
-    """
-    evaluations = [(entry["step"], entry["eval_accuracy"]) for entry in log_history if "eval_accuracy" in entry]
-    if not evaluations:
-        return False
-    end, last = evaluations[-1]
-    before = [accuracy for step, accuracy in evaluations if step <= 0.75 * end]
-    return bool(before) and last - max(before) > math.sqrt(last * (1 - last) / num_clips)
-
-
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).softmax(dim=-1).numpy()
-
-
-def _paths(dataset: Dataset, readable: np.ndarray) -> list[str]:
-    """Names of the clips that could be read."""
-    if isinstance(dataset, FeatureStore):
-        return list(dataset.paths)
-    return [dataset.corpus.describe(index) for index in np.flatnonzero(readable).tolist()]
-
-
-def _broken_in_training(dataset: Dataset) -> dict[str, Any]:
-    """Training clips that could not be read; of a stream, which names them in the log, it is not known (`None`)."""
-    if not isinstance(dataset, FeatureStore):
-        return {"num_broken": None, "broken": None}
-    return {"num_broken": len(dataset.broken), "broken": _stored_broken(dataset)}
-
-
-def _stored_broken(store: FeatureStore) -> list[dict[str, str]]:
-    return [{"path": path, "error": error} for _, path, error in store.broken]
-
-
-def _broken(dataset: Dataset, readable: np.ndarray) -> list[dict[str, str]]:
-    if isinstance(dataset, FeatureStore):
-        return _stored_broken(dataset)
-    items = (dataset[index] for index in np.flatnonzero(~readable).tolist())
-    return [{"path": item["path"], "error": item["error"]} for item in items]
-
-
-def summary(results: Mapping[str, Any], folder: str | Path) -> str:
-    """A few lines: what was chosen, and every accuracy with its interval beside chance."""
-    chosen = results["chosen"]
-    lines = ["", f"step:       {chosen['step']} of {chosen['steps']}"]
-    if "probe" in chosen:
-        rates = f"learning rate {chosen['learning_rate']:g}, weight decay {chosen['weight_decay']:g}"
-        number = max(len(results["probes"]), 1)
-        lines.append(f"probe:      {rates}" + (f", the best of {number}" if number > 1 else ""))
-    if broken := results["train"].get("num_broken"):
-        number = results["train"]["num_videos"]
-        lines.append(f"train:      {broken} of {number} clips cannot be read and were left out (see results.json)")
-    for name in ("validation", "test"):
-        if name in results:
-            low, high = results[name]["accuracy_interval"]
-            lines.append(
-                f"{name + ':':11} {results[name]['accuracy']:.1%} right (95 %: {low:.1%} to {high:.1%}; "
-                f"{results[name]['num_videos']} clips; chance {results['chance']:.1%})"
-            )
-            if results[name]["num_broken"]:
-                lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
-    lines += [f"{'note:':11} {note}" for note in _notes(results)]
-    loaders = "AutoModelForVideoClassification and AutoModelForImageClassification"
-    lines.append(f"model:      {folder}   ({loaders} load it)")
-    return "\n".join(lines)
-
-
-def _notes(results: Mapping[str, Any]) -> list[str]:
-    """What may mislead in the results."""
-    chosen, validation = results["chosen"], results.get("validation")
-    notes = []
-    if validation is None:
-        return notes
-    is_perfect = validation["accuracy"] == 1
-    if chosen["still_improving"] and not is_perfect:
-        notes.append("still getting better at the end: train longer (--num_train_epochs, --min_steps)")
-    if len(results["probes"]) < 2:
-        return notes
-    if validation["num_videos"] < _FEW_CLIPS:
-        notes.append(
-            f"{validation['num_videos']} clips are few to choose among {len(results['probes'])} probes by: give more, "
-            "or fix --learning_rates and --weight_decays beforehand"
-        )
-        return notes
-    rates = sorted({probe["learning_rate"] for probe in results["probes"]})
-    if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]) and not is_perfect:
-        notes.append("the best learning rate is at the edge of those tried: try others beyond it")
-    if "test" not in results:
-        notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too good")
-    return notes
-
-
-logger = logging.get_logger(__name__)
-# Above this number of classes a confusion matrix is neither kept in memory nor drawn.
-_MAX_CONFUSION_CLASSES = 1000
-
-
-class EmptyReportError(ValueError):
-    """A test without one video that could be read."""
+# Predictions of a split ----------------------------------------------------------------------------------
 
 
 class Predictions(NamedTuple):
     """Predictions for some clips."""
 
     paths: Sequence[str]
-    #: int64 (clips,): classes of the model, -1 where unknown.
+    #: int64 (clips,): classes of the model, -1 if unknown.
     labels: np.ndarray
     #: float32 (clips, classes).
     probabilities: np.ndarray
 
 
-def _write_through(
-    batches: Iterable[Predictions], path: Path, class_names: Sequence[str]
-) -> Iterator[tuple[Predictions, np.ndarray]]:
-    """
-    Writes `path`, `label` and `predicted` (class indices), their names, and the `probabilities` of every video to
-    Parquet, a batch at a time, and hands each on with its predicted classes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = np.array([*class_names, None], dtype=object)
-    schema = pa.schema(
-        {
-            "path": pa.string(),
-            "label": pa.int64(),
-            "predicted": pa.int64(),
-            "label_name": pa.string(),
-            "predicted_name": pa.string(),
-            "probabilities": pa.list_(pa.float32()),
-        }
-    )
-    with pq.ParquetWriter(path, schema) as writer:
-        for batch in batches:
-            predicted = batch.probabilities.argmax(axis=1)
-            values = pa.array(batch.probabilities.astype(np.float32).ravel())
-            offsets = np.arange(len(predicted) + 1, dtype=np.int32) * batch.probabilities.shape[1]
-            columns = {
-                "path": pa.array([*map(decodable, batch.paths)], pa.string()),
-                "label": batch.labels,
-                "predicted": predicted,
-                "label_name": pa.array(names[batch.labels], pa.string()),
-                "predicted_name": pa.array(names[predicted], pa.string()),
-                "probabilities": pa.ListArray.from_arrays(offsets, values),
-            }
-            writer.write_table(pa.table(columns, schema=schema))
-            yield batch, predicted
-
-
-def write_report(
+def write_prediction_report(
     batches: Iterable[Predictions],
     folder: str | os.PathLike,
     *,
@@ -353,15 +88,15 @@ def write_report(
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
-    Writes what a test has shown: `predictions.parquet`, `results.json` and, where there are labels, `confusion.png`
-    (up to 1,000 classes) and `classes.png` (with matplotlib).
+    Writes the results of a split: `predictions.parquet`, `results.json` and, if videos have labels and matplotlib is
+    installed, `confusion.png` (up to 1,000 classes) and `classes.png`.
 
     Args:
-        batches: predictions, such as [`read_predictions`] gives; one batch at a time is in memory.
-        folder: made if it does not exist.
+        batches: predictions, as from [`read_predictions`]; one batch at a time is in memory.
+        folder: created if it does not exist.
         class_names: names of the model's classes.
         broken: path and error of the videos that could not be read.
-        details: what else `results.json` records, such as the protocol and the model.
+        details: more entries of `results.json`, such as the protocol and the model.
 
     Returns:
         The contents of `results.json`: `num_videos`, `num_labelled`, `num_broken`, `broken`; of the labelled videos
@@ -370,16 +105,20 @@ def write_report(
         packages; and `details`.
 
     Raises:
-        EmptyReportError: not one prediction.
-        ImportError: scikit-learn is missing, and there are labels.
+        EmptyReportError: no predictions.
+        ImportError: scikit-learn is missing, and videos have labels.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     kept: list[tuple[np.ndarray, ...]] = []
-    for batch, predicted in _write_through(batches, folder / "predictions.parquet", class_names):
-        kept.append((batch.labels, predicted, top_k_hits(batch.probabilities, batch.labels)))
+    with pq.ParquetWriter(folder / "predictions.parquet", _SCHEMA) as writer:
+        for batch in batches:
+            predicted = batch.probabilities.argmax(axis=1)
+            writer.write_table(_table(batch, predicted, class_names))
+            kept.append((batch.labels, predicted, top_k_hits(batch.probabilities, batch.labels)))
     if not kept:
         example = f", such as {broken[0]['path']} ({broken[0]['error']})" if broken else ""
-        raise EmptyReportError(f"there is not one prediction; {len(broken)} videos are broken{example}")
+        raise EmptyReportError(f"no video could be classified; {len(broken)} are broken{example}")
     labels, predicted, hits = (np.concatenate(column) for column in zip(*kept, strict=True))
     known = labels >= 0
     results = {
@@ -395,6 +134,21 @@ def write_report(
     if known.any():
         _draw(labels[known], predicted[known], results["classes"], class_names, folder=folder)
     return results
+
+
+def _table(batch: Predictions, predicted: np.ndarray, class_names: Sequence[str]) -> pa.Table:
+    """`path`, `label` and `predicted` (class indices), their names, and the `probabilities` of every video."""
+    names = np.array([*class_names, None], dtype=object)  # the last one is that of the label -1
+    offsets = np.arange(len(predicted) + 1, dtype=np.int32) * batch.probabilities.shape[1]
+    columns = {
+        "path": pa.array([*map(decodable, batch.paths)], pa.string()),
+        "label": batch.labels,
+        "predicted": predicted,
+        "label_name": pa.array(names[batch.labels], pa.string()),
+        "predicted_name": pa.array(names[predicted], pa.string()),
+        "probabilities": pa.ListArray.from_arrays(offsets, pa.array(batch.probabilities.astype(np.float32).ravel())),
+    }
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def _scores(labels: np.ndarray, predicted: np.ndarray, hits: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -432,8 +186,9 @@ def _draw(
     folder: Path,
 ) -> None:
     if find_spec("matplotlib") is None:
-        logger.warning("no pictures without matplotlib: pip install transformers_vjepa[viz]")
+        logger.warning("charts need matplotlib: pip install transformers_vjepa[viz]")
         return
+    from ..figures.charts import plot_class_accuracies, plot_confusion_matrix  # matplotlib is an extra
 
     number = len(class_names)
     if number <= _MAX_CONFUSION_CLASSES:
@@ -446,7 +201,7 @@ def _draw(
 
 
 def describe_results(results: Mapping[str, Any]) -> str:
-    """The results in a few lines."""
+    """The results of [`write_prediction_report`] in a few lines."""
     lines = [f"{results['num_videos']} videos, {results['num_broken']} broken"]
     if results["accuracy"] is None:
         lines.append(results["note"])
@@ -459,8 +214,221 @@ def describe_results(results: Mapping[str, Any]) -> str:
             lines.append(f"top-{TOP_K} accuracy {results[top]:7.2%}")
         lines.append(f"macro F1       {results['macro_f1']:7.4f}")
         if results["num_labelled"] < results["num_videos"]:
-            lines.append(f"over the {results['num_labelled']} videos that have a label")
+            lines.append(f"computed over the {results['num_labelled']} videos that have a label")
     return "\n".join(lines)
+
+
+# A training run ------------------------------------------------------------------------------------------
+
+
+def check_same_run(
+    training: VJEPAClassificationArguments,
+    settings: Mapping[str, Any],
+    manifests: Mapping[str, str],
+    *,
+    resumes: bool,
+) -> dict[str, Any]:
+    """
+    Records all arguments (`settings` are those beside `training`) and the hashes of the clips of each split in
+    `run.json`, or compares them with those of the run to resume. Returns the record.
+
+    Raises:
+        OtherRunError: the run in the output folder differs; the message lists the differences.
+    """
+    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
+    values = {name: getattr(training, name) for name in _FIXED} | {"clips_per_step": clips}
+    # JSON there and back makes lists of tuples, as in the file.
+    record = json.loads(json.dumps({"settings": {**settings, **values}, "manifests": manifests}))
+    path = Path(training.output_dir) / "run.json"
+    if resumes and path.is_file():
+        there = json.loads(path.read_text())
+        old, new = (
+            {**each["settings"], **{f"clips of {name}": value for name, value in each["manifests"].items()}}
+            for each in (there, record)
+        )
+        if changes := describe_changes(old, new):
+            raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
+    elif training.process_index == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def check_classes(features: FeatureStore, config: PreTrainedConfig, expected: Sequence[int]) -> None:
+    """Raises `UnusableSplitError` if no training clip of a class could be read."""
+    lost = sorted(set(expected) - set(features.labels.tolist()))
+    if lost:
+        raise UnusableSplitError(
+            f"no training clip of {', '.join(config.id2label[label] for label in lost[:5])} can be read; the first "
+            f"broken clip is {features.broken[0][1]} ({features.broken[0][2]}): repair them, or leave the class out"
+        )
+
+
+def finish_run(
+    trainer: VJEPAClassificationTrainer,
+    *,
+    model: VJEPAForVideoClassification,
+    corpora: Mapping[str, IndexedCorpus],
+    datasets: Mapping[str, Dataset],
+    run: Mapping[str, Any],
+) -> str:
+    """
+    Writes the trained classifier to the output folder, with its predictions for each split in a sub-folder (see
+    [`write_prediction_report`]), `curves.png` and `results.json`. All processes call this function.
+
+    Args:
+        trainer: after training.
+        model: of a probe, the classifier that gets the best probe; of fine-tuning, the trained model.
+        corpora: the clips of each split.
+        datasets: the data to evaluate, by split: `"validation"` chooses the probe, `"test"` does not.
+        run: the record of [`check_same_run`].
+
+    Returns:
+        A summary for the user.
+    """
+    predictions = {name: trainer.predict(dataset, metric_key_prefix=name) for name, dataset in datasets.items()}
+    readable = {name: each.label_ids != IGNORED for name, each in predictions.items()}
+    kept = {
+        name: (predictions[name].predictions[rows], predictions[name].label_ids[rows])
+        for name, rows in readable.items()
+    }
+    chosen, probes = _choose(trainer, kept)
+    if trainer.is_probing:
+        kept = {name: (logits[:, chosen["probe"]], labels) for name, (logits, labels) in kept.items()}
+        trainer.model.write_into(model, chosen["probe"])
+    # The broken clips of a stream are named only in the log.
+    stored = trainer.train_dataset
+    lost = describe_broken(stored.broken) if isinstance(stored, FeatureStore) else None
+    results: dict[str, Any] = {
+        "chosen": chosen,
+        "chance": 1 / len(set(corpora["train"].labels.tolist())),
+        "train": {
+            "num_videos": len(corpora["train"]),
+            "num_broken": None if lost is None else len(lost),
+            "broken": lost,
+            "manifest": run["manifests"]["train"],
+        },
+    }
+    folder = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+        trainer.save_image_processor(folder)
+        for name, (logits, labels) in kept.items():
+            paths, broken = _paths_and_broken(datasets[name], readable[name])
+            results[name] = write_prediction_report(
+                [Predictions(paths, labels, torch.from_numpy(logits).softmax(dim=-1).numpy())],
+                folder / name,
+                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+                broken=broken,
+                details={"cross_entropy": cross_entropy(logits, labels), "manifest": run["manifests"][name]},
+            )
+        _draw_curves(trainer, folder / "curves.png")
+        (folder / "results.json").write_text(json.dumps({**results, "probes": probes, **run}, indent=2) + "\n")
+    trainer.accelerator.wait_for_everyone()
+    return summary({**results, "probes": probes}, folder)
+
+
+def _draw_curves(trainer: VJEPAClassificationTrainer, path: Path) -> None:
+    if not any("loss" in entry for entry in trainer.state.log_history):
+        return
+    from ..figures.charts import plot_training_curves  # matplotlib is an extra
+
+    number = len(trainer.model.settings) if trainer.is_probing else 1
+    # The best probe may change from one evaluation to the next.
+    title = f"Training of {number} probes: at each evaluation the best of them" if number > 1 else "Training"
+    plot_training_curves(trainer.state.log_history, path, title=title)
+
+
+def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> tuple[dict[str, Any], list[dict]]:
+    """The choice on the validation clips, and the scores of all probes."""
+    chosen: dict[str, Any] = {"step": trainer.final_step, "steps": trainer.args.max_steps}
+    if "validation" in kept:
+        chosen["still_improving"] = still_improving(trainer.state.log_history, num_clips=len(kept["validation"][1]))
+    if not trainer.is_probing:
+        return chosen, []
+    settings = trainer.model.settings
+    probes = probe_scores(*kept["validation"], settings) if "validation" in kept else []
+    best = best_probe([probe["selection_score"] for probe in probes], settings) if probes else 0
+    rates = {"learning_rate": settings[best].learning_rate, "weight_decay": settings[best].weight_decay}
+    return {"probe": best, **rates, **chosen}, probes
+
+
+def still_improving(log_history: Sequence[Mapping[str, Any]], *, num_clips: int) -> bool:
+    """
+    Whether the accuracy at the end exceeds every accuracy in the first three quarters of the run by more than its
+    standard error, so that a longer run is likely to help.
+
+    Args:
+        log_history: of a `TrainerState`; entries of evaluations have `step` and `eval_accuracy`.
+        num_clips: number of clips that are evaluated.
+    """
+    evaluations = [(entry["step"], entry["eval_accuracy"]) for entry in log_history if "eval_accuracy" in entry]
+    if not evaluations:
+        return False
+    end, last = evaluations[-1]
+    before = [accuracy for step, accuracy in evaluations if step <= 0.75 * end]
+    return bool(before) and last - max(before) > math.sqrt(last * (1 - last) / num_clips)
+
+
+def _paths_and_broken(dataset: Dataset, readable: np.ndarray) -> tuple[list[str], list[dict[str, str]]]:
+    """Names of the clips that could be read, and path and error of the others."""
+    if isinstance(dataset, FeatureStore):
+        return list(dataset.paths), describe_broken(dataset.broken)
+    items = (dataset[index] for index in np.flatnonzero(~readable).tolist())
+    paths = [dataset.corpus.describe(index) for index in np.flatnonzero(readable).tolist()]
+    return paths, [{"path": item["path"], "error": item["error"]} for item in items]
+
+
+def summary(results: Mapping[str, Any], folder: str | Path) -> str:
+    """A few lines: the chosen step and probe, and the accuracy of each split with its interval and chance level."""
+    chosen = results["chosen"]
+    lines = ["", f"step:       {chosen['step']} of {chosen['steps']}"]
+    if "probe" in chosen:
+        rates = f"learning rate {chosen['learning_rate']:g}, weight decay {chosen['weight_decay']:g}"
+        number = max(len(results["probes"]), 1)
+        lines.append(f"probe:      {rates}" + (f", the best of {number}" if number > 1 else ""))
+    if broken := results["train"].get("num_broken"):
+        number = results["train"]["num_videos"]
+        lines.append(f"train:      {broken} of {number} clips cannot be read and were left out (see results.json)")
+    for name in ("validation", "test"):
+        if name in results:
+            low, high = results[name]["accuracy_interval"]
+            lines.append(
+                f"{name + ':':11} {results[name]['accuracy']:.1%} right (95 %: {low:.1%} to {high:.1%}; "
+                f"{results[name]['num_videos']} clips; chance {results['chance']:.1%})"
+            )
+            if results[name]["num_broken"]:
+                lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
+    lines += [f"{'note:':11} {note}" for note in _notes(results)]
+    loaders = "AutoModelForVideoClassification and AutoModelForImageClassification"
+    lines.append(f"model:      {folder}   ({loaders} load it)")
+    return "\n".join(lines)
+
+
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    """Warnings about results that may mislead."""
+    chosen, validation = results["chosen"], results.get("validation")
+    notes = []
+    if validation is None:
+        return notes
+    is_perfect = validation["accuracy"] == 1
+    if chosen["still_improving"] and not is_perfect:
+        notes.append("still getting better at the end: train longer (--num_train_epochs, --min_steps)")
+    if len(results["probes"]) < 2:
+        return notes
+    if validation["num_videos"] < _FEW_CLIPS:
+        notes.append(
+            f"{validation['num_videos']} clips are few to choose among {len(results['probes'])} probes: give more "
+            "clips, or fix --learning_rates and --weight_decays beforehand"
+        )
+        return notes
+    rates = sorted({probe["learning_rate"] for probe in results["probes"]})
+    if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]) and not is_perfect:
+        notes.append("the best learning rate is at the edge of the range: try values beyond it")
+    if "test" not in results:
+        notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too high")
+    return notes
 
 
 __all__ = [
@@ -473,5 +441,5 @@ __all__ = [
     "finish_run",
     "still_improving",
     "summary",
-    "write_report",
+    "write_prediction_report",
 ]

@@ -1,9 +1,14 @@
-"""From arguments to objects: splits, features, model and trainer of a probe or a fine-tuning."""
+"""
+From arguments to objects: splits, features, model and trainer of a probe or of fine-tuning.
+
+    run = build(ModelArguments(...), DataArguments(...), VJEPAClassificationArguments(...))
+    run.train()
+    print(run.finish())
+"""
 
 import copy
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,44 +22,85 @@ from transformers.utils import logging
 
 from ..command_line.parsing import check_processes
 from ..data.corpora import IndexedCorpus
-from ..data.evaluation_clips import EvaluationClips
+from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.labels import read_class_names
 from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests
 from ..data.streaming import StreamPosition, clip_stream
 from ..data.synthetic import build_corpus
-from ..hub.loading import loading, without_load_report
+from ..hub.loading import load_processor, loading, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
-from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
-from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
+from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.checkpoints import resolve_checkpoint
 from ..training.progress import no_bars
-from .arguments import SYNTHETIC, SYNTHETIC_CLASSES, DataArguments, ModelArguments, parse_arguments
-from .features import FeatureStore, write_features
+from .arguments import SYNTHETIC, SYNTHETIC_CLASSES, Arguments, DataArguments, ModelArguments
+from .features import FeatureSettings, FeatureStore, write_features
 from .probing import ProbeGrid, probe_settings
-from .reports import check_classes, check_same_run
+from .reports import check_classes, check_same_run, finish_run
+from .shards import PassOptions
 from .trainer import VJEPAClassificationArguments, VJEPAClassificationTrainer
 
 logger = logging.get_logger(__name__)
 
 
-def place_synthetic_corpus(data: DataArguments, training: VJEPAClassificationArguments) -> Sequence[str]:
-    """Renders the built-in corpus where it is asked for, and names its index files instead; returns its classes."""
+@dataclass(frozen=True)
+class ClassifierRun:
+    """
+    A training run that is ready to start, see [`build`].
+
+    Attributes:
+        trainer: trains the probes or the whole network.
+        model: the classifier that the output folder gets.
+        corpora: the clips of each split.
+        datasets: validation and test data, by split.
+        record: arguments and hashes of the clips, as in `run.json`.
+        checkpoint: the folder to resume from, if any.
+    """
+
+    trainer: VJEPAClassificationTrainer
+    model: VJEPAForVideoClassification
+    corpora: Mapping[str, IndexedCorpus]
+    datasets: Mapping[str, Dataset]
+    record: Mapping[str, Any]
+    checkpoint: str | None
+
+    def train(self) -> None:
+        """Trains from the start or from the checkpoint, see [`VJEPAClassificationTrainer.train_or_restore`]."""
+        self.trainer.train_or_restore(self.checkpoint)
+
+    def finish(self) -> str:
+        """Writes model, predictions and results to the output folder, and returns a summary; see [`finish_run`]."""
+        return finish_run(
+            self.trainer, model=self.model, corpora=self.corpora, datasets=self.datasets, run=self.record
+        )
+
+
+# Data ----------------------------------------------------------------------------------------------------
+
+
+def place_synthetic_corpus(arguments: Arguments) -> tuple[Arguments, Sequence[str]]:
+    """
+    Renders the built-in corpus if `arguments` name it. Returns the arguments with its index files, and its classes; or
+    the same arguments and no classes.
+    """
+    data, training = arguments.data, arguments.training
     if data.dataset not in SYNTHETIC:
-        return ()
+        return arguments, ()
     label, root = SYNTHETIC[data.dataset], Path(training.output_dir).parent / "synthetic"
     if root == Path(training.output_dir):
-        raise ValueError(f"--output_dir {root} is where the built-in corpus goes: choose another name")
+        raise ValueError(f"--output_dir {root} is the folder of the built-in corpus: choose another folder")
     with training.main_process_first(desc="rendering the built-in corpus"):
         build_corpus(root)
-    data.dataset = str(root / f"train_{label}.csv")
-    if data.test_dataset is None and data.num_folds is None:
-        data.test_dataset = str(root / f"test_{label}.csv")
-    return SYNTHETIC_CLASSES[label]
+    test = data.test_dataset
+    if test is None and data.num_folds is None:
+        test = str(root / f"test_{label}.csv")
+    data = replace(data, dataset=str(root / f"train_{label}.csv"), test_dataset=test)
+    return arguments._replace(data=data), SYNTHETIC_CLASSES[label]
 
 
 def open_splits(data: DataArguments) -> dict[str, IndexedCorpus]:
+    """The clips of each split: `"train"` and, if there are any, `"validation"` and `"test"`."""
     plan = SplitPlan(
         validation_fraction=data.validation_fraction,
         num_folds=data.num_folds,
@@ -73,145 +119,123 @@ def open_splits(data: DataArguments) -> dict[str, IndexedCorpus]:
 
 
 def class_names(data: DataArguments, train: IndexedCorpus, synthetic: Sequence[str]) -> list[str]:
-    """Names of the classes in the order of the model's: given, of the folders, or made up."""
+    """Names of the classes in the order of the model: from `--labels`, the folders, or LABEL_0, LABEL_1 ..."""
     highest = int(train.labels.max())
     if data.labels:
         names = read_class_names(data.labels)
         if highest >= len(names) and not train.class_names:
             raise SplitError(
-                f"{data.labels} names {len(names)} classes, and {data.dataset} has labels up to {highest}: give a "
-                "name for each, one in a line, from 0 on"
+                f"{data.labels} names {len(names)} classes, and {data.dataset} has labels up to {highest}: give one "
+                "name for each class, one in each line, from class 0 on"
             )
         return names
-    names = list(synthetic or train.class_names)
-    names = names or [f"LABEL_{label}" for label in range(highest + 1)]
+    names = list(synthetic or train.class_names) or [f"LABEL_{label}" for label in range(highest + 1)]
     if len(names) < 2:
-        raise SplitError(f"{data.dataset} has clips of one class only, {names[0]}: add those of another one")
+        raise SplitError(f"{data.dataset} has clips of one class only, {names[0]}: add clips of another class")
     if empty := len(names) - len(set(train.labels.tolist())):
-        logger.warning(f"{empty} of the {len(names)} classes have no training clip: number them without gaps")
+        logger.warning(f"{empty} of the {len(names)} classes have no training clip: number the classes without gaps")
     return names
 
 
-def clip_sampling(data: DataArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipSampling:
-    """As the processor takes its frames, and so as the model was trained, where the command line says nothing."""
-    return processor.clip_sampling(
-        num_frames=config.frames_per_clip,
-        frame_step=data.frame_step,
-        target_fps=data.target_fps,
-        duration=data.clip_duration,
-        short_video=data.short_videos,
-        spacing=data.spacing,
-    )
-
-
 def store_features(
-    model: VJEPAForVideoClassification,
-    corpora: dict[str, IndexedCorpus],
-    data: DataArguments,
-    training: VJEPAClassificationArguments,
-    **settings: Any,
-) -> dict[str, Dataset]:
-    """Features of every split, computed where the output folder does not have them yet."""
-    encoder = model.vjepa
+    encoder: VJEPAModel,
+    corpora: Mapping[str, IndexedCorpus],
+    arguments: Arguments,
+    *,
+    geometry: ClipGeometry,
+    processor: VJEPAVideoProcessor,
+) -> dict[str, FeatureStore]:
+    """Features of each split. Features that the output folder has already are not computed again."""
+    _, data, training = arguments
     if training.bf16:
         encoder = copy.deepcopy(encoder).to(torch.bfloat16)
     encoder.to(training.device)
+    kind = "mean" if encoder.config.pooling == "mean" else "tokens"
+    options = PassOptions(
+        batch_size=training.per_device_eval_batch_size,
+        num_workers=training.dataloader_num_workers,
+        max_broken_share=data.max_broken_share,
+        rank=training.process_index,
+        world_size=training.world_size,
+        progress=training.process_index == 0 and not training.disable_tqdm,
+    )
+    settings = FeatureSettings(kind=kind, dtype=data.feature_dtype)
     stores = {}
     for name, corpus in corpora.items():
         folder = Path(training.output_dir) / "features" / name
         write_features(
-            encoder,
-            corpus,
-            folder,
-            kind="mean" if model.config.pooling == "mean" else "tokens",
-            dtype=data.feature_dtype,
-            batch_size=training.per_device_eval_batch_size,
-            num_workers=training.dataloader_num_workers,
-            max_broken_share=data.max_broken_share,
-            rank=training.process_index,
-            world_size=training.world_size,
-            progress=training.process_index == 0 and not training.disable_tqdm,
-            **settings,
+            encoder, corpus, folder, features=settings, geometry=geometry, processor=processor, options=options
         )
         PartialState().wait_for_everyone()
         stores[name] = FeatureStore(folder)
     return stores
 
 
-def training_stream(
-    corpus: IndexedCorpus,
-    data: DataArguments,
-    training: VJEPAClassificationArguments,
+def build_datasets(
+    model: VJEPAForVideoClassification,
+    corpora: Mapping[str, IndexedCorpus],
+    arguments: Arguments,
     *,
-    augment: bool,
-    **settings: Any,
-) -> Any:
-    """Training clips of this process; without augmentation, the whole picture is all that is cropped."""
-    return clip_stream(
-        corpus,
+    processor: VJEPAVideoProcessor,
+    geometry: ClipGeometry,
+    position: StreamPosition,
+) -> dict[str, Any]:
+    """Features of each split; or clips: a stream for training, and every clip once for evaluation."""
+    choices, data, training = arguments
+    augment = choices.mode == "finetune" if data.augment is None else data.augment
+    if choices.mode == "probe" and not augment:
+        stores = store_features(model.vjepa, corpora, arguments, geometry=geometry, processor=processor)
+        check_classes(stores["train"], model.config, corpora["train"].labels.tolist())
+        return stores
+    datasets: dict[str, Any] = {name: EvaluationClips(corpus, geometry) for name, corpus in corpora.items()}
+    datasets["train"] = clip_stream(
+        corpora["train"],
+        config=model.config,
+        sampling=geometry.sampling,
+        position=position,
         seed=training.seed,
         rank=training.process_index,
         world_size=training.world_size,
         num_workers=training.dataloader_num_workers,
         batch_size=training.per_device_train_batch_size,
         num_segments=data.num_segments,
-        crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),
+        crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),  # else the whole frame
         crop_ratio=tuple(data.crop_ratio),
         flip_probability=data.flip_probability if augment else 0.0,
         backend=data.decoder,
         max_broken_share=data.max_broken_share,
-        **settings,
-    )
-
-
-def build_datasets(
-    model: VJEPAForVideoClassification,
-    corpora: dict[str, IndexedCorpus],
-    arguments: ModelArguments,
-    data: DataArguments,
-    training: VJEPAClassificationArguments,
-    *,
-    sampling: ClipSampling,
-    processor: VJEPAVideoProcessor,
-    position: StreamPosition,
-) -> dict[str, Any]:
-    """For every split features, or clips: a stream to train on, and each clip once to evaluate."""
-    views = {"num_segments": data.num_segments, "num_views": data.num_views, "backend": data.decoder}
-    augment = arguments.mode == "finetune" if data.augment is None else data.augment
-    if arguments.mode == "probe" and not augment:
-        stores = store_features(model, corpora, data, training, sampling=sampling, processor=processor, **views)
-        check_classes(stores["train"], model.config, corpora["train"].labels.tolist())
-        return stores
-    config = model.config
-    datasets: dict[str, Any] = {
-        name: EvaluationClips(corpus, crop_size=config.crop_size, sampling=sampling, **views)
-        for name, corpus in corpora.items()
-    }
-    datasets["train"] = training_stream(
-        corpora["train"], data, training, config=config, sampling=sampling, position=position, augment=augment
     )
     return datasets
 
 
-def load_config(arguments: ModelArguments, *, token: str | None = None) -> VJEPAConfig:
-    """The architecture of `--model`; the first thing to fail where there is no such model."""
-    if arguments.model is None:
+# Model ---------------------------------------------------------------------------------------------------
+
+
+def load_config(arguments: Arguments) -> VJEPAConfig:
+    """
+    The architecture of `--model`. It is loaded before anything else, so that a wrong name fails at once.
+
+    Raises:
+        ValueError: no model of this name.
+    """
+    name = arguments.model.model
+    if name is None:
         raise ValueError("no model: give a pretraining checkpoint, a model folder or a Hub id with --model")
-    if arguments.random_encoder and arguments.model in PRESETS:
-        return VJEPAConfig.from_preset(arguments.model)
+    if arguments.model.random_encoder and name in PRESETS:
+        return VJEPAConfig.from_preset(name)
     try:
-        with loading(arguments.model):
-            return VJEPAConfig.from_pretrained(arguments.model, token=token)
+        with loading(name):
+            return VJEPAConfig.from_pretrained(name, token=arguments.training.hub_token)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--model {arguments.model} is no model folder here (vjepa demo makes outputs/demo), and cannot be "
-            f"loaded from the Hub either: {reason}"
+            f"--model {name} is not a model folder here (vjepa demo makes outputs/demo) and cannot be "
+            f"loaded from the Hub: {reason}"
         ) from error
 
 
 def classifier_config(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAConfig:
-    """That of the encoder, with pooler, classes and the fields that are given."""
+    """The configuration of the encoder with pooler, classes and the fields that the arguments give."""
     fields = {
         "pooling": arguments.pooling,
         "num_pooler_layers": arguments.num_pooler_layers,
@@ -224,111 +248,142 @@ def classifier_config(arguments: ModelArguments, config: VJEPAConfig, names: Seq
     return VJEPAConfig(**(config.to_diff_dict() | fields))
 
 
-def build_model(
-    arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str], *, token: str | None = None
-) -> VJEPAForVideoClassification:
-    """A classifier with the encoder of `--model`, or an untrained one, and a new pooler and head."""
-    config = classifier_config(arguments, config, names)
-    if arguments.random_encoder:
+def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAForVideoClassification:
+    """
+    A classifier with the encoder of `--model` or an untrained encoder. Pooler and head are new, unless the model has
+    them in the same sizes.
+
+    Raises:
+        ValueError: damaged weights, or a model without a V-JEPA encoder.
+    """
+    config, name = classifier_config(arguments.model, config, names), arguments.model.model
+    if arguments.model.random_encoder:
         return VJEPAForVideoClassification(config)
-    return load_encoder(arguments.model, config, token=token)
-
-
-def load_encoder(name: str, config: VJEPAConfig, *, token: str | None = None) -> VJEPAForVideoClassification:
-    """A classifier with the encoder of a model; its pooler and head, too, if it has them in the same sizes."""
     try:
-        with without_load_report():  # that pooler and head are new would be a long warning
+        with without_load_report():  # a long warning would say that pooler and head are new
             model, info = VJEPAForVideoClassification.from_pretrained(
                 name,
                 config=config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                token=token,
+                token=arguments.training.hub_token,
             )
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
     if lost := sorted(key for key in info["missing_keys"] if key.startswith("vjepa.")):
-        raise ValueError(f"{name} has no weights for {lost[0]} ({len(lost)} missing): it holds no V-JEPA encoder")
+        raise ValueError(
+            f"{name} has no weights for {lost[0]} ({len(lost)} missing), so it holds no V-JEPA encoder: give a V-JEPA "
+            "model"
+        )
     return model
 
 
-def load_processor(
-    arguments: ModelArguments, data: DataArguments, config: VJEPAConfig, *, token: str | None = None
-) -> tuple[VJEPAVideoProcessor, ClipSampling]:
-    """The processor of the model with the settings of this run, and the sampling of its clips."""
-    processor = VJEPAVideoProcessor.for_config(config)
-    if arguments.model not in PRESETS:
-        with suppress(OSError):  # a folder without one
-            processor = VJEPAVideoProcessor.from_pretrained(arguments.model, crop_size=config.crop_size, token=token)
-    sampling = clip_sampling(data, config, processor)
+def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVideoProcessor, ClipGeometry]:
+    """The processor of the new classifier, and the clips and crops of each video."""
+    model, data, training = arguments
+    if model.model in PRESETS:
+        processor = VJEPAVideoProcessor.for_config(config)
+    else:
+        processor = load_processor(model.model, config, token=training.hub_token)
+    sampling = {
+        "frame_step": data.frame_step,
+        "target_fps": data.target_fps,
+        "duration": data.clip_duration,
+        "short_video": data.short_videos,
+        "spacing": data.spacing,
+    }
+    views = {"num_segments": data.num_segments, "num_views": data.num_views, "backend": data.decoder}
+    geometry = ClipGeometry.for_model(config, processor, sampling=sampling, **views)
     processor = VJEPAVideoProcessor(
         crop_size=config.crop_size,
         image_mean=processor.image_mean,
         image_std=processor.image_std,
         num_frames=config.frames_per_clip,
-        frame_step=sampling.frame_step or processor.frame_step,
-        fps=sampling.clip_fps,
+        frame_step=geometry.sampling.frame_step or processor.frame_step,
+        fps=geometry.sampling.clip_fps,
     )
-    return processor, sampling
+    return processor, geometry
 
 
-def run_details(arguments: ModelArguments, data: DataArguments, training: VJEPAClassificationArguments) -> RunDetails:
-    """What the model card tells of the command line."""
-    start = None if arguments.random_encoder else arguments.model
+# The run -------------------------------------------------------------------------------------------------
+
+
+def run_details(arguments: Arguments) -> RunDetails:
+    """The arguments of the user, for the model card."""
+    model, data, training = arguments
+    start = None if model.random_encoder else model.model
     return RunDetails(
         command="vjepa train_classifier",
         sources=[source for source in (data.dataset, data.validation_dataset, data.test_dataset) if source],
-        arguments=(arguments, data, training),
+        arguments=(model, data, training),
         heritage=heritage_of(start, token=training.hub_token),
         start=start,
         license=training.hub_license,
     )
 
 
-def build(argv: Sequence[str]) -> tuple[VJEPAClassificationTrainer, dict[str, Any], str | None]:
-    """The trainer of a command line, what `finish_run` needs besides, and the checkpoint to resume from."""
-    arguments, data, training = parse_arguments(argv)
+def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificationArguments) -> ClassifierRun:
+    """
+    Builds a training run: model, splits, features or streams, and the trainer. Stores features and writes the splits
+    and `run.json` to the output folder. Sets when `training` evaluates and saves.
+
+    Raises:
+        ValueError: arguments that are out of range or do not go together, no model, no usable split, a missing
+            package, or a checkpoint of another run.
+        OSError: no such data set.
+    """
     check_processes(training.world_size)
     if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
-    named, asked = replace(data), copy.copy(training)  # as the user did
-    settings = [] if arguments.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
-    config = load_config(arguments, token=training.hub_token)
-    synthetic = place_synthetic_corpus(data, training)
-    corpora = open_splits(data)
+    asked = Arguments(model, data, copy.copy(training))  # the model card shows the arguments as they were given
+    settings = [] if model.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
+    arguments = Arguments(model, data, training)
+    config = load_config(arguments)
+    arguments, synthetic = place_synthetic_corpus(arguments)
+    corpora = open_splits(arguments.data)
     if len(settings) > 1 and "validation" not in corpora:
         raise SplitError(
             f"{len(settings)} probes and no validation clips to choose by: give one of --learning_rates and of "
             "--weight_decays, or validation clips"
         )
     set_seed(training.seed)
-    names = class_names(data, corpora["train"], synthetic)
+    names = class_names(arguments.data, corpora["train"], synthetic)
     with no_bars(wanted=training.disable_tqdm):
-        model = build_model(arguments, config, names, token=training.hub_token)
-    corpora = with_model_labels(corpora, model.config)
-    processor, sampling = load_processor(arguments, data, model.config, token=training.hub_token)
-    manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
-    with training.main_process_first(desc="run.json"):
-        run = check_same_run(training, {**vars(arguments), **vars(data)}, manifests, resumes=checkpoint is not None)
-    if training.process_index == 0:
-        write_manifests(corpora, Path(training.output_dir))
+        classifier = build_model(arguments, config, names)
+    corpora = with_model_labels(corpora, classifier.config)
+    processor, geometry = build_processor(arguments, classifier.config)
+    record = _record(arguments, corpora, resumes=checkpoint is not None)
 
     position = StreamPosition()
     datasets = build_datasets(
-        model, corpora, arguments, data, training, sampling=sampling, processor=processor, position=position
+        classifier, corpora, arguments, processor=processor, geometry=geometry, position=position
     )
     training.lay_out_steps(num_clips=len(corpora["train"]), has_validation="validation" in datasets)
     trainer = VJEPAClassificationTrainer(
-        ProbeGrid(model.config, settings) if settings else model,
+        ProbeGrid(classifier.config, settings) if settings else classifier,
         training,
         datasets["train"],
         datasets.get("validation"),
-        encoder=model if settings else None,
+        encoder=classifier if settings else None,
         position=position,
         processing_class=processor,
     )
-    trainer.run_details = run_details(arguments, named, asked)
+    trainer.run_details = run_details(asked)
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
-    return trainer, {"model": model, "corpora": corpora, "datasets": evaluated, "run": run}, checkpoint
+    return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
+
+
+def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, resumes: bool) -> dict[str, Any]:
+    """Writes `run.json` and the splits, or compares the run with the one to resume."""
+    model, data, training = arguments
+    manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
+    with training.main_process_first(desc="run.json"):
+        record = check_same_run(training, {**vars(model), **vars(data)}, manifests, resumes=resumes)
+    if training.process_index == 0:
+        write_manifests(corpora, Path(training.output_dir))
+    return record
+
+
+__all__ = ["ClassifierRun", "build"]

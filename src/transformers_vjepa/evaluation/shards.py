@@ -1,9 +1,9 @@
 """
-Long passes over a data set in numbered shards: each is written once, under a temporary name and then renamed, so that
-a run that was killed goes on with the same command, with any number of processes.
+Long passes over a data set, in numbered shards. Each shard is written atomically, so that a killed run continues with
+the same command and any number of processes.
 
     folder/
-      settings.json                   what made the shards; other settings are refused
+      settings.json                   what the shards depend on; other settings are refused
       features-00000.safetensors      clips 0 ... shard_size - 1
       features-00001.safetensors      clips shard_size ... 2 * shard_size - 1
 """
@@ -15,34 +15,42 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data.arguments import CorpusArguments
 from ..data.clip_reading import BrokenVideoMonitor, check_broken_share
-from ..data.corpora import Corpus, IndexedCorpus, SequentialCorpus
-from ..data.evaluation_clips import EvaluationClips, StreamedEvaluationClips, collate_evaluation_clips
+from ..data.corpora import Corpus, SequentialCorpus
+from ..data.evaluation_clips import (
+    ClipGeometry,
+    EvaluationClips,
+    StreamedEvaluationClips,
+    collate_evaluation_clips,
+)
 
 _SETTINGS = "settings.json"
-# What stands in it; `stem` and `suffix` make the names of files.
+# Keys and types of the settings file.
 _RECORD = {"stem": str, "suffix": str, "num_items": int | None, "shard_size": int, "settings": dict, "notes": dict}
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SHARD_BYTES, _MAX_SHARD_SIZE = 128 * 2**20, 1024
 
 
 class ShardError(ValueError):
-    """A folder of shards that cannot be made, was made with other settings, is not complete, or is none."""
+    """A folder of shards that cannot be written, was made with other settings, is incomplete, or has no shards."""
 
 
 class ShardContents(NamedTuple):
-    """What a shard holds of the clips that could be read, and the broken ones."""
+    """The results of a shard: those of the clips that could be read, and the broken clips."""
 
     #: By name, each with one row per clip; among them int64 `labels` and `index` (in the data set).
     tensors: dict[str, torch.Tensor]
@@ -51,10 +59,59 @@ class ShardContents(NamedTuple):
     broken: list[tuple[int, str, str]]
 
 
+def describe_broken(broken: Iterable[tuple[int, str, str]]) -> list[dict[str, str]]:
+    """Broken clips as JSON files list them: `path` and `error` of each."""
+    return [{"path": path, "error": error} for _, path, error in broken]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassOptions:
+    """
+    How a pass over a data set is computed. These options change no result, so a pass may be continued with others.
+
+    Args:
+        batch_size: clips of a forward pass; segments and views count as clips.
+        num_workers: processes that decode, for each process that computes.
+        max_broken_share: see [`BrokenVideoMonitor`]. Below this share, broken videos are recorded in their shard.
+        rank: number of this process among those that share the work.
+        world_size: number of processes that share the work.
+        progress: show a bar for the part of this process.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    batch_size: int = 8
+    num_workers: int = 0
+    max_broken_share: float = 0.05
+    rank: int = 0
+    world_size: int = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size`={self.batch_size} must be at least 1")
+        check_broken_share(self.max_broken_share)
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank} must lie in [0, world_size={self.world_size})")
+
+    @classmethod
+    def from_arguments(cls, data: CorpusArguments, state: PartialState) -> "PassOptions":
+        """The options of a command, for one of the processes that share its work."""
+        return cls(
+            batch_size=data.clips_per_batch,
+            num_workers=data.num_workers,
+            max_broken_share=data.max_broken_share,
+            rank=state.process_index,
+            world_size=state.num_processes,
+            progress=state.is_main_process,
+        )
+
+
 def default_shard_size(num_items: int | None, *, item_bytes: int) -> int:
     """
-    Clips of a shard: what 128 MiB hold, which is in memory while it is computed and lost where a run is killed; at
-    most 1,024; and of a small data set a sixteenth, so that several processes find work.
+    Clips of a shard. A shard takes at most 128 MiB and 1,024 clips, because it is in memory while it is computed and
+    is lost if the run is killed. A small data set is divided into sixteen, so that several processes have work.
 
     Args:
         num_items: clips in all, `None` if unknown.
@@ -64,94 +121,84 @@ def default_shard_size(num_items: int | None, *, item_bytes: int) -> int:
     return max(1, size if num_items is None else min(size, -(-num_items // 16)))
 
 
+@dataclass
 class ShardFolder:
     """
-    The shards of a pass over `num_items` clips. Opening it writes the settings, or compares them with those that are
-    there.
+    The shards of a pass over `num_items` clips. The settings are written, or compared with those in the folder.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         stem, suffix: names of the files, such as `"features"` and `".safetensors"`.
-        num_items: clips in all; `None` where that shows only at the end (streamed data).
+        num_items: number of clips; `None` for streamed data, whose number is known only at the end.
         shard_size: clips of a shard, broken ones included.
         settings: everything that the contents depend on, as JSON holds it.
-        notes: what else is worth recording; not compared.
+        notes: more information to record; it is not compared.
 
     Raises:
-        ShardError: the folder was made with other settings, which the message lists; it cannot be written; or a
-            `shard_size` below 1.
+        ShardError: the folder was made with other settings (the message lists them) or cannot be written; or
+            `shard_size` is below 1.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        stem: str,
-        suffix: str,
-        num_items: int | None,
-        shard_size: int,
-        settings: Mapping[str, Any],
-        notes: Mapping[str, Any] | None = None,
-    ) -> None:
-        if shard_size < 1:
-            raise ShardError(f"`shard_size`={shard_size} must be at least 1")
-        self.folder = Path(folder)
-        self.stem, self.suffix, self.num_items, self.shard_size = stem, suffix, num_items, shard_size
-        layout = {"stem": stem, "suffix": suffix, "num_items": num_items, "shard_size": shard_size}
-        # As they come back from the file, so that tuples equal lists.
-        record = json.loads(json.dumps({**layout, "settings": settings, "notes": notes or {}}))
-        self.settings, self.notes, self._record = record["settings"], record["notes"], record
+    folder: str | os.PathLike
+    _: KW_ONLY
+    stem: str
+    suffix: str
+    num_items: int | None
+    shard_size: int
+    settings: Mapping[str, Any]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ShardError(f"`shard_size`={self.shard_size} must be at least 1")
+        self.folder = Path(self.folder)
+        self.settings = json.loads(json.dumps(self.settings))  # lists in place of tuples, as in the file
         with writing_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / _SETTINGS).exists():
-            self._compare(record)
+            self._compare(_read_record(self.folder))
         else:
             self._write_record()
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "ShardFolder":
         """
-        The shards that are in a folder.
+        Opens the shards in a folder.
 
         Raises:
-            ShardError: it has none.
+            ShardError: the folder has no shards.
         """
-        record = _read_record(Path(folder))
-        return cls(folder, **record)
+        return cls(folder, **_read_record(Path(folder)))
 
     def _write_record(self) -> None:
-        # All ranks write this file, each under a name of its own.
+        # All processes write this file, so each needs its own temporary name.
         file = self.folder / _SETTINGS
         with writing_errors(file), _written_whole(file, tag=uuid.uuid4().hex) as path:
-            path.write_text(json.dumps(self._record, indent=2) + "\n")
+            path.write_text(json.dumps({name: getattr(self, name) for name in _RECORD}, indent=2) + "\n")
 
-    def _compare(self, record: dict[str, Any]) -> None:
-        there = _read_record(self.folder)
-        if self.num_items is None:  # known from an earlier run that came to the end
-            self.num_items = record["num_items"] = there.get("num_items")
-        theirs, ours = (_flat({**it, **it["settings"], "settings": {}, "notes": {}}) for it in (there, record))
-        names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-        if names:
-            differences = "; ".join(describe_change(name, theirs.get(name), ours.get(name)) for name in names)
+    def _compare(self, there: dict[str, Any]) -> None:
+        if self.num_items is None:  # an earlier run that reached the end has recorded the number
+            self.num_items = there["num_items"]
+        here = {name: getattr(self, name) for name in _RECORD}
+        theirs, ours = (_flat({**it, **it["settings"], "settings": {}, "notes": {}}) for it in (there, here))
+        if changes := describe_changes(theirs, ours):
             raise ShardError(
-                f"{self.folder} was made with other settings: {differences}. Choose another folder, or delete this one"
+                f"{self.folder} was made with other settings: {changes}. Choose another folder, or delete this one"
             )
 
     def path(self, shard: int) -> Path:
         return self.folder / f"{self.stem}-{shard:05d}{self.suffix}"
 
     def indices(self, shard: int) -> range:
-        """Clips of a shard; of a streamed one, which may hold fewer, at most these."""
+        """Clips of a shard. The last shard of streamed data may hold fewer."""
         end = (shard + 1) * self.shard_size
         return range(shard * self.shard_size, end if self.num_items is None else min(end, self.num_items))
 
     def pending(self, *, rank: int = 0, world_size: int = 1) -> list[int]:
         """
-        Shards that process `rank` of `world_size` has to write: every `world_size`-th, but for those that exist. Where
-        the number is not known yet, the first to write.
+        Shards that process `rank` of `world_size` has to write: every `world_size`-th shard, if it does not exist. If
+        the number of clips is not known yet, the first shard that does not exist.
         """
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
         if self.num_items is None:
             return [next(shard for shard in itertools.count() if not self.path(shard).exists())]
         return [shard for shard in range(rank, self._count(), world_size) if not self.path(shard).exists()]
@@ -163,7 +210,7 @@ class ShardFolder:
         Raises:
             ShardError: some are missing.
         """
-        # Not the whole list of what is missing, which is as long as the settings say.
+        # List no more than one missing shard: an untrusted settings file may claim any number of shards.
         first = next(shard for shard in itertools.count() if not self.path(shard).exists())
         if self.num_items is None or first < self._count():
             there = len(list(self.folder.glob(f"{glob.escape(self.stem)}-*{glob.escape(self.suffix)}")))
@@ -175,35 +222,24 @@ class ShardFolder:
         return [self.path(shard) for shard in range(self._count())]
 
     def finish(self, num_items: int) -> None:
-        """Records the number of clips, where only reading them all has shown it."""
-        self.num_items = self._record["num_items"] = num_items
+        """Records the number of clips of streamed data, which is known when all have been read."""
+        self.num_items = num_items
         self._write_record()
 
     def _count(self) -> int:
         return -(-self.num_items // self.shard_size)
 
-    @contextmanager
-    def writing(self, shard: int) -> Iterator[Path]:
-        """
-        A temporary path, which becomes the shard when the block ends without an error.
-
-        Raises:
-            ShardError: it cannot be written.
-        """
-        with writing_errors(self.path(shard)), _written_whole(self.path(shard)) as path:
-            yield path
-
 
 @contextmanager
 def writing_errors(path: str | os.PathLike) -> Iterator[None]:
     """
-    Names what a full disk, or a folder without leave to write, makes of writing results.
+    Explains errors of writing, such as a full disk or a missing permission.
 
     Args:
-        path: what is written.
+        path: the file or folder that is written.
 
     Raises:
-        ShardError: with the path, what is free there, and how to go on.
+        ShardError: with the path, the free space and the remedy.
     """
     try:
         yield
@@ -211,14 +247,14 @@ def writing_errors(path: str | os.PathLike) -> Iterator[None]:
         there = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
         free = shutil.disk_usage(there).free / 1e6
         raise ShardError(
-            f"cannot write {path} ({error}), with {free:.1f} MB free there: make room, or see to it that the folder "
-            "may be written, and run the same command again; or choose another folder"
+            f"cannot write {path} ({error}), with {free:.1f} MB free there: make room or allow writing to the folder, "
+            "and run the same command again; or choose another folder"
         ) from error
 
 
 @contextmanager
 def _written_whole(path: Path, *, tag: str = "") -> Iterator[Path]:
-    """A name beside `path` to write to; renamed at the end, so that `path` is there whole or not at all."""
+    """A temporary path beside `path`, renamed to `path` at the end: the write is atomic."""
     temporary = path.with_name(f".{path.name}{tag}.partial")
     try:
         yield temporary
@@ -231,7 +267,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / _SETTINGS).read_text())
     except FileNotFoundError as error:
-        raise ShardError(f"{folder} has no {_SETTINGS}: it holds no shards") from error
+        raise ShardError(f"{folder} has no {_SETTINGS}: the folder holds no shards") from error
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{folder / _SETTINGS} cannot be read ({error}): delete the folder") from error
     if not isinstance(record, dict) or record.keys() != _RECORD.keys():
@@ -252,155 +288,101 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe_change(name: str, old: Any, new: Any) -> str:
-    """A setting that was another, in words; of hashes only that they differ, since nobody reads them."""
+def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The settings that differ, in words and by name; empty if none does."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return "; ".join(_describe_change(name, old.get(name), new.get(name)) for name in names)
+
+
+def _describe_change(name: str, old: Any, new: Any) -> str:
+    """A changed setting in words. The values of hashes are left out, since nobody reads them."""
     if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
         return f"{name} changed" + (" (files, their order or labels)" if name == "manifest" else "")
     return f"{name} was {old!r} and is {new!r}"
 
 
-class _Buffer:
-    """The clips of the shard that is being computed, each tensor in a block of the size of a whole shard."""
-
-    def __init__(self, shard_size: int) -> None:
-        self._shard_size = shard_size
-        self._blocks: dict[str, torch.Tensor] = {}
-        self.clear()
-
-    def clear(self) -> None:
-        self._count, self._paths, self._broken = 0, [], []
-
-    @property
-    def num_seen(self) -> int:
-        return self._count + len(self._broken)
-
-    def add(self, tensors: dict[str, torch.Tensor], *, paths: Sequence[str], broken: Sequence[tuple]) -> None:
-        end = self._count + len(paths)
-        for name, rows in tensors.items():
-            if name not in self._blocks:
-                self._blocks[name] = torch.empty((self._shard_size, *rows.shape[1:]), dtype=rows.dtype)
-            self._blocks[name][self._count : end] = rows
-        self._count = end
-        self._paths += paths
-        self._broken += broken
-
-    def contents(self) -> ShardContents:
-        blocks = self._blocks if self._count else {}
-        return ShardContents({name: block[: self._count] for name, block in blocks.items()}, self._paths, self._broken)
-
-
 def fill_shards(
     shards: ShardFolder,
     corpus: Corpus,
+    geometry: ClipGeometry,
+    options: PassOptions,
     *,
-    geometry: Mapping[str, Any],
     compute: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     write: Callable[[Path, ShardContents], None],
-    batch_size: int,
-    num_workers: int = 0,
-    max_broken_share: float = 0.05,
-    rank: int = 0,
-    world_size: int = 1,
     description: str = "clips",
-    progress: bool = True,
 ) -> None:
     """
-    Computes the shards of this process that do not exist yet, one after the other; one at a time is in memory.
+    Computes the missing shards of this process, one after the other. One shard at a time is in memory.
 
     Args:
-        shards: where they go; as many items as the corpus has videos, `None` for a streamed corpus.
-        corpus: the videos. One that can only be streamed is read in order, by one process and at most one worker.
-        geometry: the keyword arguments of [`EvaluationClips`].
-        compute: uint8 pixels (batch, views, segments, frames, 3, crop, crop), on the CPU, to tensors by name, on the
-            CPU, with a row per clip.
+        shards: where the results go. It has one item for each video of the corpus, or `None` for a streamed corpus.
+        corpus: the videos. A corpus that can only be streamed is read in order, by one process and at most one worker.
+        geometry: which clips and crops of each video are read.
+        options: how the work is divided.
+        compute: from uint8 pixels (batch, views, segments, frames, 3, crop, crop) on the CPU to tensors by name on the
+            CPU, with one row per video. It gets `options.batch_size` clips at a time, but at least one video.
         write: writes a shard to a path.
-        batch_size: videos of a call of `compute`.
-        num_workers: processes that decode.
-        max_broken_share: see [`BrokenVideoMonitor`]; broken videos below it are recorded in their shard.
-        rank, world_size: this process among those that share the work.
-        description: what the progress bar says.
-        progress: show a bar, of this process's part.
+        description: name of the progress bar.
 
     Raises:
-        ValueError: see [`EvaluationClips`], or a number out of range.
+        ValueError: see [`EvaluationClips`].
         ShardError: several processes for a streamed corpus, or a shard that cannot be written.
-        TooManyBrokenVideosError: see `max_broken_share`. Finished shards stay.
+        TooManyBrokenVideosError: see `max_broken_share` of [`PassOptions`]. Finished shards stay.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size`={batch_size} must be at least 1")
-    check_broken_share(max_broken_share)
     is_streamed = isinstance(corpus, SequentialCorpus)
-    if is_streamed and world_size > 1:
-        raise ShardError(f"{corpus.name} is streamed, which {world_size} processes cannot share: use one")
-    pending = shards.pending(rank=rank, world_size=world_size)
+    if is_streamed and options.world_size > 1:
+        raise ShardError(
+            f"{corpus.name} is streamed, and {options.world_size} processes cannot share a stream: use one process"
+        )
+    pending = shards.pending(rank=options.rank, world_size=options.world_size)
     if not pending:
         return
-    make_loader = _streamed_loader if is_streamed else _indexed_loader
-    loader, total = make_loader(shards, corpus, pending, geometry, batch_size=batch_size, num_workers=num_workers)
-    monitor, buffer = BrokenVideoMonitor(max_broken_share), _Buffer(shards.shard_size)
+    total = None if is_streamed else sum(len(shards.indices(shard)) for shard in pending)
+    loader = _loader(shards, corpus, pending, geometry, options)
+    monitor = BrokenVideoMonitor(options.max_broken_share)
+    parts: list[ShardContents] = []
     end = pending[0] * shards.shard_size
-    with tqdm(total=total, desc=description, unit="clip", disable=not progress) as bar:
+    with tqdm(total=total, desc=description, unit="clip", disable=not options.progress) as bar:
         for batch in loader:
-            first, count = _first_index(batch), len(batch["path"]) + len(batch["broken"])
+            parts.append(_results(batch, compute=compute, monitor=monitor))
+            count = len(batch["path"]) + len(batch["broken"])
+            first = min([*batch["index"].tolist(), *(index for index, _, _ in batch["broken"])])
             shard, end = first // shards.shard_size, first + count
-            _take_in(batch, buffer=buffer, compute=compute, monitor=monitor)
-            if buffer.num_seen == len(shards.indices(shard)):
-                _flush(buffer, shards=shards, shard=shard, write=write)
+            if end == shards.indices(shard).stop:
+                _flush(parts, shards.path(shard), write)
             bar.update(count)
     if is_streamed:
-        if buffer.num_seen:
-            _flush(buffer, shards=shards, shard=shard, write=write)
+        if parts:
+            _flush(parts, shards.path(shard), write)
         shards.finish(end)
 
 
-def _indexed_loader(
-    shards: ShardFolder,
-    corpus: IndexedCorpus,
-    pending: Sequence[int],
-    geometry: Mapping[str, Any],
-    *,
-    batch_size: int,
-    num_workers: int,
-) -> tuple[DataLoader, int | None]:
-    """Batches that do not reach over the end of a shard, and the number of clips in them."""
-    clips = EvaluationClips(corpus, **geometry)
+def _loader(
+    shards: ShardFolder, corpus: Corpus, pending: Sequence[int], geometry: ClipGeometry, options: PassOptions
+) -> DataLoader:
+    """Batches of the pending shards that do not reach over the end of a shard."""
+    size = max(1, options.batch_size // geometry.clips_per_video)
+    if isinstance(corpus, SequentialCorpus):
+        start = pending[0] * shards.shard_size
+        clips = StreamedEvaluationClips(corpus, geometry, start=start, batch_size=size, shard_size=shards.shard_size)
+        workers = min(options.num_workers, 1)
+        return DataLoader(clips, batch_size=None, num_workers=workers, collate_fn=collate_evaluation_clips)
     batches = [
-        list(shards.indices(shard)[first : first + batch_size])
+        list(shards.indices(shard)[first : first + size])
         for shard in pending
-        for first in range(0, len(shards.indices(shard)), batch_size)
+        for first in range(0, len(shards.indices(shard)), size)
     ]
-    loader = DataLoader(clips, batch_sampler=batches, num_workers=num_workers, collate_fn=collate_evaluation_clips)
-    return loader, sum(map(len, batches))
+    clips = EvaluationClips(corpus, geometry)
+    workers = options.num_workers
+    return DataLoader(clips, batch_sampler=batches, num_workers=workers, collate_fn=collate_evaluation_clips)
 
 
-def _streamed_loader(
-    shards: ShardFolder,
-    corpus: SequentialCorpus,
-    pending: Sequence[int],
-    geometry: Mapping[str, Any],
-    *,
-    batch_size: int,
-    num_workers: int,
-) -> tuple[DataLoader, int | None]:
-    start = pending[0] * shards.shard_size
-    clips = StreamedEvaluationClips(
-        corpus, start=start, batch_size=batch_size, shard_size=shards.shard_size, **geometry
-    )
-    workers = min(num_workers, 1)
-    return DataLoader(clips, batch_size=None, num_workers=workers, collate_fn=collate_evaluation_clips), None
-
-
-def _first_index(batch: dict[str, Any]) -> int:
-    return min([*batch["index"].tolist(), *(index for index, _, _ in batch["broken"])])
-
-
-def _take_in(
+def _results(
     batch: dict[str, Any],
     *,
-    buffer: _Buffer,
     compute: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     monitor: BrokenVideoMonitor,
-) -> None:
+) -> ShardContents:
     for _, path, error in batch["broken"]:
         monitor.failed(path, error)
     for _ in batch["path"]:
@@ -408,17 +390,24 @@ def _take_in(
     tensors = {}
     if batch["path"]:
         tensors = compute(batch["pixel_values_videos"]) | {name: batch[name] for name in ("labels", "index")}
-    buffer.add(tensors, paths=batch["path"], broken=batch["broken"])
+    return ShardContents(tensors, batch["path"], batch["broken"])
 
 
-def _flush(buffer: _Buffer, *, shards: ShardFolder, shard: int, write: Callable[[Path, ShardContents], None]) -> None:
-    with shards.writing(shard) as path:
-        write(path, buffer.contents())
-    buffer.clear()
+def _flush(parts: list[ShardContents], path: Path, write: Callable[[Path, ShardContents], None]) -> None:
+    """Joins and removes the parts before the shard is written, since writing takes memory, too."""
+    names = next((part.tensors.keys() for part in parts if part.tensors), ())
+    contents = ShardContents(
+        {name: torch.cat([part.tensors[name] for part in parts if part.tensors]) for name in names},
+        [path for part in parts for path in part.paths],
+        [entry for part in parts for entry in part.broken],
+    )
+    parts.clear()
+    with writing_errors(path), _written_whole(path) as temporary:
+        write(temporary, contents)
 
 
 def write_safetensors(path: Path, contents: ShardContents) -> None:
-    """Tensors under their names; paths and broken videos as JSON in the metadata."""
+    """Writes a shard: tensors under their names; paths and broken videos as JSON in the metadata."""
     save_file(
         contents.tensors,
         path,
@@ -428,13 +417,13 @@ def write_safetensors(path: Path, contents: ShardContents) -> None:
 
 def read_safetensors(path: Path, *, names: Sequence[str] | None = None) -> ShardContents:
     """
-    A shard that [`write_safetensors`] wrote.
+    Reads a shard that [`write_safetensors`] wrote.
 
     Args:
-        names: tensors to read; all by default. A shard without any readable clip has none.
+        names: tensors to read; by default all. A shard without a readable clip has no tensors.
 
     Raises:
-        ShardError: a damaged file.
+        ShardError: the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -447,10 +436,13 @@ def read_safetensors(path: Path, *, names: Sequence[str] | None = None) -> Shard
 
 
 __all__ = [
+    "PassOptions",
     "ShardContents",
     "ShardError",
     "ShardFolder",
     "default_shard_size",
+    "describe_broken",
+    "describe_changes",
     "fill_shards",
     "read_safetensors",
     "write_safetensors",

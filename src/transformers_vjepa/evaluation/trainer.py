@@ -1,9 +1,9 @@
-"""Training classifiers: probes on a frozen encoder, several at once, and fine-tuning of the whole network."""
+"""Training of classifiers: probes on a frozen encoder, several at once, or the whole network (fine-tuning)."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.hf_argparser import HfArg
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
@@ -28,15 +29,15 @@ from ..training.checkpoints import damaged_weights, trained_steps
 from ..training.sharding import fsdp_version, refuse_deepspeed
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
 from .metrics import classification_metrics
-from .probing import ProbeGrid, ProbeSettings, best_probe, selection_score
+from .probing import ProbeGrid, ProbeSettings, best_probe, cross_entropy, selection_score
 
 logger = logging.get_logger(__name__)
 
-#: Label of what cannot be classified, because its video is broken; neither losses nor metrics see it.
+#: Label of clips whose video is broken. Losses and metrics ignore them.
 IGNORED = -100
 
 _BLOCK = re.compile(r"^vjepa\.encoder\.layer\.(\d+)\.")
-# More evaluations and checkpoints than this over a run would take longer than small trainings themselves.
+# More evaluations and checkpoints than this would take longer than a small training itself.
 _MAX_EVALUATIONS = 20
 
 
@@ -47,79 +48,70 @@ class UnusableSplitError(ValueError):
 @dataclass
 class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
     """
-    Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`], with other defaults,
-    and the knobs it adds. Probes take `learning_rates` and `weight_decays`, fine-tuning `learning_rate`,
-    `weight_decay` and what follows them.
+    Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`] with other defaults, and
+    some more. Probes take `learning_rates` and `weight_decays`; fine-tuning takes `learning_rate`, `weight_decay`,
+    `layer_decay`, `label_smoothing_factor`, `mixup` and `cutmix`.
     """
 
     _argument_group_name = "training"  # where --help lists them
 
     # Changed defaults.
-    output_dir: str | None = field(default="outputs/classifier", metadata={"help": "Where everything is written."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips of a step on each device."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Fine-tuning: peak learning rate of the head."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Fine-tuning: weight decay, but not of vectors."})
-    num_train_epochs: float = field(default=50.0, metadata={"help": "Passes over the training clips, at least."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of all learning rates alike."})
-    warmup_steps: float = field(
-        default=0.1, metadata={"help": "Steps of linear warm-up; below 1 a share of all steps."}
+    output_dir: str | None = HfArg(default="outputs/classifier", help="Output folder of the run.")
+    per_device_train_batch_size: int = HfArg(default=32, help="Clips of a step on each device.")
+    learning_rate: float = HfArg(default=5e-4, help="Fine-tuning: peak learning rate of the head.")
+    weight_decay: float = HfArg(default=0.05, help="Fine-tuning: weight decay of all weights but vectors.")
+    num_train_epochs: float = HfArg(default=50.0, help="Least number of passes over the training clips.")
+    lr_scheduler_type: str = HfArg(default="cosine", help="Schedule of all learning rates.")
+    warmup_steps: float = HfArg(default=0.1, help="Steps of linear warm-up; below 1 a share of all steps.")
+    max_grad_norm: float = HfArg(default=1.0, help="Clip gradients to this norm, for each probe separately.")
+    label_smoothing_factor: float = HfArg(default=0.0, help="Fine-tuning: label smoothing.")
+    logging_steps: float = HfArg(default=10, help="Steps between log entries; below 1 a share of all steps.")
+    save_total_limit: int | None = HfArg(
+        default=2, help="Number of checkpoints to keep: older ones are deleted, but never the best one."
     )
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip gradients to this norm, each probe alone."})
-    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Fine-tuning: label smoothing."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "How many checkpoints stay: older ones are deleted, the best one never."}
-    )
-    load_best_model_at_end: bool = field(
+    load_best_model_at_end: bool = HfArg(
         default=False,
-        metadata={
-            "help": "End with the checkpoint that was best on the validation clips, not with the last. Of few clips "
-            "that is the luckiest one."
-        },
+        help="End with the checkpoint that was best on the validation clips, instead of the last one. With few "
+        "clips, the best one is a matter of luck.",
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
-    hub_license: str | None = field(
+    logging_nan_inf_filter: bool = HfArg(default=False, help="Must be off: a NaN loss stops the run.")
+    hub_license: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
-            "run starts from, where it binds."
-        },
+        help="Licence in the model card, such as apache-2.0. Default: none, or the licence of the weights that the "
+        "run starts from, if it binds.",
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: clips are no columns."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
+    remove_unused_columns: bool = HfArg(default=False, help="Must be off: clips are not columns.")
+    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="All parameters are used.")
 
-    min_steps: int = field(
-        default=1000,
-        metadata={"help": "Optimizer steps to take at least, however few clips an epoch has; --max_steps overrides."},
+    min_steps: int = HfArg(
+        default=1000, help="Least number of optimizer steps, also with few clips; --max_steps overrides it."
     )
-    learning_rates: list[float] = field(
+    learning_rates: list[float] = HfArg(
         default_factory=lambda: [1e-4, 3e-4, 1e-3, 3e-3],
-        metadata={"help": "Probes: learning rates, all tried in one run; the best on the validation clips is kept."},
+        help="Probes: learning rates, all trained in one run; the best on the validation clips is kept.",
     )
-    weight_decays: list[float] = field(
-        default_factory=lambda: [0.01], metadata={"help": "Probes: weight decays, each with every learning rate."}
+    weight_decays: list[float] = HfArg(
+        default_factory=lambda: [0.01], help="Probes: weight decays; each is combined with every learning rate."
     )
-    layer_decay: float = field(
+    layer_decay: float = HfArg(
         default=0.75,
-        metadata={
-            "help": "Fine-tuning: factor of the learning rate from one block to the one before it. The final norm and "
-            "the head have the full rate, the embeddings the least."
-        },
+        help="Fine-tuning: factor of the learning rate from each block to the previous one. The final norm and the "
+        "head have the full rate, the embeddings the lowest.",
     )
-    mixup: float = field(default=0.0, metadata={"help": "Fine-tuning: alpha of mixup (published: 0.8). 0: none."})
-    cutmix: float = field(
-        default=0.0, metadata={"help": "Fine-tuning: alpha of CutMix; with mixup each batch takes one. 0: none."}
+    mixup: float = HfArg(default=0.0, help="Fine-tuning: alpha of mixup (published: 0.8). 0: none.")
+    cutmix: float = HfArg(
+        default=0.0, help="Fine-tuning: alpha of CutMix; with mixup, each batch uses one of the two. 0: none."
     )
 
     def __post_init__(self) -> None:
         refuse_deepspeed(self)
-        if self.load_best_model_at_end:  # or they are refused before `lay_out_steps` makes them meet
+        if self.load_best_model_at_end:  # the base class wants equal strategies, before `lay_out_steps` sets them
             self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
         super().__post_init__()
         if fsdp_version(self) is not None:
             raise ValueError(
-                f"fsdp_version={fsdp_version(self)}: classifiers are not sharded, launch them with "
-                "vjepa recipes multi_gpu, then accelerate launch --config_file multi_gpu.yaml"
+                f"fsdp_version={fsdp_version(self)}: classifiers cannot be sharded; run vjepa recipes multi_gpu, then "
+                "accelerate launch --config_file multi_gpu.yaml"
             )
         for name, least, most in (
             ("layer_decay", 1e-6, 1.0),
@@ -136,11 +128,10 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
 
     def lay_out_steps(self, *, num_clips: int, has_validation: bool) -> int:
         """
-        Sets `max_steps`, and when to evaluate and save, from the number of training clips; steps are the clock of
-        streams. Where there are validation clips, the run evaluates after every epoch (rarer if that were more than 20
-        times). What it ends with are the last weights, at the end of the schedule of the learning rate, as in the
-        published evaluations: the best of many evaluations on few clips would be a matter of luck.
-        `load_best_model_at_end` takes the best all the same.
+        Sets `max_steps`, and when to evaluate and save, from the number of training clips; streams count steps and not
+        epochs. With validation clips, the run evaluates after every epoch, but at most 20 times. The run ends with the
+        last weights, at the end of the learning rate schedule, as in the published evaluations, because the best of
+        many evaluations on few clips is a matter of luck. `load_best_model_at_end` takes the best weights instead.
 
         Returns:
             Steps of an epoch.
@@ -150,7 +141,7 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
         """
         if self.load_best_model_at_end and (not has_validation or self.save_strategy == "no"):
             lacking = "checkpoints: leave out --save_strategy" if has_validation else "validation clips: give some"
-            raise ValueError(f"load_best_model_at_end=True without {lacking}, or leave it at False")
+            raise ValueError(f"load_best_model_at_end=True needs {lacking}, or leave it at False")
         batch = self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
         epoch = math.ceil(num_clips / batch)
         if self.max_steps <= 0:
@@ -182,8 +173,8 @@ def layer_decay_groups(
 ) -> list[dict[str, Any]]:
     """
     Parameter groups by depth: the learning rate is `learning_rate * layer_decay ** (num_layers + 1 - depth)`, see
-    [`layer_depth`]. Biases, norms and other vectors do not decay. From the head down, so that the first group has
-    the nominal rate; frozen parameters are left out.
+    [`layer_depth`]. Biases, norms and other vectors have no weight decay. The groups are ordered from the head down:
+    the first group has the nominal rate. Frozen parameters are left out.
     """
     num_layers = model.config.num_hidden_layers
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -202,12 +193,12 @@ def layer_decay_groups(
 
 def collate_examples(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
-    A batch of stored features, of the training stream, or of evaluation clips. Broken clips keep their place, as
-    zeros with the label `IGNORED`, so that every process has as many.
+    A batch of stored features, of the training stream, or of evaluation clips. A broken clip becomes zeros with the
+    label `IGNORED`, so that all processes have equal numbers of clips.
 
     Returns:
-        `features` or `pixel_values_videos`, stacked; `labels`, int64 (batch,); and of the stream `path`, `cursor`
-        and `num_skipped`.
+        `features` or `pixel_values_videos`, stacked; `labels`, int64 (batch,); and from a stream `path`, `cursor` and
+        `num_skipped`.
     """
     for example in examples:
         if "error" in example:
@@ -231,12 +222,12 @@ def collate_examples(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 class ClipMixing:
     """
-    Mixup and CutMix of whole clips with others of the batch, all frames alike; with both, each batch takes one or
-    the other by chance. Draws from the global generator of torch, which checkpoints hold.
+    Mixup and CutMix of whole clips with others of the batch, equal in all frames. With both, each batch draws one of
+    the two. The draws come from the global generator of torch, whose state is in the checkpoints.
 
     Args:
         num_classes: length of the mixed labels.
-        mixup, cutmix: parameters of the Beta distributions; 0 leaves that one out.
+        mixup, cutmix: parameters of the Beta distributions; 0 switches a transform off.
     """
 
     def __init__(self, num_classes: int, *, mixup: float = 0.0, cutmix: float = 0.0):
@@ -244,7 +235,7 @@ class ClipMixing:
         self.transforms = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
 
     def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, ..., channels, height, width) and (batch,): the same, and shares of classes (batch, num_classes)."""
+        """Clips (batch, ..., channels, height, width) and labels (batch,) -> mixed clips, (batch, num_classes)."""
         if not self.transforms:
             return clips, labels
         chosen = self.transforms[int(torch.randint(len(self.transforms), ()))]
@@ -254,7 +245,7 @@ class ClipMixing:
 
 
 class _EvaluateAtTheEnd(TrainerCallback):
-    """The last step may be no multiple of the steps between evaluations."""
+    """Evaluates after the last step, which may not be a multiple of the steps between evaluations."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps and args.eval_strategy != "no":
@@ -266,26 +257,46 @@ class VJEPAClassificationTrainer(StreamTrainer):
     Trains a classifier on labelled clips, in one of three ways:
 
     - `model` is a [`ProbeGrid`] and the data are stored features (any data set of dicts with `features` and `labels`);
-    - `model` is a [`ProbeGrid`] and the data are clips: `encoder`, which stays as it is, makes the features;
+    - `model` is a [`ProbeGrid`] and the data are clips: the frozen `encoder` makes the features;
     - `model` is a [`VJEPAForVideoClassification`], trained as a whole ("fine-tuning") on clips.
 
-    Evaluation takes any number of segments and views, averages the probabilities of views, and leaves broken videos
-    out; `eval_selection_score` (see [`selection_score`]) is that of the best probe. Of a grid the logs have the mean
-    `loss` over its probes, the `learning_rate` of the first, and the largest `grad_norm`.
+    Evaluation takes any number of segments and views, averages the probabilities of views, and leaves out broken
+    videos. `eval_selection_score` (see [`selection_score`]) is the score of the best probe. The logs of a grid have
+    the mean `loss` over its probes, the `learning_rate` of the first probe, and the largest `grad_norm`.
 
     Args:
-        model: what is trained.
-        args: training arguments; `lay_out_steps` first.
+        model: the network to train.
+        args: training arguments; call their `lay_out_steps` first, or set `max_steps`.
         train_dataset: a stream of [`~data.streaming.clip_stream`] for this process, or a data set with a length.
-        eval_dataset: validation clips, as [`~data.evaluation_clips.EvaluationClips`] gives them, or features.
+        eval_dataset: validation clips, see [`~data.evaluation_clips.EvaluationClips`], or features.
         encoder: makes features of clips for a grid of probes.
         position: of the stream.
-        processing_class: its mean and standard deviation normalise the clips.
+        processing_class: normalises the clips with its mean and standard deviation.
 
     Raises:
-        TypeError: another kind of model or of training arguments.
+        TypeError: an unsuitable class of model or of training arguments.
         ValueError: an encoder for fine-tuning; several GPUs for one process.
         UnusableSplitError: in `evaluate` and `predict`: no video of the split can be read.
+
+    Examples:
+
+    ```python
+    from transformers_vjepa import VJEPAClassificationArguments, VJEPAClassificationTrainer, VJEPAConfig, VJEPAModel
+    from transformers_vjepa.data.corpora import open_corpus
+    from transformers_vjepa.evaluation.features import FeatureStore, write_features
+    from transformers_vjepa.evaluation.probing import ProbeGrid, probe_settings
+
+    size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
+    config = VJEPAConfig(crop_size=32, frames_per_clip=4, num_labels=2, **size)
+    write_features(VJEPAModel(config), open_corpus("labelled"), "features")  # labelled/ has a folder for each class
+    features = FeatureStore("features")
+
+    probes = ProbeGrid(config, probe_settings([1e-3, 1e-2], [0.01]))
+    arguments = VJEPAClassificationArguments("probe", max_steps=2, use_cpu=True, report_to="none")
+    trainer = VJEPAClassificationTrainer(probes, arguments, features, features)
+    trainer.train()
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    ```
     """
 
     def __init__(
@@ -302,11 +313,11 @@ class VJEPAClassificationTrainer(StreamTrainer):
     ):
         if isinstance(model, VJEPAModel | VJEPAForPreTraining):
             raise TypeError(
-                f"a {type(model).__name__} has no classes: load VJEPAForVideoClassification, or train a ProbeGrid"
+                f"a {type(model).__name__} has no classes: train a VJEPAForVideoClassification or a ProbeGrid"
             )
         check_kind(args, VJEPAClassificationArguments)
         if encoder is not None and not isinstance(model, ProbeGrid):
-            raise ValueError("an encoder beside a model that has its own: pass one only with a ProbeGrid")
+            raise ValueError("the model has its own encoder: pass `encoder` only with a ProbeGrid")
         if processing_class is None:
             processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
@@ -319,7 +330,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
             position=position,
             **{"compute_metrics": self._metrics_of} | kwargs,
         )
-        # Of a grid only the checkpoints are pushed: the best probe makes a model when training has ended.
+        # During training only checkpoints of a grid are pushed; at its end the best probe becomes a model.
         self.published_architecture = VJEPAForVideoClassification.__name__ if self.is_probing else None
         self.encoder = encoder
         if encoder is not None:
@@ -330,8 +341,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
 
     def train_or_restore(self, checkpoint: str | None) -> None:
         """
-        Trains what is left to train, from a checkpoint or from the start, and leaves the last weights in the model,
-        or with `load_best_model_at_end` those of the checkpoint of the highest `eval_selection_score`.
+        Trains the remaining steps, from a checkpoint or from the start. At the end the model has the last weights, or
+        with `load_best_model_at_end` those of the checkpoint with the highest `eval_selection_score`.
         """
         if checkpoint is None or trained_steps(checkpoint) < self.args.max_steps:
             self.train(resume_from_checkpoint=checkpoint)
@@ -343,7 +354,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
             with damaged_weights(folder):
                 self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         if self.state.global_step >= self.args.max_steps:
-            self.stop_signal = 0  # too late to stop anything
+            self.stop_signal = 0  # the training is complete, so there is nothing to stop
 
     @property
     def is_probing(self) -> bool:
@@ -351,12 +362,12 @@ class VJEPAClassificationTrainer(StreamTrainer):
 
     @property
     def final_step(self) -> int:
-        """The step whose weights the model has after training."""
+        """Step of the weights that the model has after training."""
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
         return best or self.state.global_step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.is_probing:  # trained on the sum, which grows with the grid
+        if self.is_probing:  # the loss is the sum over probes; log the mean
             number = len(self.model.probes)
             logs |= {name: logs[name] / number for name in ("loss", "train_loss") if name in logs}
         super().log(logs, start_time)
@@ -364,23 +375,21 @@ class VJEPAClassificationTrainer(StreamTrainer):
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW (or what `optim` says), with the groups of the probes or of the layer-wise decay."""
+        """AdamW, or the optimizer of `optim`, with the groups of the probes or of the layer-wise decay."""
         if self.optimizer is None:
             network = self.model if model is None else model
-            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, network)
-            self.optimizer = optimizer_class(self.parameter_groups(network), **kwargs)
+            args = self.args
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(args, network)
+            if isinstance(network, ProbeGrid):
+                groups = network.parameter_groups()
+            else:
+                rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
+                groups = layer_decay_groups(network, **rates, layer_decay=args.layer_decay)
+            self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
 
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        if isinstance(model, ProbeGrid):
-            return model.parameter_groups()
-        args = self.args
-        return layer_decay_groups(
-            model, learning_rate=args.learning_rate, weight_decay=args.weight_decay, layer_decay=args.layer_decay
-        )
-
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """Each probe by its own norm, so that it learns as it would alone; returns the largest."""
+        """Clips each probe by its own norm, so that it learns as it would alone; returns the largest norm."""
         network = self.accelerator.unwrap_model(model)
         if not isinstance(network, ProbeGrid):
             return super()._clip_grad_norm(model)
@@ -392,7 +401,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
     # Steps
 
     def _shaped(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """Normalised clips in a shape that the model takes; the stream's segments are those of one view."""
+        """Normalised clips in the shape of the model; a stream has one view."""
         clips = inputs["pixel_values_videos"]
         return self.normalized(clips.unsqueeze(1) if clips.ndim == 6 else clips)
 
@@ -426,10 +435,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _check_labels(self, labels: torch.Tensor, paths: Sequence[str]) -> None:
-        """
-        Raises:
-            ValueError: a label that is no class of the model.
-        """
+        """Raises `ValueError` for a label that is not a class of the model."""
         number = self.model.config.num_labels
         wrong = (labels != IGNORED) & ((labels < 0) | (labels >= number))
         if wrong.any():
@@ -437,13 +443,13 @@ class VJEPAClassificationTrainer(StreamTrainer):
             name = paths[index] if index < len(paths) else "a clip"
             label = int(labels[index])
             what = "no label" if label == NO_LABEL else f"the label {label}"
-            raise ValueError(f"{name} has {what}: the classes of the model are 0 to {number - 1}")
+            raise ValueError(
+                f"{name} has {what}, and the classes of the model are 0 to {number - 1}: correct the labels, or use a "
+                "model with more classes"
+            )
 
     def _check_probes(self, losses: torch.Tensor) -> None:
-        """
-        Raises:
-            DivergedError: some probes, but not all, have a loss that is NaN or infinite; of all `check_loss` speaks.
-        """
+        """Raises `DivergedError` if some losses are NaN or infinite; if all are, `check_loss` raises it."""
         finite = losses.isfinite().tolist()
         if any(finite) and not all(finite):
             names = [probe.name for probe, good in zip(self.model.settings, finite, strict=True) if not good]
@@ -461,7 +467,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Logits, (batch, num_labels) or of a grid (batch, probes, num_labels), and labels; losses come of them."""
+        """No loss; logits, (batch, num_labels) or of a grid (batch, probes, num_labels); and labels."""
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -478,7 +484,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
         kept = prediction.label_ids != IGNORED
         if not kept.any():
             raise UnusableSplitError(
-                f"none of the {len(kept)} clips to evaluate can be read: see the warnings above for the reasons"
+                f"none of the {len(kept)} clips to evaluate can be read: the warnings above have the reasons"
             )
         logits, labels = prediction.predictions[kept], prediction.label_ids[kept]
         skipped = {"videos_skipped": int((~kept).sum())} if not kept.all() else {}
@@ -487,16 +493,18 @@ class VJEPAClassificationTrainer(StreamTrainer):
         scores = [selection_score(logits[:, probe], labels) for probe in range(logits.shape[1])]
         best = best_probe(scores, self.model.settings)
         metrics = scores_of(logits[:, best], labels) | skipped | {"best_probe": best}
-        for settings, probe in zip(self.model.settings, range(logits.shape[1]), strict=True):
+        for probe, settings in enumerate(self.model.settings):
             metrics[f"accuracy_{settings.name}"] = float((logits[:, probe].argmax(-1) == labels).mean())
         return metrics
 
 
 def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Those of [`~evaluation.metrics.classification_metrics`], cross-entropy in nats, and the score that chooses."""
-    metrics = classification_metrics(logits, labels)
-    loss = nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)).item()
-    return {**metrics, "cross_entropy": loss, "selection_score": selection_score(logits, labels)}
+    """[`~evaluation.metrics.classification_metrics`], cross-entropy in nats, and [`selection_score`]."""
+    return {
+        **classification_metrics(logits, labels),
+        "cross_entropy": cross_entropy(logits, labels),
+        "selection_score": selection_score(logits, labels),
+    }
 
 
 def probe_scores(logits: np.ndarray, labels: np.ndarray, settings: Sequence[ProbeSettings]) -> list[dict[str, float]]:

@@ -975,6 +975,16 @@ def _variance_hinge(prediction: torch.Tensor) -> torch.Tensor:
     return nn.functional.relu(1.0 - std).mean()
 
 
+def average_views(view_logits: torch.Tensor) -> torch.Tensor:
+    """
+    From logits (batch, views, classes) to the logarithm of the mean probability over views, (batch, classes). The
+    logits of a single view stay as they are.
+    """
+    if view_logits.shape[1] == 1:
+        return view_logits.squeeze(1)
+    return view_logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(view_logits.shape[1])
+
+
 class VJEPAForVideoClassification(VJEPAPreTrainedModel):
     """
     Classifier of clips and images: encoder, pooler (`config.pooling`) and a linear layer. With a frozen encoder it is
@@ -1069,8 +1079,7 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         if problem_type == "multi_label_classification":
             yes, no = (nn.functional.logsigmoid(sign * logits).logsumexp(dim=1) for sign in (1, -1))
             return (yes - no).to(view_logits.dtype)
-        mean = logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(view_logits.shape[1])
-        return mean.to(view_logits.dtype)
+        return average_views(logits).to(view_logits.dtype)
 
     @can_return_tuple
     def forward(
