@@ -1,6 +1,6 @@
 """
-What users of the Hub do, each in a process of its own: `python hub_user.py NAME FOLDER`, where `HF_ENDPOINT` names the
-Hub. The last line that a part prints is what it has seen, as JSON.
+Users of the Hub, each in its own process: `python hub_user.py NAME FOLDER`, with the address of the Hub in
+`HF_ENDPOINT`. The last line of the output is the result, as JSON.
 """
 
 import json
@@ -22,14 +22,14 @@ RUN = """
 
 
 def control(**faults):
-    """Sets faults of the Hub; gives the bytes that it has taken."""
+    """Sets faults of the Hub; returns the number of bytes that the Hub has received."""
     request = urllib.request.Request(f"{os.environ['HF_ENDPOINT']}/control", data=json.dumps(faults).encode())
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)["uploaded_bytes"]
 
 
 def exit_line(call, *args):
-    """How a command ends."""
+    """The line with which a command ends."""
     try:
         call(*args)
     except SystemExit as error:
@@ -38,7 +38,7 @@ def exit_line(call, *args):
 
 
 def outputs_of(folder, repository, *, revision="main", **trusting):
-    """What everything that loads from a repository computes, bit by bit."""
+    """The outputs of everything that loads from a repository, for bitwise comparison."""
     import torch
     from transformers import (
         AutoConfig,
@@ -80,7 +80,7 @@ def outputs_of(folder, repository, *, revision="main", **trusting):
 
 
 def push_objects(folder):
-    """Pushes one of each, again without and with a change, and saves where nothing is pushed."""
+    """Pushes each kind of object, pushes again without and with a change, and saves to a folder without pushing."""
     import torch
     from huggingface_hub import HfApi, ModelCard
     from reference import TINY
@@ -121,7 +121,7 @@ def push_objects(folder):
 
 
 def pull(folder):
-    """Pulls, with the package; then what is private."""
+    """Loads from the Hub with the package installed; then loads private repositories."""
     from huggingface_hub.errors import HfHubHTTPError
     from small_runs import pretrain
     from transformers import AutoModel
@@ -159,14 +159,14 @@ def pull(folder):
 
 
 def offline(folder):
-    """Pulls from the cache of `pull`, without a Hub."""
+    """Loads from the cache of `pull`, without a Hub."""
     import transformers_vjepa  # noqa: F401
 
     return outputs_of(folder, "me/pretraining")
 
 
 def without_package(folder):
-    """Pulls where this package is not installed."""
+    """Loads from the Hub where this package is not installed."""
     from importlib.util import find_spec
 
     from transformers import AutoConfig, AutoModel
@@ -187,7 +187,7 @@ def without_package(folder):
 
 
 def train(folder):
-    """Trains with each way to push, goes on from what was pushed, and trains on; pushes that fail."""
+    """Trains with each strategy of pushing, resumes and continues from pushed checkpoints, and lets pushes fail."""
     from importlib.util import find_spec
 
     from huggingface_hub import HfApi
