@@ -54,21 +54,21 @@ def outputs_of(folder, repository, *, revision="main", **trusting):
     settings = {"revision": revision, **trusting}
     config = AutoConfig.from_pretrained(repository, **settings)
     videos = AutoVideoProcessor.from_pretrained(repository, **settings)
-    pictures = AutoImageProcessor.from_pretrained(repository, **settings)
+    images = AutoImageProcessor.from_pretrained(repository, **settings)
     clip = videos(str(folder / "video.mp4"), do_sample_frames=True, return_tensors="pt")
-    picture = torch.arange(3 * 40 * 50).view(3, 40, 50).remainder(256).to(torch.uint8)
-    picture = pictures(picture, return_tensors="pt")
-    seen = {"config": config.model_type, "clip": clip["pixel_values_videos"], "picture": picture["pixel_values"]}
+    image = torch.arange(3 * 40 * 50).view(3, 40, 50).remainder(256).to(torch.uint8)
+    image = images(image, return_tensors="pt")
+    seen = {"config": config.model_type, "clip": clip["pixel_values_videos"], "image": image["pixel_values"]}
     with torch.no_grad():
         model = AutoModel.from_pretrained(repository, **settings).eval()
         seen["features"] = model(**clip).last_hidden_state
-        seen["modules"] = [type(each).__module__ for each in (config, videos, pictures, model)]
+        seen["modules"] = [type(each).__module__ for each in (config, videos, images, model)]
         if "VJEPAForVideoClassification" in config.architectures:
             seen["logits"] = (
                 AutoModelForVideoClassification.from_pretrained(repository, **settings).eval()(**clip).logits
             )
             seen["scores"] = (
-                AutoModelForImageClassification.from_pretrained(repository, **settings).eval()(**picture).logits
+                AutoModelForImageClassification.from_pretrained(repository, **settings).eval()(**image).logits
             )
             classify = pipeline("video-classification", model=repository, **settings)
             seen["pipeline"] = [sorted(entry.items()) for entry in classify(str(folder / "video.mp4"))]
@@ -194,14 +194,14 @@ def train(folder):
     from small_runs import pretrain
 
     from transformers_vjepa.commands import publish, train_classifier
-    from transformers_vjepa.pretraining import images as training_pictures
+    from transformers_vjepa.pretraining import images as training_images
 
     token = os.environ.pop("HF_TOKEN")
     data = [*RUN, "--dataset", str(folder / "videos")]
 
     def run(name, *options):
-        # Pictures take longer than such runs.
-        training_pictures.find_spec = find_spec if name == "checkpoint" else lambda name: None
+        # Drawing images takes longer than these runs.
+        training_images.find_spec = find_spec if name == "checkpoint" else lambda name: None
         return pretrain.run([*NETWORK, *data, "--output_dir", str(folder / name), *options])
 
     def pushing(name, strategy):

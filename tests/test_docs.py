@@ -327,8 +327,9 @@ INTERNAL = {
     *("data.arguments", "data.clip_order", "data.clip_reading", "data.lanes", "data.random_streams"),
     *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
     *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
+    "pretraining.mask_geometry",
     *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
-    *("training.hub_pushes", "training.progress", "training.sharding"),
+    *("training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
 }
 
 
