@@ -1,5 +1,5 @@
 """
-A Hub for tests, in memory: the part of the Hub's HTTP interface that `huggingface_hub` uses for model repositories.
+A Hub for tests: as much of the Hub's HTTP interface as `huggingface_hub` speaks for model repositories, in memory.
 
 Files that look binary or are large go through LFS, as on the Hub: a batch request, PUTs (in parts, above
 `part_size`), a verification; downloads are redirected. Two users have tokens, `WRITER` and `READER`.
@@ -23,7 +23,7 @@ import yaml
 
 WRITER, READER = "hf_" + "writerwriter", "hf_" + "readerreader"
 _USERS = {WRITER: "me", READER: "you"}
-# The names on the Hub's lists that the tests use.
+# Of the Hub's lists, what the tests may meet, and a name that is on neither.
 _LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "bsd-3-clause", "other"}
 _TASKS = {"feature-extraction", "image-feature-extraction", "video-classification", "image-classification"}
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -71,13 +71,13 @@ class Repository:
 
     @property
     def history(self) -> list[str]:
-        """Titles of all commits; the first commit is the one that the Hub makes."""
+        """Titles of all commits, the first one is the Hub's own."""
         return list(self.titles.values())
 
 
 class HubServer(ThreadingHTTPServer):
     """
-    `faults` has the number of uploads (`"store"`) and commits (`"commit"`) during which the connection breaks.
+    `faults` says how often the connection breaks off in the middle of an upload (`"store"`) or a commit (`"commit"`).
     """
 
     daemon_threads = True
@@ -105,7 +105,7 @@ class HubServer(ThreadingHTTPServer):
             return True
 
     def handle_error(self, request, client_address) -> None:
-        """Prints nothing: some tests make clients give up."""
+        """Clients that give up are what some tests are about."""
 
 
 class _Refused(Exception):
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         return data
 
     def _break_off(self) -> None:
-        """Reads a part of the body and resets the connection."""
+        """Takes a little of the body and resets the connection."""
         self.rfile.read(min(64, int(self.headers.get("Content-Length") or 1)))
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         return json.loads(self.body)
 
     def control(self) -> None:
-        """For tests only: sets faults, and says how many bytes have been uploaded to LFS."""
+        """What no Hub has: sets faults, and tells how many bytes have been uploaded to LFS."""
         self.server.faults.update(self._json())
         self._answer(200, {"uploaded_bytes": self.server.uploaded_bytes})
 
@@ -333,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"Entry not found", headers)
         elif file.is_lfs:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
-            # On another host, as on the Hub, so that clients do not send their token there.
+            # On another host, as at the Hub, so that clients send no tokens there.
             storage = self.server.url.replace("127.0.0.1", "localhost")
             self._answer(302, b"", headers | {"Location": f"{storage}/lfs/{file.sha256}"})
         else:
@@ -435,15 +435,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo}/commit/{oid}"})
 
     def log_message(self, *args: object) -> None:
-        """Prints nothing."""
+        """Quiet."""
 
 
 def card_errors(content: str) -> list[str]:
-    """The errors for which the Hub would refuse the metadata of a model card."""
+    """What the Hub would refuse in the metadata of a model card."""
     found = re.match(r"---\n(.*?)\n---\n", content, flags=re.DOTALL)
     data = yaml.safe_load(found[1]) if found else {}
     if not isinstance(data, dict):
-        return ["the metadata is not a mapping"]
+        return ["the metadata is no mapping"]
     errors = []
     for name, known in (("license", _LICENSES), ("pipeline_tag", _TASKS)):
         if name in data and data[name] not in known:

@@ -1,6 +1,6 @@
 """
-Users of the Hub, each in its own process: `python hub_user.py NAME FOLDER`, with the address of the Hub in
-`HF_ENDPOINT`. The last line of the output is the result, as JSON.
+What users of the Hub do, each in a process of its own: `python hub_user.py NAME FOLDER`, where `HF_ENDPOINT` names the
+Hub. The last line that a part prints is what it has seen, as JSON.
 """
 
 import json
@@ -22,14 +22,14 @@ RUN = """
 
 
 def control(**faults):
-    """Sets faults of the Hub; returns the number of bytes that the Hub has received."""
+    """Sets faults of the Hub; gives the bytes that it has taken."""
     request = urllib.request.Request(f"{os.environ['HF_ENDPOINT']}/control", data=json.dumps(faults).encode())
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)["uploaded_bytes"]
 
 
 def exit_line(call, *args):
-    """The line with which a command ends."""
+    """How a command ends."""
     try:
         call(*args)
     except SystemExit as error:
@@ -38,7 +38,7 @@ def exit_line(call, *args):
 
 
 def outputs_of(folder, repository, *, revision="main", **trusting):
-    """The outputs of everything that loads from a repository, for bitwise comparison."""
+    """What everything that loads from a repository computes, bit by bit."""
     import torch
     from transformers import (
         AutoConfig,
@@ -54,21 +54,21 @@ def outputs_of(folder, repository, *, revision="main", **trusting):
     settings = {"revision": revision, **trusting}
     config = AutoConfig.from_pretrained(repository, **settings)
     videos = AutoVideoProcessor.from_pretrained(repository, **settings)
-    images = AutoImageProcessor.from_pretrained(repository, **settings)
+    pictures = AutoImageProcessor.from_pretrained(repository, **settings)
     clip = videos(str(folder / "video.mp4"), do_sample_frames=True, return_tensors="pt")
-    image = torch.arange(3 * 40 * 50).view(3, 40, 50).remainder(256).to(torch.uint8)
-    image = images(image, return_tensors="pt")
-    seen = {"config": config.model_type, "clip": clip["pixel_values_videos"], "image": image["pixel_values"]}
+    picture = torch.arange(3 * 40 * 50).view(3, 40, 50).remainder(256).to(torch.uint8)
+    picture = pictures(picture, return_tensors="pt")
+    seen = {"config": config.model_type, "clip": clip["pixel_values_videos"], "picture": picture["pixel_values"]}
     with torch.no_grad():
         model = AutoModel.from_pretrained(repository, **settings).eval()
         seen["features"] = model(**clip).last_hidden_state
-        seen["modules"] = [type(each).__module__ for each in (config, videos, images, model)]
+        seen["modules"] = [type(each).__module__ for each in (config, videos, pictures, model)]
         if "VJEPAForVideoClassification" in config.architectures:
             seen["logits"] = (
                 AutoModelForVideoClassification.from_pretrained(repository, **settings).eval()(**clip).logits
             )
             seen["scores"] = (
-                AutoModelForImageClassification.from_pretrained(repository, **settings).eval()(**image).logits
+                AutoModelForImageClassification.from_pretrained(repository, **settings).eval()(**picture).logits
             )
             classify = pipeline("video-classification", model=repository, **settings)
             seen["pipeline"] = [sorted(entry.items()) for entry in classify(str(folder / "video.mp4"))]
@@ -80,7 +80,7 @@ def outputs_of(folder, repository, *, revision="main", **trusting):
 
 
 def push_objects(folder):
-    """Pushes each kind of object, pushes again without and with a change, and saves to a folder without pushing."""
+    """Pushes one of each, again without and with a change, and saves where nothing is pushed."""
     import torch
     from huggingface_hub import HfApi, ModelCard
     from reference import TINY
@@ -121,7 +121,7 @@ def push_objects(folder):
 
 
 def pull(folder):
-    """Loads from the Hub with the package installed; then loads private repositories."""
+    """Pulls, with the package; then what is private."""
     from huggingface_hub.errors import HfHubHTTPError
     from small_runs import pretrain
     from transformers import AutoModel
@@ -159,14 +159,14 @@ def pull(folder):
 
 
 def offline(folder):
-    """Loads from the cache of `pull`, without a Hub."""
+    """Pulls from the cache of `pull`, without a Hub."""
     import transformers_vjepa  # noqa: F401
 
     return outputs_of(folder, "me/pretraining")
 
 
 def without_package(folder):
-    """Loads from the Hub where this package is not installed."""
+    """Pulls where this package is not installed."""
     from importlib.util import find_spec
 
     from transformers import AutoConfig, AutoModel
@@ -187,21 +187,21 @@ def without_package(folder):
 
 
 def train(folder):
-    """Trains with each strategy of pushing, resumes and continues from pushed checkpoints, and lets pushes fail."""
+    """Trains with each way to push, goes on from what was pushed, and trains on; pushes that fail."""
     from importlib.util import find_spec
 
     from huggingface_hub import HfApi
     from small_runs import pretrain
 
     from transformers_vjepa.commands import publish, train_classifier
-    from transformers_vjepa.pretraining import images as training_images
+    from transformers_vjepa.pretraining import images as training_pictures
 
     token = os.environ.pop("HF_TOKEN")
     data = [*RUN, "--dataset", str(folder / "videos")]
 
     def run(name, *options):
-        # Drawing images takes longer than these runs.
-        training_images.find_spec = find_spec if name == "checkpoint" else lambda name: None
+        # Pictures take longer than such runs.
+        training_pictures.find_spec = find_spec if name == "checkpoint" else lambda name: None
         return pretrain.run([*NETWORK, *data, "--output_dir", str(folder / name), *options])
 
     def pushing(name, strategy):

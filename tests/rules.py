@@ -1,4 +1,4 @@
-"""The three models in a small size, and their inputs, for the rules that every model must keep."""
+"""The three models in a size for any test, and what to call them with: for the rules that every model must keep."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def tiny_config(**fields: Any) -> VJEPAConfig:
 
 
 def tiny_model(cls: type[PreTrainedModel], **fields: Any) -> PreTrainedModel:
-    """A model in evaluation mode. Its weights are so large that leaving out any part changes the outputs."""
+    """In evaluation mode, with weights large enough that a part left out would show in the outputs."""
     torch.manual_seed(0)
     model = cls(tiny_config(**fields)).eval()
     for name, parameter in model.named_parameters():
@@ -37,7 +37,7 @@ def clips(batch: int = 2, frames: int = 4, side: int = 32, seed: int = 1) -> tor
 
 
 def inputs_of(cls: type[PreTrainedModel]) -> dict[str, Any]:
-    """A batch of two, with every input that the model accepts."""
+    """A batch of two, with everything that the model can make use of."""
     if cls is VJEPAModel:
         return {"pixel_values_videos": clips(), "context_mask": CONTEXT, "target_mask": TARGET}
     if cls is VJEPAForPreTraining:
@@ -63,7 +63,7 @@ def largest_gap(ours: Any, theirs: Any) -> float:
 
 
 def scalar_of(output: Any) -> torch.Tensor:
-    """A scalar to differentiate: the loss, or for the base model a function of all outputs."""
+    """Something to take the gradient of: the loss, or for the base model a function of all it returns."""
     loss = output.get("loss")
     return sum(tensor.square().mean() for tensor in tensors_of(output)) if loss is None else loss
 
@@ -75,6 +75,6 @@ def gradients_of(model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Te
 
 
 def all_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and all buffers, including those that are not saved."""
+    """Parameters and buffers, also those that are not saved."""
     yield from model.named_parameters()
     yield from model.named_buffers()
