@@ -36,6 +36,7 @@ from test_layers import MAY_IMPORT
 from transformers import TrainerCallback
 from videos import write_tar
 
+import transformers_vjepa
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAImageProcessor, VJEPAVideoProcessor
 from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS, RECIPES
 from transformers_vjepa.commands import COMMANDS, demo
@@ -324,7 +325,7 @@ def test_make_sets_up_extras_that_exist():
 #: Sub-packages whose interface is the command line, and modules that serve other modules of the package only.
 COMMAND_LINE = {"app", "command_line", "commands", "study"}
 INTERNAL = {
-    *("data.arguments", "data.clip_order", "data.clip_reading", "data.lanes", "data.random_streams"),
+    *("data.arguments", "data.clip_order", "data.lanes", "data.random_streams"),
     *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
     *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
     "pretraining.mask_geometry",
@@ -345,6 +346,9 @@ def test_every_public_module_is_in_the_reference():
     classes = re.findall(r"^\.\. auto(?:class|data):: transformers_vjepa\.(\S+)\.\w+$", pages, flags=re.MULTILINE)
     assert len(set(shown)) == len(shown)
     assert {*shown, *classes} == modules - INTERNAL
+    for name in set(transformers_vjepa.__all__) - {"PRESETS"}:
+        module = getattr(transformers_vjepa, name).__module__.removeprefix("transformers_vjepa.")
+        assert module in shown or f".. autoclass:: transformers_vjepa.{module}.{name}\n" in pages, name
     for name in re.findall(r"^\| `(\w+\.[\w.]+)` \|", pages, flags=re.MULTILINE):
         module, _, function = name.rpartition(".")
         assert module in shown and hasattr(import_module(f"transformers_vjepa.{module}"), function), name
