@@ -1,8 +1,8 @@
-# Everything sets itself up in $(VENV); nothing else is touched.
+# Each target installs what it needs into $(VENV) and changes nothing outside the repository.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# How long `make soak` takes.
+# Length of `make soak`, in minutes.
 MINUTES ?= 30
 
 .PHONY: demo app study test style docs soak
@@ -33,7 +33,7 @@ style: $(VENV)/installed-test
 	$(RUN) -m ruff format .
 
 .PHONY: test-fast build test-oldest test-wheel
-# Environments of their own, made anew each time: the oldest versions that setup.cfg admits, and the wheel alone.
+# Two more environments, created again at each call: the oldest versions that setup.cfg admits, and the wheel alone.
 OLDEST = .venv-oldest
 WHEEL = .venv-wheel
 
@@ -45,7 +45,7 @@ build: $(VENV)/installed-test
 	$(RUN) -m build --outdir dist
 	$(RUN) -m twine check --strict dist/*
 
-# Without torchcodec: each of its releases loads with one release of torch only.
+# Without torchcodec, because each release of torchcodec works with one release of torch only.
 test-oldest: build
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(RUN) tests/oldest.py > $(OLDEST)/constraints.txt

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """
-Attentive pooling against the pooler of transformers' V-JEPA 2 (the same cross-attention and MLP, with keys and values
-of every token), in interleaved pairs on the same tokens.
+Times our attentive pooler and the pooler of transformers' V-JEPA 2, in interleaved pairs on the same tokens. Both have
+the same cross-attention and MLP; the pooler of V-JEPA 2 computes keys and values of every token.
 
     python benchmarks/attentive_pooling.py                        # one view of 8 segments, ViT-L: 12,544 tokens
     python benchmarks/attentive_pooling.py --tokens 1568 --batch_size 8
@@ -20,7 +20,7 @@ from transformers_vjepa.models.vjepa.modeling_vjepa import VJEPAAttentivePooler
 
 
 def seconds(pooler: torch.nn.Module, tokens: torch.Tensor, *, backward: bool) -> float:
-    """Time of one pass over the tokens; the gradients are those of training a probe."""
+    """Seconds of one pass over the tokens; with `backward` also of the gradients that training a probe needs."""
     pooler.zero_grad()
     started = time.perf_counter()
     with torch.set_grad_enabled(backward):

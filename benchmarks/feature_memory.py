@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """
-Memory of storing the tokens of many clips and of reading them back in random order, as a probe is trained. The tokens
-have the shape of ViT-L's (1568 x 1024, 3.2 MB a clip in bfloat16) and random values: storing is measured, not the
-network. Linux only; the folder is removed afterwards.
+Measures the memory for writing the tokens of many clips to disk, and for reading them in random order, as the training
+of a probe does. The tokens have the shape of ViT-L's tokens (1568 x 1024, 3.2 MB a clip in bfloat16) and random
+values, because the network is not measured. Linux only. The files are removed at the end.
 
     python benchmarks/feature_memory.py --clips 10000 --folder /path/with/32/GB
 """
@@ -32,7 +32,7 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 
 
 class RandomTokens(torch.nn.Module):
-    """Stands for an encoder: tokens of its shape, at no cost."""
+    """Takes the place of an encoder: gives random tokens of the same shape without computing them."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -47,7 +47,7 @@ class RandomTokens(torch.nn.Module):
 
 
 class AnonymousMemory:
-    """Largest memory of this process without mapped files, in MB, while the block runs."""
+    """Measures the largest memory of this process, in MB without mapped files, while the block runs."""
 
     def __enter__(self) -> "AnonymousMemory":
         self.start = self.peak = self._now()
@@ -72,11 +72,11 @@ class AnonymousMemory:
 
 
 def write(folder: str, clips: int) -> None:
-    """Stores the features of `clips` pictures."""
-    with TemporaryDirectory() as pictures:
-        picture = os.path.join(pictures, "picture.jpg")
-        Image.new("RGB", (300, 260), (9, 99, 199)).save(picture)
-        corpus = FileCorpus([picture] * clips, labels=[index % 400 for index in range(clips)])
+    """Stores the features of `clips` images."""
+    with TemporaryDirectory() as images:
+        image = os.path.join(images, "image.jpg")
+        Image.new("RGB", (300, 260), (9, 99, 199)).save(image)
+        corpus = FileCorpus([image] * clips, labels=[index % 400 for index in range(clips)])
         model = RandomTokens()
         with AnonymousMemory() as memory:
             features = FeatureSettings(kind="tokens", dtype="bfloat16")
@@ -100,8 +100,8 @@ def _report(what: str, clips: int, folder: str, memory: AnonymousMemory) -> None
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=[500, 2000], help="clips to store, one run for each")
-    parser.add_argument("--folder", required=True, help="where they go")
+    parser.add_argument("--clips", type=int, nargs="+", default=[500, 2000], help="numbers of clips, one run for each")
+    parser.add_argument("--folder", required=True, help="folder for the features")
     arguments = parser.parse_args()
     for clips in arguments.clips:
         folder = os.path.join(arguments.folder, f"features-{clips}")

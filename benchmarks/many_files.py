@@ -1,5 +1,5 @@
 """
-How long it takes to open a folder of many files, and how much memory it takes in the main process and in a worker.
+Measures the time to open a folder of many files, and the memory that this takes in the main process and in a worker.
 
     python benchmarks/many_files.py --files 100000
 """
@@ -23,7 +23,7 @@ def private_megabytes() -> float:
 
 
 def name_all(corpus: IndexedCorpus, sender: Connection) -> None:
-    """What a worker adds to the memory it shares with the main process when it has named every file."""
+    """Sends the memory in MB that a worker adds to the shared memory when the worker reads the name of every file."""
     before = private_megabytes()
     for index in range(len(corpus)):
         corpus.describe(index)
@@ -32,7 +32,7 @@ def name_all(corpus: IndexedCorpus, sender: Connection) -> None:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--files", type=int, default=100_000, help="number of empty files in the folder")
     files = parser.parse_args().files
     with tempfile.TemporaryDirectory() as root:
         for number in range(files):

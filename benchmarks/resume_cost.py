@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """
-What it costs to resume: seconds from the start of training to its first batch, at an early and at a late step, for a
-folder of videos and for the same videos in tars that are streamed.
+Measures how long resuming takes: the time from the start of training to the first batch, at an early and at a late
+step, for a folder of videos and for the same videos in streamed tars.
 
     python benchmarks/resume_cost.py
 """
@@ -27,7 +27,7 @@ from transformers_vjepa import (
 )
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 
-# A network so small that nearly all time goes into the clips.
+# The network is so small that reading clips takes nearly all of the time.
 CONFIG = VJEPAConfig(
     crop_size=32,
     patch_size=8,
@@ -42,7 +42,7 @@ CONFIG = VJEPAConfig(
 
 
 class FirstBatch(Exception):
-    """It has come."""
+    """Raised when the first batch has arrived."""
 
 
 class StopAtFirstBatch(TrainerCallback):
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 1000], help="steps to resume at")
     parser.add_argument("--videos", type=int, default=1600, help="videos of the corpus")
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers")
-    parser.add_argument("--repeats", type=int, default=5, help="interleaved runs from each step")
+    parser.add_argument("--repeats", type=int, default=5, help="interleaved runs for each step")
     arguments = parser.parse_args()
     with TemporaryDirectory() as scratch:
         root = Path(scratch)

@@ -1,17 +1,17 @@
 #!/usr/bin/env python
 """
-What the features of models are worth on a small labelled data set, beside those of untrained encoders: frozen
-attentive probe, frozen mean-pooled probe and fine-tuning, cross-validated over groups of clips.
+Compares the features of models with those of untrained encoders on a small labelled data set: frozen attentive probe,
+frozen mean-pooled probe and fine-tuning, cross-validated over groups of clips.
 
     python benchmarks/small_data.py --dataset ../shared/data/ut_interaction --group_pattern 'set1_\\d+_(\\d+)_' \\
         --frame_step 8 --models outputs/demo --output_dir outputs/small_data/ut_interaction
     python benchmarks/small_data.py --dataset ../shared/data/sign_digits --group_pattern 'IMG_(\\d+)\\d\\.' \\
         --models outputs/demo --output_dir outputs/small_data/sign_digits
 
-Every clip is tested once by each seed, by classifiers that saw no clip of its group and ran for a fixed number of
-steps at a fixed rate. A finished run is kept: the same command goes on where it stopped. The size of its pictures and
-the length of a file may give a class away, so nearest neighbours on these alone are shown, too, and what is read off
-descriptions of the clips made by hand (`baselines`), as models see them.
+For each seed every clip is tested once, by a classifier that was trained without the clips of its group, for a fixed
+number of steps and at a fixed learning rate. Finished runs are kept: the same command resumes. The size of the frames
+and the length of a file may reveal the class, so the table also shows nearest neighbours on size and length alone, and
+read-outs of hand-crafted descriptors of the same clips (`analysis/baselines.py`).
 """
 
 import json
@@ -35,7 +35,7 @@ from transformers_vjepa.evaluation.probing import fit_read_out
 from transformers_vjepa.evaluation.statistics import accuracy_interval
 from transformers_vjepa.models.vjepa.decoding import probe_video
 
-# Rates fixed beforehand: so few clips cannot both train and choose.
+# Fixed learning rates: the clips are too few to also choose a rate with them.
 MODES = {
     "attentive probe": ["--mode", "probe", "--pooling", "attentive", "--learning_rates", "1e-3"],
     "mean-pooled probe": ["--mode", "probe", "--pooling", "mean", "--learning_rates", "1e-2"],
@@ -51,18 +51,20 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 def parse_arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
     parser.add_argument("--dataset", required=True, help="a folder with a folder of clips for each class")
-    parser.add_argument("--group_pattern", required=True, help="regular expression: its bracket is a clip's group")
-    parser.add_argument("--models", nargs="+", required=True, help="pretrained folders of one architecture")
-    parser.add_argument("--output_dir", type=Path, required=True, help="where runs and table.json go")
-    parser.add_argument("--num_folds", type=int, default=3, help="folds of the groups")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of encoders, heads and batches")
-    parser.add_argument("--frame_step", type=int, default=4, help="frames from one frame of a clip to the next")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is trained")
+    parser.add_argument(
+        "--group_pattern", required=True, help="regular expression; its bracket is the group of a clip"
+    )
+    parser.add_argument("--models", nargs="+", required=True, help="folders of models with the same architecture")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the runs and table.json")
+    parser.add_argument("--num_folds", type=int, default=3, help="number of folds of the groups")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of encoders, heads and batches")
+    parser.add_argument("--frame_step", type=int, default=4, help="distance between the frames of a clip")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="kinds of training")
     return parser.parse_args()
 
 
 def test_results(arguments: Namespace, *, mode: str, seed: int, fold: int, model: str | None) -> dict:
-    """Results on the test clips of one run, which is made if it has not been; `model=None`: an untrained encoder."""
+    """Results of one run on its test clips; runs it first if needed. `model=None` is an untrained encoder."""
     name = f"{mode.replace(' ', '_')}-{_name(model)}-seed{seed}-fold{fold}"
     folder = arguments.output_dir / name
     file = folder / "results.json"
@@ -88,7 +90,7 @@ def _name(model: str | None) -> str:
 
 
 def baseline_accuracies(arguments: Namespace) -> dict[str, float]:
-    """Over the same folds: 5 nearest neighbours on size and length, and ridge on descriptions made by hand."""
+    """With the same folds: 5 nearest neighbours on size and length, and ridge on hand-crafted descriptors."""
     config = VJEPAConfig.from_pretrained(arguments.models[0])
     sampling = ClipSampling(num_frames=config.frames_per_clip, frame_step=arguments.frame_step)
     clips, labels, paths = read_evaluation_clips(arguments.dataset, crop_size=config.crop_size, sampling=sampling)
@@ -110,12 +112,12 @@ def _size(path: str) -> tuple[int, int, int]:
     if Path(path).suffix.lower() in VIDEO_EXTENSIONS:
         info = probe_video(path)
         return info.width, info.height, info.num_frames
-    with Image.open(path) as picture:
-        return *picture.size, 1
+    with Image.open(path) as image:
+        return *image.size, 1
 
 
 def result_row(arguments: Namespace, *, mode: str, model: str | None) -> dict:
-    """Accuracy of each seed, over all folds, and the interval of their mean as if it were of one seed."""
+    """Accuracy of each seed over all folds. The interval treats the mean of the seeds as the result of one seed."""
     accuracies, total = [], 0
     for seed in arguments.seeds:
         folds = [
@@ -139,7 +141,7 @@ def main() -> None:
     arguments = parse_arguments()
     if len({_name(model) for model in arguments.models}) < len(arguments.models):
         sys.exit(
-            f"error: --models {' '.join(arguments.models)}: results are kept by folder name, so these must differ"
+            f"error: --models {' '.join(arguments.models)}: give folders with different names, which name the runs"
         )
     encoders = (None, *arguments.models)
     rows = [result_row(arguments, mode=mode, model=model) for mode in arguments.modes for model in encoders]

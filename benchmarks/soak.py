@@ -1,15 +1,15 @@
 """
-Streams and trains for a long time under faults, and checks that nothing creeps: memory, and what is learnt.
+Streams and trains for a long time under faults. Checks that memory does not grow and that the losses stay the same.
 
     python benchmarks/soak.py --minutes 30
     python benchmarks/soak.py --part memory --clips 20000
 
-1. Clips of a corpus with broken files go through two workers. The memory of all processes at the end must be what it
-   was early on.
-2. A small model is trained undisturbed. Then it is trained again while workers are killed now and then and training is
-   stopped and resumed: the losses must be the same, to the last bit.
+1. Two workers read clips of a corpus with broken files. The memory of all processes at the end must be the memory
+   shortly after the start.
+2. A small model is trained without faults. Then the model is trained again while workers are killed at random and
+   training is stopped and resumed. The losses must be bit-equal.
 
-Exits with 1 where a bound is broken. Linux only.
+The exit code is 1 if a bound is broken. Linux only.
 """
 
 import os
@@ -42,9 +42,9 @@ from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 
 NUM_VIDEOS, NUM_BROKEN, SIZE = 200, 10, 32
 BATCH_SIZE, NUM_WORKERS = 4, 2
-#: Steps from one logged loss, the mean over them, to the next.
+#: Steps over which each logged loss is the mean.
 LOGGING_STEPS = 20
-#: Largest change of memory from early on to the end.
+#: Largest relative change of memory from shortly after the start to the end.
 MAX_CHANGE = 0.05
 CONFIG = VJEPAConfig(
     crop_size=SIZE,
@@ -91,8 +91,8 @@ def make_stream(corpus: Path, position: StreamPosition):
 
 def megabytes() -> float:
     """
-    Memory of this process and its workers; what they share is counted once. Mapped files are left out, as their share
-    depends on who else on the machine has mapped them.
+    Memory of this process and its workers. Shared memory is counted once. Mapped files are left out, because their
+    share depends on the other processes of the machine.
     """
     kilobytes = 0
     for process in [psutil.Process(), *psutil.Process().children()]:
@@ -113,7 +113,7 @@ def stream_clips(corpus: Path, *, is_over: Callable[[int], bool], first: int) ->
     loader = ClipLoader(
         make_stream(corpus, position), position=position, batch_size=BATCH_SIZE, num_workers=NUM_WORKERS
     )
-    batches = iter(loader)  # held: workers end with it
+    batches = iter(loader)  # kept in a variable: the workers end when this iterator is deleted
     clips, early = 0, None
     for batch in batches:
         clips += len(batch["path"])
@@ -127,13 +127,13 @@ def stream_clips(corpus: Path, *, is_over: Callable[[int], bool], first: int) ->
 
 
 class StopAfter(TrainerCallback):
-    """Ends training when `is_over` of the step, with a checkpoint."""
+    """Ends training with a checkpoint when `is_over(step)` is true."""
 
     def __init__(self, is_over: Callable[[int], bool]) -> None:
         self.is_over = is_over
 
     def on_step_end(self, args, state, control, **kwargs):
-        # At a logged step, so that no mean is torn in two.
+        # Only at a logged step: every logged mean then covers the same steps in both runs.
         if state.global_step % LOGGING_STEPS == 0 and self.is_over(state.global_step):
             control.should_save = control.should_training_stop = True
 
@@ -151,7 +151,7 @@ class WatchMemory(TrainerCallback):
 
 
 class KillWorkers(TrainerCallback):
-    """Kills a worker at random, every so many steps in the mean."""
+    """Kills a random worker, on average once in `every` steps."""
 
     def __init__(self, randomness: random.Random, *, every: int) -> None:
         self.random, self.every, self.killed = randomness, every, 0
@@ -194,7 +194,7 @@ def losses(trainer: VJEPATrainer) -> list[float]:
 
 
 def compare_training(corpus: Path, root: Path, *, seconds: float) -> list[Row]:
-    """Trains for about half of the time, and the same steps again under faults."""
+    """Trains for about half of the time, then trains the same number of steps under faults."""
     deadline = time.monotonic() + 0.45 * seconds
     calm = StopAfter(lambda step: step >= 2 * WatchMemory.first and time.monotonic() > deadline)
     memory = WatchMemory()
@@ -222,14 +222,14 @@ def compare_training(corpus: Path, root: Path, *, seconds: float) -> list[Row]:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long all of it takes, about")
-    parser.add_argument("--part", choices=["all", "memory", "training"], default="all")
-    parser.add_argument("--clips", type=int, help="clips to stream, instead of a third of the time")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/soak"))
+    parser.add_argument("--minutes", type=float, default=30.0, help="approximate length of the whole run")
+    parser.add_argument("--part", choices=["all", "memory", "training"], default="all", help="which checks to run")
+    parser.add_argument("--clips", type=int, help="number of clips to stream, instead of a third of the time")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/soak"), help="folder that is deleted first")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.output_dir, ignore_errors=True)
     corpus = arguments.output_dir / "corpus" / "train"
-    # In a process of its own, whose memory is gone afterwards.
+    # In another process, so that its memory is not counted.
     maker = get_context("spawn").Process(target=make_corpus, args=(corpus.parent,))
     maker.start()
     maker.join()

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """
-Which parts of the small recipe (tiny_cpu) make it learn: short studies that each take one of its
-departures from the published recipe back, or change one number. The curves and the table go to the output folder.
+Shows which parts of the small recipe (`tiny_cpu`) matter. Each short study undoes one difference from the published
+recipe, or changes one number. The curves and the table are written to the output folder.
 
     python benchmarks/tiny_recipe.py                                     # about half an hour on two CPU cores
     python benchmarks/tiny_recipe.py --seeds 0 --variants recipe "published recipe"
 
-A finished run is kept: the same command goes on where it stopped.
+Finished runs are kept: the same command resumes.
 """
 
 import json
@@ -38,15 +38,17 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 
 def parse_arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tiny_recipe"), help="where all goes")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what is tried")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of networks, clips and masks")
-    parser.add_argument("--max_steps", type=int, default=800, help="of each run")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/tiny_recipe"), help="folder for the output files"
+    )
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of networks, clips and masks")
+    parser.add_argument("--max_steps", type=int, default=800, help="steps of each run")
     return parser.parse_args()
 
 
 def run_variant(name: str, arguments: Namespace) -> dict[str, Any]:
-    """A study of one variant: the trained network and the one it starts from."""
+    """A study of one variant: the trained network and the untrained network it starts from."""
     folder = arguments.output_dir / name.replace(" ", "_").replace(",", "")
     argv = ["--output_dir", str(folder), "--arms", "vjepa", "untrained", "--max_steps", str(arguments.max_steps)]
     argv += ["--seeds", *map(str, arguments.seeds), "--label_counts", "200"]
@@ -54,14 +56,14 @@ def run_variant(name: str, arguments: Namespace) -> dict[str, Any]:
 
 
 def accuracies(found: dict[str, Any], *, arm: str, task: str, read_out: str) -> dict[int, list[float]]:
-    """By step, one per seed."""
+    """Accuracies by step, one for each seed."""
     rows = [r for r in found["rows"] if (r["arm"], r["task"], r["read_out"]) == (arm, task, read_out)]
     rows = [row for row in rows if row["labels"] == found["settings"]["labels"]]
     return {step: [r["accuracy"] for r in rows if r["step"] == step] for step in sorted({r["step"] for r in rows})}
 
 
 def table(studies: dict[str, dict[str, Any]]) -> str:
-    """Mean accuracy over seeds and their range, before and after."""
+    """Mean accuracy over the seeds and its range, before and after training."""
     lines = ["| | " + " | ".join(f"{task}, {kind}" for task, kind in READ_OUTS) + " | effective rank |"]
     lines += ["| --- " * (len(READ_OUTS) + 2) + "|"]
     for name, found in studies.items():
@@ -76,7 +78,7 @@ def table(studies: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(studies: dict[str, dict[str, Any]], path: Path) -> None:
-    """Accuracy over steps, one panel per task and read-out, one line per variant."""
+    """Accuracy over the steps: a panel for each task and read-out, a line for each variant."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")

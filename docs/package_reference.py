@@ -1,6 +1,6 @@
 """
-What the pages take from the package when they are built: the options of the commands, out of their own parsers, and
-docstrings, which are written in Markdown, as autodoc reads them.
+Extensions of Sphinx for these pages: the options of the commands, taken from their parsers, and docstrings, converted
+from Markdown to the reStructuredText that autodoc reads.
 """
 
 import re
@@ -24,32 +24,32 @@ from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
 
 # Commands --------------------------------------------------------------------------------------------------
 
-#: Given to every parser, so that none takes the recipe of a run without arguments for its defaults.
+#: Arguments for every parser. Without arguments a command reads its default recipe and shows those values as defaults.
 _WITHOUT_RECIPE = ["--dataset", "videos/", "--model", "model/"]
 
 
 class _Found(BaseException):
-    """Carries a parser out of its command before it parses."""
+    """Carries the parser of a command to the caller."""
 
 
 @contextmanager
-def _parsers_give_themselves_up() -> Iterator[None]:
+def _parsers_are_raised() -> Iterator[None]:
     original = ArgumentParser.parse_known_args
 
-    def give_up(parser: ArgumentParser, *arguments: Any, **settings: Any) -> Any:
-        # The one of `--config` alone has no help.
+    def raise_parser(parser: ArgumentParser, *arguments: Any, **settings: Any) -> Any:
+        # The parser that only reads `--config` has no help.
         if parser.add_help or isinstance(parser, HelpParser):
             raise _Found(parser)
         return original(parser, *arguments, **settings)
 
-    with mock.patch.object(ArgumentParser, "parse_known_args", give_up):
+    with mock.patch.object(ArgumentParser, "parse_known_args", raise_parser):
         yield
 
 
 def parser_of(command: str) -> ArgumentParser:
-    """The parser that `vjepa COMMAND` itself uses; `demo` has none but that of `pretrain`."""
+    """The parser of `vjepa COMMAND`; `demo` uses the parser of `pretrain`."""
     module = import_module(f"transformers_vjepa.commands.{command}")
-    with _parsers_give_themselves_up(), mock.patch("sys.argv", [f"vjepa {command}", *_WITHOUT_RECIPE]):
+    with _parsers_are_raised(), mock.patch("sys.argv", [f"vjepa {command}", *_WITHOUT_RECIPE]):
         try:
             if hasattr(module, "parse_arguments"):  # before anything asks for optional packages
                 module.parse_arguments(_WITHOUT_RECIPE)
@@ -63,13 +63,13 @@ def parser_of(command: str) -> ArgumentParser:
 
 
 def options_of(command: str) -> set[str]:
-    """Every name of an option of a command, with its dashes."""
+    """The names of all options of a command, with their dashes."""
     return {name for action in parser_of(command)._actions for name in action.option_strings}
 
 
 def _describe(action: Action) -> tuple[str, str]:
-    """How an option is written, and what it does."""
-    # "--max-steps" beside "--max_steps" tells nothing new.
+    """How an option is written, and its explanation."""
+    # "--max-steps" is another spelling of "--max_steps": show one of them.
     spellings = {name.replace("-", "_"): name for name in reversed(action.option_strings)}
     names = ", ".join(reversed(spellings.values())) or (action.metavar or action.dest)
     value = ""
@@ -97,7 +97,7 @@ class CommandReference(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         command = self.arguments[0]
         if command not in COMMANDS:
-            raise self.error(f"{command} is none of {', '.join(COMMANDS)}")
+            raise self.error(f"unknown command {command}: choose from {', '.join(COMMANDS)}")
         parser = parser_of(command)
         if isinstance(parser, HelpParser):  # as --help_all shows them
             parser.shows_all = True
@@ -120,7 +120,7 @@ class CommandReference(SphinxDirective):
 
 
 class CommandList(SphinxDirective):
-    """`{command-list}`: the commands and what they are for."""
+    """`{command-list}`: the commands and their purposes."""
 
     def run(self) -> list[nodes.Node]:
         entries = nodes.definition_list()
@@ -142,7 +142,7 @@ _INLINE = re.compile(r"\[`([^`]+)`\]|(?<!`)`([^`]+)`(?!`)")
 
 
 def _inline(text: str) -> str:
-    """Markdown of one line to reStructuredText: code, and what would be taken for markup and is none."""
+    """One line of Markdown as reStructuredText: converts code, and escapes characters that are markup there."""
     parts, end = [], 0
     for match in _INLINE.finditer(text):
         parts.append(_escaped(text[end : match.start()]))
@@ -162,7 +162,7 @@ def _escaped(text: str) -> str:
 
 
 def _begins_list(above: list[str], indent: int) -> bool:
-    """Whether the item of a list after these lines is its first, without the blank line that it needs."""
+    """Whether a list item after these lines begins a list and lacks the blank line that reStructuredText needs."""
     for line in reversed(above):
         depth = len(line) - len(line.lstrip())
         if not line.strip() or depth < indent:
@@ -173,10 +173,10 @@ def _begins_list(above: list[str], indent: int) -> bool:
 
 
 def as_restructured_text(lines: list[str]) -> list[str]:
-    """A docstring in Markdown with sections as Google has them, as napoleon reads it."""
+    """A docstring in Markdown with Google sections, as reStructuredText for napoleon."""
     lines = [line.replace("*optional*", "optional") for line in lines]
     result: list[str] = []
-    literal: int | None = None  # indentation of the fence or of the drawing that these lines are in
+    literal: int | None = None  # indentation of the drawing that the current lines belong to
     fenced = False
     for number, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -207,16 +207,16 @@ def as_restructured_text(lines: list[str]) -> list[str]:
 def _convert_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_restructured_text(lines)
     if what in ("attribute", "data", "property") and lines:
-        lines[0] = lines[0].replace(": ", "; ")  # napoleon would take what stands before a colon for a type
+        lines[0] = lines[0].replace(": ", "; ")  # napoleon would read the words before a colon as a type
 
 
 def _skip_aliases(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """A type alias has the docstring of `typing`, not one of ours."""
+    """Skips type aliases, whose docstring is that of `typing`."""
     return True if type(obj).__module__ in ("typing", "types") and not isinstance(obj, _FUNCTIONS) else None
 
 
 def _shorten_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
-    """Hundreds of arguments tell nobody anything: the docstring, or the command-line reference, has them."""
+    """Shortens signatures with hundreds of arguments: docstrings and the command-line reference list them."""
     if isinstance(obj, type) and issubclass(obj, (TrainingArguments, VJEPAConfig)):
         return "(...)", None
     return None
@@ -227,6 +227,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("command-list", CommandList)
     app.connect("autodoc-process-docstring", _convert_docstring, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", _skip_aliases)
-    app.add_lexer("csv", TextLexer)  # what Markdown elsewhere calls it
+    app.add_lexer("csv", TextLexer)  # the language of such blocks on GitHub
     app.connect("autodoc-process-signature", _shorten_signature)
     return {"parallel_read_safe": True}

@@ -1,7 +1,7 @@
 """
-Processes of tests without the seconds that a new interpreter takes to import torch and transformers: they are forked
-from a server that has imported both and done nothing else. What interpreters and launchers do themselves is tested
-with real ones, in faults/test_distributed.py and faults/test_processes.py.
+Fast processes for tests: they are forked from a server that has imported torch and transformers and nothing else, so a
+test does not wait for these imports. Tests of interpreters and launchers use real ones: faults/test_distributed.py and
+faults/test_processes.py.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ _CONTEXT.set_forkserver_preload([f"transformers_vjepa.commands.{name}" for name 
 
 
 def run_command(name: str, argv: Sequence[str]) -> None:
-    """What `vjepa NAME ...` does."""
+    """Runs `vjepa NAME ...` in this process."""
     sys.argv = [f"vjepa {name}", *map(str, argv)]
     import_module(f"transformers_vjepa.commands.{name}").main()
 
@@ -40,21 +40,21 @@ def _begin(output: Path, environment: dict[str, str], num_threads: int, function
     os.dup2(file, sys.stderr.fileno())
     os.environ.update(environment)
     torch.set_num_threads(num_threads)
-    # Set by the server for the processes it forks, but not how the workers of a loader start in any other program.
+    # The server sets its own start method for the processes it forks; workers of a loader must have the default one.
     multiprocessing.set_start_method(None, force=True)
-    # Ignored where the tests run in the background of a shell.
+    # SIGINT is ignored if the tests run in the background of a shell.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     function(*args)
 
 
 class Child:
     """
-    A process in a session of its own that calls `function(*args)`, one of a module.
+    A process in its own session that calls `function(*args)`; the function must be on the top level of a module.
 
     Args:
-        output: file for what it prints.
-        environment: variables that it has beside those of this process.
-        num_threads: of torch. Sums of other numbers of threads are rounded otherwise.
+        output: file for the output of the process.
+        environment: variables in addition to those of this process.
+        num_threads: threads of torch. The number of threads changes how sums are rounded.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Child:
         return self._process.is_alive()
 
     def wait(self, timeout: float = 300) -> int:
-        """Its exit code: negative, where a signal has ended it."""
+        """The exit code; negative if a signal has ended the process."""
         self._process.join(timeout)
         assert not self.is_running(), f"still running after {timeout} s: {self.output}"
         return self._process.exitcode
 
     def kill(self) -> None:
-        """With all that it has started."""
+        """Kills the process and all processes that it has started."""
         if self.is_running():
             try:
                 os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it has no group yet
+            except ProcessLookupError:  # the process has no group yet
                 self._process.kill()
         self._process.join()
 
@@ -105,7 +105,7 @@ def child(function: Callable, *args, **settings):
 
 
 def wait_until(happens: Callable[[], bool], process: Child, *, timeout: float = 300) -> None:
-    """Waits for what a running process does."""
+    """Waits until `happens()` is true; fails if the process ends before."""
     deadline = time.monotonic() + timeout
     while not happens():
         assert process.is_running() and time.monotonic() < deadline, process.output
@@ -113,7 +113,7 @@ def wait_until(happens: Callable[[], bool], process: Child, *, timeout: float = 
 
 
 def launch_environment(config: str) -> dict[str, str]:
-    """The variables that `accelerate launch` sets because of a configuration."""
+    """The environment variables that `accelerate launch` sets for a configuration."""
     arguments = ["--config_file", str(LAUNCH_CONFIGS / f"{config}.yaml"), "--main_process_port", "0", "script.py"]
     parsed, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
     variables = prepare_multi_gpu_env(parsed)
@@ -124,11 +124,11 @@ def two_processes(
     function: Callable, *args, folder: Path, config: str = "two_cpu_processes", timeout: float = 400
 ) -> tuple[list[int], str]:
     """
-    Calls `function(*args)` in two processes of one group, with the environment that `accelerate launch` gives those
-    of a configuration: the exit codes, and what they print. One that fails ends the other.
+    Calls `function(*args)` in two processes of one group, with the environment that `accelerate launch` sets for a
+    configuration. If one process fails, the other is ended. Returns the exit codes and the output of both.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # As the launcher does: the store is here, at a port that is free because it is bound already.
+    # As in the launcher, the store is in this process. Port 0 binds a free port.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = launch_environment(config) | {
         "LOCAL_WORLD_SIZE": "2",
@@ -156,7 +156,7 @@ def two_processes(
 
 
 def in_two_processes(function: Callable, *args, **settings) -> str:
-    """What [`two_processes`] print, neither of which fails."""
+    """The output of [`two_processes`], after checking that both have succeeded."""
     codes, output = two_processes(function, *args, **settings)
     assert codes == [0, 0], output
     return output

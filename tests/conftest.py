@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests, and how several workers (`pytest -n`) share the tests."""
+"""Fixtures for all tests, and how several workers (`pytest -n`) share the tests."""
 
 import gc
 import os
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-# Workers side by side share the cores, and so do the processes that their tests start. Before anything imports torch.
+# Several workers share the cores, and so do the processes that their tests start. Set before anything imports torch.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(max(1, (os.cpu_count() or 1) // WORKERS))
 
-# Shells start background jobs with it ignored, and tests of Ctrl-C could not work there.
+# A shell starts background jobs with SIGINT ignored. Tests of Ctrl-C need the usual handler.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-# Those that take longest come first, or one worker is busy with them when the others have nothing left to do.
+# The longest test files come first. Otherwise one worker is still busy with them when the others have finished.
 FIRST = (
     "tests/test_learning.py",
     "tests/test_docs.py",
@@ -30,7 +30,7 @@ FIRST = (
     "tests/app/test_page.py",
     "tests/test_packaging.py",
 )
-# Each test of these by itself may go to any worker. Those of other modules stay together: they share dear fixtures.
+# Tests of these files may run on different workers. Tests of other files stay together: they share slow fixtures.
 SPREAD = ("tests/test_learning.py",)
 
 
@@ -45,8 +45,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    # The trainer has all garbage collected around every run, which takes half a second among all that transformers
-    # consists of: longer than most runs of these tests.
+    # The Trainer collects garbage around every run. With all objects of transformers that takes half a second, longer
+    # than most runs of these tests; frozen objects are left out.
     gc.collect()
     gc.freeze()
 
@@ -56,7 +56,7 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):
-        """Whole modules in the order of the tests, but for SPREAD."""
+        """Gives whole test files to the workers, except those in SPREAD."""
 
         def _split_scope(self, nodeid):
             return nodeid if module_of(nodeid) in SPREAD else module_of(nodeid)
@@ -67,7 +67,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with reference tensors and real videos that lies beside the project."""
+    """The folder with larger reference tensors and real videos, beside the repository."""
     if not SHARED.is_dir():
         pytest.skip(f"reference data is not on this machine: no folder {SHARED}")
     return SHARED

@@ -1,8 +1,8 @@
 """
-The code blocks of README and pages, and how each of them is run in a small world.
+Runs the code blocks of the pages on small data and small models.
 
-A block is left out only by a comment right before it, `<!-- not run: reason -->`. A block in a language that is not
-known here, and a line of bash that begins with a word that is not known here, are errors.
+A comment right before a block, `<!-- not run: reason -->`, leaves the block out. A block in an unknown language, and a
+line of bash that begins with an unknown word, are errors.
 """
 
 import configparser
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
 README = ROOT / "README.md"
-#: What is shown and not typed: what programs print, drawings, trees of files.
+#: Languages of blocks that nobody types: output of programs, drawings, trees of files.
 SHOWN = ("", "text")
 sys.path.append(str(DOCS))
 options_of = import_module("package_reference").options_of
@@ -48,14 +48,14 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The fenced blocks of a page, without the directives of MyST, which Sphinx runs."""
+    """The fenced blocks of a page, without the directives of MyST: Sphinx runs these."""
     blocks, reason = [], None
     for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8")):
         if token.type in ("fence", "code_block"):
             language = token.info.strip()
             if not language.startswith("{"):
                 if "../shared/" in token.content:
-                    reason = reason or "it reads ../shared, which lies beside the repository on one machine only"
+                    reason = reason or "it reads the folder ../shared, which most machines do not have"
                 blocks.append(Block(page, token.map[0] + 1, language, token.content, reason))
         if token.type not in ("inline", "list_item_open", "bullet_list_open"):
             left_out = _LEFT_OUT.search(token.content) if token.type == "html_block" else None
@@ -64,7 +64,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def lines_of(code: str) -> Iterator[tuple[str, list[str]]]:
-    """Commands of a block of bash, with lines that go on joined: each as it stands, and its words."""
+    """Commands of a block of bash, with continued lines joined: each command and its words."""
     for line in code.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
             yield line, words
@@ -74,7 +74,7 @@ def lines_of(code: str) -> Iterator[tuple[str, list[str]]]:
 
 _TRAINING = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--bf16", "false"]
 _TRAINING += ["--dataloader_num_workers", "0", "--disable_tqdm", "true"]
-#: What makes each command small: given behind its arguments, so that it wins.
+#: Arguments that make each command small. They come last, so they override those on the page.
 SMALLER = {
     "demo": [*_TRAINING, "--max_steps", "2", "--save_steps", "2"],
     "pretrain": [*_TRAINING, "--max_steps", "1", "--save_steps", "1"],
@@ -87,13 +87,13 @@ SMALLER = {
 
 
 def run_command(words: list[str]) -> None:
-    """`vjepa` with these words, in this process. A study takes an hour, the app serves: their arguments are read."""
+    """`vjepa` with these words, in this process. Of a study and of the app only the arguments are parsed."""
     command, *arguments = words or ["--help"]
-    assert command in COMMANDS or command in ("--help", "--version"), f"vjepa {command} is no command"
+    assert command in COMMANDS or command in ("--help", "--version"), f"unknown command vjepa {command}"
     if command == "study":
         import_module("transformers_vjepa.commands.study").Study(arguments)
         return
-    if command == "app":  # it would serve until it is stopped; tests/app/test_page.py does
+    if command == "app":  # would serve until it is stopped; tests/app/test_page.py starts it
         import_module("transformers_vjepa.commands.app").parse_arguments(arguments)
         return
     if "--help" not in arguments:
@@ -106,7 +106,7 @@ def run_command(words: list[str]) -> None:
 
 
 def run_launch(words: list[str]) -> None:
-    """`accelerate launch`: its own parser reads its part, and one process does the rest."""
+    """`accelerate launch`: its parser reads its options, and the command behind them runs in this process."""
     assert words[:1] == ["launch"], f"accelerate {words[0]}"
     parsed = launch_command_parser().parse_args(words[1:])
     assert parsed.config_file is None or Path(parsed.config_file).is_file(), f"no file {parsed.config_file}"
@@ -118,11 +118,13 @@ def run_launch(words: list[str]) -> None:
 
 
 def run_script(path: str, arguments: list[str]) -> None:
-    """A file of the repository; those of scripts/ are commands, of the others only the options are compared."""
+    """A file of the repository: a file of scripts/ runs its command; of other files only the options are compared."""
     file = ROOT / path
     assert file.is_file(), f"no file {path}"
     if file.parent.name == "scripts":
-        run_command([{"evaluate_classifier": "evaluate"}.get(file.stem, file.stem), *arguments])
+        imported = r"^from transformers_vjepa\.commands\.(\w+) import main$"
+        (command,) = re.findall(imported, file.read_text(), flags=re.MULTILINE)
+        run_command([command, *arguments])
         return
     known = set(re.findall(r"\"(--\w+)\"", file.read_text()))
     given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
@@ -141,7 +143,7 @@ def run_python(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    """`pip install` of this package names extras that it has."""
+    """`pip install` of this package names extras that setup.cfg has."""
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     assert words[0] == "install"
@@ -190,7 +192,7 @@ def run_bash(code: str) -> None:
             command, *arguments = part
             command = command.removeprefix(".venv/bin/")
             if command not in ("&&", "cd"):
-                assert command in WORDS, f"{command!r} is no command that the tests know"
+                assert command in WORDS, f"unknown command {command!r}: add it to WORDS"
                 WORDS[command](arguments)
 
 
@@ -205,7 +207,7 @@ def run_python_block(block: Block, names: dict) -> None:
     exec(compile("\n" * block.line + code, str(block.page), "exec"), names)
 
 
-#: Sizes in blocks of Python, as they stand in the pages, and what the tests make of them.
+#: Sizes in the Python blocks of the pages, and the smaller sizes with which the tests run them.
 PYTHON_SMALLER = {
     "max_steps=20000": "max_steps=1, disable_tqdm=True",
     "max_steps=1000": "max_steps=2, disable_tqdm=True",

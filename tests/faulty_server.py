@@ -1,4 +1,4 @@
-"""An HTTP server that misbehaves as it is told."""
+"""An HTTP server with faults that a test chooses."""
 
 import socket
 import struct
@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class FaultyServer(ThreadingHTTPServer):
     """
-    Serves `files`, bytes by path. A GET of a path does what is next in `faults[path]`, a list that is used up, or a
-    name that holds for good:
+    Serves `files`, bytes by path. `faults[path]` says what happens at a GET of a path: a list has one fault for each
+    request, a single name holds for all requests.
 
     - `"500"`, `"404"`: answers with that status;
     - `"reset"`: sends half of the file and resets the connection;
-    - `"stall"`: sends half of the file and then nothing for as long as the server runs.
+    - `"stall"`: sends half of the file and then nothing until the server stops.
     """
 
     daemon_threads = True
@@ -39,7 +39,7 @@ class FaultyServer(ThreadingHTTPServer):
         return faults.pop(0) if faults else None
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that give up are what the tests are about."""
+        """Prints nothing: the tests make clients give up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[: len(data) // 2])
         if fault == "stall":
             self.server.closing.wait()
-        # With no time to linger, closing sends a reset.
+        # With a linger time of 0, closing the socket sends a reset.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Quiet."""
+        """Prints nothing."""
 
 
 @contextmanager

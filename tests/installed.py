@@ -1,6 +1,6 @@
 """
-Uses the installed package as a person without the repository would: `python tests/installed.py`, in a fresh folder,
-with the commands beside this Python. `make test-wheel` runs it.
+Uses the installed package without the repository: `python tests/installed.py` runs commands of this environment in a
+new folder. `make test-wheel` runs this file.
 """
 
 import os
@@ -28,7 +28,7 @@ COMMANDS = [
 def main() -> None:
     package = Path(transformers_vjepa.__file__).resolve().parent
     if package.is_relative_to(ROOT / "src"):
-        sys.exit(f"error: {package} is the source, not an installed wheel")
+        sys.exit(f"error: {package} is the source folder: install the wheel first")
     vjepa = Path(sys.executable).with_name("vjepa")
     with tempfile.TemporaryDirectory() as folder:
         build_corpus(Path(folder) / "corpus", config=CorpusConfig(num_train=4, num_test=1, size=32), num_processes=1)
@@ -37,7 +37,7 @@ def main() -> None:
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
             subprocess.run([vjepa, *command.split()], cwd=folder, env=environment, check=True)
         left = sorted(path.name for path in Path(folder).iterdir())
-    print(f"installed in {package}; left behind in the folder: {', '.join(left)}")
+    print(f"installed in {package}; files in the folder: {', '.join(left)}")
 
 
 if __name__ == "__main__":

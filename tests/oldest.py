@@ -1,6 +1,8 @@
 """
-The oldest versions that setup.cfg admits, as constraints for pip: `python tests/oldest.py > constraints.txt`. Nothing
-else says what they are; `make test-oldest` installs them and runs the fast tests against the built wheel.
+The oldest versions that setup.cfg admits, as constraints for pip: `python tests/oldest.py > constraints.txt`.
+
+setup.cfg is the only place that states these versions. `make test-oldest` installs them and runs the fast tests
+against the built wheel.
 """
 
 from configparser import ConfigParser
@@ -16,7 +18,7 @@ def oldest(setup: Path = SETUP) -> dict[str, str]:
     The lower bound of each requirement of the package and its extras, by name.
 
     Raises:
-        ValueError: a requirement has no bound, two places give different ones, or one is not of the form `>= version`.
+        ValueError: a requirement has no lower bound, has bounds other than `>=` and `<`, or has two lower bounds.
     """
     config = ConfigParser()
     config.read_string(setup.read_text(encoding="utf-8"))
@@ -24,13 +26,14 @@ def oldest(setup: Path = SETUP) -> dict[str, str]:
     bounds: dict[str, str] = {}
     for requirement in [Requirement(line) for text in texts for line in text.splitlines() if line.strip()]:
         name = requirement.name
-        if not requirement.specifier:
-            raise ValueError(f"{requirement} has no lower bound: {name} >= the oldest version that is tested")
-        for bound in requirement.specifier:
-            if bound.operator != ">=":
-                raise ValueError(f"{requirement} has a bound other than >=")
-            if bounds.setdefault(name, bound.version) != bound.version:
-                raise ValueError(f"{name} has two lower bounds: {bounds[name]} and {bound.version}")
+        lower = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+        if not lower:
+            raise ValueError(f"{requirement} has no lower bound: write {name} >= the oldest version that is tested")
+        if other := sorted(str(bound) for bound in requirement.specifier if bound.operator not in (">=", "<")):
+            raise ValueError(f"{requirement} has the bound {other[0]}: use >= version or < major version")
+        for version in lower:
+            if bounds.setdefault(name, version) != version:
+                raise ValueError(f"{name} has two lower bounds, {bounds[name]} and {version}: keep one")
     return bounds
 
 

@@ -1,4 +1,4 @@
-"""The command line of a pretraining of seconds."""
+"""The command line of a pretraining that takes seconds."""
 
 TINY = """
     --preset vitt16 --crop_size 32 --patch_size 8 --frames_per_clip 4 --frame_step 2 --hidden_size 24

@@ -1,5 +1,5 @@
 """
-Files in the published layout with random weights, of any size.
+Makes files in the published layout with random weights, of any size.
 
     python tests/published.py vith16 vith16.pth.tar --optimizer
 """
@@ -83,8 +83,8 @@ def _random(shapes: Shapes, prefix: str, generator: torch.Generator | None) -> d
 
 def published_checkpoint_of(config: VJEPAConfig, *, seed: int | None = 0, optimizer: bool = False) -> dict[str, Any]:
     """
-    A pretraining file; with `optimizer` also the two moments of AdamW for all that is trained. Without a `seed` the
-    weights have shapes only, and take no memory.
+    A pretraining file; with `optimizer` also the two moments of AdamW for all trained weights. With `seed=None` the
+    weights have shapes only and take no memory.
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     prefix = "module." if config.is_image_model else "module.backbone."
@@ -112,7 +112,7 @@ def published_checkpoint_of(config: VJEPAConfig, *, seed: int | None = 0, optimi
 
 
 def published_probe_of(width: int, *, depth: int = 1, num_labels: int = 7, seed: int = 1) -> dict[str, Any]:
-    """An attentive probe."""
+    """The file of an attentive probe."""
     weights = _random(
         _probe(width, depth=depth, num_labels=num_labels), "module.", torch.Generator().manual_seed(seed)
     )

@@ -1,4 +1,4 @@
-"""A trainer of numbers: what training on a stream does, without a network worth the name."""
+"""A trainer that trains on numbers: tests the stream and the checkpoints without a real network."""
 
 import json
 
@@ -12,7 +12,7 @@ from transformers_vjepa.training.stream_trainer import StreamTrainer
 
 
 class Numbers(IterableDataset):
-    """Endless numbers from where the position says, with a cursor as streamed corpora have it."""
+    """Endless numbers, starting at the position, with cursors like those of streamed corpora."""
 
     def __init__(self, position):
         self.position = position

@@ -1,4 +1,4 @@
-"""Reading the reference tensors, and a model small enough for any test."""
+"""Reads the reference tensors; fields of a model that is small enough for any test."""
 
 import json
 from pathlib import Path

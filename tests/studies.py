@@ -1,4 +1,4 @@
-"""A study folder as `scripts/study.py` leaves it, with invented numbers, tiny random models and rendered clips."""
+"""A study folder as `vjepa study` writes it, with invented numbers, tiny random models and rendered clips."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers_vjepa.study.results import contrasts
 CLASSES = {"motion": list(MOTIONS), "appearance": list(APPEARANCES)}
 SEEDS = (0, 1, 2)
 LABEL_COUNTS = (120, 240, 1200, 2400)
-# Invented: percent of hits by arm, of motion and of appearance.
+# Invented accuracies in percent by arm: motion, appearance.
 LEVELS = {
     "vjepa": (64, 58),
     "untrained": (41, 33),
@@ -38,8 +38,8 @@ SHIFTS = {"ridge": 0, "neighbours": -6, "attentive": 6, "mean": -9}
 def row(
     arm: str, seed: int | None, step: int | None, labels: int, task: str, read_out: str, level: float, *, num_test: int
 ) -> dict:
-    """One evaluation with `level` percent of hits, nearly."""
-    # The same clips are hard for everybody: a clip is a hit where its difficulty is below the level.
+    """One evaluation with about `level` percent of hits."""
+    # The same clips are difficult for every arm: a clip is a hit if its difficulty is below the level.
     hard = np.random.default_rng(list(CLASSES).index(task)).permutation(num_test) / num_test * 100
     own = np.random.default_rng([seed or 0, sum(map(ord, arm + read_out)), labels, step or 0]).normal(0, 12, num_test)
     hits = hard + own < level
@@ -96,11 +96,11 @@ def runs(*, steps: int) -> list[dict]:
 
 def write_study(folder: Path, *, num_test: int = 40, steps: int = 300, with_models: bool = True) -> Path:
     """
-    Writes `study.json`, and unless told otherwise the models of two arms and `clips.pt`.
+    Writes `study.json`; with `with_models` also the models of three arms and `clips.pt`.
 
     Args:
-        num_test: test clips, of the numbers and of the file.
-        steps: of pretraining.
+        num_test: number of test clips, in the results and in `clips.pt`.
+        steps: steps of pretraining.
     """
     folder.mkdir(parents=True, exist_ok=True)
     evaluations = rows(num_test=num_test, steps=steps)

@@ -1,4 +1,4 @@
-"""The pages and the README: they build, every block of code runs, and every option, link and path exists."""
+"""The pages: they build, every block of code runs, and every option, link, path and file of the tree exists."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -30,9 +32,11 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from PIL import Image
 from published import published_checkpoint_of, published_probe_of
+from test_layers import MAY_IMPORT
 from transformers import TrainerCallback
 from videos import write_tar
 
+import transformers_vjepa
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAImageProcessor, VJEPAVideoProcessor
 from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS, RECIPES
 from transformers_vjepa.commands import COMMANDS, demo
@@ -40,12 +44,12 @@ from transformers_vjepa.data import synthetic as corpus_module
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus, load_labels
 from transformers_vjepa.pretraining import setup
 
-#: Blocks of code that may be left out, each with its reason in the page.
+#: Most blocks of code that may be left out, each with its reason in the page.
 MOST_LEFT_OUT = 6
-TEXTS = [*PAGES, README]
+TEXTS = [*PAGES, README, ROOT / "CONTRIBUTING.md"]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
-#: What all presets are here: a clip of 16 frames of 48 pixels, and a network of one block.
+#: Every preset in these tests: a clip of 16 frames of 48 pixels, and a network of one block.
 SMALL = {"crop_size": 48, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL |= {"pred_hidden_size": 24, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
 #: Names of the videos' classes: three, and ten videos of each.
@@ -67,7 +71,7 @@ def name_of(page: Path) -> str:
 
 
 def place_videos(root: Path) -> None:
-    """Under every name that the pages use for data."""
+    """Writes small videos under every name that the pages use for data."""
     corpus = build_corpus(root / "outputs" / "synthetic", config=SmallCorpus(), num_processes=1)
     found = {
         name: [record.path for record in load_labels(corpus, split="train") if record.motion == name]
@@ -93,7 +97,7 @@ def place_videos(root: Path) -> None:
 
 
 def place_models(root: Path) -> None:
-    """A demo's model, and published files."""
+    """Writes a model like that of the demo, and files in the published layout."""
     torch.manual_seed(0)
     config = VJEPAConfig(**SMALL, frames_per_clip=8)
     folder = root / "outputs" / "demo"
@@ -114,7 +118,7 @@ def small_sizes():
         patch.setattr(corpus_module, "CorpusConfig", SmallCorpus)
         patch.setattr(demo, "LABELS", 40)
         patch.setattr(demo, "READ_OUTS", ("ridge",))
-        # Pictures of runs, which cost more than the runs, are drawn by tests/commands/test_pretrain.py.
+        # Drawing images takes longer than these runs; tests/commands/test_pretrain.py draws them.
         patch.setattr(setup, "TrainingImages", lambda *arguments, **settings: TrainerCallback())
         yield
 
@@ -134,7 +138,7 @@ def template(tmp_path_factory, small_sizes) -> Path:
 
 @pytest.fixture
 def world(template, tmp_path, monkeypatch) -> Path:
-    """A folder for each page, in which it is typed."""
+    """A folder for each page, in which its blocks run."""
     shutil.copytree(template, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -143,7 +147,7 @@ def world(template, tmp_path, monkeypatch) -> Path:
 # Blocks ------------------------------------------------------------------------------------------------------
 
 
-#: What some names of Python blocks must be in the end, wherever they are used.
+#: What must hold, at the end of a page, for some names that its Python blocks define.
 EXPECTED = {
     "probabilities": lambda value: abs(value.sum().item() - len(value)) < 1e-5,
     "best": lambda value: [sorted(entry) for entry in value] == [["label", "score"]] * 3,
@@ -173,18 +177,17 @@ def test_blocks_that_are_left_out_are_few_and_say_why():
     assert len(left_out) <= MOST_LEFT_OUT
 
 
-def test_pictures_of_masks_are_those_that_the_page_draws(world):
-    for block in blocks_of(DOCS / "masks.md"):
-        names = re.findall(r"draw\(\"(\w+)\"", block.code)
-        assert all((DOCS / "pictures" / f"{name}.png").is_file() for name in names)
-    for picture in DOCS.glob("**/*.png"):
-        assert picture.stat().st_size < 150_000, picture
+def test_images_of_masks_are_those_that_the_page_draws():
+    drawn = {name for block in blocks_of(DOCS / "masks.md") for name in re.findall(r"draw\(\"(\w+)\"", block.code)}
+    assert drawn == {image.stem for image in (DOCS / "pictures").glob("*.png")}
+    for image in DOCS.glob("**/*.png"):
+        assert image.stat().st_size < 150_000, image
 
 
 def test_a_block_in_an_unknown_language_and_an_unknown_command_are_errors():
     with pytest.raises(AssertionError, match="no test knows how to run"):
         run_block(Block(README, 1, "fortran", "", None), {})
-    with pytest.raises(AssertionError, match="'rm' is no command that the tests know"):
+    with pytest.raises(AssertionError, match="unknown command 'rm': add it to WORDS"):
         run_block(Block(README, 1, "bash", "rm -r outputs", None), {})
 
 
@@ -262,16 +265,54 @@ def test_no_page_names_this_machine():
         assert not re.search(r"/(?:root|home|tmp|work)/", page.read_text()), page
 
 
-@pytest.mark.parametrize("page", [DOCS / "code.md", README], ids=name_of)
-def test_file_tree_is_complete(page):
-    tree = page.read_text()
-    if page == README and "src/transformers_vjepa/\n" not in tree:
-        return  # a README that fits on a screen has none
-    for folder in ("src/transformers_vjepa", "src/transformers_vjepa/commands", "scripts"):
-        for file in (ROOT / folder).glob("*.py"):
-            assert file.name in tree, file
-    for name in re.findall(r"^ {2}(\w+\.py)", tree, flags=re.MULTILINE):
-        assert list(ROOT.glob(f"*/**/{name}")), name
+def tree_of(page: Path) -> dict[str, str]:
+    """The tree of files on a page: paths in the repository, which may be patterns, and what each line says of them."""
+    (tree,) = re.findall(r"^```text\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    folders, found = [], {}
+    for line in tree.splitlines():
+        indent, name, said = re.fullmatch(r"( *)(\S+)(.*)", line).groups()
+        depth = len(indent) // 2
+        assert depth <= len(folders), f"{line!r} is indented below no folder"
+        path = "".join([*folders[:depth], name])
+        folders[depth:] = [name] if name.endswith("/") else []
+        assert path not in found, f"{path} is there twice"
+        found[path] = said.strip()
+    return found
+
+
+def test_file_tree_names_every_file_and_no_other():
+    tree = tree_of(DOCS / "code.md")
+    named = {path for path in tree if not path.endswith("/")}
+    assert [path for path in named if not tree[path]] == []
+    files = {
+        file.relative_to(ROOT).as_posix()
+        for folder in ("src/transformers_vjepa", "scripts")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    # Of `__init__.py` the tree names the package's only: those of sub-packages have no code that needs an explanation.
+    package = "src/transformers_vjepa/__init__.py"
+    files -= {file for file in files if file.endswith("/__init__.py") and file != package}
+    assert {file for file in files if not any(fnmatchcase(file, path) for path in named)} == set(), "not in the tree"
+    assert {path for path in tree if not list(ROOT.glob(path))} == set(), "in the tree, but not in the repository"
+
+
+def test_folders_of_a_tree_are_read_by_their_indentation(tmp_path):
+    page = tmp_path / "page.md"
+    lines = ["src/", "  a/      sub-package", "    x.py  code", "    y/    more", "      *.md  cards", "  b.py"]
+    page.write_text("\n".join(["```text", *lines, "```", ""]))
+    assert tree_of(page) == {
+        **{"src/": "", "src/a/": "sub-package", "src/a/x.py": "code"},
+        **{"src/a/y/": "more", "src/a/y/*.md": "cards", "src/b.py": ""},
+    }
+
+
+def test_table_of_imports_is_the_one_that_is_enforced():
+    rows = re.findall(r"^\| `(\w+)` \| ?(.*?) ?\|$", (DOCS / "code.md").read_text(), flags=re.MULTILINE)
+    said = {name: set(re.findall(r"`(\w+)`", imports)) for name, imports in rows}
+    said["commands"] = set(said) - said["commands"] - {"commands"}  # "all others but"
+    assert said == MAY_IMPORT
+    assert list(said) == list(MAY_IMPORT)
 
 
 def test_make_sets_up_extras_that_exist():
@@ -281,11 +322,43 @@ def test_make_sets_up_extras_that_exist():
         check_pip(["install", f".[{names}]"])
 
 
+#: Sub-packages whose interface is the command line, and modules that serve other modules of the package only.
+COMMAND_LINE = {"app", "command_line", "commands", "study"}
+INTERNAL = {
+    *("data.arguments", "data.clip_order", "data.lanes", "data.random_streams"),
+    *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
+    *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
+    "pretraining.mask_geometry",
+    *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
+    *("training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
+}
+
+
+def test_every_public_module_is_in_the_reference():
+    sources = ROOT / "src" / "transformers_vjepa"
+    modules = {
+        ".".join(file.relative_to(sources).with_suffix("").parts)
+        for file in sources.glob("*/**/*.py")
+        if file.name != "__init__.py" and file.relative_to(sources).parts[0] not in COMMAND_LINE
+    }
+    pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    shown = re.findall(r"^\.\. automodule:: transformers_vjepa\.(\S+)$", pages, flags=re.MULTILINE)
+    classes = re.findall(r"^\.\. auto(?:class|data):: transformers_vjepa\.(\S+)\.\w+$", pages, flags=re.MULTILINE)
+    assert len(set(shown)) == len(shown)
+    assert {*shown, *classes} == modules - INTERNAL
+    for name in set(transformers_vjepa.__all__) - {"PRESETS"}:
+        module = getattr(transformers_vjepa, name).__module__.removeprefix("transformers_vjepa.")
+        assert module in shown or f".. autoclass:: transformers_vjepa.{module}.{name}\n" in pages, name
+    for name in re.findall(r"^\| `(\w+\.[\w.]+)` \|", pages, flags=re.MULTILINE):
+        module, _, function = name.rpartition(".")
+        assert module in shown and hasattr(import_module(f"transformers_vjepa.{module}"), function), name
+
+
 # The pages ---------------------------------------------------------------------------------------------------
 
 
 def environment() -> dict[str, str]:
-    """This process's, in which others find this package."""
+    """The variables of this process, with this package on the path of Python."""
     paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 

@@ -1,6 +1,7 @@
-"""What is built from the repository: contents, metadata, and that the wheel works by itself; files around the code."""
+"""Wheel and source distribution (contents, metadata, bounds, a wheel that works alone), and files around the code."""
 
 import configparser
+import importlib.metadata
 import os
 import re
 import shutil
@@ -18,13 +19,14 @@ from oldest import oldest
 from packaging.requirements import Requirement
 
 import transformers_vjepa
+from transformers_vjepa.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "transformers_vjepa"
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 VERSION = SETUP["metadata"]["version"]
-# What lies about in a repository that is used, and must not be built.
+# Files that appear in a repository when it is used. None of them may be built.
 LITTER = [
     "outputs/demo/model.safetensors",
     "runs/events",
@@ -54,7 +56,7 @@ def files_below(folder: Path) -> set[str]:
 
 
 def text_of(name: str) -> str:
-    """A file of the repository; skips where only the source distribution is there, which has no such file."""
+    """Text of a file of the repository; skips in a source distribution, which does not have all of them."""
     if not (ROOT / name).exists():
         pytest.skip(f"{name} is part of the repository only")
     return (ROOT / name).read_text(encoding="utf-8")
@@ -77,7 +79,7 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(tree, tmp_path_factory) -> Path:
-    """The folder of wheel and source distribution, made from a copy in which other things lie about."""
+    """The folder with wheel and source distribution, built from a copy with `LITTER` in it."""
     littered = tmp_path_factory.mktemp("packaging") / "littered"
     shutil.copytree(tree, littered)
     for name in LITTER:
@@ -106,7 +108,7 @@ def distribution(wheel) -> Distribution:
 
 
 def run_wheel(wheel, folder, *arguments):
-    """Runs the base interpreter, which knows no editable installs, with the wheel first on its path."""
+    """Runs the base interpreter, which has no editable installs, with the wheel first on its path."""
     python = Path(sys.base_prefix) / "bin" / "python3"
     paths = [str(wheel), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -126,15 +128,16 @@ def test_the_wheel_has_the_files_of_the_package_and_nothing_else(tree, wheel):
     expected = files_below(tree / "src") | {f"{info}/{name}" for name in records}
     assert files_below(wheel) == expected
     package = files_below(wheel / PACKAGE)
-    assert {"py.typed", "commands/pretrain.py", "recipes/vitl16.yaml", "class_names/places205.json"} <= package
-    assert {Path(name).suffix for name in package} <= {".json", ".md", ".py", ".typed", ".yaml"}
+    data = {"recipes/vitl16.yaml", "accelerate_configs/multi_gpu.yaml", "data/class_names/places205.json"}
+    assert {"py.typed", "commands/pretrain.py", "hub/model_cards/template.md", *data} <= package
+    assert {Path(name).suffix for name in package} <= {".css", ".jinja", ".json", ".md", ".py", ".typed", ".yaml"}
 
 
 def test_the_source_distribution_has_what_is_needed_to_test_it_and_nothing_else(tree, built):
     with tarfile.open(built / f"{PACKAGE}-{VERSION}.tar.gz") as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     assert {name for name in names if ".egg-info/" not in name} == files_below(tree) | {"PKG-INFO"}
-    assert {"tests/conftest.py", "scripts/pretrain.py", "docs/masks.png"} <= names
+    assert {"tests/conftest.py", "tests/vjepa_mini/numbers.safetensors", "scripts/pretrain.py"} <= names
 
 
 def test_metadata(distribution):
@@ -170,15 +173,14 @@ print(transformers_vjepa.__file__)
 print(transformers_vjepa.__version__)
 print(yaml.safe_load(recipe_path("tiny_cpu").read_text())["preset"])
 print(len(public_class_names(205)[1]), len(public_class_names(174)[1]))
-print(sorted(card.name for card in files("transformers_vjepa").joinpath("model_cards").iterdir()))
+print(sorted(card.name for card in files("transformers_vjepa.hub").joinpath("model_cards").iterdir()))
 """
-    cards = sorted(path.name for path in (ROOT / "src" / PACKAGE / "model_cards").glob("*.md"))
-    if not cards:
-        program = program[: program.index("print(sorted(")]
-    where, version, preset, classes, *listing = run_wheel(wheel, tmp_path, "-c", program).splitlines()
+    cards = sorted(path.name for path in (ROOT / "src" / PACKAGE / "hub" / "model_cards").glob("*.md"))
+    assert len(cards) == 19
+    where, version, preset, classes, listing = run_wheel(wheel, tmp_path, "-c", program).splitlines()
     assert where == str(wheel / PACKAGE / "__init__.py")
     assert (version, preset, classes) == (VERSION, "vitt16", "205 174")
-    assert listing == ([str(cards)] if cards else [])
+    assert listing == str(cards)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,16 +191,32 @@ def test_the_version_is_the_one_of_the_installed_package():
 def test_the_oldest_versions_are_the_lower_bounds_of_the_wheel(distribution):
     bounds: dict[str, set[str]] = {}
     for requirement in map(Requirement, distribution.requires):
-        assert [specifier.operator for specifier in requirement.specifier] == [">="], f"{requirement}: one lower bound"
-        bounds.setdefault(requirement.name, set()).add(str(requirement.specifier).removeprefix(">="))
+        (lower,) = (bound.version for bound in requirement.specifier if bound.operator == ">=")
+        bounds.setdefault(requirement.name, set()).add(lower)
     assert {name: {version} for name, version in oldest().items()} == bounds
+
+
+def test_upper_bounds_are_the_next_major_versions_and_no_others(distribution):
+    upper = {
+        (requirement.name, bound.version)
+        for requirement in map(Requirement, distribution.requires)
+        for bound in requirement.specifier
+        if bound.operator == "<"
+    }
+    expected = {"accelerate": "2", "datasets": "6", "evaluate": "1", "gradio": "7", "torch": "3", "torchvision": "1"}
+    assert upper == {*expected.items(), ("transformers", "6")}
+    for name, bound in upper:
+        assert int(importlib.metadata.version(name).split(".")[0]) == int(bound) - 1, f"{name}: raise the bound"
 
 
 @pytest.mark.parametrize(
     ("install", "test", "message"),
     [
-        ("torch >= 2.7", "torch >= 2.8", "torch has two lower bounds: 2.7 and 2.8"),
-        ("torch < 3", "", "torch<3 has a bound other than >="),
+        ("torch >= 2.7", "torch >= 2.8", "torch has two lower bounds, 2.7 and 2.8: keep one"),
+        ("torch >= 2.8, < 3", "torch >= 2.9, < 3", "torch has two lower bounds, 2.8 and 2.9: keep one"),
+        ("torch >= 2.8, != 2.9", "", "has the bound !=2.9: use >= version or < major version"),
+        ("torch == 2.8", "", "torch==2.8 has no lower bound: write torch >= the oldest version that is tested"),
+        ("torch < 3", "", "torch<3 has no lower bound"),
         ("torch", "", "torch has no lower bound"),
     ],
 )
@@ -225,8 +243,7 @@ def test_citation():
 
 
 def make_targets() -> set[str]:
-    targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", text_of("Makefile"), flags=re.MULTILINE))
-    return targets
+    return set(re.findall(r"^([a-z][\w-]*):(?!=)", text_of("Makefile"), flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
@@ -251,11 +268,27 @@ def test_the_matrix_is_what_the_classifiers_promise():
     assert SETUP["options"]["python_requires"] == f">={promised[0]}"
 
 
-def test_issue_forms_parse():
-    text_of(".github/ISSUE_TEMPLATE/bug.yml")
-    for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
-        content = yaml.safe_load(form.read_text(encoding="utf-8"))
-        assert form.name == "config.yml" or {"name", "description", "body"} <= content.keys()
+@pytest.mark.parametrize(
+    "name, label, required", [("bug", "bug", {"what", "environment"}), ("feature", "enhancement", {"task"})]
+)
+def test_issue_forms_ask_for_what_is_needed(name, label, required):
+    """By the rules of GitHub's form schema: GitHub shows a mistake in a form only to the person who reports."""
+    form = yaml.safe_load(text_of(f".github/ISSUE_TEMPLATE/{name}.yml"))
+    assert set(form) == {"name", "description", "labels", "body"} and form["labels"] == [label]
+    assert all(isinstance(form[key], str) and form[key] for key in ("name", "description"))
+    for field in form["body"]:
+        assert field["type"] == "textarea" and set(field) <= {"type", "id", "attributes", "validations"}
+        assert set(field["attributes"]) <= {"label", "description", "placeholder", "value", "render"}
+        assert field["attributes"]["label"] and field["attributes"]["description"].endswith(".")
+    ids = [field["id"] for field in form["body"]]
+    assert len(set(ids)) == len(ids)
+    assert {field["id"] for field in form["body"] if field.get("validations", {}).get("required")} == required
+    for option in re.findall(r"`vjepa (\S+)`", str(form)):
+        assert option in {*COMMANDS, "--version"}, option
+
+
+def test_issues_without_a_form_are_allowed():
+    assert yaml.safe_load(text_of(".github/ISSUE_TEMPLATE/config.yml")) == {"blank_issues_enabled": True}
 
 
 def test_hooks_before_a_commit_are_the_ruff_of_the_environment():

@@ -9,21 +9,21 @@ import numpy as np
 
 
 def write_video(path: Path, *, level: int, num_frames: int = 12, size: tuple[int, int] = (32, 48)) -> Path:
-    """An H.264 file of a still grey picture (height, width) of brightness `level`."""
+    """Writes an H.264 file in which every frame (height, width) is grey with brightness `level`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
-        picture = av.VideoFrame.from_ndarray(np.full((*size, 3), level, dtype=np.uint8), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.full((*size, 3), level, dtype=np.uint8), format="rgb24")
         for _ in range(num_frames):
-            container.mux(stream.encode(picture))
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    """An uncompressed tar of members by name."""
+    """Writes an uncompressed tar with these members, bytes by name."""
     with tarfile.open(path, "w") as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)

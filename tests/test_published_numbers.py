@@ -1,0 +1,230 @@
+"""
+Numbers of the published code, compared with this package in every clone of the repository.
+
+`tests/vjepa_mini` has a pretraining checkpoint and a probe in the published layout (a random network of two blocks),
+and what the published code computed from them in float32 (`numbers.safetensors`, `README.json`). The clips are sines
+of integers, so every machine makes the same clips. Model, trainer and conversion of this package compute the rest.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from reference import largest_difference, masks_of, reference_tensors
+from torch.utils.data import IterableDataset
+from transformers import AutoModelForPreTraining, AutoModelForVideoClassification
+
+from transformers_vjepa import (
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPATrainer,
+    VJEPATrainingArguments,
+)
+from transformers_vjepa.__main__ import main
+from transformers_vjepa.conversion.conversion import (
+    load_published_checkpoint,
+    load_published_classifier,
+    published_checkpoint,
+    published_probe,
+)
+from transformers_vjepa.safety.safe_loading import read_checkpoint
+
+FOLDER = Path(__file__).parent / "vjepa_mini"
+CHECKPOINT, PROBE = FOLDER / "checkpoint.pth.tar", FOLDER / "probe.pth.tar"
+README = json.loads((FOLDER / "README.json").read_text(encoding="utf-8"))
+SCHEDULE, STEPS = README["schedule"], README["per_step"]
+CONFIG = VJEPAConfig(**README["geometry"])
+HEADS = CONFIG.num_attention_heads
+NETWORKS = ("encoder", "predictor", "target_encoder")
+#: Reached: 2e-6 on tokens, 2e-7 on the losses.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, torch.Tensor]:
+    return reference_tensors(FOLDER / "numbers.safetensors")
+
+
+def published_clip(seed: int) -> torch.Tensor:
+    """Two clips (2, 3, 4, 32, 32): batch, channels, frames, height, width, by the rule in README.json."""
+    n = torch.arange(2 * 3 * 4 * 32 * 32, dtype=torch.float64)
+    values = (n * (0.37 + 0.01 * seed)).sin() + (n * n * 1e-4 + seed).cos()
+    return values.float().view(2, 3, 4, 32, 32)
+
+
+def clip(seed: int) -> torch.Tensor:
+    """The same clips with frames before channels, as the models take them."""
+    return published_clip(seed).transpose(1, 2)
+
+
+def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> set[str]:
+    """Names that only one side has, or whose type, shape or bits differ."""
+    same = {
+        name
+        for name in ours.keys() & theirs.keys()
+        if ours[name].dtype == theirs[name].dtype == torch.float32
+        and torch.equal(ours[name].contiguous().view(torch.int32), theirs[name].contiguous().view(torch.int32))
+    }
+    return (ours.keys() | theirs.keys()) - same
+
+
+def pretraining_model() -> VJEPAForPreTraining:
+    return load_published_checkpoint(CHECKPOINT, CONFIG)
+
+
+# Forward and backward
+
+
+def test_both_encoders_the_predictor_and_the_loss(numbers):
+    output = pretraining_model()(clip(0), masks_of(numbers, "context"), masks_of(numbers, "target"))
+    assert largest_difference(output.loss, numbers["loss"]) < TOLERANCE
+    assert largest_difference(output.target_hidden_state, numbers["target.tokens"]) < TOLERANCE
+    for index in range(2):
+        for ours, name in (
+            (output.context_hidden_states, "context_tokens"),
+            (output.predictions, "prediction"),
+            (output.targets, "target_tokens"),
+        ):
+            assert largest_difference(ours[index], numbers[f"mask{index}.{name}"]) < TOLERANCE, (index, name)
+
+
+def test_gradients(numbers):
+    model = pretraining_model()
+    model(clip(0), masks_of(numbers, "context"), masks_of(numbers, "target")).loss.backward()
+    # Of the patch embedding the file has the first 32 of 384 columns.
+    patches = model.context_encoder.embeddings.patch_embeddings.weight.grad[:, :32]
+    mask_token = model.vjepa.predictor.mask_tokens.grad[0]
+    for ours, name in ((patches, "encoder.patch_embed"), (mask_token, "predictor.mask_tokens.0")):
+        theirs = numbers[f"grad.{name}"]
+        # Relative to the largest value: the gradients of the encoder stay below 1e-4. Reached: 6e-7.
+        assert largest_difference(ours, theirs) < 1e-5 * theirs.abs().max().item(), name
+    assert all(parameter.grad is None for parameter in model.vjepa.encoder.parameters())
+
+
+def test_logits_of_the_probe(numbers):
+    model = load_published_classifier(CHECKPOINT, PROBE, num_attention_heads=HEADS)
+    with torch.no_grad():
+        logits = model(clip(0)).logits
+    assert largest_difference(logits, numbers["probe.logits"]) < 1e-6  # reached: 6e-8
+
+
+# Six training steps
+
+
+class StepNumbers(IterableDataset):
+    """0, 1, 2, ...: the collator makes the batch of a step from its number."""
+
+    def __iter__(self):
+        yield from range(SCHEDULE["steps"])
+
+
+@pytest.fixture(scope="module")
+def trained(numbers, tmp_path_factory) -> SimpleNamespace:
+    """The published run, repeated by `VJEPATrainer`: its log, and the weights of the first and the last step."""
+
+    def batch_of(steps: list[int]) -> dict:
+        prefix = f"step{steps[0]}."
+        return {
+            "pixel_values_videos": clip(1 + steps[0]),
+            "context_mask": masks_of(numbers, "context", prefix),
+            "target_mask": masks_of(numbers, "target", prefix),
+        }
+
+    model = pretraining_model()
+    model.update_target(0.0)  # the run starts with the target encoder equal to the context encoder
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    arguments = VJEPATrainingArguments(
+        output_dir=str(tmp_path_factory.mktemp("six_steps")),
+        per_device_train_batch_size=1,
+        max_steps=SCHEDULE["steps"],
+        start_learning_rate=SCHEDULE["start_lr"],
+        learning_rate=SCHEDULE["peak_lr"],
+        final_learning_rate=SCHEDULE["final_lr"],
+        warmup_steps=SCHEDULE["warmup_steps"],
+        schedule_scale=SCHEDULE["schedule_scale"],
+        weight_decay=SCHEDULE["weight_decay"],
+        final_weight_decay=SCHEDULE["final_weight_decay"],
+        ema_momentum=SCHEDULE["ema"][0],
+        final_ema_momentum=SCHEDULE["ema"][1],
+        max_grad_norm=SCHEDULE["clip_grad"],
+        clip_grad_from_step=SCHEDULE["clip_grad_from_step"],
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = VJEPATrainer(model, arguments, StepNumbers(), data_collator=batch_of)
+    trainer.train()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return SimpleNamespace(
+        log=log, start=published_checkpoint(start, CONFIG), end=published_checkpoint(model.state_dict(), CONFIG)
+    )
+
+
+@pytest.mark.parametrize(
+    "name, logged, tolerance",
+    # Weight decay and momentum are logged in float32.
+    [("lr", "learning_rate", 1e-9), ("weight_decay", "weight_decay", 1e-6), ("momentum", "ema_momentum", 1e-6)],
+)
+def test_schedules_of_six_steps(trained, name, logged, tolerance):
+    assert [entry[logged] for entry in trained.log] == pytest.approx(STEPS[name], rel=tolerance)
+
+
+def test_losses_of_six_steps(trained):
+    assert [entry["loss"] for entry in trained.log] == pytest.approx(STEPS["loss"], abs=TOLERANCE)  # reached: 6e-8
+
+
+@pytest.mark.parametrize("part, tolerance", [("encoder", 1e-5), ("predictor", 1e-5), ("target_encoder", 1e-6)])
+def test_weights_after_six_steps(trained, numbers, part, tolerance):
+    """
+    The file has norms, mask tokens and one fused attention of each network. Encoder and predictor move by 2e-3 and
+    end within 6e-8 of the published weights. The target encoder moves by 1e-5 only and ends within 5e-7, because
+    weights near 1 are rounded at every update. Gradients stay below `clip_grad`, so this run does not test clipping.
+    """
+    prefix = f"final.{part}."
+    published = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+    assert len(published) > 10
+    for name, theirs in published.items():
+        start, end = (checkpoint[part][f"module.{name}"] for checkpoint in (trained.start, trained.end))
+        assert largest_difference(end, theirs) < tolerance, name
+        assert largest_difference(start, theirs) > 10 * tolerance, f"{name} has hardly moved: this test shows nothing"
+
+
+# Conversion
+
+
+def test_checkpoint_there_and_back_is_bit_equal(tmp_path):
+    pretraining_model().save_pretrained(tmp_path)
+    model = AutoModelForPreTraining.from_pretrained(tmp_path)
+    published, back = read_checkpoint(CHECKPOINT), published_checkpoint(model.state_dict(), model.config)
+    for part in NETWORKS:  # with the position tables, which the model computes
+        assert differing(back[part], published[part]) == set()
+
+
+def test_probe_there_and_back_is_bit_equal(tmp_path):
+    load_published_classifier(CHECKPOINT, PROBE, num_attention_heads=HEADS).save_pretrained(tmp_path)
+    model = AutoModelForVideoClassification.from_pretrained(tmp_path)
+    assert isinstance(model, VJEPAForVideoClassification)
+    back = published_probe(model.state_dict(), model.config)["classifier"]
+    # The published probe has a projection that it never applies; ours has zeros there.
+    unused = {f"module.pooler.cross_attention_block.xattn.proj.{name}" for name in ("weight", "bias")}
+    assert differing(back, read_checkpoint(PROBE)["classifier"]) == unused
+    encoder = published_checkpoint(model.state_dict(), model.config)["target_encoder"]
+    assert differing(encoder, read_checkpoint(CHECKPOINT)["target_encoder"]) == set()
+
+
+def test_the_command_converts_there_and_back(tmp_path, monkeypatch):
+    ours, back = tmp_path / "ours", tmp_path / "back"
+    for words in (
+        [CHECKPOINT, "--output_dir", ours, "--num_attention_heads", HEADS],
+        [ours, "--to_original", "--output_dir", back],
+    ):
+        monkeypatch.setattr("sys.argv", ["vjepa", "convert_checkpoint", *map(str, words)])
+        main()
+    assert AutoModelForPreTraining.from_pretrained(ours).config.to_dict().items() >= README["geometry"].items()
+    published, again = (read_checkpoint(folder / "checkpoint.pth.tar") for folder in (FOLDER, back))
+    for part in NETWORKS:
+        assert differing(again[part], published[part]) == set()
