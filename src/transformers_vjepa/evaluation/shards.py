@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from tqdm.auto import tqdm
 from ..data.clip_reading import BrokenVideoMonitor, check_broken_share
 from ..data.corpora import Corpus, IndexedCorpus, SequentialCorpus
 from ..data.evaluation_clips import EvaluationClips, StreamedEvaluationClips, collate_evaluation_clips
+from ..safety.atomic_files import atomic_path, write_text_atomically
 
 _SETTINGS = "settings.json"
 # What stands in it; `stem` and `suffix` make the names of files.
@@ -120,10 +120,9 @@ class ShardFolder:
         return cls(folder, **record)
 
     def _write_record(self) -> None:
-        # All ranks write this file, each under a name of its own.
         file = self.folder / _SETTINGS
-        with writing_errors(file), _written_whole(file, tag=uuid.uuid4().hex) as path:
-            path.write_text(json.dumps(self._record, indent=2) + "\n")
+        with writing_errors(file):
+            write_text_atomically(file, json.dumps(self._record, indent=2) + "\n")
 
     def _compare(self, record: dict[str, Any]) -> None:
         there = _read_record(self.folder)
@@ -190,7 +189,7 @@ class ShardFolder:
         Raises:
             ShardError: it cannot be written.
         """
-        with writing_errors(self.path(shard)), _written_whole(self.path(shard)) as path:
+        with writing_errors(self.path(shard)), atomic_path(self.path(shard)) as path:
             yield path
 
 
@@ -214,17 +213,6 @@ def writing_errors(path: str | os.PathLike) -> Iterator[None]:
             f"cannot write {path} ({error}), with {free:.1f} MB free there: make room, or see to it that the folder "
             "may be written, and run the same command again; or choose another folder"
         ) from error
-
-
-@contextmanager
-def _written_whole(path: Path, *, tag: str = "") -> Iterator[Path]:
-    """A name beside `path` to write to; renamed at the end, so that `path` is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}{tag}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from transformers.trainer_pt_utils import safe_globals
 
+from .atomic_files import atomic_path
+
 # Plain data that the Trainer unpickles when it resumes. (It writes `training_args.bin`, and never reads it.)
 _STATES = ("optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "pytorch_model*.bin")
 _SHARDED = "torch.distributed.checkpoint"
@@ -167,9 +169,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Writes a file that `read_checkpoint`, and the published code, read; it appears once it is complete."""
-    partial = Path(f"{os.fspath(path)}.partial")
-    torch.save(dict(checkpoint), partial)
-    partial.replace(path)
+    with atomic_path(path) as unfinished:
+        torch.save(dict(checkpoint), unfinished)
 
 
 __all__ = [
