@@ -221,7 +221,7 @@ def test_bad_files(checkpoint, probe, tmp_path):
     assert "is truncated" in refused(damaged, *output)
     assert "is truncated" in refused(checkpoint, "--probe", damaged, *output)
     damaged.write_text("<html>not found</html>")
-    assert "is no checkpoint" in refused(damaged, *output)
+    assert "is not a checkpoint" in refused(damaged, *output)
     torch.save({"encoder": torch.nn.Identity()}, damaged)
     assert "(torch.nn.modules.linear.Identity): it is not loaded" in refused(damaged, *output)
     assert "no `target_encoder` in the checkpoint, which holds batch_size, classifier" in refused(probe, *output)

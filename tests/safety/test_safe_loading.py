@@ -47,15 +47,15 @@ def test_truncated_files_are_named_so(tmp_path):
         read_checkpoint(path)
 
 
-def test_other_files_are_no_checkpoints(tmp_path):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "file"
     for content in (b"", b"hello"):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="is no checkpoint: torch.save .* did not write it"):
+        with pytest.raises(CheckpointError, match="is not a checkpoint: torch.save .* did not write it"):
             read_checkpoint(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "hello")
-    with pytest.raises(CheckpointError, match="file is no checkpoint: "):
+    with pytest.raises(CheckpointError, match="file is not a checkpoint: "):
         read_checkpoint(path)
     torch.save([torch.zeros(1)], path)
     with pytest.raises(CheckpointError, match="it holds a list instead of a dict"):
