@@ -337,7 +337,7 @@ def test_a_process_ends_with_one_line(tmp_path):
 
 
 class Api:
-    """Notes what is uploaded; see test_hub.py for uploads over HTTP."""
+    """Notes what is uploaded; see tests/hub/test_round_trips.py for uploads over HTTP."""
 
     commits: list = []
 
