@@ -49,8 +49,8 @@ _OF_TRAINER = (
     "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
     "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
 ).split()
+_VERSIONS = ("torch", "transformers", "transformers_vjepa")
 _CLASSIFIER = "VJEPAForVideoClassification"
-_SPLITS = ("validation", "test")
 # The place in a card's usage that names the model.
 _NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
 # A text in the cards that transformers writes by itself.
@@ -118,14 +118,10 @@ def heritage_of(model: str | os.PathLike | None, *, token: str | None = None) ->
 
 
 def _license_text(license_: str | None) -> str:
+    text = f"The weights are under {license_}." if license_ else "The author has not named a licence for the weights."
     if license_ == PUBLISHED_LICENSE:
-        return (
-            "CC BY-NC 4.0: not for commercial use. This licence also applies to models trained from these weights. "
-            "The code beside the weights is under Apache-2.0."
-        )
-    if license_:
-        return f"The weights are under {license_}. The code beside the weights is under Apache-2.0."
-    return "The author has not named a licence for the weights. The code beside the weights is under Apache-2.0."
+        text = "CC BY-NC 4.0: not for commercial use. This licence also applies to models trained from these weights."
+    return f"{text} The code beside the weights is under Apache-2.0."
 
 
 # Released models
@@ -238,40 +234,13 @@ def _hardware() -> str:
     return torch.cuda.get_device_name(0) if kind == "cuda" else kind
 
 
-def _run_rows(
-    state: TrainerState, *, clips_per_step: int, clips_seen: int | None, processes: int
-) -> list[tuple[str, str]]:
-    """The table about the training: names and values."""
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    rates = [entry["clips_per_second"] for entry in state.log_history if "clips_per_second" in entry]
-    is_running = state.global_step < state.max_steps
-    clips = state.global_step * clips_per_step
-    is_mixed = clips_seen not in (None, clips)  # the run was resumed with another global batch
-    rows = [
-        ("steps", f"{state.global_step:,}" + (f" of {state.max_steps:,}: training continues" if is_running else "")),
-        ("clips per step", f"{clips_per_step:,}" + (" at the end, another number before" if is_mixed else "")),
-        ("clips seen", f"{clips if clips_seen is None else clips_seen:,}"),
-    ]
-    if losses:
-        rows.append(("loss, first and last logged", f"{losses[0]:.4f}, {losses[-1]:.4f}"))
-    if rates:
-        rows.append(("clips per second", f"{sum(rates) / len(rates):.1f}"))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "transformers_vjepa"))
-    return [*rows, ("processes", str(processes)), ("hardware", _hardware()), ("versions", versions)]
-
-
 # The results
-
-
-def _results_of(folder: Path) -> dict[str, Any]:
-    """The results of a classification run; an empty dict if there are none yet."""
-    file = folder / "results.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _measured(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The scores of the splits that were evaluated."""
-    return {name: results[name] for name in _SPLITS if results.get(name, {}).get("accuracy") is not None}
+    splits = ("validation", "test")
+    return {name: results[name] for name in splits if results.get(name, {}).get("accuracy") is not None}
 
 
 def _eval_results(results: Mapping[str, Any], *, task: str, sources: Sequence[str]) -> list[EvalResult]:
@@ -349,11 +318,12 @@ def make_card(
     folder, details = Path(folder), details or RunDetails()
     model_id = model_id or folder.resolve().name
     title = model_id.split("/")[-1]
-    results = _results_of(folder)
-    run = None
+    file = folder / "results.json"  # of a finished classification
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    run = {}
     if state is not None:
-        run = [] if details.start is None else [("started from", _as_code(public_name(details.start)))]
-        run += _run_rows(state, clips_per_step=clips_per_step, clips_seen=clips_seen, processes=processes)
+        run = {"state": state, "clips_per_step": clips_per_step, "clips_seen": clips_seen, "processes": processes}
+        run |= {"hardware": _hardware(), "versions": {name: version(name) for name in _VERSIONS}}
     return ModelCard.from_template(
         _metadata(config, results, details, architecture=architecture, name=title),
         template_path=str(CARDS / "template.md"),
@@ -364,7 +334,8 @@ def make_card(
         has_labels=architecture == _CLASSIFIER,
         is_image_model=config is not None and config.is_image_model,
         data=[_as_code(public_name(source)) for source in details.sources],
-        run=run,
+        start=_as_code(public_name(details.start)) if details.start else None,
+        **run,
         command=details.command,
         recipe=recipe_of(details.arguments),
         results=results,

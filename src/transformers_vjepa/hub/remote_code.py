@@ -17,15 +17,14 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, VIDEO_PROCESSO
 
 from ..models import vjepa
 
-_MODELING = "modeling_vjepa"
 #: The class behind each Auto class, for each settings file; `AutoX.register` knows the same classes on this machine.
 AUTO_MAPS: dict[str, dict[str, str]] = {
     CONFIG_NAME: {
         "AutoConfig": "configuration_vjepa.VJEPAConfig",
-        "AutoModel": f"{_MODELING}.VJEPAModel",
-        "AutoModelForPreTraining": f"{_MODELING}.VJEPAForPreTraining",
-        "AutoModelForVideoClassification": f"{_MODELING}.VJEPAForVideoClassification",
-        "AutoModelForImageClassification": f"{_MODELING}.VJEPAForVideoClassification",
+        "AutoModel": "modeling_vjepa.VJEPAModel",
+        "AutoModelForPreTraining": "modeling_vjepa.VJEPAForPreTraining",
+        "AutoModelForVideoClassification": "modeling_vjepa.VJEPAForVideoClassification",
+        "AutoModelForImageClassification": "modeling_vjepa.VJEPAForVideoClassification",
     },
     VIDEO_PROCESSOR_NAME: {"AutoVideoProcessor": "video_processing_vjepa.VJEPAVideoProcessor"},
     IMAGE_PROCESSOR_NAME: {"AutoImageProcessor": "image_processing_vjepa.VJEPAImageProcessor"},

@@ -17,14 +17,8 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     constants,
+    errors,
     snapshot_download,
-)
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    RepositoryNotFoundError,
 )
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -59,7 +53,7 @@ def _http_error(error: BaseException) -> BaseException:
     """The HTTP error among the causes of an error; without one, the error itself."""
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, (HTTPError, LocalTokenNotFoundError)):
+        if isinstance(found, (errors.HTTPError, errors.LocalTokenNotFoundError)):
             return found
         found = found.__cause__
     return error
@@ -68,23 +62,23 @@ def _http_error(error: BaseException) -> BaseException:
 def explain(error: BaseException, repo_id: str) -> str:
     """One line that says what an error of `huggingface_hub` means for a repository, with the remedy."""
     cause = _http_error(error)
-    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-    if isinstance(cause, GatedRepoError):
+    status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
+    if isinstance(cause, errors.GatedRepoError):
         return f"{repo_id} is gated: ask for access on its page, and log in with hf auth login, or set HF_TOKEN"
-    if isinstance(cause, RepositoryNotFoundError):
+    if isinstance(cause, errors.RepositoryNotFoundError):
         return (
             f"there is no {repo_id} on this machine or on the Hub, or it is private and the token gives no access: "
             "check the name, log in with hf auth login, or set HF_TOKEN"
         )
     sent_no_token = status == 401 and "authorization" not in cause.response.request.headers
-    if sent_no_token or isinstance(cause, LocalTokenNotFoundError):
+    if sent_no_token or isinstance(cause, errors.LocalTokenNotFoundError):
         return f"no token for {repo_id}: log in with hf auth login, or set HF_TOKEN"
     if status in _BY_STATUS:
         return _BY_STATUS[status].format(repo_id=repo_id)
     if status == 400:
         message = " ".join(str(cause.server_message or cause).split())
         return log_line(f"the Hub refuses the files for {repo_id}: {message}")
-    if isinstance(cause, HTTPError):
+    if isinstance(cause, errors.HTTPError):
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         return log_line(f"the connection to the Hub failed ({type(cause).__name__}: {reason}): try again")
     return log_line(" ".join(str(cause).split()) or type(cause).__name__)
@@ -92,18 +86,13 @@ def explain(error: BaseException, repo_id: str) -> str:
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """
-    Explains errors of `huggingface_hub` inside the block.
-
-    Raises:
-        HubError: in place of the error of `huggingface_hub`.
-    """
+    """Raises a [`HubError`] in place of an error of `huggingface_hub` inside the block."""
     try:
         yield
     except HubError:
         raise
     # A failed upload of a large file is wrapped in a RuntimeError; wrong metadata raises a ValueError.
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, repo_id)) from error
 
 
@@ -210,12 +199,7 @@ def publish_folder(
     private: bool | None = None,
     revision: str | None = None,
 ) -> CommitInfo:
-    """
-    Uploads the model of a folder and its card; see [`model_files`] and [`upload`].
-
-    Raises:
-        HubError: in one line, with the remedy.
-    """
+    """Uploads the model of a folder with its card; see [`model_files`] and [`upload`], also for the errors."""
     uploads = model_files(folder, card=card_of_folder(folder, model_id=repo_id))
     return upload(uploads, repo_id, message=message, token=token, private=private, revision=revision)
 

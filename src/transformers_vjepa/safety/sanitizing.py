@@ -24,8 +24,8 @@ def log_line(text: str) -> str:
     `text` as one printable line, without secrets. Escapes (`\\n`, `\\x1b`, `\\udcff`) replace characters that are not
     printable: line breaks, terminal control codes, marks that change the writing direction, undecodable bytes.
     """
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in without_secrets(text))
-    return "".join(shown)
+    text = without_secrets(text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def decodable(name: str) -> str:
