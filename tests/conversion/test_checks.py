@@ -1,3 +1,5 @@
+"""Comparisons of a converted model with its source: bits of weights, and outputs."""
+
 import pytest
 import torch
 from reference import TINY

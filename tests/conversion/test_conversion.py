@@ -1,3 +1,5 @@
+"""Published weights to ours and back, bit by bit; files that do not fit are refused with every difference."""
+
 import pytest
 import torch
 from published import published_checkpoint_of, published_probe_of

@@ -1,3 +1,5 @@
+"""The architecture of a published file, recognised from its weights alone."""
+
 import json
 
 import pytest

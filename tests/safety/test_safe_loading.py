@@ -1,3 +1,5 @@
+"""torch files: read in place and without code, written completely, refused by name."""
+
 import zipfile
 
 import pytest

@@ -143,9 +143,9 @@ def check_names(networks: Mapping[str, Weights]) -> None:
         raise CheckpointError(f"not the names of a published V-JEPA or I-JEPA checkpoint; {listed}")
 
 
-def check_top_level(checkpoint: Mapping[str, Any], parts: tuple[str, ...], what: str) -> None:
+def check_top_level(checkpoint: Mapping[str, Any], parts: tuple[str, ...], kind: str) -> None:
     """
-    Compares the entries of a published file with the networks that this kind of file (`what`) must hold.
+    Compares the entries of a published file with the networks that this kind of file must hold.
 
     Raises:
         CheckpointError: with all missing and all unknown entries.
@@ -156,7 +156,7 @@ def check_top_level(checkpoint: Mapping[str, Any], parts: tuple[str, ...], what:
     if unknown := set(checkpoint).difference(parts, NETWORKS, BOOKKEEPING):
         problems.append(f"unknown entries: {_listed(unknown)}")
     if problems:
-        raise CheckpointError(f"not a published {what}: {'; '.join(problems)}")
+        raise CheckpointError(f"not a published {kind}: {'; '.join(problems)}")
 
 
 __all__ = [

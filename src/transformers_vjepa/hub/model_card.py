@@ -29,7 +29,7 @@ CARDS = Path(__file__).parent / "model_cards"
 #: Licence of the published V-JEPA and I-JEPA weights.
 PUBLISHED_LICENSE = "cc-by-nc-4.0"
 #: Images that a card shows if the folder has them, and their titles.
-PICTURES = {
+IMAGES = {
     "pictures/curves.png": "Loss and diagnostics over the steps",
     "pictures/masks.png": "Context (unchanged) and targets (blue)",
     "pictures/features.png": "Principal components of the features during training",
@@ -340,7 +340,7 @@ def make_card(
         recipe=recipe_of(details.arguments),
         results=results,
         scores=_measured(results),
-        images=[{"path": path, "title": text} for path, text in PICTURES.items() if (folder / path).is_file()],
+        images=[{"path": path, "title": text} for path, text in IMAGES.items() if (folder / path).is_file()],
         license_text=_license_text(details.license),
     )
 
@@ -402,7 +402,7 @@ __all__ = [
     "CARDS",
     "CARD_NAME",
     "INCIDENTAL",
-    "PICTURES",
+    "IMAGES",
     "PUBLISHED_LICENSE",
     "Heritage",
     "RunDetails",

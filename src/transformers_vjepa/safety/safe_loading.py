@@ -109,11 +109,4 @@ def screen_checkpoint(folder: str | os.PathLike) -> None:
                 read_checkpoint(file)
 
 
-__all__ = [
-    "DAMAGED",
-    "CheckpointError",
-    "read_checkpoint",
-    "refusal",
-    "save_checkpoint",
-    "screen_checkpoint",
-]
+__all__ = ["DAMAGED", "CheckpointError", "read_checkpoint", "refusal", "save_checkpoint", "screen_checkpoint"]
