@@ -23,7 +23,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIRST = (
     "tests/test_learning.py",
     "tests/test_docs.py",
-    "tests/hub/test_transfer.py",
+    "tests/hub/test_round_trips.py",
     "tests/faults/test_distributed.py",
     "tests/faults/test_fuzz.py",
     "tests/faults/test_processes.py",

@@ -1,8 +1,8 @@
 """
-A Hub for tests: as much of the Hub's HTTP interface as `huggingface_hub` speaks for model repositories, in memory.
+A Hub for tests, in memory: the part of the Hub's HTTP interface that `huggingface_hub` uses for model repositories.
 
-Files that look binary or are large go through LFS, as on the Hub: a batch request, PUTs (in parts, above
-`part_size`), a verification; downloads are redirected. Two users have tokens, `WRITER` and `READER`.
+Binary and large files are uploaded through LFS, as on the Hub: a batch request, PUTs (several parts above `part_size`)
+and a verification. Downloads are redirected. Two users have tokens, `WRITER` and `READER`.
 """
 
 import base64
@@ -23,7 +23,7 @@ import yaml
 
 WRITER, READER = "hf_" + "writerwriter", "hf_" + "readerreader"
 _USERS = {WRITER: "me", READER: "you"}
-# Of the Hub's lists, what the tests may meet, and a name that is on neither.
+# The entries of the Hub's lists that the tests use.
 _LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "bsd-3-clause", "other"}
 _TASKS = {"feature-extraction", "image-feature-extraction", "video-classification", "image-classification"}
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -71,13 +71,13 @@ class Repository:
 
     @property
     def history(self) -> list[str]:
-        """Titles of all commits, the first one is the Hub's own."""
+        """Titles of all commits. The Hub itself makes the first one."""
         return list(self.titles.values())
 
 
 class HubServer(ThreadingHTTPServer):
     """
-    `faults` says how often the connection breaks off in the middle of an upload (`"store"`) or a commit (`"commit"`).
+    `faults` is the number of uploads (`"store"`) and commits (`"commit"`) whose connection will break off.
     """
 
     daemon_threads = True
@@ -105,7 +105,7 @@ class HubServer(ThreadingHTTPServer):
             return True
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that give up are what some tests are about."""
+        """Quiet: some tests break connections off."""
 
 
 class _Refused(Exception):
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
 
-    # What every request goes through
+    # Every request
 
     def _serve(self) -> None:
         address = urlsplit(self.path)
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         return data
 
     def _break_off(self) -> None:
-        """Takes a little of the body and resets the connection."""
+        """Reads a little of the body and resets the connection."""
         self.rfile.read(min(64, int(self.headers.get("Content-Length") or 1)))
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    # Who asks, and for what
+    # Users and access
 
     def _user(self) -> str | None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         return json.loads(self.body)
 
     def control(self) -> None:
-        """What no Hub has: sets faults, and tells how many bytes have been uploaded to LFS."""
+        """Not part of the Hub's interface: sets faults, and returns the number of bytes uploaded to LFS."""
         self.server.faults.update(self._json())
         self._answer(200, {"uploaded_bytes": self.server.uploaded_bytes})
 
@@ -333,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"Entry not found", headers)
         elif file.is_lfs:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
-            # On another host, as at the Hub, so that clients send no tokens there.
+            # The storage is another host, as on the Hub, so clients must not send tokens there.
             storage = self.server.url.replace("127.0.0.1", "localhost")
             self._answer(302, b"", headers | {"Location": f"{storage}/lfs/{file.sha256}"})
         else:
@@ -341,7 +341,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def fetch(self, oid: str) -> None:
         if "Authorization" in self.headers:
-            raise _Refused(400, "a token at the storage, which needs none")
+            raise _Refused(400, "the storage got a token, but needs none")
         self._content(self.server.stored[oid], {"ETag": f'"{oid}"'})
 
     def _content(self, data: bytes, headers: dict[str, str]) -> None:
@@ -391,7 +391,7 @@ class _Handler(BaseHTTPRequestHandler):
         if part is not None:
             self.server.parts[oid, int(part)] = self.body
         elif hashlib.sha256(self.body).hexdigest() != oid:
-            raise _Refused(400, "the content is not what its hash says")
+            raise _Refused(400, "the content does not match its hash")
         else:
             self.server.stored[oid] = self.body
         self._answer(200, b"", {"ETag": f'"{hashlib.md5(self.body).hexdigest()}"'})
@@ -400,7 +400,7 @@ class _Handler(BaseHTTPRequestHandler):
         numbers = sorted(number for known, number in self.server.parts if known == oid)
         data = b"".join(self.server.parts[oid, number] for number in numbers)
         if hashlib.sha256(data).hexdigest() != oid or len(self._json()["parts"]) != len(numbers):
-            raise _Refused(400, "the parts are not what their hash says")
+            raise _Refused(400, "the parts do not match their hash")
         self.server.stored[oid] = data
         self._answer(200, {})
 
@@ -439,15 +439,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def card_errors(content: str) -> list[str]:
-    """What the Hub would refuse in the metadata of a model card."""
+    """The errors that the Hub would report in the metadata of a model card."""
     found = re.match(r"---\n(.*?)\n---\n", content, flags=re.DOTALL)
     data = yaml.safe_load(found[1]) if found else {}
     if not isinstance(data, dict):
-        return ["the metadata is no mapping"]
+        return ["the metadata is not a mapping"]
     errors = []
     for name, known in (("license", _LICENSES), ("pipeline_tag", _TASKS)):
         if name in data and data[name] not in known:
-            errors.append(f'"{name}" must be one of the known ones, and is {data[name]!r}')
+            errors.append(f'"{name}" must be one of the known values, but is {data[name]!r}')
     for name in ("datasets", "base_model"):
         values = data.get(name, [])
         for value in values if isinstance(values, list) else [values]:

@@ -1,6 +1,6 @@
 """
-What users of the Hub do, each in a process of its own: `python hub_user.py NAME FOLDER`, where `HF_ENDPOINT` names the
-Hub. The last line that a part prints is what it has seen, as JSON.
+Actions of users of the Hub, each in a process of its own: `python hub_user.py NAME FOLDER`, where `HF_ENDPOINT` is the
+Hub. The last line that an action prints is its result, as JSON.
 """
 
 import json
@@ -22,14 +22,14 @@ RUN = """
 
 
 def control(**faults):
-    """Sets faults of the Hub; gives the bytes that it has taken."""
+    """Sets faults of the Hub. Returns the number of bytes that the Hub has received."""
     request = urllib.request.Request(f"{os.environ['HF_ENDPOINT']}/control", data=json.dumps(faults).encode())
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)["uploaded_bytes"]
 
 
 def exit_line(call, *args):
-    """How a command ends."""
+    """The error line with which a command ends."""
     try:
         call(*args)
     except SystemExit as error:
@@ -38,7 +38,7 @@ def exit_line(call, *args):
 
 
 def outputs_of(folder, repository, *, revision="main", **trusting):
-    """What everything that loads from a repository computes, bit by bit."""
+    """The outputs of everything that loads from a repository, for comparisons bit by bit."""
     import torch
     from transformers import (
         AutoConfig,
@@ -54,21 +54,21 @@ def outputs_of(folder, repository, *, revision="main", **trusting):
     settings = {"revision": revision, **trusting}
     config = AutoConfig.from_pretrained(repository, **settings)
     videos = AutoVideoProcessor.from_pretrained(repository, **settings)
-    pictures = AutoImageProcessor.from_pretrained(repository, **settings)
+    images = AutoImageProcessor.from_pretrained(repository, **settings)
     clip = videos(str(folder / "video.mp4"), do_sample_frames=True, return_tensors="pt")
-    picture = torch.arange(3 * 40 * 50).view(3, 40, 50).remainder(256).to(torch.uint8)
-    picture = pictures(picture, return_tensors="pt")
-    seen = {"config": config.model_type, "clip": clip["pixel_values_videos"], "picture": picture["pixel_values"]}
+    image = torch.arange(3 * 40 * 50).view(3, 40, 50).remainder(256).to(torch.uint8)
+    image = images(image, return_tensors="pt")
+    seen = {"config": config.model_type, "clip": clip["pixel_values_videos"], "image": image["pixel_values"]}
     with torch.no_grad():
         model = AutoModel.from_pretrained(repository, **settings).eval()
         seen["features"] = model(**clip).last_hidden_state
-        seen["modules"] = [type(each).__module__ for each in (config, videos, pictures, model)]
+        seen["modules"] = [type(each).__module__ for each in (config, videos, images, model)]
         if "VJEPAForVideoClassification" in config.architectures:
             seen["logits"] = (
                 AutoModelForVideoClassification.from_pretrained(repository, **settings).eval()(**clip).logits
             )
             seen["scores"] = (
-                AutoModelForImageClassification.from_pretrained(repository, **settings).eval()(**picture).logits
+                AutoModelForImageClassification.from_pretrained(repository, **settings).eval()(**image).logits
             )
             classify = pipeline("video-classification", model=repository, **settings)
             seen["pipeline"] = [sorted(entry.items()) for entry in classify(str(folder / "video.mp4"))]
@@ -80,7 +80,7 @@ def outputs_of(folder, repository, *, revision="main", **trusting):
 
 
 def push_objects(folder):
-    """Pushes one of each, again without and with a change, and saves where nothing is pushed."""
+    """Pushes each kind of object, without and with a change, and saves to a local folder."""
     import torch
     from huggingface_hub import HfApi, ModelCard
     from reference import TINY
@@ -121,7 +121,7 @@ def push_objects(folder):
 
 
 def pull(folder):
-    """Pulls, with the package; then what is private."""
+    """Downloads with the package; then tries private repositories."""
     from huggingface_hub.errors import HfHubHTTPError
     from small_runs import pretrain
     from transformers import AutoModel
@@ -159,14 +159,14 @@ def pull(folder):
 
 
 def offline(folder):
-    """Pulls from the cache of `pull`, without a Hub."""
+    """Loads from the cache of `pull`, without a Hub."""
     import transformers_vjepa  # noqa: F401
 
     return outputs_of(folder, "me/pretraining")
 
 
 def without_package(folder):
-    """Pulls where this package is not installed."""
+    """Downloads without this package."""
     from importlib.util import find_spec
 
     from transformers import AutoConfig, AutoModel
@@ -187,21 +187,21 @@ def without_package(folder):
 
 
 def train(folder):
-    """Trains with each way to push, goes on from what was pushed, and trains on; pushes that fail."""
+    """Trains with each push strategy, resumes from the Hub, fails to push, and trains from pushed weights."""
     from importlib.util import find_spec
 
     from huggingface_hub import HfApi
     from small_runs import pretrain
 
     from transformers_vjepa.commands import publish, train_classifier
-    from transformers_vjepa.pretraining import images as training_pictures
+    from transformers_vjepa.pretraining import images as training_images
 
     token = os.environ.pop("HF_TOKEN")
     data = [*RUN, "--dataset", str(folder / "videos")]
 
     def run(name, *options):
-        # Pictures take longer than such runs.
-        training_pictures.find_spec = find_spec if name == "checkpoint" else lambda name: None
+        # Drawing images takes longer than these runs.
+        training_images.find_spec = find_spec if name == "checkpoint" else lambda name: None
         return pretrain.run([*NETWORK, *data, "--output_dir", str(folder / name), *options])
 
     def pushing(name, strategy):
@@ -216,7 +216,7 @@ def train(folder):
     run("resumed", "--resume_from_checkpoint", f"me/checkpoint@{half}")
     run("finished", "--resume_from_checkpoint", "me/checkpoint")
     seen = {"lines": {"weights only": exit_line(run, "lost", "--resume_from_checkpoint", "me/end")}}
-    # The connection breaks off at every commit of a run, and once more by hand.
+    # The connection breaks off at every commit of a run, and at the first push by hand.
     control(commit=3)
     run("broken", *pushing("broken", "checkpoint"))
     control(commit=1)
@@ -227,7 +227,7 @@ def train(folder):
     seen["sent again"] = control() - uploaded
     publish.run([*command, "--dry_run"])
     publish.run([*command, "--revision", "other", "--private"])
-    # A chain of models: from weights that bind, through a folder, to a probe.
+    # A chain of models: from non-commercial weights, through a folder, to a probe.
     started = ["--init_from", "me/bound", *data, "--output_dir", str(folder / "started")]
     seen["lines"]["licence"] = exit_line(pretrain.run, [*started, "--hub_license", "mit"])
     pretrain.run([*started, "--resume_from_checkpoint", "auto"])

@@ -23,7 +23,7 @@ from transformers import (
 
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from transformers_vjepa.commands import convert_checkpoint
-from transformers_vjepa.conversion.conversion import differing_tensors
+from transformers_vjepa.conversion.checks import differing_tensors
 from transformers_vjepa.hub import transfer as hub
 from transformers_vjepa.safety.safe_loading import read_checkpoint
 
@@ -221,7 +221,7 @@ def test_bad_files(checkpoint, probe, tmp_path):
     assert "is truncated" in refused(damaged, *output)
     assert "is truncated" in refused(checkpoint, "--probe", damaged, *output)
     damaged.write_text("<html>not found</html>")
-    assert "is no checkpoint" in refused(damaged, *output)
+    assert "is not a checkpoint" in refused(damaged, *output)
     torch.save({"encoder": torch.nn.Identity()}, damaged)
     assert "(torch.nn.modules.linear.Identity): it is not loaded" in refused(damaged, *output)
     assert "no `target_encoder` in the checkpoint, which holds batch_size, classifier" in refused(probe, *output)
@@ -285,7 +285,7 @@ def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
     assert "is converted already: pass --probe or --to_original" in refused(
         tmp_path / "ours", "--output_dir", tmp_path / "again"
     )
-    assert "is no saved model" in refused(tmp_path, "--to_original", "--output_dir", tmp_path / "back")
+    assert "is not a saved model" in refused(tmp_path, "--to_original", "--output_dir", tmp_path / "back")
     mean = VJEPAForVideoClassification(VJEPAConfig(**TINY, pooling="mean"))
     mean.save_pretrained(tmp_path / "mean")
     assert "pooling='mean' has no published layout" in refused(
@@ -337,7 +337,7 @@ def test_a_process_ends_with_one_line(tmp_path):
 
 
 class Api:
-    """Notes what is uploaded; see test_hub.py for uploads over HTTP."""
+    """Notes what is uploaded; see tests/hub/test_round_trips.py for uploads over HTTP."""
 
     commits: list = []
 

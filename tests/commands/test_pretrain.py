@@ -153,7 +153,7 @@ def test_card_and_summary_of_a_resumed_run_know_its_sessions(corpus, tmp_path, c
     pretrain.run(command(corpus, tmp_path, **resumed))
     assert re.search(r"^3 of 3 steps, 1 of them in ", capsys.readouterr().out, flags=re.MULTILINE)
     card = (tmp_path / "README.md").read_text()
-    assert "| clips of a step | 2 in the end, others before |" in card and "| clips seen | 10 |" in card
+    assert "| clips per step | 2 at the end, another number before |" in card and "| clips seen | 10 |" in card
     # A model that is saved later has the same card.
     (tmp_path / "model.safetensors").unlink()
     pretrain.run(command(corpus, tmp_path, **resumed))

@@ -1,4 +1,4 @@
-"""The command that uploads a finished folder, up to the upload; test_hub.py has the rest."""
+"""The command that uploads a finished folder, up to the upload; tests/hub/test_round_trips.py has the rest."""
 
 import pytest
 import torch

@@ -1,9 +1,11 @@
+"""Comparisons of a converted model with its source: bits of weights, and outputs."""
+
 import pytest
 import torch
 from reference import TINY
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification
-from transformers_vjepa.conversion.conversion import differing_tensors, reference_differences
+from transformers_vjepa.conversion.checks import differing_tensors, reference_differences
 
 
 def test_differing_tensors():

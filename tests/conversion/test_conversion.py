@@ -1,9 +1,12 @@
+"""Published weights to ours and back, bit by bit; files that do not fit are refused with every difference."""
+
 import pytest
 import torch
 from published import published_checkpoint_of, published_probe_of
 from reference import TINY, reference_model
 
-from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from transformers_vjepa.conversion.checks import differing_tensors
 from transformers_vjepa.conversion.conversion import (
     build_model,
     classifier_config,
@@ -11,12 +14,12 @@ from transformers_vjepa.conversion.conversion import (
     convert_encoder_and_probe,
     convert_network,
     convert_weights,
-    differing_tensors,
     dropped_entries,
     load_published_checkpoint,
     load_published_classifier,
     published_checkpoint,
     published_probe,
+    read_folder,
 )
 from transformers_vjepa.conversion.recognition import recognise_config
 from transformers_vjepa.data.labels import LabelError
@@ -81,7 +84,7 @@ def test_missing_parts_and_unknown_entries_are_refused():
         convert_checkpoint({"encoder": {}}, CONFIG)
     with pytest.raises(CheckpointError, match="pretraining checkpoint: unknown entries: ema_schedule"):
         convert_checkpoint(published_checkpoint_of(CONFIG) | {"ema_schedule": 1}, CONFIG)
-    with pytest.raises(CheckpointError, match="`encoder` of the checkpoint is no state dict"):
+    with pytest.raises(CheckpointError, match="`encoder` of the checkpoint is not a state dict"):
         convert_checkpoint(published_checkpoint_of(CONFIG) | {"encoder": [1]}, CONFIG)
     twice = published_checkpoint_of(CONFIG)
     twice["encoder"]["norm.weight"] = torch.ones(48)
@@ -104,7 +107,7 @@ def test_wrong_sizes_are_refused():
 
 
 def test_positions_of_another_configuration_are_refused():
-    with pytest.raises(CheckpointError, match="the grid or uniform_power is another one"):
+    with pytest.raises(CheckpointError, match="the checkpoint has another grid or another uniform_power"):
         convert_checkpoint(published_checkpoint_of(CONFIG), VJEPAConfig(**TINY | {"uniform_power": False}))
     checkpoint = published_checkpoint_of(CONFIG)
     checkpoint["predictor"][f"{ENCODER}predictor_pos_embed"] += 1e-4
@@ -117,7 +120,7 @@ def test_no_weight_is_copied_and_the_model_is_ready():
     model = convert_checkpoint(checkpoint, CONFIG)
     fused = checkpoint["encoder"][f"{ENCODER}blocks.0.attn.qkv.weight"]
     assert model.context_encoder.layer[0].attention.query.weight.data_ptr() == fused.data_ptr()
-    # What a model on no device misses: the position tables, and gradients for all but the target encoder.
+    # The model was built on the meta device: position tables and requires_grad are set afterwards.
     fresh = VJEPAForPreTraining(CONFIG)
     for (name, ours), (_, expected) in zip(model.named_buffers(), fresh.named_buffers(), strict=True):
         assert torch.equal(ours, expected), name
@@ -204,7 +207,7 @@ def test_labels_of_a_probe(tmp_path):
 
 
 def test_probes_that_do_not_fit_are_refused():
-    with pytest.raises(CheckpointError, match="the probe has width 32, the encoder 48: it belongs to another model"):
+    with pytest.raises(CheckpointError, match="has width 32, the encoder 48: the probe belongs to another model"):
         classifier_config(CONFIG, published_probe_of(32))
     with pytest.raises(CheckpointError, match="not a published probe: no classifier in batch_size, encoder, epoch"):
         classifier_config(CONFIG, published_checkpoint_of(CONFIG))
@@ -228,7 +231,7 @@ def test_models_without_a_published_layout_are_refused():
         published_probe(VJEPAForVideoClassification(mean).state_dict(), mean)
 
 
-def test_what_is_left_behind_is_said():
+def test_dropped_entries_are_named():
     checkpoint = published_checkpoint_of(CONFIG)
     assert dropped_entries(checkpoint) == [
         *("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr"),
@@ -239,3 +242,23 @@ def test_what_is_left_behind_is_said():
         "of the probe opt, epoch, xattn.proj (never applied)"
     ]
     assert "predictor" in dropped_entries(checkpoint, published_probe_of(48))
+
+
+def test_folders_are_read_with_the_names_of_the_larger_models(tmp_path):
+    model = VJEPAModel(VJEPAConfig(**TINY))
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    config, weights = read_folder(tmp_path)
+    assert config.to_diff_dict() == model.config.to_diff_dict()
+    assert weights.keys() == {f"vjepa.{name}" for name in model.state_dict()}
+    assert all(torch.equal(weights[f"vjepa.{name}"], value) for name, value in model.state_dict().items())
+
+
+def test_folders_without_a_model_or_with_a_damaged_file_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a saved model: it has no config.json or no model.safetensors"):
+        read_folder(tmp_path)
+    VJEPAModel(VJEPAConfig(**TINY)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
+        read_folder(tmp_path)

@@ -1,3 +1,5 @@
+"""The architecture of a published file, recognised from its weights alone."""
+
 import json
 
 import pytest
@@ -58,7 +60,7 @@ def test_every_field_is_read_back(fields):
         pred_num_attention_heads=config.pred_num_attention_heads,
     ).config
     expected = config.to_dict()
-    # A ratio that is no quotient of the sizes comes back as one that gives the same sizes.
+    # A ratio that is not a quotient of the sizes is read back as a ratio with the same sizes.
     ratio = found.mlp_ratio
     assert int(ratio * found.hidden_size) == int(config.mlp_ratio * config.hidden_size)
     assert found.to_dict() | {"mlp_ratio": expected["mlp_ratio"]} == expected
@@ -73,7 +75,7 @@ def test_reference_files(shared, variant, heads):
     assert found.table_difference < 1e-6
 
 
-def test_says_what_was_found():
+def test_the_result_is_described():
     found = recognise_config(tiny_checkpoint(), num_attention_heads=3)
     assert str(found) == (
         "V-JEPA, uniform_power=True: 2 blocks of width 48, 3 heads (as given), patches of 2x8x8; 2x4x4 tokens "
@@ -108,7 +110,7 @@ def test_contradictions_name_both_values():
         recognise_config(checkpoint, preset="vits16")
     with pytest.raises(CheckpointError, match="--num_attention_heads 6 contradicts --preset vitt16, which has 3"):
         recognise_config(checkpoint, preset="vitt16", num_attention_heads=6)
-    with pytest.raises(CheckpointError, match="--uniform_power false contradicts .* which has uniform_power=True"):
+    with pytest.raises(CheckpointError, match="--uniform_power false contradicts .* which shows uniform_power=True"):
         recognise_config(checkpoint, uniform_power=False)
     assert recognise_config(
         checkpoint, preset="vitt16", uniform_power=True, num_attention_heads=3
@@ -126,12 +128,12 @@ def test_without_positions_a_preset_is_needed():
     assert not recognise_config(checkpoint, preset="vith16-384", uniform_power=False).config.uniform_power
 
 
-def test_positions_that_are_no_square_grid_are_refused():
+def test_positions_of_other_than_square_grids_are_refused():
     checkpoint = tiny_checkpoint()
     # A grid of 2 x 2 x 8 tokens.
     checkpoint["target_encoder"][TABLE] = sincos_positions((2, 2, 8), 48, uniform_power=True).unsqueeze(0)
     with pytest.raises(
-        CheckpointError, match=r"32 tokens of width 48 is no sine-cosine table of a square grid: .*differs"
+        CheckpointError, match=r"32 tokens of width 48 is not a sine-cosine table of a square grid: .*differs"
     ):
         recognise_config(checkpoint, num_attention_heads=3)
     checkpoint["target_encoder"][TABLE] = torch.zeros(32, 48)
@@ -148,7 +150,7 @@ def test_stored_positions_are_compared():
     assert check_positions({"pos_embed": table.bfloat16()}, config) < 4e-3
     with pytest.raises(CheckpointError, match=r"differs by 2.0e-05 \(allowed 1e-05\) from grid \(2, 4, 4\)"):
         check_positions({"pos_embed": table + 2e-5}, config)
-    with pytest.raises(CheckpointError, match="the grid or uniform_power is another one"):
+    with pytest.raises(CheckpointError, match="the checkpoint has another grid or another uniform_power"):
         check_positions({"pos_embed": table}, VJEPAConfig(**TINY | {"uniform_power": False}))
     with pytest.raises(CheckpointError, match=r"has shape \(1, 32, 48\), grid \(1, 4, 4\)"):
         check_positions({"pos_embed": table}, VJEPAConfig(**TINY | {"frames_per_clip": 2}))

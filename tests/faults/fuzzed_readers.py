@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed.checkpoint as dcp
 import yaml
 from datasets import ClassLabel, Features, IterableDataset, Value, Video
 from hypothesis import strategies as st
@@ -596,7 +595,7 @@ class PublishedFiles(Damaged):
 
 
 class States(Damaged):
-    """What resuming unpickles: the states of the Trainer, and the description of a sharded checkpoint."""
+    """The states of the Trainer, which resuming unpickles."""
 
     name, cases, named = "state", 800, {"CheckpointError"}
 
@@ -606,16 +605,7 @@ class States(Damaged):
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         numpy_state = np.random.RandomState(0).get_state()
-        dcp.save({"weight": torch.ones(3), "step": 3}, checkpoint_id=self.folder / "sharded")
-        self._description = (self.folder / "sharded" / ".metadata").read_bytes()
         return [_saved(optimizer.state_dict()), _saved({"numpy": numpy_state, "python": (3, (1, 2), None)})]
-
-    def case(self, rng: np.random.Generator) -> None:
-        description = self._description
-        if rng.random() < 0.4:
-            description = damaged(description, rng, [description])
-        (self.folder / "sharded" / ".metadata").write_bytes(description)
-        super().case(rng)
 
     def read(self, data: bytes, rng: np.random.Generator) -> None:
         (self.folder / "optimizer.pt").write_bytes(data)

@@ -1,23 +1,30 @@
-"""Cards: what they say, that the Hub would take them, and what they keep to themselves."""
+"""Model cards: their contents, whether the Hub would accept them, and what they do not reveal."""
 
+import configparser
 import json
+import re
 from dataclasses import dataclass, field
 
 import pytest
+from documents import DOCS, ROOT
 from hub_server import card_errors
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index
 from reference import TINY
 from transformers import TrainerState
 
-from transformers_vjepa import VJEPAConfig, VJEPAVideoProcessor
+from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAVideoProcessor
 from transformers_vjepa.hub.model_card import (
-    PICTURES,
+    CARDS,
+    IMAGES,
     Heritage,
     RunDetails,
     card_of_folder,
+    is_released,
     make_card,
     public_name,
     recipe_of,
+    released_card,
     replace_placeholder_card,
     write_card,
 )
@@ -52,7 +59,7 @@ def test_names_without_folders_and_secrets(name, shown):
     assert public_name(name) == shown
 
 
-def test_a_recipe_has_what_differs():
+def test_a_recipe_holds_arguments_that_differ():
     arguments = Arguments(dataset=["/home/joe/videos"], max_steps=3, output_dir="/home/joe/out", hub_token=TOKEN)
     assert recipe_of([arguments]) == "dataset:\n- videos\nmax_steps: 3"
     assert recipe_of([Arguments()]) == ""
@@ -95,8 +102,9 @@ def test_the_card_of_a_training(tmp_path):
         "| loss, first and last logged | 0.5000, 0.2500 |",
         "| started from | `base` |",
         "- `clips\\|'x'`",
-        f"![{PICTURES['test/confusion.png']}](test/confusion.png)",
-        "2 clips of each video",
+        f"![{IMAGES['test/confusion.png']}](test/confusion.png)",
+        "Protocol: 2 clips of each video x 1 crops, weights of step 4 of 4.",
+        "Clips of the test split that could not be read and are not counted: 1.",
     ):
         assert line in text
     assert "masks.png" not in text
@@ -105,22 +113,22 @@ def test_the_card_of_a_training(tmp_path):
 def test_a_licence_is_named_only_where_one_is_known(tmp_path):
     VJEPAConfig(**TINY).save_pretrained(tmp_path)
     card = card_of_folder(tmp_path, model_id="me/name")
-    assert "license" not in card.data.to_dict() and "has named none" in card.text
+    assert "license" not in card.data.to_dict() and "has not named a licence" in card.text
     write_card(card, tmp_path)
     card = card_of_folder(tmp_path, model_id="me/other", license="mit")
     assert (
         card.data.license == "mit"
         and "\nThe weights are under mit. The code" in card.text
-        and "has named none" not in card.text
+        and "has not named" not in card.text
     )
     write_card(card_of_folder(tmp_path, license="cc-by-nc-4.0"), tmp_path)
-    with pytest.raises(ValueError, match="licence 'mit' for weights that come from others under cc-by-nc-4.0"):
+    with pytest.raises(ValueError, match="'mit' is not allowed: these weights come from weights under cc-by-nc-4.0"):
         card_of_folder(tmp_path, license="mit")
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="leave the licence out"):
         RunDetails(heritage=Heritage(license="cc-by-nc-4.0"), license="apache-2.0")
 
 
-def test_a_card_that_somebody_wrote_stays(tmp_path):
+def test_only_the_empty_card_of_transformers_is_replaced(tmp_path):
     VJEPAVideoProcessor().save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text("---\ntags:\n- mine\n---\n[More Information Needed]\n")
     replace_placeholder_card(tmp_path, repo_id="me/name")
@@ -131,11 +139,11 @@ def test_a_card_that_somebody_wrote_stays(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# By hand\n"
 
 
-def test_pictures_have_a_card_of_their_kind(tmp_path):
+def test_image_models_have_a_card_of_their_kind(tmp_path):
     config = VJEPAConfig(**TINY | {"frames_per_clip": 1, "tubelet_size": 1})
     card = make_card(tmp_path, config, architecture="VJEPAForPreTraining")
     assert card.data.pipeline_tag == "image-feature-extraction" and "AutoImageProcessor" in card.text
-    assert "learnt from pictures" in card.text
+    assert "learnt from images" in card.text
     scores = {"accuracy": 1.0, "accuracy_interval": [0.9, 1.0], "num_videos": 9, "num_broken": 0}
     (tmp_path / "results.json").write_text(json.dumps({"test": scores, "chance": 0.5}))
     card = make_card(tmp_path, config, architecture="VJEPAForVideoClassification", model_id="me/probe")
@@ -144,13 +152,13 @@ def test_pictures_have_a_card_of_their_kind(tmp_path):
 from transformers import pipeline
 
 classify = pipeline("image-classification", model="me/probe", trust_remote_code=True)
-best = classify("picture.jpg", top_k=5)
+best = classify("image.jpg", top_k=5)
 ```
 """
-    assert usage in card.text and "A classifier of pictures on" in card.text and "video-class" not in card.text
+    assert usage in card.text and "A classifier of images on" in card.text and "video-class" not in card.text
 
 
-def test_a_card_for_another_repository_keeps_what_somebody_wrote(tmp_path):
+def test_a_card_for_another_repository_keeps_the_text_of_its_author(tmp_path):
     card = make_card(tmp_path, VJEPAConfig(), architecture="VJEPAModel", model_id="me/name")
     card.text += '\nIt began as AutoModel.from_pretrained("other/base").\n'
     write_card(card, tmp_path)
@@ -159,3 +167,54 @@ def test_a_card_for_another_repository_keeps_what_somebody_wrote(tmp_path):
     assert text.lstrip().startswith("# copy\n") and 'from_pretrained("other/base")' in text
     (tmp_path / "README.md").write_text(text.replace("# copy", "# My own title", 1))
     assert card_of_folder(tmp_path, model_id="me/third").text.lstrip().startswith("# My own title\n")
+
+
+# Released models
+
+RELEASED = sorted(CARDS.glob("vjepa-*.md"))
+PROBES = {"k400": 400, "ssv2": 174, "in1k": 1000, "places205": 205, "inat21": 10_000}
+
+
+@pytest.mark.parametrize("file", RELEASED, ids=lambda file: file.stem)
+def test_the_hub_accepts_the_card_of_a_released_model(file):
+    card = ModelCard.load(file)
+    assert card_errors(file.read_text()) == []
+    assert card.data.license == "cc-by-nc-4.0" and card.data.library_name == "transformers"
+    assert "as published" in card.text and "Not measured by us" in card.text
+    if card.data.eval_results:
+        assert eval_results_to_model_index(card.data.model_name, card.data.eval_results)
+        (result,) = card.data.eval_results
+        assert f"\n{result.metric_value} % accuracy" in card.text
+
+
+def test_each_released_model_has_a_card():
+    names = set()
+    for preset in ("vitl16", "vith16", "vith16-384"):
+        assert released_card(VJEPAConfig.from_preset(preset), is_classifier=False).text
+        names.add(f"vjepa-{preset}")
+        for probe, number in PROBES.items():
+            config = VJEPAConfig.from_preset(preset, num_labels=number)
+            text = str(released_card(config, is_classifier=True))
+            assert f"models/{preset}-{probe}" in text
+            names.add(f"vjepa-{preset}-{probe}")
+    assert names == {file.stem for file in RELEASED}
+
+
+def test_other_models_have_no_released_card():
+    assert released_card(VJEPAConfig.from_preset("vitl16", num_labels=7), is_classifier=True) is None
+    for name in ("vitt16", "vits16", "vitb16"):
+        assert released_card(VJEPAConfig.from_preset(name), is_classifier=False) is None
+        assert not is_released(VJEPAConfig.from_preset(name))
+    assert all(is_released(VJEPAConfig.from_preset(name)) for name in PRESETS if name.startswith("ijepa"))
+    assert not is_released(VJEPAConfig.from_preset("vitl16", crop_size=112))
+
+
+@pytest.mark.parametrize(
+    "file", [*CARDS.glob("*.md"), DOCS / "publishing.md", DOCS / "deploy.md"], ids=lambda file: file.stem
+)
+def test_versions_for_readers_without_this_package_are_those_it_asks_for(file):
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    wanted = dict(line.split(" >= ") for line in setup["options"]["install_requires"].splitlines() if " >= " in line)
+    stated = dict(re.findall(r"`(transformers|torch|torchvision|av)>=([\d.]+)`", file.read_text()))
+    assert stated == {name: wanted[name] for name in ("transformers", "torch", "torchvision", "av")}

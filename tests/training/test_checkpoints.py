@@ -108,8 +108,8 @@ def test_other_errors_keep_their_name(tmp_path):
 
 def test_a_checkpoint_gets_its_name_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
     flushed, seen = [], {}
-    flush, finish = checkpoints._flush, stream_trainer.finish_checkpoint
-    monkeypatch.setattr(checkpoints, "_flush", lambda path: (flushed.append(Path(path)), flush(path)))
+    flush, finish = checkpoints.flush_to_disk, stream_trainer.finish_checkpoint
+    monkeypatch.setattr(checkpoints, "flush_to_disk", lambda path: (flushed.append(Path(path)), flush(path)))
 
     def watched(unfinished, final):
         assert (unfinished / "trainer_state.json").is_file() and not final.exists()

@@ -19,17 +19,16 @@ from safetensors.torch import load_file
 from transformers.hf_argparser import string_to_bool
 
 from ..command_line.parsing import names_given, user_errors
+from ..conversion.checks import differing_tensors, reference_differences
 from ..conversion.conversion import (
     build_model,
     classifier_config,
     convert_encoder_and_probe,
     convert_weights,
-    differing_tensors,
     dropped_entries,
     published_checkpoint,
     published_probe,
     read_folder,
-    reference_differences,
 )
 from ..conversion.layout import Weights
 from ..conversion.recognition import recognise_config
@@ -165,7 +164,7 @@ def check_model(arguments: Namespace, config: VJEPAConfig) -> None:
     if not differences:
         raise CheckpointError(
             f"--reference has no input and output of this model, only {', '.join(sorted(reference))}: "
-            "see conversion_checks.reference_differences"
+            "see conversion.checks.reference_differences"
         )
     print("outputs: " + ", ".join(f"{name} differ by {value:.1e}" for name, value in differences.items()))
     if not max(differences.values()) <= REFERENCE_TOLERANCE:

@@ -1,1 +1,1 @@
-"""Published checkpoints: convert to this layout and back, and check."""
+"""Published checkpoints: conversion from and to our layout, and its checks."""

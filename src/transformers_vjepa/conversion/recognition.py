@@ -1,7 +1,7 @@
-"""The architecture of a published checkpoint, read off its weights."""
+"""Recognise the architecture of a published checkpoint from its weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,10 @@ import torch
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
 from ..models.vjepa.modeling_vjepa import sincos_positions
 from ..safety.safe_loading import CheckpointError
-from .layout import (
-    PATCHES,
-    TABLES,
-    Weights,
-    check_names,
-    count_blocks,
-    mask_token_names,
-    network_kind,
-    published_network,
-)
+from . import layout
+from .layout import Weights
 
-#: Largest difference between a stored position table and ours: those in float32 agree to a few 1e-7.
+#: Largest allowed difference of a stored position table from ours; float32 tables agree to a few 1e-7.
 TABLE_TOLERANCE = 1e-5
 
 
@@ -37,16 +29,16 @@ def position_table(config: VJEPAConfig, kind: str) -> torch.Tensor:
 
 def check_positions(weights: Mapping[str, torch.Tensor], config: VJEPAConfig) -> float | None:
     """
-    Compares the position table of a published network with the one that ours computes.
+    Compares the position table of a published network with ours.
 
     Returns:
-        The largest difference; None where no table is stored.
+        The largest difference; None if the network stores no table.
 
     Raises:
-        CheckpointError: it exceeds `TABLE_TOLERANCE` (and the rounding of the stored type), or the sizes differ.
+        CheckpointError: the sizes differ, or the difference exceeds `TABLE_TOLERANCE` and the rounding of the type.
     """
-    kind = network_kind(weights)
-    table = weights.get(TABLES.get(kind, ""))
+    kind = layout.network_kind(weights)
+    table = weights.get(layout.TABLES.get(kind, ""))
     if table is None:
         return None
     computed = position_table(config, kind)
@@ -56,24 +48,28 @@ def check_positions(weights: Mapping[str, torch.Tensor], config: VJEPAConfig) ->
             f"the position table has shape {tuple(table.shape)}, {described} has {(1, *computed.shape)}"
         )
     difference = (table[0].float() - computed).abs().max().item()
-    if not difference <= max(TABLE_TOLERANCE, torch.finfo(table.dtype).eps):
+    if not _is_close(difference, table):
         raise CheckpointError(
             f"the position table differs by {difference:.1e} (allowed {TABLE_TOLERANCE:.0e}) from {described}: "
-            "the grid or uniform_power is another one"
+            "the checkpoint has another grid or another uniform_power"
         )
     return difference
+
+
+def _is_close(difference: float, table: torch.Tensor) -> bool:
+    return difference <= max(TABLE_TOLERANCE, torch.finfo(table.dtype).eps)
 
 
 @dataclass(frozen=True)
 class Recognition:
     """
-    What `recognise_config` found.
+    The result of `recognise_config`.
 
     Args:
         config: the architecture.
-        presets: names in `PRESETS` with which the weights agree.
-        heads_source: where the number of heads comes from, which no weight shows.
-        table_difference: largest difference of the stored position table from the computed one; None without one.
+        presets: names in `PRESETS` that agree with the weights.
+        heads_source: the source of the number of heads, which the weights do not show.
+        table_difference: largest difference of the stored position table from ours; None if no table is stored.
     """
 
     config: VJEPAConfig
@@ -97,20 +93,32 @@ class Recognition:
         )
 
 
+def _networks(checkpoint: Mapping[str, Any]) -> dict[str, Weights]:
+    """The target encoder of a published file and, if the file has one, the predictor; with checked names."""
+    parts = ["target_encoder", "predictor"] if "predictor" in checkpoint else ["target_encoder"]
+    networks = {part: layout.published_network(checkpoint, part) for part in parts}
+    layout.check_names(networks)
+    for part, weights in networks.items():
+        blocks = "predictor_blocks" if part == "predictor" else "blocks"
+        if not layout.count_blocks(weights, blocks):
+            raise CheckpointError(f"`{part}` has no {blocks}")
+    return networks
+
+
 def _encoder_fields(weights: Weights) -> dict[str, Any]:
-    """What the weights of an encoder show, but for the grid."""
-    kernel = weights[PATCHES]
+    """The fields that the weights of an encoder show, without the grid."""
+    kernel = weights[layout.PATCHES]
     if kernel.ndim not in (4, 5) or kernel.shape[-1] != kernel.shape[-2]:
         raise CheckpointError(
-            f"{PATCHES} has shape {tuple(kernel.shape)}: expected (width, channels, frames, side, side) for V-JEPA, "
-            "or (width, channels, side, side) for I-JEPA"
+            f"{layout.PATCHES} has shape {tuple(kernel.shape)}: expected (width, channels, frames, side, side) for "
+            "V-JEPA, or (width, channels, side, side) for I-JEPA"
         )
     return {
         "patch_size": kernel.shape[-1],
         "tubelet_size": kernel.shape[2] if kernel.ndim == 5 else 1,
         "in_chans": kernel.shape[1],
         "hidden_size": kernel.shape[0],
-        "num_hidden_layers": count_blocks(weights, "blocks"),
+        "num_hidden_layers": layout.count_blocks(weights, "blocks"),
         "mlp_ratio": _mlp_ratio(weights["blocks.0.mlp.fc1.weight"]),
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
     }
@@ -119,14 +127,14 @@ def _encoder_fields(weights: Weights) -> dict[str, Any]:
 def _predictor_fields(weights: Weights) -> dict[str, Any]:
     return {
         "pred_hidden_size": weights["predictor_embed.weight"].shape[0],
-        "pred_num_hidden_layers": count_blocks(weights, "predictor_blocks"),
+        "pred_num_hidden_layers": layout.count_blocks(weights, "predictor_blocks"),
         "pred_mlp_ratio": _mlp_ratio(weights["predictor_blocks.0.mlp.fc1.weight"]),
-        "pred_num_mask_tokens": len(mask_token_names(weights)),
+        "pred_num_mask_tokens": len(layout.mask_token_names(weights)),
     }
 
 
 def _mlp_ratio(weight: torch.Tensor) -> float:
-    """The ratio that gives this many rows again when it is multiplied and rounded down."""
+    """The ratio of rows to width, such that `int(width * ratio)` is the number of rows despite rounding."""
     if weight.ndim != 2:
         raise CheckpointError(f"the first layer of an MLP has shape {tuple(weight.shape)}: expected (rows, width)")
     rows, width = weight.shape
@@ -134,54 +142,43 @@ def _mlp_ratio(weight: torch.Tensor) -> float:
     return ratio if int(width * ratio) == rows else math.nextafter(ratio, math.inf)
 
 
-def _candidate_grids(tokens: int, *, is_image_model: bool, tubelet_size: int) -> Iterator[tuple[int, int, int]]:
-    """Grids of so many tokens (time, height, width), square in space; the largest in space first."""
-    for side in range(math.isqrt(tokens), 0, -1):
-        time, rest = divmod(tokens, side * side)
-        if rest or (is_image_model and time > 1):
-            continue
-        if not is_image_model and time * tubelet_size == 1:
-            continue  # one frame is a picture
-        yield time, side, side
-
-
 def _recognise_grid(table: torch.Tensor, fields: Mapping[str, Any], *, is_image_model: bool) -> dict[str, Any]:
     """
-    Frames, crop size and sharing of the channels, by comparing the stored table with all that it could be: the number
-    of tokens alone does not tell time from space.
+    Frames, crop size and `uniform_power`. The number of tokens alone does not separate time from space, so the stored
+    table is compared with the table of each grid that is square in space, the largest in space first.
     """
     if table.ndim != 3 or table.shape[0] != 1 or not table.is_floating_point():
         raise CheckpointError(f"pos_embed has shape {tuple(table.shape)}, {table.dtype}: expected (1, tokens, width)")
     stored = table[0].float()
     tokens, width = stored.shape
     best = (math.inf, None, True)
-    for grid in _candidate_grids(tokens, is_image_model=is_image_model, tubelet_size=fields["tubelet_size"]):
+    for side in range(math.isqrt(tokens), 0, -1):
+        time, rest = divmod(tokens, side * side)
+        is_image = time * fields["tubelet_size"] == 1
+        if rest or (time > 1 if is_image_model else is_image):
+            continue
+        grid = (time, side, side)
         for uniform_power in (True,) if is_image_model else (True, False):
             computed = sincos_positions(grid, width, uniform_power=uniform_power, is_image_model=is_image_model)
             if computed.shape == stored.shape:
-                difference = (stored - computed).abs().max().item()
-                if difference < best[0]:
-                    best = (difference, grid, uniform_power)
+                best = min(best, ((stored - computed).abs().max().item(), grid, uniform_power), key=lambda it: it[0])
     difference, grid, uniform_power = best
-    if not difference <= max(TABLE_TOLERANCE, torch.finfo(table.dtype).eps):
+    if not _is_close(difference, table):
         raise CheckpointError(
-            f"pos_embed with {tokens} tokens of width {width} is no sine-cosine table of a square grid: the nearest, "
-            f"{grid}, differs by {difference:.1e} (allowed {TABLE_TOLERANCE:.0e})"
+            f"pos_embed with {tokens} tokens of width {width} is not a sine-cosine table of a square grid: the "
+            f"nearest grid, {grid}, differs by {difference:.1e} (allowed {TABLE_TOLERANCE:.0e})"
         )
-    found = {
-        "crop_size": grid[1] * fields["patch_size"],
-        "frames_per_clip": grid[0] * fields["tubelet_size"],
-    }
-    # An image model has no channels to share.
+    found = {"crop_size": grid[1] * fields["patch_size"], "frames_per_clip": grid[0] * fields["tubelet_size"]}
     return found if is_image_model else found | {"uniform_power": uniform_power}
 
 
 def _differences(name: str, readable: Mapping[str, Any]) -> list[str]:
+    """Descriptions of the fields in which a preset differs from the weights."""
     preset = VJEPAConfig.from_preset(name)
     return [
         f"{field} is {getattr(preset, field)} there and {value} in the weights"
         for field, value in readable.items()
-        # How many mask generators there were is no matter of the architecture.
+        # The number of mask generators does not belong to the architecture.
         if field != "pred_num_mask_tokens" and getattr(preset, field) != value
     ]
 
@@ -189,12 +186,12 @@ def _differences(name: str, readable: Mapping[str, Any]) -> list[str]:
 def _heads(
     readable: Mapping[str, Any], *, named: str | None, matching: tuple[str, ...], given: int | None
 ) -> tuple[int, str]:
-    """The number of heads, and where it comes from."""
+    """The number of heads, and its source."""
     by_preset = {name: VJEPAConfig.from_preset(name).num_attention_heads for name in PRESETS}
     if given is not None:
         if named and by_preset[named] != given:
             raise CheckpointError(
-                f"--num_attention_heads {given} contradicts --preset {named}, which has {by_preset[named]}: "
+                f"--num_attention_heads {given} contradicts --preset {named}, which has {by_preset[named]} heads: "
                 "leave one of them out"
             )
         if given < 1 or readable["hidden_size"] % given:
@@ -205,8 +202,8 @@ def _heads(
         return by_preset[name], f"preset {name}"
     shown = ", ".join(f"{field}={value}" for field, value in readable.items())
     raise CheckpointError(
-        f"the number of attention heads cannot be read off the weights, and no preset ({', '.join(PRESETS)}) agrees "
-        f"with them: pass --num_attention_heads N (found {shown})"
+        f"the weights do not show the number of attention heads, and no preset ({', '.join(PRESETS)}) agrees with "
+        f"them: pass --num_attention_heads N (found {shown})"
     )
 
 
@@ -219,46 +216,40 @@ def recognise_config(
     uniform_power: bool | None = None,
 ) -> Recognition:
     """
-    The architecture of a published file.
+    Recognises the architecture of a published file.
 
-    Everything that the weights show is read off them: width, depth, patches and tubelets, MLPs, biases, predictor,
-    mask tokens, and from the stored position table the grid and `uniform_power`. The number of heads leaves no trace:
-    it comes from the preset with which all of these agree, or from the caller. The predictor has as many heads as
-    the encoder in all published models of both families.
+    The weights show width, depth, patches, tubelets, MLPs, biases, predictor and mask tokens; the stored position
+    table shows the grid and `uniform_power`. The weights do not show the number of heads: it comes from the preset
+    that agrees with all other fields, or from the caller. In all published models, the predictor has as many heads
+    as the encoder.
 
     Args:
-        checkpoint: what `published_files.read_checkpoint` gives.
-        preset: a key of `PRESETS` that the weights must agree with; needed where no position table is stored.
-        num_attention_heads, pred_num_attention_heads: heads of the encoder and (by default as many) of the predictor.
-        uniform_power: what the position table must show, or, where none is stored, replaces the preset's.
+        checkpoint: contents of the file, from [`~safety.safe_loading.read_checkpoint`].
+        preset: a key of `PRESETS` that the weights must agree with; required if the file stores no position table.
+        num_attention_heads: heads of the encoder.
+        pred_num_attention_heads: heads of the predictor; by default those of the encoder.
+        uniform_power: the value that the position table must show; without a table, replaces the preset's value.
 
     Raises:
-        CheckpointError: what cannot be read off and is not given, or a contradiction between arguments and weights.
-        ValueError: an unknown preset.
+        CheckpointError: a field is neither shown nor given, or arguments and weights contradict each other.
+        ValueError: the preset is unknown.
     """
-    encoder = published_network(checkpoint, "target_encoder")
-    networks = {"target_encoder": encoder}
-    if "predictor" in checkpoint:
-        networks["predictor"] = published_network(checkpoint, "predictor")
-    check_names(networks)
-    for part, blocks in (("target_encoder", "blocks"), ("predictor", "predictor_blocks")):
-        if part in networks and not count_blocks(networks[part], blocks):
-            raise CheckpointError(f"`{part}` has no {blocks}")
+    networks = _networks(checkpoint)
+    encoder = networks["target_encoder"]
     readable = _encoder_fields(encoder)
-    is_image_model = encoder[PATCHES].ndim == 4
     if "predictor" in networks:
         readable |= _predictor_fields(networks["predictor"])
-    table, named = encoder.get(TABLES["encoder"]), VJEPAConfig.from_preset(preset) if preset else None
+    table, named = encoder.get(layout.TABLES["encoder"]), VJEPAConfig.from_preset(preset) if preset else None
     if table is not None:
-        readable |= _recognise_grid(table, readable, is_image_model=is_image_model)
+        readable |= _recognise_grid(table, readable, is_image_model=encoder[layout.PATCHES].ndim == 4)
         if uniform_power is not None and readable.get("uniform_power", uniform_power) != uniform_power:
             raise CheckpointError(
-                f"--uniform_power {str(uniform_power).lower()} contradicts the stored position table, which has "
+                f"--uniform_power {str(uniform_power).lower()} contradicts the stored position table, which shows "
                 f"uniform_power={readable['uniform_power']}"
             )
     elif named is None:
         raise CheckpointError(
-            "the file stores no position table, off which frames_per_clip, crop_size and uniform_power are read: "
+            "the file stores no position table, which would show frames_per_clip, crop_size and uniform_power: "
             f"name the architecture with --preset ({', '.join(PRESETS)})"
         )
     if preset and (differences := _differences(preset, readable)):
@@ -266,11 +257,10 @@ def recognise_config(
 
     matching = tuple(name for name in PRESETS if not _differences(name, readable))
     heads, source = _heads(readable, named=preset, matching=matching, given=num_attention_heads)
-    fields = dict(readable)
+    fields = readable | {"num_attention_heads": heads}
     if table is None:
         power = named.uniform_power if uniform_power is None else uniform_power
         fields |= {"crop_size": named.crop_size, "frames_per_clip": named.frames_per_clip, "uniform_power": power}
-    fields["num_attention_heads"] = heads
     if "predictor" in networks:
         fields["pred_num_attention_heads"] = heads if pred_num_attention_heads is None else pred_num_attention_heads
     config = VJEPAConfig(**fields)

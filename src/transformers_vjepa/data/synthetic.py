@@ -49,6 +49,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..safety.atomic_files import atomic_path, write_text_atomically
+
 MOTIONS = (
     "left",
     "right",
@@ -567,9 +569,8 @@ def _render_file(job: tuple[VideoRecord, CorpusConfig]) -> None:
         num_frames=config.num_frames,
     )
     # A file under its final name is a whole file: an interrupted render leaves only the other name behind.
-    unfinished = record.path.with_suffix(f".{os.getpid()}.unfinished")
-    encode_frames(frames, unfinished, fps=config.fps)
-    os.replace(unfinished, record.path)
+    with atomic_path(record.path, shared=True, flush=False) as unfinished:
+        encode_frames(frames, unfinished, fps=config.fps)
 
 
 def _render_files(jobs: list[tuple[VideoRecord, CorpusConfig]], *, num_processes: int | None) -> None:
@@ -590,16 +591,10 @@ def _render_files(jobs: list[tuple[VideoRecord, CorpusConfig]], *, num_processes
             pass
 
 
-def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
 def _write_index(root: Path, records: list[VideoRecord]) -> None:
     rows = ["path,split,motion,appearance"]
     rows += [f"{r.path.relative_to(root).as_posix()},{r.split},{r.motion},{r.appearance}" for r in records]
-    _write_text(root / "labels.csv", "\n".join(rows) + "\n")
+    write_text_atomically(root / "labels.csv", "\n".join(rows) + "\n")
     for split in SPLITS:
         for label, names in (("motion", MOTIONS), ("appearance", APPEARANCES)):
             lines = [
@@ -607,7 +602,7 @@ def _write_index(root: Path, records: list[VideoRecord]) -> None:
                 for r in records
                 if r.split == split
             ]
-            _write_text(root / f"{split}_{label}.csv", "".join(lines))
+            write_text_atomically(root / f"{split}_{label}.csv", "".join(lines))
 
 
 def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
@@ -668,7 +663,7 @@ def build_corpus(
     _check_same_corpus(root, settings)
     if (root / "manifest.json").exists():
         return root
-    _write_text(root / "config.json", json.dumps(settings, indent=2) + "\n")
+    write_text_atomically(root / "config.json", json.dumps(settings, indent=2) + "\n")
     records = _records(root, config)
     for split in SPLITS:
         (root / split).mkdir(exist_ok=True)
@@ -678,7 +673,7 @@ def build_corpus(
     if jobs:
         _render_files(jobs, num_processes=num_processes)
     _write_index(root, records)
-    _write_text(root / "manifest.json", json.dumps(settings, indent=2) + "\n")
+    write_text_atomically(root / "manifest.json", json.dumps(settings, indent=2) + "\n")
     return root
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -37,6 +36,7 @@ from ..data.evaluation_clips import (
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
+from ..safety.atomic_files import atomic_path, write_text_atomically
 
 _SETTINGS = "settings.json"
 # Keys and types of the settings file.
@@ -171,10 +171,9 @@ class ShardFolder:
         return cls(folder, **_read_record(Path(folder)))
 
     def _write_record(self) -> None:
-        # All processes write this file, so each needs its own temporary name.
         file = self.folder / _SETTINGS
-        with writing_errors(file), _written_whole(file, tag=uuid.uuid4().hex) as path:
-            path.write_text(json.dumps({name: getattr(self, name) for name in _RECORD}, indent=2) + "\n")
+        with writing_errors(file):  # all processes write this file
+            write_text_atomically(file, json.dumps({name: getattr(self, name) for name in _RECORD}, indent=2) + "\n")
 
     def _compare(self, there: dict[str, Any]) -> None:
         if self.num_items is None:  # an earlier run that reached the end has recorded the number
@@ -250,17 +249,6 @@ def writing_errors(path: str | os.PathLike) -> Iterator[None]:
             f"cannot write {path} ({error}), with {free:.1f} MB free there: make room or allow writing to the folder, "
             "and run the same command again; or choose another folder"
         ) from error
-
-
-@contextmanager
-def _written_whole(path: Path, *, tag: str = "") -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` at the end: the write is atomic."""
-    temporary = path.with_name(f".{path.name}{tag}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -402,7 +390,7 @@ def _flush(parts: list[ShardContents], path: Path, write: Callable[[Path, ShardC
         [entry for part in parts for entry in part.broken],
     )
     parts.clear()
-    with writing_errors(path), _written_whole(path) as temporary:
+    with writing_errors(path), atomic_path(path) as temporary:
         write(temporary, contents)
 
 

@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=VJEPAPreTrainedModel)
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Loads without the table of missing and new weights that `from_pretrained` logs."""
+    """Suppresses the table of missing and new weights that `from_pretrained` logs."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -32,21 +32,21 @@ def without_load_report() -> Iterator[None]:
 
 def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: Any) -> Model:
     """
-    A model of which a checkpoint holds every weight.
+    Loads a model whose checkpoint holds every weight.
 
     Args:
-        model_class: what to load.
+        model_class: class of the model.
         name: folder or Hub id.
-        remedy: what an error says of a checkpoint that lacks some.
-        settings: of `from_pretrained`.
+        remedy: end of the error message for a checkpoint that lacks weights.
+        settings: arguments of `from_pretrained`.
 
     Raises:
-        ValueError: weights that are missing or damaged.
-        OSError: nothing is there.
-        HubError: it cannot be had from the Hub.
+        ValueError: weights are missing or damaged.
+        OSError: there is no model with this name.
+        HubError: the model cannot be downloaded from the Hub.
     """
     try:
-        with loading(name), without_load_report():  # what is missing is said below, in a line
+        with loading(name), without_load_report():  # the error below names missing weights in one line
             model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
@@ -56,7 +56,7 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
 
 
 def load_processor(name: str, config: VJEPAConfig, *, token: str | None = None) -> VJEPAVideoProcessor:
-    """The video processor beside a model, or the default one where it has none."""
+    """Loads the video processor of a model; without one, warns and makes the default one."""
     try:
         return VJEPAVideoProcessor.from_pretrained(name, token=token)
     except OSError:
@@ -67,18 +67,22 @@ def load_processor(name: str, config: VJEPAConfig, *, token: str | None = None) 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
     """
-    Around the loading of a model by name.
+    Checks the name of a model before the block loads the model, and explains errors of the Hub. Other errors of the
+    block are raised unchanged.
 
     Raises:
-        FileNotFoundError: it begins with a folder of this machine, but is not there, or has no model in it.
-        HubError: it cannot be had from the Hub; what is wrong with a folder goes on as it is.
+        FileNotFoundError: the name begins with a folder of this machine but does not exist, or is a folder without a
+            model.
+        HubError: the model cannot be downloaded from the Hub.
     """
+    path = Path(name)
     first = str(name).partition("/")[0]
-    if "/" in str(name) and Path(first).is_dir() and not Path(name).exists():  # a slip: do not ask the Hub for minutes
+    # Probably a typing error: without this check `from_pretrained` would ask the Hub for minutes.
+    if "/" in str(name) and Path(first).is_dir() and not path.exists():
         beside = f", though there is {first}" if first else ""
         raise FileNotFoundError(f"there is no folder {name} here{beside}: check the name")
-    if Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file():
-        checkpoints = sorted(Path(name).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+    if path.is_dir() and not (path / CONFIG_NAME).is_file():
+        checkpoints = sorted(path.glob("checkpoint-*"), key=lambda folder: folder.stat().st_mtime)
         remedy = f"the run has not ended; {checkpoints[-1]} is a model" if checkpoints else "check the name"
         raise FileNotFoundError(f"{name} holds no model (no {CONFIG_NAME}): {remedy}")
     try:
@@ -89,9 +93,4 @@ def loading(name: str) -> Iterator[None]:
         raise HubError(explain(error, name)) from error
 
 
-__all__ = [
-    "load_processor",
-    "load_whole",
-    "loading",
-    "without_load_report",
-]
+__all__ = ["load_processor", "load_whole", "loading", "without_load_report"]

@@ -1,4 +1,4 @@
-"""Model cards: what a model is, how it came to be and what it is worth, for its `README.md`."""
+"""Model cards, the `README.md` of a model: usage, training, results and licence."""
 
 import json
 import os
@@ -15,23 +15,59 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
-from transformers import PreTrainedConfig, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
 from ..safety.sanitizing import log_line
 from .names import is_hub_id
 
+#: Name of the card in a folder and in a repository.
+CARD_NAME = "README.md"
+#: Folder with the template and the cards of released models.
+CARDS = Path(__file__).parent / "model_cards"
 #: Licence of the published V-JEPA and I-JEPA weights.
 PUBLISHED_LICENSE = "cc-by-nc-4.0"
+#: Images that a card shows if the folder has them, and their titles.
+IMAGES = {
+    "pictures/curves.png": "Loss and diagnostics over the steps",
+    "pictures/masks.png": "Context (unchanged) and targets (blue)",
+    "pictures/features.png": "Principal components of the features during training",
+    "curves.png": "Loss and accuracy over the steps",
+    "validation/confusion.png": "Confusions on the validation clips",
+    "validation/classes.png": "Accuracy of each class on the validation clips",
+    "test/confusion.png": "Confusions on the test clips",
+    "test/classes.png": "Accuracy of each class on the test clips",
+}
+#: Arguments that do not change what a model learns.
+INCIDENTAL = re.compile(
+    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
+    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*|push_to_hub|eval_.*|metric_for_best_model|greater_is_better"
+)
+# Arguments of `TrainingArguments` that do; the Trainer sets some of the others itself.
+_OF_TRAINER = (
+    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
+    "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
+).split()
+_VERSIONS = ("torch", "transformers", "transformers_vjepa")
+_CLASSIFIER = "VJEPAForVideoClassification"
+# The place in a card's usage that names the model.
+_NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
+# A text in the cards that transformers writes by itself.
+_PLACEHOLDER = "[More Information Needed]"
+
+
+# Licences
 
 
 @dataclass(frozen=True)
 class Heritage:
     """
+    The models that a model was trained from.
+
     Args:
-        base_models: ids on the Hub of what a model was trained from.
-        license: licence of what it was trained from; None where none is named.
+        base_models: their ids on the Hub.
+        license: their licence; None if they name none.
     """
 
     base_models: tuple[str, ...] = ()
@@ -42,123 +78,100 @@ class Heritage:
         The licence of a model with this heritage.
 
         Args:
-            wanted: what its maker chooses; None: nothing.
+            wanted: the user's choice, or None.
 
         Raises:
-            ValueError: another one than that of non-commercial weights it was trained from.
+            ValueError: the heritage is non-commercial, and the user wants another licence.
         """
         if not (self.license or "").startswith("cc-by-nc"):
             return wanted
         if wanted not in (None, self.license):
             raise ValueError(
-                f"licence {wanted!r} for weights that come from others under {self.license}, which holds for what is "
-                "made of them: leave it out"
+                f"licence {wanted!r} is not allowed: these weights come from weights under {self.license}, and this "
+                "licence also applies to them: leave the licence out"
             )
         return self.license
 
 
 def heritage_of(model: str | os.PathLike | None, *, token: str | None = None) -> Heritage:
     """
-    What is inherited from a model.
+    The heritage that a model passes on to models trained from it, read from its card.
 
     Args:
-        model: a folder with its card (`README.md`), an id on the Hub, or None: nothing.
+        model: folder with a card (`README.md`) or id on the Hub; None: no heritage.
         token: for private repositories.
     """
     if model is None:
         return Heritage()
+    own_id = [str(model)] if is_hub_id(str(model)) else []
     try:
-        if is_hub_id(str(model)):
+        if own_id:
             data = ModelCard.load(str(model), token=token, ignore_metadata_errors=True).data.to_dict()
-            bases = [str(model)]
         else:
-            # A folder has no id; what it comes from may have one.
-            data = metadata_load(Path(model) / "README.md") or {}
-            bases = data.get("base_model") or []
-    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that cannot be read
-        return Heritage((str(model),) if is_hub_id(str(model)) else ())
-    license_ = data.get("license")
+            data = metadata_load(Path(model) / CARD_NAME) or {}
+    except (OSError, ValueError, yaml.YAMLError):  # the card is missing or not readable
+        return Heritage(tuple(own_id))
+    bases = own_id or data.get("base_model") or []  # a folder has no id, but its own base models may have
     bases = [bases] if isinstance(bases, str) else bases
+    license_ = data.get("license")
     return Heritage(tuple(map(str, bases)), license_ if isinstance(license_, str) else None)
 
 
-#: Where the cards are.
-CARDS = Path(__file__).parent / "model_cards"
+def _license_text(license_: str | None) -> str:
+    text = f"The weights are under {license_}." if license_ else "The author has not named a licence for the weights."
+    if license_ == PUBLISHED_LICENSE:
+        text = "CC BY-NC 4.0: not for commercial use. This licence also applies to models trained from these weights."
+    return f"{text} The code beside the weights is under Apache-2.0."
+
+
+# Released models
+
 _ENCODERS = ("vitl16", "vith16", "vith16-384")
-# The published probes are known by their number of classes.
+# Data sets of the published probes, by the number of classes.
 _PROBES = {400: "k400", 174: "ssv2", 1000: "in1k", 205: "places205", 10_000: "inat21"}
+_ARCHITECTURE = (
+    "patch_size crop_size frames_per_clip tubelet_size hidden_size num_attention_heads num_hidden_layers mlp_ratio "
+    "uniform_power pred_hidden_size pred_num_hidden_layers pred_num_attention_heads"
+).split()
 
 
 def _has_architecture(config: VJEPAConfig, preset: str) -> bool:
-    wanted = VJEPAConfig.from_preset(preset).to_dict()
-    names = VJEPAConfig.__dataclass_fields__.keys() & {
-        *PRESETS[preset],
-        *"patch_size crop_size frames_per_clip tubelet_size hidden_size num_attention_heads num_hidden_layers".split(),
-        *"mlp_ratio uniform_power pred_hidden_size pred_num_hidden_layers pred_num_attention_heads".split(),
-    }
-    return all(getattr(config, name) == wanted[name] for name in names)
+    wanted = VJEPAConfig.from_preset(preset)
+    return all(getattr(config, name) == getattr(wanted, name) for name in {*_ARCHITECTURE, *PRESETS[preset]})
 
 
 def is_released(config: VJEPAConfig) -> bool:
-    """Whether the published V-JEPA or I-JEPA weights have this architecture."""
+    """Whether published V-JEPA or I-JEPA weights have this architecture."""
     return any(_has_architecture(config, name) for name in PRESETS if name in _ENCODERS or name.startswith("ijepa"))
 
 
 def released_card(config: VJEPAConfig, *, is_classifier: bool) -> ModelCard | None:
-    """The card of the published V-JEPA model with this architecture; None where there is none."""
-    for preset in _ENCODERS:
-        if _has_architecture(config, preset):
-            probe = _PROBES.get(config.num_labels) if is_classifier else None
-            if is_classifier and probe is None:
-                return None
-            return ModelCard.load(CARDS / f"vjepa-{preset}{f'-{probe}' if probe else ''}.md")
-    return None
+    """The card of the published V-JEPA model with this architecture, or None."""
+    preset = next((name for name in _ENCODERS if _has_architecture(config, name)), None)
+    probe = _PROBES.get(config.num_labels) if is_classifier else ""
+    if preset is None or probe is None:
+        return None
+    return ModelCard.load(CARDS / f"vjepa-{preset}{f'-{probe}' if probe else ''}.md")
 
 
-#: Name of the card in a folder and in a repository.
-CARD_NAME = "README.md"
-#: Arguments that change nothing of what is learnt.
-INCIDENTAL = re.compile(
-    "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
-    "decode_timeout|use_cpu|ddp_.*|fsdp.*|.*hub_.*|push_to_hub|eval_.*|metric_for_best_model|greater_is_better"
-)
-# What decides what is learnt of the arguments that are any Trainer's: it replaces some of the others by itself.
-_OF_TRAINER = (
-    "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
-    "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
-).split()
-# Where the usage of a card names the model.
-_NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
-#: Pictures that a card shows where a folder has them, and their titles.
-PICTURES = {
-    "pictures/curves.png": "Loss and diagnostics over the steps",
-    "pictures/masks.png": "Context (as it is) and targets (blue)",
-    "pictures/features.png": "Principal components of the features as training went on",
-    "curves.png": "Loss and accuracy over the steps",
-    "validation/confusion.png": "Confusions on the validation clips",
-    "validation/classes.png": "Accuracy of each class on the validation clips",
-    "test/confusion.png": "Confusions on the test clips",
-    "test/classes.png": "Accuracy of each class on the test clips",
-}
-# What stands in the cards that transformers makes up where there is none.
-_PLACEHOLDER = "[More Information Needed]"
+# The training
 
 
 @dataclass
 class RunDetails:
     """
-    What only who started a training knows of it, for the card.
+    Facts about a training that the trainer does not know, for the card.
 
     Args:
-        command: what was run, such as `"vjepa pretrain"`.
-        sources: data, as they were named.
-        arguments: dataclasses of arguments; what differs from their defaults is shown.
-        heritage: of the model that it started from.
-        start: the model that it started from, as it was named.
-        license: chosen by the user; that of the heritage where it binds.
+        command: the command, such as `"vjepa pretrain"`.
+        sources: the data, as the user named them.
+        arguments: dataclasses of arguments; values that differ from the defaults are shown.
+        heritage: heritage of the model that the training started from.
+        start: the model that the training started from, as the user named it.
+        license: the user's choice; a non-commercial heritage replaces None.
 
     Raises:
-        ValueError: a licence that the heritage forbids.
+        ValueError: the heritage does not allow the licence.
     """
 
     command: str = "transformers_vjepa"
@@ -172,32 +185,24 @@ class RunDetails:
         self.license = self.heritage.license_of(self.license)
 
 
-# What is shown of names
-
-
 def public_name(value: str) -> str:
-    """A path without its folders, an address without its secrets; an id on the Hub as it is; weights stay behind."""
+    """A path without its folders, an address without secrets, a Hub id unchanged; each with its weight, `=0.5`."""
     name, separator, weight = value.rpartition("=")
     if separator and re.fullmatch(r"[\d.]+", weight):
         return f"{public_name(name)}={weight}"
-    if "://" in value:
-        return log_line(value)
-    if is_hub_id(value.partition(":")[0]) or ("/" not in value and os.sep not in value):
-        return log_line(value)
-    return log_line(Path(value).name or "data")
+    is_path = "://" not in value and not is_hub_id(value.partition(":")[0]) and ("/" in value or os.sep in value)
+    return log_line(Path(value).name or "data" if is_path else value)
 
 
 def _as_code(text: str) -> str:
-    """Text of strangers inside a table or a list."""
+    """Untrusted text as code, inside a table or a list."""
     return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _public(value: Any) -> Any:
-    """The value of an argument as YAML takes it, without folders of this machine."""
+    """The value of an argument as YAML can represent it, without folders of this machine."""
     if isinstance(value, Enum):
         return _public(value.value)
-    if isinstance(value, str):
-        return public_name(value)
     if isinstance(value, (list, tuple)):
         return [_public(item) for item in value]
     if isinstance(value, Mapping):
@@ -206,7 +211,7 @@ def _public(value: Any) -> Any:
 
 
 def recipe_of(arguments: Sequence[Any]) -> str:
-    """YAML of what differs from the defaults of dataclasses of arguments and decides what is learnt."""
+    """YAML of the arguments that differ from their defaults and change what a model learns."""
     values = {}
     for part in arguments:
         of_trainer = isinstance(part, TrainingArguments)
@@ -221,83 +226,21 @@ def recipe_of(arguments: Sequence[Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip() if values else ""
 
 
-def hardware() -> str:
-    """Accelerator, or kind of processor, and the versions of what computed; nothing that names the machine."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if device is not None and device.type == "cuda":
-        name = torch.cuda.get_device_name(0)
-    elif device is not None:
-        name = device.type
-    else:
-        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads a process"
-    return name
+def _hardware() -> str:
+    """The accelerator or the kind of processor; nothing that identifies the machine."""
+    if not torch.accelerator.is_available():
+        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads per process"
+    kind = torch.accelerator.current_accelerator().type
+    return torch.cuda.get_device_name(0) if kind == "cuda" else kind
 
 
-# Parts of a card
+# The results
 
 
-def _run_rows(
-    state: TrainerState, *, clips_per_step: int, clips_seen: int | None, processes: int
-) -> list[tuple[str, str]]:
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    rates = [entry["clips_per_second"] for entry in state.log_history if "clips_per_second" in entry]
-    steps = f"{state.global_step:,}" + (
-        f" of {state.max_steps:,}: training goes on" if state.global_step < state.max_steps else ""
-    )
-    seen = state.global_step * clips_per_step if clips_seen is None else clips_seen
-    is_mixed = seen != state.global_step * clips_per_step  # the run went on with another global batch
-    rows = [
-        ("steps", steps),
-        ("clips of a step", f"{clips_per_step:,}" + (" in the end, others before" if is_mixed else "")),
-        ("clips seen", f"{seen:,}"),
-    ]
-    if losses:
-        rows.append(("loss, first and last logged", f"{losses[0]:.4f}, {losses[-1]:.4f}"))
-    if rates:
-        rows.append(("clips per second", f"{sum(rates) / len(rates):.1f}"))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "transformers_vjepa"))
-    return [*rows, ("processes", str(processes)), ("hardware", hardware()), ("versions", versions)]
-
-
-def _results_of(folder: Path) -> dict[str, Any]:
-    """What a classification run has written; nothing where it has not (yet)."""
-    file = folder / "results.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _result_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for split in ("validation", "test"):
-        if results.get(split, {}).get("accuracy") is not None:
-            scores = results[split]
-            low, high = (f"{100 * bound:.1f}" for bound in scores["accuracy_interval"])
-            rows.append(
-                {
-                    "split": split,
-                    "accuracy": f"{100 * scores['accuracy']:.1f}",
-                    "interval": f"{low} to {high}",
-                    "number": f"{scores['num_videos']:,}",
-                    "chance": f"{100 * results['chance']:.1f}",
-                }
-            )
-    return rows
-
-
-def _protocol(results: Mapping[str, Any]) -> str:
-    settings, chosen = results.get("settings", {}), results.get("chosen", {})
-    lines = [
-        f"Protocol: {settings.get('num_segments', 1)} clips of each video x {settings.get('num_views', 1)} crops, "
-        f"weights of step {chosen.get('step')} of {chosen.get('steps')}; intervals are Wilson's, over clips."
-    ]
-    if results.get("probes"):
-        lines.append(
-            f"The probe is the best of {len(results['probes'])} on the validation clips, whose accuracy is therefore "
-            "a little too good; test clips, where there are any, were looked at once, after that."
-        )
-    broken = {split: results[split]["num_broken"] for split in ("validation", "test") if split in results}
-    if any(broken.values()):
-        lines.append(f"Clips that could not be read and do not count: {broken}.")
-    return " ".join(lines)
+def _measured(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The scores of the splits that were evaluated."""
+    splits = ("validation", "test")
+    return {name: results[name] for name in splits if results.get(name, {}).get("accuracy") is not None}
 
 
 def _eval_results(results: Mapping[str, Any], *, task: str, sources: Sequence[str]) -> list[EvalResult]:
@@ -309,64 +252,35 @@ def _eval_results(results: Mapping[str, Any], *, task: str, sources: Sequence[st
             dataset_name=name,
             dataset_split=split,
             metric_type="accuracy",
-            metric_name=f"accuracy, 95 % {low:.3f} to {high:.3f}",
-            metric_value=round(results[split]["accuracy"], 4),
+            metric_name="accuracy, 95 % {:.3f} to {:.3f}".format(*scores["accuracy_interval"]),
+            metric_value=round(scores["accuracy"], 4),
         )
-        for split in ("validation", "test")
-        if results.get(split, {}).get("accuracy") is not None
-        for low, high in [results[split]["accuracy_interval"]]
+        for split, scores in _measured(results).items()
     ]
 
 
-def _kind(config: PreTrainedConfig | None, architecture: str) -> str:
-    of_images = config is not None and config.is_image_model
-    if architecture == "VJEPAForVideoClassification":
-        return "image-classification" if of_images else "video-classification"
-    return "image-feature-extraction" if of_images else "feature-extraction"
-
-
-def _summary(config: PreTrainedConfig | None, architecture: str) -> str:
-    if config is None:
-        return "Processors of V-JEPA clips."
-    text = _SUMMARIES.get(architecture, _PRETRAINED)
-    return text.replace("video clips", "pictures").replace("clips", "pictures") if config.is_image_model else text
-
-
-def _license_text(license_: str | None) -> str:
-    if license_ == PUBLISHED_LICENSE:
-        return (
-            "CC BY-NC 4.0: not for commercial use. It holds for what is trained from these weights, too. The code "
-            "beside them is under Apache-2.0."
-        )
-    if license_:
-        return f"The weights are under {license_}. The code beside the weights is under Apache-2.0."
-    return "The maker of this model has named none yet. The code beside the weights is under Apache-2.0."
-
-
-_SUMMARIES = {
-    "VJEPAForVideoClassification": "A classifier of video clips on a V-JEPA encoder.",
-    "VJEPAForPixelPrediction": "An encoder that learnt from clips without labels: it predicted masked pixels.",
-}
-_PRETRAINED = (
-    "A V-JEPA encoder that learnt from clips without labels, by predicting the features of masked regions. "
-    "`AutoModel` gives the target (moving-average) encoder, which is the one to use, and the predictor."
-)
-
 # Cards
+
+
+def _task(architecture: str, *, is_image_model: bool) -> str:
+    if architecture == _CLASSIFIER:
+        return "image-classification" if is_image_model else "video-classification"
+    return "image-feature-extraction" if is_image_model else "feature-extraction"
 
 
 def _metadata(
     config: VJEPAConfig | None, results: Mapping[str, Any], details: RunDetails, *, architecture: str, name: str
 ) -> ModelCardData:
-    """What the Hub reads of a card."""
-    task = _kind(config, architecture)
+    """The part of a card that the Hub reads."""
+    is_image_model = config is not None and config.is_image_model
+    task = _task(architecture, is_image_model=is_image_model)
     sources = [source.rpartition("=")[0] or source for source in details.sources]
     evaluations = _eval_results(results, task=task, sources=sources)
     return ModelCardData(
         library_name="transformers",
         license=details.license,
-        pipeline_tag=task if config is not None else None,
-        tags=["vjepa", "image" if config is not None and config.is_image_model else "video"],
+        pipeline_tag=None if config is None else task,
+        tags=["vjepa", "image" if is_image_model else "video"],
         base_model=list(details.heritage.base_models) or None,
         datasets=[source.partition(":")[0] for source in sources if is_hub_id(source.partition(":")[0])] or None,
         metrics=["accuracy"] if evaluations else None,
@@ -391,46 +305,48 @@ def make_card(
     The card of a model.
 
     Args:
-        folder: its pictures and results are shown; links are relative to it.
-        config: of the model; None: a repository of processors.
-        architecture: name of the class of the model.
-        model_id: how it is to be loaded, `user/name`; by default the name of the folder.
-        details: of the training that made it.
-        state: where that training stands.
-        clips_per_step: of all processes together, in the end.
-        clips_seen: in all; by default as many as steps of that size make.
-        processes: that trained it.
+        folder: folder with the images and results to show; links are relative to it.
+        config: configuration of the model; None for a repository of processors.
+        architecture: class name of the model.
+        model_id: the name to load the model by, `user/name`; by default the name of the folder.
+        details: details of the training.
+        state: state of the training.
+        clips_per_step: global batch, over all processes; the last one if it changed.
+        clips_seen: clips in all; by default `clips_per_step` times the steps.
+        processes: number of processes of the training.
     """
     folder, details = Path(folder), details or RunDetails()
     model_id = model_id or folder.resolve().name
-    results = _results_of(folder)
-    data = _metadata(config, results, details, architecture=architecture, name=model_id.split("/")[-1])
-    run = None
+    title = model_id.split("/")[-1]
+    file = folder / "results.json"  # of a finished classification
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    run = {}
     if state is not None:
-        run = [] if details.start is None else [("started from", _as_code(public_name(details.start)))]
-        run += _run_rows(state, clips_per_step=clips_per_step, clips_seen=clips_seen, processes=processes)
+        run = {"state": state, "clips_per_step": clips_per_step, "clips_seen": clips_seen, "processes": processes}
+        run |= {"hardware": _hardware(), "versions": {name: version(name) for name in _VERSIONS}}
     return ModelCard.from_template(
-        data,
+        _metadata(config, results, details, architecture=architecture, name=title),
         template_path=str(CARDS / "template.md"),
-        title=model_id.split("/")[-1],
+        title=title,
         model_id=model_id,
-        summary=_summary(config, architecture),
+        architecture=architecture,
         config=config,
-        has_labels=architecture == "VJEPAForVideoClassification",
+        has_labels=architecture == _CLASSIFIER,
         is_image_model=config is not None and config.is_image_model,
         data=[_as_code(public_name(source)) for source in details.sources],
-        run=run,
+        start=_as_code(public_name(details.start)) if details.start else None,
+        **run,
         command=details.command,
         recipe=recipe_of(details.arguments),
-        results=_result_rows(results),
-        protocol=_protocol(results),
-        pictures=[{"path": path, "title": title} for path, title in PICTURES.items() if (folder / path).is_file()],
+        results=results,
+        scores=_measured(results),
+        images=[{"path": path, "title": text} for path, text in IMAGES.items() if (folder / path).is_file()],
         license_text=_license_text(details.license),
     )
 
 
 def _renamed(text: str, model_id: str) -> str:
-    """A card for another repository: where the usage and the title name the old one; what somebody wrote stays."""
+    """A card for another repository: replaces the old name in the usage and the title, and changes nothing else."""
     if (used := _NAMED_IN_USAGE.search(text)) is None:
         return text
     old, new = (name.rpartition("/")[2] for name in (used[1], model_id))
@@ -440,15 +356,15 @@ def _renamed(text: str, model_id: str) -> str:
 
 def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: str | None = None) -> ModelCard:
     """
-    The card that a folder has, or one made from what is in it.
+    The card in a folder or, without one, a new card from the files of the folder.
 
     Args:
-        folder: with a model, or a processor.
-        model_id: how it is to be loaded.
-        license: replaces that of the card.
+        folder: folder with a model or a processor.
+        model_id: the name to load the model by.
+        license: replaces the licence of the card.
 
     Raises:
-        ValueError: another licence than that of non-commercial weights.
+        ValueError: the card names a non-commercial licence, and `license` is another one.
     """
     folder = Path(folder)
     if (folder / CARD_NAME).is_file():
@@ -472,7 +388,7 @@ def write_card(card: ModelCard, folder: str | Path) -> None:
 
 
 def replace_placeholder_card(folder: str | Path, *, repo_id: str) -> None:
-    """Puts a card of ours where `push_to_hub` has made up one of gaps; a card that somebody wrote stays."""
+    """Replaces the empty card that `push_to_hub` of transformers writes; any other card stays as it is."""
     file = Path(folder) / CARD_NAME
     if file.is_file() and _PLACEHOLDER in file.read_text(encoding="utf-8"):
         tags = ModelCard.load(file).data.tags or []
@@ -486,7 +402,7 @@ __all__ = [
     "CARDS",
     "CARD_NAME",
     "INCIDENTAL",
-    "PICTURES",
+    "IMAGES",
     "PUBLISHED_LICENSE",
     "Heritage",
     "RunDetails",

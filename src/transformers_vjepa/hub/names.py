@@ -1,4 +1,4 @@
-"""Names on the Hub."""
+"""Names of repositories on the Hub."""
 
 import os
 import re
@@ -7,10 +7,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is that of a repository, `user/name`, and none of a file or folder here."""
+    """Whether a name has the form `user/name` and no file or folder on this machine has this name."""
     return _HUB_ID.fullmatch(name) is not None and not os.path.exists(name)
 
 
-__all__ = [
-    "is_hub_id",
-]
+__all__ = ["is_hub_id"]

@@ -1,9 +1,8 @@
 """
-The code of the model that goes along to the Hub, so that `trust_remote_code=True` loads a repository where this
-package is not installed.
+The code that `trust_remote_code=True` runs: the folder `models/vjepa`, uploaded beside each model.
 
-Only uploads have it. Folders on this machine stay free of code: here the package is installed, and a checkpoint that
-training goes on from must hold none.
+Only uploads get the code. Folders on this machine stay free of code: the package is installed here, and a checkpoint
+to resume from must not hold code. `register_for_auto_class` of transformers would write code into local folders, too.
 """
 
 import json
@@ -18,63 +17,47 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, VIDEO_PROCESSO
 
 from ..models import vjepa
 
-_MODELING = "modeling_vjepa"
-#: The classes behind the Auto classes, by the file of settings that names them, as `AutoX.register` knows them here.
+#: The class behind each Auto class, for each settings file; `AutoX.register` knows the same classes on this machine.
 AUTO_MAPS: dict[str, dict[str, str]] = {
     CONFIG_NAME: {
         "AutoConfig": "configuration_vjepa.VJEPAConfig",
-        "AutoModel": f"{_MODELING}.VJEPAModel",
-        "AutoModelForPreTraining": f"{_MODELING}.VJEPAForPreTraining",
-        "AutoModelForVideoClassification": f"{_MODELING}.VJEPAForVideoClassification",
-        "AutoModelForImageClassification": f"{_MODELING}.VJEPAForVideoClassification",
+        "AutoModel": "modeling_vjepa.VJEPAModel",
+        "AutoModelForPreTraining": "modeling_vjepa.VJEPAForPreTraining",
+        "AutoModelForVideoClassification": "modeling_vjepa.VJEPAForVideoClassification",
+        "AutoModelForImageClassification": "modeling_vjepa.VJEPAForVideoClassification",
     },
     VIDEO_PROCESSOR_NAME: {"AutoVideoProcessor": "video_processing_vjepa.VJEPAVideoProcessor"},
     IMAGE_PROCESSOR_NAME: {"AutoImageProcessor": "image_processing_vjepa.VJEPAImageProcessor"},
 }
 
 
-def settings_with_code(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of a file of settings, a key of `AUTO_MAPS`, with the names of its classes."""
-    return {**settings, "auto_map": AUTO_MAPS[name]}
+def settings_with_code(file: Path) -> str:
+    """The text of a settings file, a JSON file named in `AUTO_MAPS`, with the names of its classes added."""
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAPS[file.name]}
+    return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
 
-def code_of(names: set[str]) -> dict[str, Path]:
-    """
-    The files of code that `trust_remote_code=True` needs, by their name in a repository: the folder `models/vjepa`.
-
-    Args:
-        names: settings files that the repository has; without one of `AUTO_MAPS` it needs no code.
-    """
-    if not names & AUTO_MAPS.keys():
-        return {}
-    return {file.name: file for file in sorted(Path(vjepa.__path__[0]).glob("*.py")) if file.name != "__init__.py"}
+def code_files() -> list[Path]:
+    """The files of code in a repository: `models/vjepa`, without its `__init__.py`."""
+    return [file for file in sorted(Path(vjepa.__path__[0]).glob("*.py")) if file.name != "__init__.py"]
 
 
-def add_code(folder: str | Path) -> list[Path]:
-    """
-    Adds to a folder what `trust_remote_code=True` needs to load what is in it.
-
-    Returns:
-        The files of code.
-    """
-    folder = Path(folder)
-    names = {name for name in AUTO_MAPS if (folder / name).is_file()}
-    for name in names:
-        settings = json.loads((folder / name).read_text(encoding="utf-8"))
-        text = json.dumps(settings_with_code(name, settings), indent=2, sort_keys=True)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
-    for name, file in code_of(names).items():
-        (folder / name).write_bytes(file.read_bytes())
-    return [folder / name for name in code_of(names)]
+def add_code(folder: str | Path) -> None:
+    """Adds to a folder with settings files everything that `trust_remote_code=True` needs to load them."""
+    named = [file for name in AUTO_MAPS if (file := Path(folder) / name).is_file()]
+    for file in named:
+        file.write_text(settings_with_code(file), encoding="utf-8")
+    for file in code_files() if named else []:
+        shutil.copyfile(file, Path(folder) / file.name)
 
 
 def _upload_with_code(
     self: PushToHubMixin, working_dir: str, repo_id: str, files_timestamps: Mapping[str, float], **kwargs: Any
 ) -> Any:
-    """What `push_to_hub` of a model, configuration or processor ends in, and `save_pretrained(push_to_hub=True)`."""
-    from .model_card import replace_placeholder_card  # no need of it to load a model
+    """The last step of `push_to_hub`, and of `save_pretrained(push_to_hub=True)`, with the code and our model card."""
+    from .model_card import replace_placeholder_card  # not needed to load a model
 
-    with tempfile.TemporaryDirectory() as staged:  # the folder may be the user's
+    with tempfile.TemporaryDirectory() as staged:  # the working folder may belong to the user
         for file in Path(working_dir).iterdir():
             if file.is_file() and not file.stat().st_mtime <= files_timestamps.get(file.name, -1):
                 _stage(file, Path(staged))
@@ -84,9 +67,9 @@ def _upload_with_code(
 
 
 def _stage(file: Path, folder: Path) -> None:
-    """Puts a file into a folder where it may be changed; weights, which are not, by a link where that is possible."""
+    """Copies a file into a folder; large weights, which are not changed there, are linked where links are allowed."""
     if file.suffix == ".safetensors":
-        with suppress(OSError):  # not every system allows links
+        with suppress(OSError):  # some file systems have no links
             (folder / file.name).symlink_to(file.resolve())
             return
     shutil.copyfile(file, folder / file.name)
@@ -94,11 +77,12 @@ def _stage(file: Path, folder: Path) -> None:
 
 def ship_code(*classes: type[PushToHubMixin]) -> None:
     """
-    Has `push_to_hub` of these classes upload their code, and a model card that says what they are. They cannot do so
-    themselves: their files travel to where this one is not.
+    Makes `push_to_hub` of these classes upload the code and a model card. The method is set from here because the
+    files of the classes are uploaded themselves, and cannot import this module there. transformers has no public hook
+    that both `push_to_hub` and `save_pretrained(push_to_hub=True)` call.
     """
     for each in classes:
         each._upload_modified_files = _upload_with_code
 
 
-__all__ = ["AUTO_MAPS", "add_code", "code_of", "settings_with_code", "ship_code"]
+__all__ = ["AUTO_MAPS", "add_code", "code_files", "settings_with_code", "ship_code"]

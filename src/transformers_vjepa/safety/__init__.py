@@ -1,1 +1,1 @@
-"""Protection of files and logs: untrusted checkpoints, atomic writes, sanitised text."""
+"""Safety of files and logs: untrusted checkpoints, atomic writes, sanitised text."""

@@ -1,10 +1,10 @@
-"""What is written about a run: names of strangers forge no lines in it, and what is secret is left out."""
+"""Sanitise log output and saved arguments: escape control characters in untrusted names, mask secrets."""
 
 import os
 import re
 from typing import Any
 
-# user:password@ of an address, its query (signatures, tokens) and fragment, and tokens of the Hub wherever they stand.
+# user:password@ of an address; its query (signatures, tokens) and fragment; tokens of the Hub anywhere.
 _SECRETS = (
     (re.compile(r"(?<=://)[^/?#\s\"']*@"), "***@"),
     (re.compile(r"(://[^?#\s\"']*)[?#][^\s\"']+"), r"\1?***"),
@@ -13,7 +13,7 @@ _SECRETS = (
 
 
 def without_secrets(text: str) -> str:
-    """`text` with `***` for passwords and queries of the addresses in it, and for tokens of the Hub."""
+    """`text` with `***` in place of passwords and queries of addresses, and of tokens of the Hub."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -21,20 +21,20 @@ def without_secrets(text: str) -> str:
 
 def log_line(text: str) -> str:
     """
-    `text` as one line that can be shown: without secrets, and with escapes (`\\n`, `\\x1b`, `\\udcff`) for what is not
-    printable: line breaks, codes that steer terminals, marks that turn the direction of writing, undecodable bytes.
+    `text` as one printable line, without secrets. Escapes (`\\n`, `\\x1b`, `\\udcff`) replace characters that are not
+    printable: line breaks, terminal control codes, marks that change the writing direction, undecodable bytes.
     """
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in without_secrets(text))
-    return "".join(shown)
+    text = without_secrets(text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def decodable(name: str) -> str:
-    """The name of a file with escapes for bytes that are no UTF-8, which Parquet refuses."""
+    """The name of a file, with escapes for bytes that are not UTF-8: Parquet refuses such bytes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 class RedactTokensOnPickle:
-    """For arguments of a training: what is pickled of them (`training_args.bin`, beside the weights) has no tokens."""
+    """A mixin for training arguments: their pickle (`training_args.bin`, beside the weights) holds no tokens."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}

@@ -7,7 +7,6 @@ interrupted does only what is missing; `study.json` is made of them at the end.
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..data.synthetic import APPEARANCES, MOTIONS, load_labels
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.collapse import center_over_clips, effective_rank
+from ..safety.atomic_files import atomic_path, write_text_atomically
 from ..safety.safe_loading import read_checkpoint
 from .results import scores
 
@@ -102,9 +102,8 @@ class StudyClips:
     classes: dict[str, list[str]]
 
     def save(self, path: Path) -> None:
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        torch.save(vars(self), unfinished)
-        os.replace(unfinished, path)
+        with atomic_path(path, shared=True) as unfinished:
+            torch.save(vars(self), unfinished)
 
     @classmethod
     def load(cls, path: Path) -> "StudyClips":
@@ -230,9 +229,7 @@ def evaluate(
             probe_steps=probe_steps,
         )
         rows.append({"arm": arm, "seed": seed, **asdict(item), **scores(hits), **details})
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(rows))
-        os.replace(unfinished, path)
+        write_text_atomically(path, json.dumps(rows))
     return rows
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..figures.style import save_picture, signed, theme
+from ..safety.atomic_files import write_text_atomically
 from .comparisons import COMPARISONS, Draw, arm_label, expectations_sentence
 from .inputs import MissingInputError, ReportInputs
 from .page import Card, Page, Section, render_page
@@ -55,9 +56,7 @@ def write_report(study: Path, *, output: Path | None = None) -> Path:
         sections=sections,
         facts=_facts(numbers),
     )
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    unfinished.write_text(render_page(page), encoding="utf-8")
-    unfinished.replace(output)
+    write_text_atomically(output, render_page(page))
     return output
 
 

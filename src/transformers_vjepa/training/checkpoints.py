@@ -5,7 +5,6 @@ A checkpoint is written into `OUTPUT/_unfinished` and moved to `OUTPUT/checkpoin
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..hub.names import is_hub_id
 from ..hub.transfer import download_checkpoint
+from ..safety.atomic_files import flush_to_disk
 from ..safety.safe_loading import DAMAGED, CheckpointError, screen_checkpoint
 
 #: Where checkpoints are written, inside the folder of the run. Uploads to the Hub leave out names of this form.
@@ -205,17 +205,6 @@ def read_cursors(checkpoint: str | Path) -> dict[str, str]:
 # Writing
 
 
-def _flush(path: Path) -> None:
-    """Has a file, or the names in a folder, written to the disk."""
-    if os.name == "nt":  # knows no such call for folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_unfinished(output_dir: str | Path) -> None:
     """Removes what a run that was killed, or could not write, has left behind."""
     folder = Path(output_dir) / UNFINISHED
@@ -229,11 +218,11 @@ def finish_checkpoint(unfinished: Path, final: Path) -> None:
     belongs to it, or not at all.
     """
     for path in [*unfinished.rglob("*"), unfinished]:
-        _flush(path)
+        flush_to_disk(path)
     if final.exists():  # an earlier one of the same step
         final.rename(unfinished.with_name(f"replaced-{final.name}"))
     unfinished.rename(final)
-    _flush(final.parent)
+    flush_to_disk(final.parent)
     remove_unfinished(final.parent)
 
 
