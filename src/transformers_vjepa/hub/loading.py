@@ -55,10 +55,10 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
     return model
 
 
-def load_processor(name: str, config: VJEPAConfig) -> VJEPAVideoProcessor:
+def load_processor(name: str, config: VJEPAConfig, *, token: str | None = None) -> VJEPAVideoProcessor:
     """Loads the video processor of a model; without one, warns and makes the default one."""
     try:
-        return VJEPAVideoProcessor.from_pretrained(name)
+        return VJEPAVideoProcessor.from_pretrained(name, token=token)
     except OSError:
         logger.warning(f"{name} has no video processor: pixels are normalised with ImageNet's mean and deviation")
         return VJEPAVideoProcessor.for_config(config)
