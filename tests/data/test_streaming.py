@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from videos import write_tar, write_video
 
-from transformers_vjepa.data import clip_reading, lanes, streaming
-from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, Decoding, TooManyBrokenVideosError
+from transformers_vjepa.data import clip_reading, streaming
+from transformers_vjepa.data.clip_reading import Decoding, TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
 from transformers_vjepa.data.lanes import record_cursors
 from transformers_vjepa.data.streaming import (
@@ -26,7 +26,7 @@ from transformers_vjepa.data.streaming import (
     clip_stream,
     parse_sources,
 )
-from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling, CorruptVideoError
+from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
 from transformers_vjepa.pretraining.masking import VJEPAMaskCollator
 
@@ -331,13 +331,6 @@ def test_streamed_corpus_without_rows_for_a_lane(files, tmp_path):
         take(2, streamed_tars(tmp_path), batch_size=1, num_workers=2)
 
 
-def test_chunks_of_references_are_bounded_in_bytes(tars, monkeypatch):
-    monkeypatch.setattr(lanes, "_MAX_CHUNK_BYTES", 1)
-    whole = take(4, streamed_tars(tars))
-    cursor = json.loads(whole[0]["cursor"][0])
-    assert cursor["readers"]["0"]["done"] == 0  # chunks of one: each example ends its own
-
-
 # Open corpora and images
 
 
@@ -406,32 +399,6 @@ def test_too_many_broken_videos_stop_the_run(tmp_path, num_workers):
         (tmp_path / f"{number}.mp4").write_bytes(b"noise")
     with pytest.raises(TooManyBrokenVideosError, match=r"20 of the last 20 videos are broken \(100.0%\)"):
         take(1, str(tmp_path), num_workers=num_workers)
-
-
-def test_share_of_broken_videos_is_taken_over_the_last_thousand():
-    monitor = BrokenVideoMonitor(0.05)
-    error = CorruptVideoError("x.mp4", "noise")
-    for _ in range(50):  # 5 % of 1,000: just at the bound
-        for _ in range(19):
-            monitor.succeeded()
-        monitor.failed("x.mp4", error)
-    for _ in range(19):
-        monitor.succeeded()
-    with pytest.raises(
-        TooManyBrokenVideosError,
-        match=r"51 of the last 1000 .*\(5.1%\), more than max_broken_share=5.0%; the last ones: .*"
-        r"y.mp4 \(OSError: gone\)\. Repair or drop them",
-    ):
-        monitor.failed("x.mp4", error)
-        monitor.failed("y.mp4", OSError("gone"))
-
-
-def test_few_broken_videos_at_the_start_do_not_stop_the_run():
-    monitor = BrokenVideoMonitor(0.05)
-    for _ in range(19):
-        monitor.failed("x.mp4", OSError("gone"))
-    with pytest.raises(TooManyBrokenVideosError, match="20 of the last 20"):
-        monitor.failed("x.mp4", OSError("gone"))
 
 
 def test_our_own_mistakes_are_not_taken_for_broken_videos(folder):

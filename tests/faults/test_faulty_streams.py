@@ -527,5 +527,5 @@ def test_a_server_that_cannot_be_reached_at_the_start_is_named(server, tar_urls,
     with pytest.raises(FileNotFoundError, match=r"Unable to find .*0\.tar"):
         open_corpus(tar_urls)
     server.faults["/0.tar"] = "stall"
-    with pytest.raises(OSError, match=r"0\.\.1}.tar cannot be read after 5 tries .*: look after its server"):
+    with pytest.raises(OSError, match=r"0\.\.1}.tar cannot be read after 5 tries .*: check its server"):
         open_corpus(tar_urls)

@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from multiprocessing import Event, active_children
+from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -239,6 +239,11 @@ class _Workers:
         self._notes = notes
         others = set(active_children())
         self._batches: Iterator[Any] | None = start()
+        # A worker killed inside `Event.is_set()` keeps the lock of the event by which torch ends workers, and torch
+        # would wait for the lock forever. `end` does without the event, so torch gets one of this process alone. This
+        # is the only use of a private name of torch in this file.
+        if hasattr(self._batches, "_workers_done_event"):
+            self._batches._workers_done_event = threading.Event()
         self._processes = [process for process in active_children() if process not in others]
         # Workers ignore SIGTERM, so multiprocessing would wait for them forever when Python exits.
         atexit.register(self.end)
@@ -278,10 +283,6 @@ class _Workers:
             process.kill()
         for process in self._processes:
             process.join(timeout=_SECONDS_TO_DIE)  # not forever: a process that waits for a dead disk does not end
-        # A worker killed inside `Event.is_set()` keeps the lock of the event, and torch's `set()` would deadlock when
-        # the iterator is deleted: replace the event. This is the only use of a private name of torch in this file.
-        if hasattr(self._batches, "_workers_done_event"):
-            self._batches._workers_done_event = Event()
         self._batches = None
 
 
