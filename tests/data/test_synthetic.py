@@ -183,7 +183,7 @@ def test_corners_of_large_turned_shapes_are_drawn(appearance):
         image = Image.new("L", (size * scale, size * scale))
         ImageDraw.Draw(image).polygon([tuple(corner) for corner in corners], fill=1)
         expected = np.asarray(image, dtype=float).reshape(size, scale, size, scale).mean((1, 3))
-        assert np.abs(covered - expected).max() < 0.27  # at a corner the edges are antialiased in another way
+        assert np.abs(covered - expected).max() < 0.35  # at a corner the antialiasing differs
         assert covered.sum() == pytest.approx(expected.sum(), rel=0.01)
 
 

@@ -105,13 +105,9 @@ class LaneReader:
         )
         # Shuffles the shards of this lane; 0 keeps their order.
         self._dataset.set_epoch(hash_counters(self._seed, Draw.SHARDS, epoch) >> 32 if self._shuffle_buffer > 1 else 0)
+        self._unproven = state  # `datasets` checks a state only when it reads the first row
         if state is not None:
-            try:
-                self._dataset.load_state_dict(state)
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                raise StreamError(
-                    f"{self._corpus.name} has no place {state!r}: resume from another checkpoint"
-                ) from error
+            self._dataset.load_state_dict(state)
 
     def _rows(self, first: int) -> Iterator[tuple[int, dict[str, list]]]:
         """
@@ -123,6 +119,7 @@ class LaneReader:
             try:
                 # Not `iter(dataset)`, which would split the lane again in a DataLoader worker.
                 for batch in self._dataset.iter(batch_size=1):
+                    self._unproven = None
                     yield number, batch
                     number, failures_in_a_row = number + 1, 0
                 return
@@ -137,6 +134,12 @@ class LaneReader:
                     self._failed(where, error)
                     state, failures_in_a_row = _at_next_shard(state, where=where, error=error), 0
                 self._dataset.load_state_dict(state)
+            except (AttributeError, LookupError, SystemError, TypeError, ValueError) as error:
+                if self._unproven is None:
+                    raise
+                raise StreamError(
+                    f"{self._corpus.name} has no place {self._unproven!r}: resume from another checkpoint"
+                ) from error
 
     def _chunk_order(self, length: int, *, epoch: int, row: int) -> list[int]:
         if self._shuffle_buffer == 1:
