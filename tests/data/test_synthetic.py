@@ -171,9 +171,11 @@ CORNERS = {
 
 @pytest.mark.parametrize("appearance", CORNERS)
 def test_corners_of_large_turned_shapes_are_drawn(appearance):
-    # Expected: the polygon as Pillow draws it at 32 times the size, averaged over pixels.
-    size, scale, num_frames, centre, turn = 64, 32, 12, np.array([30.3, 33.6]), math.radians(17)
-    scene = with_shape(dataclasses.replace(steady_scene(3), turn=turn), phase=0.84, angle=0.0, centre=centre)
+    # Expected: the polygon as Pillow draws it at 16 times the size, averaged over pixels.
+    size, scale, num_frames, centre, turn = 160, 16, 12, np.array([76.3, 83.6]), math.radians(17)
+    scene = with_shape(
+        dataclasses.replace(steady_scene(3, size=size), turn=turn), phase=0.84, angle=0.0, centre=centre
+    )
     coverage = coverage_of(scene, appearance=appearance, motion="rotate_clockwise", num_frames=num_frames)
     radius = size * 0.085 * (0.21 / 0.085) ** 0.84
     for frame, covered in enumerate(coverage):
