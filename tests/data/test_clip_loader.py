@@ -260,7 +260,7 @@ def check_that_workers_are_gone(printed):
 
 @pytest.mark.slow
 def test_workers_end_with_the_program():
-    # SIGTERM, by which Python ends what its program leaves behind, is ignored.
+    # Workers ignore SIGTERM, with which Python ends the remaining processes of a program.
     program = PROGRAM.format(root=str(Path(__file__).parents[2]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr

@@ -10,7 +10,7 @@ from transformers_vjepa.data.lanes import LaneReader, StreamError, read_cursor, 
 
 
 def corpus_of(number):
-    """A streamed corpus of so many clips, which are the bytes of their numbers."""
+    """A streamed corpus of `number` clips; each holds its number as text."""
     features = Features({"video": Value("binary")})
     rows = [b"%03d" % index for index in range(number)]
     return open_corpus(Dataset.from_dict({"video": rows}, features=features).to_iterable_dataset())

@@ -151,7 +151,7 @@ def parts_of(corpus, *, has_validation=False, has_test=False, **plan):
 
 
 def folder_of(root, **counts):
-    """Empty files, so many in each folder: names are enough to split."""
+    """A folder with `counts[name]` empty files in each class folder: names are enough to split."""
     for name, number in counts.items():
         (root / name).mkdir(parents=True)
         for index in range(number):

@@ -261,7 +261,7 @@ def test_streamed_corpus_reads_all_videos_equally_and_nothing_twice(tars, num_wo
     batches = take(NUM_VIDEOS * lanes, streamed_tars(tars), batch_size=1, num_workers=num_workers)
     everything = sorted(f"the data set::{n}.mp4" for n in range(NUM_VIDEOS))
     lane_names = [names(batches[lane::lanes]) for lane in range(lanes)]
-    # Lanes change places when they start over, so each has given every video once after as many rounds as lanes.
+    # Lanes rotate their parts between epochs, so after `lanes` rounds each lane has given every video once.
     assert all(sorted(seen) == everything for seen in lane_names)
     first = [name for seen in lane_names for name in seen[:least]]
     assert len(set(first)) == len(first)

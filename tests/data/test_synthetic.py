@@ -54,8 +54,8 @@ def with_shape(scene: Scene, **values) -> Scene:
 
 def coverage_of(scene: Scene, *, appearance: str, motion: str, num_frames: int = 9) -> np.ndarray:
     """
-    What the only shape of a scene covers, (frames, size, size) in [0, 1]: rendered in white on an even background. The
-    mean of each frame is the same, so what lies there is known up to the lightness of the background, the darkest.
+    Coverage by the only shape of a scene, (frames, size, size) in [0, 1]. It is rendered in white on an even ground.
+    Frames have equal means, so the lightness of the background varies; it is the darkest of each frame.
     """
     contrast = 0.5
     shape = dataclasses.replace(scene.shapes[0], colours=np.full((2, 3), contrast))

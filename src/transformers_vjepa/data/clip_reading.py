@@ -4,7 +4,7 @@ import faulthandler
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,40 +138,33 @@ class ReadingWatch:
         """
         if name in self._unreadable:
             raise DecodingError(name, self._unreadable[name])
-        if self._note is None:
-            with self._warning(name):
-                yield
-            return
-        self._note.write(os.fsencode(name) + b"\0")
-        if self._timeout:
-            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
+        stop = self._start(name)
         try:
             yield
         finally:
-            faulthandler.cancel_dump_traceback_later()
-            self._note.truncate(0)
+            stop()
 
-    @contextmanager
-    def _warning(self, name: str) -> Iterator[None]:
+    def _start(self, name: str) -> Callable[[], None]:
+        """Start the time limit for a video. Returns the function that stops it."""
+        if self._note is not None:
+            self._note.write(os.fsencode(name) + b"\0")
+            if self._timeout:
+                faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
+            return self._stop
         if not self._timeout:
-            yield
-            return
-        timer = threading.Timer(
-            self._timeout,
-            logger.warning,
-            (
-                "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker can be stopped "
-                "and replaced: if the process hangs, stop it, and use workers or leave the video out",
-                log_line(name),
-                self._timeout,
-            ),
+            return lambda: None
+        message = (
+            "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker can be stopped and "
+            "replaced: if the process hangs, stop it, and use workers or leave the video out"
         )
+        timer = threading.Timer(self._timeout, logger.warning, (message, log_line(name), self._timeout))
         timer.daemon = True
         timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return timer.cancel
+
+    def _stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._note.truncate(0)
 
 
 def last_reading(notes: str, pid: int) -> Reading:

@@ -8,7 +8,6 @@ import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -101,11 +100,13 @@ class PackedStrings(Sequence[str]):
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
-        remaining = iter(strings)
-        # In batches, so that no list of a million objects exists. As bytes, since a path need not be valid UTF-8.
-        batches = iter(lambda: [os.fsencode(string) for string in islice(remaining, 10_000)], [])
-        arrays = [pa.array(batch, type=pa.large_binary()) for batch in batches]
-        self._array = pa.concat_arrays(arrays) if arrays else pa.array([], type=pa.large_binary())
+        # As bytes, since a path need not be valid UTF-8; and without a list, which would hold a million objects.
+        blob, ends = bytearray(), array("q", [0])
+        for string in strings:
+            blob += os.fsencode(string)
+            ends.append(len(blob))
+        buffers = [None, pa.py_buffer(np.array(ends)), pa.py_buffer(bytes(blob))]
+        self._array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
 
     def __len__(self) -> int:
         return len(self._array)

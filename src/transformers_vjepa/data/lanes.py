@@ -191,9 +191,4 @@ def read_cursor(cursor: str) -> dict[str, Any]:
     return state
 
 
-__all__ = [
-    "LaneReader",
-    "StreamError",
-    "read_cursor",
-    "record_cursors",
-]
+__all__ = ["LaneReader", "StreamError", "read_cursor", "record_cursors"]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -128,17 +128,6 @@ class Augmentation:
     def __post_init__(self) -> None:
         check_augmentation(scale=self.crop_scale, ratio=self.crop_ratio, flip_probability=self.flip_probability)
 
-    def apply(self, frames: torch.Tensor, *, size: int, generator: torch.Generator) -> torch.Tensor:
-        """(frames, 3, height, width) -> (frames, 3, size, size), of the same type."""
-        return augment_clip(
-            frames,
-            size=size,
-            generator=generator,
-            scale=self.crop_scale,
-            ratio=self.crop_ratio,
-            flip_probability=self.flip_probability,
-        )
-
 
 @dataclass
 class StreamPosition:
@@ -183,12 +172,6 @@ def _check_at_least(**values: tuple[float, float]) -> None:
     for name, (value, bound) in values.items():
         if value < bound:
             raise ValueError(f"{name}={value} must be at least {bound}")
-
-
-class _Item(NamedTuple):
-    clip: EncodedClip
-    frames: torch.Tensor
-    num_skipped: int
 
 
 def _check_workers(num_workers: int) -> tuple[int, int]:
@@ -294,25 +277,32 @@ class _Worker:
     def _example(self, position: int, *, lane: int) -> dict[str, Any]:
         stream = self._stream
         clip_seed = hash_counters(stream.seed, Draw.CLIP, position)
-        item = self._first_readable(position, lane=lane, clip_seed=clip_seed)
+        clip, frames, num_skipped = self._first_readable(position, lane=lane, clip_seed=clip_seed)
         # The crop has a generator of its own, because the number of draws of the decoding varies.
         generator = torch.Generator().manual_seed(hash_counters(clip_seed))
         segments = [
-            stream.augmentation.apply(frames, size=stream.crop_size, generator=generator)
-            for frames in item.frames.expand(stream.num_segments, -1, -1, -1, -1)
+            augment_clip(
+                segment,
+                size=stream.crop_size,
+                generator=generator,
+                scale=stream.augmentation.crop_scale,
+                ratio=stream.augmentation.crop_ratio,
+                flip_probability=stream.augmentation.flip_probability,
+            )
+            for segment in frames.expand(stream.num_segments, -1, -1, -1, -1)
         ]
         # An image is cropped once, then repeated as a view that copies nothing.
         pixels = torch.stack(segments).expand(-1, stream.sampling.num_frames, -1, -1, -1)
         return {
             "pixel_values_videos": pixels if stream.num_segments > 1 else pixels[0],
             "clip_seed": clip_seed,
-            "path": item.clip.path,
-            "label": item.clip.label,
-            "num_skipped": item.num_skipped,
+            "path": clip.path,
+            "label": clip.label,
+            "num_skipped": num_skipped,
         }
 
-    def _first_readable(self, position: int, *, lane: int, clip_seed: int) -> _Item:
-        """The video at `position`, or its first replacement that can be read."""
+    def _first_readable(self, position: int, *, lane: int, clip_seed: int) -> tuple[EncodedClip, torch.Tensor, int]:
+        """The video at `position`, or its first replacement that can be read; its frames; the broken videos before."""
         stream = self._stream
         attempt = 0
         while True:  # until a video can be read, or the monitor raises
@@ -335,7 +325,7 @@ class _Worker:
                 attempt += 1
             else:
                 self._monitor.succeeded()
-                return _Item(clip, frames, attempt)
+                return clip, frames, attempt
 
     def _due(self, position: int, *, lane: int, attempt: int) -> tuple[str, Callable[[], EncodedClip]]:
         """Name of the video to try at `position` after `attempt` broken ones, and a function that finds the video."""
@@ -446,7 +436,7 @@ def clip_stream(
         seed: determines everything random; the same for all ranks.
         share, augmentation, decoding: see [`StreamShare`], [`Augmentation`] and [`Decoding`].
         shuffle, shuffle_buffer: whether to shuffle; a streamed corpus shuffles in a buffer, see [`LaneReader`].
-        num_segments: clips of each video: one at random in each of as many equal parts, each with its own crop.
+        num_segments: clips of each video: one at random in each equal part of the video, with its own crop.
 
     Returns:
         A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or (segments, frames, ...); `path`;

@@ -397,21 +397,16 @@ def _render_shape(
     return coverage, _plane_waves(x, y, waves=waves, phases=shape.wave_phases, sharpness=2.5), pixels
 
 
-def _render_background(scene: Scene, *, times: np.ndarray) -> np.ndarray:
-    """Texture of the background at these times (frames since the middle): float32 (frames, size, size) in [0, 1]."""
+def _render_light(scene: Scene, *, appearance: str, motion: str, course: _Course) -> np.ndarray:
+    """Background and shapes relative to the mean colour: float32 (3, frames, size, size)."""
     pixels = np.arange(scene.size) + 0.5
-    return _plane_waves(
-        pixels - scene.drift[0] * times[:, None],
-        pixels - scene.drift[1] * times[:, None],
-        waves=np.broadcast_to(scene.background_waves, (len(times), *scene.background_waves.shape)),
+    background = _plane_waves(
+        pixels - scene.drift[0] * course.times[:, None],
+        pixels - scene.drift[1] * course.times[:, None],
+        waves=np.broadcast_to(scene.background_waves, (len(course.times), *scene.background_waves.shape)),
         phases=scene.background_phases,
         sharpness=1.5,
     )
-
-
-def _render_light(scene: Scene, *, appearance: str, motion: str, course: _Course) -> np.ndarray:
-    """Background and shapes relative to the mean colour: float32 (3, frames, size, size)."""
-    background = _render_background(scene, times=course.times)
     low, high = scene.background_colours.astype(np.float32)[:, :, None, None, None]
     light = low + (high - low) * background  # channels first, because numpy is slow on a last axis of three
     flat = light.reshape(3, -1)
