@@ -137,7 +137,7 @@ class _Delivery:
         self._batches += 1
         self._in_a_row = 0
         if isinstance(batch, Mapping):
-            record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last cursor includes the others
+            record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last one includes the others
 
     def lost(self, reasons: list[str], *, unreadable: dict[str, str]) -> None:
         """

@@ -405,7 +405,7 @@ def open_source(source: CorpusSource, *, split: str, video_column: str | None) -
     """
     corpus = open_corpus(source.source, split=split, video_column=video_column)
     if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
-        raise FileNotFoundError(f"{source.source} holds no videos or images")
+        raise FileNotFoundError(f"{source.source} holds no videos or images: check the folder, index or pattern")
     return corpus
 
 
