@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from transformers_vjepa import (
     ClipSampling,
     StreamPosition,
+    StreamShare,
     VJEPAConfig,
     VJEPAForPreTraining,
     VJEPATrainer,
@@ -77,8 +78,7 @@ def build_trainer(source: str | IterableDataset, output_dir: Path, *, workers: i
         config=CONFIG,
         sampling=ClipSampling(num_frames=4, frame_step=2),
         position=position,
-        num_workers=workers,
-        batch_size=args.per_device_train_batch_size,
+        share=StreamShare.from_training_arguments(args),
     )
     return VJEPATrainer(VJEPAForPreTraining(CONFIG), args, stream, position=position)
 

@@ -30,7 +30,9 @@ from transformers import TrainerCallback
 
 from transformers_vjepa import (
     ClipSampling,
+    Decoding,
     StreamPosition,
+    StreamShare,
     VJEPAConfig,
     VJEPAForPreTraining,
     VJEPATrainer,
@@ -83,9 +85,8 @@ def make_stream(corpus: Path, position: StreamPosition):
         config=CONFIG,
         sampling=ClipSampling(num_frames=4, frame_step=2),
         position=position,
-        num_workers=NUM_WORKERS,
-        batch_size=BATCH_SIZE,
-        max_broken_share=0.5,
+        share=StreamShare(num_workers=NUM_WORKERS, batch_size=BATCH_SIZE),
+        decoding=Decoding(max_broken_share=0.5),
     )
 
 

@@ -38,8 +38,11 @@ ship_code(VJEPAConfig, VJEPAPreTrainedModel, VJEPAVideoProcessor, VJEPAImageProc
 # Loaded when first used: loading a model does not wait for `datasets` and the trainer. Editors and type checkers read
 # the same names below.
 _LAZY = {
+    "Augmentation": "data.streaming",
     "ClipSampling": "models.vjepa.clip_sampling",
+    "Decoding": "data.clip_reading",
     "StreamPosition": "data.streaming",
+    "StreamShare": "data.streaming",
     "VJEPAClassificationArguments": "evaluation.trainer",
     "VJEPAClassificationTrainer": "evaluation.trainer",
     "VJEPAMaskCollator": "pretraining.masking",
@@ -49,7 +52,8 @@ _LAZY = {
     "read_clip": "models.vjepa.decoding",
 }
 if TYPE_CHECKING:
-    from .data.streaming import StreamPosition, clip_stream
+    from .data.clip_reading import Decoding
+    from .data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
     from .evaluation.trainer import VJEPAClassificationArguments, VJEPAClassificationTrainer
     from .models.vjepa.clip_sampling import ClipSampling
     from .models.vjepa.decoding import read_clip
@@ -74,8 +78,11 @@ __all__ = [
     "VJEPAModel",
     "VJEPAVideoProcessor",
     # the lazy ones
+    "Augmentation",
     "ClipSampling",
+    "Decoding",
     "StreamPosition",
+    "StreamShare",
     "VJEPAClassificationArguments",
     "VJEPAClassificationTrainer",
     "VJEPAMaskCollator",

@@ -161,7 +161,7 @@ def test_mistakes_end_with_one_line(classifier, videos, tmp_path):
         ({"model": tmp_path / "pretrained"}, "this is not a trained classifier"),
         ({"dataset": tmp_path / "empty"}, "holds no videos"),
         ({"dataset": tmp_path / "none"}, "is neither a file, a folder nor a Hub data set id"),
-        ({"dataset": tmp_path / "other"}, "error: 1 of 1 classes are none of the model's: 'jump'"),
+        ({"dataset": tmp_path / "other"}, "error: the model does not have 1 of 1 classes: 'jump'"),
     ):
         text = mistake(command(classifier, videos, tmp_path / "out", **settings))
         assert text.startswith("error: ") and message in text and "\n" not in text, text

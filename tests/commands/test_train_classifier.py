@@ -469,7 +469,7 @@ def test_one_class_ends_with_one_line(model, videos, tmp_path):
 
 def test_label_sets_that_do_not_match_end_with_one_line(model, videos, tmp_path):
     shutil.copytree(videos / "grey", tmp_path / "other" / "purple")
-    with pytest.raises(SystemExit, match="error: 1 of 1 classes are none of the model's: 'purple'"):
+    with pytest.raises(SystemExit, match="error: the model does not have 1 of 1 classes: 'purple'"):
         train_classifier.run(command(model, videos, tmp_path / "run", test_dataset=tmp_path / "other"))
     index = tmp_path / "index.csv"
     index.write_text("".join(f"{videos}/grey/{n}_take{n // 2}.mp4 {n % 4}\n" for n in range(8)))

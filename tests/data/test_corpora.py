@@ -2,6 +2,7 @@ import io
 import json
 import pickle
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,16 @@ def test_packed_strings_keep_text_and_are_compact():
     strings = ["a.mp4", "", "ü/ö.mp4", "bad\udcff.mp4"]
     packed = PackedStrings(strings)
     assert list(packed) == strings and len(packed) == 4
-    many = PackedStrings(f"folder/clip_{number:06d}.mp4" for number in range(100_000))
-    assert many.nbytes == 100_000 * (22 + 8) + 8
-    assert len(pickle.dumps(many)) < many.nbytes + 1000
-    with pytest.raises(IndexError, match="index 4 is outside of 4"):
+    with pytest.raises(IndexError):
         packed[4]
+    assert list(PackedStrings([])) == []
+    tracemalloc.start()
+    many = PackedStrings(f"folder/clip_{number:06d}.mp4" for number in range(100_000))
+    size, (held, peak) = 100_000 * (22 + 8) + 8, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < size + 10_000 and peak < 2.5 * size
+    assert len(pickle.dumps(many)) < size + 1000
+    assert (len(many), many[12_345]) == (100_000, "folder/clip_012345.mp4")
 
 
 def test_folder_is_searched_at_any_depth_and_first_level_is_the_label(tmp_path):
@@ -63,22 +69,24 @@ def test_folder_is_searched_at_any_depth_and_first_level_is_the_label(tmp_path):
     assert not any(clip.is_image for clip in contents(corpus))
 
 
-def test_pictures_beside_videos_are_left_out_with_a_warning_and_no_class_with_them(tmp_path, caplog):
+def test_images_beside_videos_are_skipped_with_a_warning_and_no_class_with_them(tmp_path, caplog):
     for name in ["x/1.jpg", "x/2.gif", "y/3.mp4", "4.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     for _ in range(2):
         assert len(open_corpus(tmp_path)) == 2
     (record,) = caplog.records
-    assert "2 videos, such as x/2.gif (.gif counts as one): its 2 pictures are taken for thumb" in record.message
+    assert "2 videos, such as x/2.gif (.gif counts as a video): its 2 images are taken for thumb" in record.message
     (tmp_path / "y/3.mp4").rename(tmp_path / "y/3.webp")
-    with pytest.raises(ValueError, match=r"1 videos, such as x/2.gif .*, and pictures only in y: .*move one of"):
+    with pytest.raises(
+        ValueError, match=r"1 videos, such as x/2.gif .*, and images only in y: .*move the images or the videos"
+    ):
         open_corpus(tmp_path)
     (tmp_path / "x/2.gif").rename(tmp_path / "2.gif")  # no class is lost where videos have none
     assert open_corpus(tmp_path).class_names == ()
 
 
-def test_folder_of_pictures(tmp_path):
+def test_folder_of_images(tmp_path):
     for name in ["x/1.jpg", "y/2.PNG"]:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -106,13 +114,15 @@ def test_index_in_the_published_format(tmp_path, name, text):
 
 def test_index_errors(tmp_path):
     (tmp_path / "bad.csv").write_text("a.mp4 1\nb.mp4 walking\n")
-    with pytest.raises(ValueError, match=r"bad.csv, line 2: 'b.mp4 walking' is none of .*'path,class name'"):
+    with pytest.raises(
+        ValueError, match=r"bad.csv, line 2: 'b.mp4 walking' has none of the formats .*'path,class name'"
+    ):
         open_corpus(str(tmp_path / "bad.csv"))
     (tmp_path / "columns.csv").write_text("file,label,comment\na.mp4,1,good\n")
-    with pytest.raises(ValueError, match=r"columns.csv, line 2: 'a.mp4,1,good' is none of .* \(two columns"):
+    with pytest.raises(ValueError, match=r"columns.csv, line 2: 'a.mp4,1,good' has none of .* \(two columns"):
         open_corpus(str(tmp_path / "columns.csv"))
     (tmp_path / "mixed.csv").write_text("a.mp4,walking\nb.mp4,1\n")
-    with pytest.raises(ValueError, match="mixed.csv gives b.mp4 no class name, and others have one"):
+    with pytest.raises(ValueError, match="mixed.csv gives no class name for b.mp4, but for other videos"):
         open_corpus(str(tmp_path / "mixed.csv"))
     (tmp_path / "empty.csv").write_text("path,label\n")
     with pytest.raises(ValueError, match="empty.csv lists no videos"):
@@ -152,7 +162,7 @@ def test_tar_that_is_compressed_cut_short_or_changed(tmp_path):
     whole = write_tar(tmp_path / "whole.tar", {"a.mp4": b"x" * 5000, "b.mp4": b"y"})
     corpus = open_corpus(whole)
     whole.write_bytes(whole.read_bytes()[:4000])
-    with pytest.raises(ValueError, match="whole.tar is cut short inside 'a.mp4'"):
+    with pytest.raises(ValueError, match="whole.tar is truncated inside 'a.mp4'"):
         open_corpus(whole)
     with pytest.raises(OSError, match="a.mp4 has 3488 of 5000 bytes"):
         corpus.read(0)
@@ -195,14 +205,14 @@ def test_parquet_columns(tmp_path):
     assert open_corpus(tmp_path, video_column="clip").read(0)[1:] == (3, b"x", False, "")
     assert open_corpus(tmp_path, video_column="name").read(0).data == f"{tmp_path}/sub/z.mp4"
     pq.write_table(table.select(["label"]), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="has no video, picture or binary column among label"):
+    with pytest.raises(ValueError, match="has no video, image or binary column among label"):
         open_corpus(tmp_path)
 
 
 def test_parquet_with_large_row_groups_warns(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("transformers_vjepa.data.corpora._LARGE_ROW_GROUP", 10)
     open_corpus(write_parquet(tmp_path / "x.parquet", [(b"a", 0)]))
-    assert "each random clip reads one whole" in caplog.text
+    assert "each random clip reads a whole group" in caplog.text
 
 
 @pytest.mark.parametrize(("shards", "lanes"), [(4, 2), (3, 3), (5, 3), (2, 5), (1, 4)])
@@ -251,9 +261,7 @@ def test_streamed_data_set_without_columns_is_refused():
 
 
 def test_nothing_found(tmp_path, monkeypatch):
-    with pytest.raises(
-        FileNotFoundError, match=r"holds no videos \(\.3gp \.avi .*\), pictures .*, \.tar or \.parquet"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"holds no videos \(\.3gp \.avi .*\), images .*, \.tar or \.parquet"):
         open_corpus(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no file matches .*nope-\*\.tar"):
         open_corpus(tmp_path / "nope-*.tar")
@@ -267,18 +275,20 @@ def test_nothing_found(tmp_path, monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr("transformers_vjepa.data.corpora.load_dataset", unreachable)
-    with pytest.raises(FileNotFoundError, match="'user/name:config' is no file .* cannot be reached: offline"):
+    with pytest.raises(
+        FileNotFoundError, match="'user/name:config' is not a file .* cannot be reached as a Hub data set: offline"
+    ):
         open_corpus("user/name:config")
 
 
 def test_refuses_several_kinds_and_unknown_files(tmp_path):
     for name in ("a.mp4", "b.tar"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"files of several kinds \(\.tar, video\): name one by a pattern"):
+    with pytest.raises(ValueError, match=r"files of several kinds \(\.tar, video\): select one kind by a pattern"):
         open_corpus(tmp_path)
     assert isinstance(open_corpus(tmp_path / "*.mp4"), FileCorpus)
     (tmp_path / "c.pkl").touch()
-    with pytest.raises(ValueError, match=r"c\.pkl: cannot read \.pkl together or at all"):
+    with pytest.raises(ValueError, match=r"c\.pkl: cannot read \.pkl as one data set"):
         open_corpus(tmp_path / "c.pkl")
     with pytest.raises(ValueError, match="only .tar and .parquet URLs can be streamed"):
         open_corpus("https://host/x.zip")
@@ -294,7 +304,7 @@ def test_damaged_tars_are_refused(tmp_path):
         ("cut", data[: second + 100]),
     ):
         (tmp_path / f"{name}.tar").write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{name}.tar is damaged or cut short at byte {second}"):
+        with pytest.raises(ValueError, match=f"{name}.tar is damaged or truncated at byte {second}"):
             open_corpus(str(tmp_path / f"{name}.tar"))
 
 

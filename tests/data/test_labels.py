@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from transformers_vjepa.data.labels import LabelError, class_names, public_class_names, read_class_names
+from transformers_vjepa.data.labels import LabelError, find_class_names, public_class_names, read_class_names
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def test_lists_numbered_alphabetically(num_labels):
 
 def test_unknown_numbers_of_classes_get_generic_names():
     assert public_class_names(7) is None
-    names, source = class_names(3)
+    names, source = find_class_names(3)
     assert names == ["LABEL_0", "LABEL_1", "LABEL_2"]
     assert source == "LABEL_0 to LABEL_2: no public list of 3 classes is known (name them with --labels FILE)"
-    assert "the names of iNaturalist 2021 are not part of the package" in class_names(10000)[1]
+    assert "the names of iNaturalist 2021 are not part of the package" in find_class_names(10000)[1]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_names_from_a_file(tmp_path, content):
     path = tmp_path / "labels"
     path.write_text(content)
     assert read_class_names(path, 3) == ["walk", "run, fast", "sit"]
-    assert class_names(3, path) == (["walk", "run, fast", "sit"], f"from {path}")
+    assert find_class_names(3, path) == (["walk", "run, fast", "sit"], f"from {path}")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_names_from_a_file(tmp_path, content):
     [
         ("walk\nrun\n", "names 2 classes, the model has 3: pass its data set's file"),
         ("walk\nrun\nwalk\n", "names classes twice: walk"),
-        (json.dumps({"0": "walk", "1": "run", "3": "sit"}), "has ids other than 0 to 2, each once"),
-        (json.dumps({"walk": 0, "run": 1, "sit": 1}), "has ids other than 0 to 2, each once"),
+        (json.dumps({"0": "walk", "1": "run", "3": "sit"}), "must have each of the ids 0 to 2 once"),
+        (json.dumps({"walk": 0, "run": 1, "sit": 1}), "must have each of the ids 0 to 2 once"),
         (json.dumps({"walk": "a", "run": "b", "sit": "c"}), "maps neither ids to names nor names to ids"),
         ("3", "holds a int: expected a list, a dict or one name per line"),
     ],

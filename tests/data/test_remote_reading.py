@@ -51,7 +51,7 @@ def test_waits_double_and_differ_from_reader_to_reader():
 
 
 def test_tries_are_bounded_and_the_last_error_is_named(waits):
-    with pytest.raises(OSError, match=r"a\.mp4 cannot be read after 5 tries \(TimeoutError: late\): look after its"):
+    with pytest.raises(OSError, match=r"a\.mp4 cannot be read after 5 tries \(TimeoutError: late\): check its"):
         retried(failing(*[TimeoutError("late")] * TRIES), name="a.mp4")
     assert len(waits) == TRIES - 1
 

@@ -1,17 +1,26 @@
 import hashlib
+import re
 
 import numpy as np
 import pytest
+from videos import write_video
 
-from transformers_vjepa.data.corpora import FileCorpus, SubsetCorpus, open_corpus
+from transformers_vjepa import VJEPAConfig
+from transformers_vjepa.data.corpora import FileCorpus, RelabelledCorpus, SubsetCorpus, open_corpus
 from transformers_vjepa.data.splits import (
     SplitError,
+    SplitPlan,
     group_folds,
     groups_from_names,
+    labelled_splits,
     manifest_hash,
+    open_labelled_corpus,
+    split_corpus,
     stratified_fraction,
     stratified_split,
+    with_model_labels,
     write_manifest,
+    write_manifests,
 )
 
 LABELS = np.repeat([0, 1, 2], [10, 4, 6])
@@ -39,7 +48,7 @@ def test_choice_within_a_class_does_not_depend_on_other_classes():
     assert alone[alone < 10].tolist() == together[together < 10].tolist()
 
 
-def test_class_without_a_clip_at_a_small_fraction_is_named():
+def test_class_that_would_keep_no_clip_is_named():
     names = ["hug", "kick", "push"]
     message = r"class 'kick' has 4 clips and would keep none at fraction=0.1: use at least 0.125, or add clips"
     with pytest.raises(SplitError, match=message):
@@ -99,7 +108,7 @@ def test_groups_from_names():
         groups_from_names(names, pattern="_(9)_")
     with pytest.raises(SplitError, match="has 0 brackets: put exactly one"):
         groups_from_names(names, pattern=r"\d+")
-    with pytest.raises(SplitError, match="'\\(' is no regular expression"):
+    with pytest.raises(SplitError, match="'\\(' is not a regular expression"):
         groups_from_names(names, pattern="(")
 
 
@@ -109,9 +118,10 @@ def test_manifest_is_a_data_set(tmp_path):
         (tmp_path / name).touch()
     corpus = open_corpus(tmp_path)
     path = tmp_path / "lists" / "train.csv"
-    digest = write_manifest(corpus, path)
+    write_manifest(corpus, path)
     assert path.read_text() == f"{tmp_path}/a/1.mp4 0\n{tmp_path}/b/2 x.mp4 1\n"
-    assert digest == hashlib.sha256(path.read_bytes()).hexdigest() == manifest_hash(corpus)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest_hash(corpus) == digest
     again = open_corpus(path)
     assert [again.read(index)[:2] for index in range(2)] == [corpus.read(index)[:2] for index in range(2)]
     assert manifest_hash(again) == digest
@@ -125,3 +135,169 @@ def test_manifest_of_awkward_names(tmp_path):
     assert lines == [b"https://host/x.mp4 0", str(tmp_path).encode() + b"/bad\xff.mp4 -1"]
     with pytest.raises(SplitError, match="has a line break"):
         manifest_hash(FileCorpus(["a\nb.mp4"], labels=[0]))
+
+
+# Splits of labelled corpora
+
+
+def corpus_of(labels, *, groups=None, names=("a", "b", "c")):
+    groups = range(len(labels)) if groups is None else groups
+    paths = [f"clip{number:03d}_seq{group}.mp4" for number, group in enumerate(groups)]
+    return FileCorpus(paths, labels=labels, root="/videos", class_names=names)
+
+
+def parts_of(corpus, *, has_validation=False, has_test=False, **plan):
+    return split_corpus(corpus, SplitPlan(**plan), has_validation=has_validation, has_test=has_test)
+
+
+def folder_of(root, **counts):
+    """A folder with `counts[name]` empty files in each class folder: names are enough to split."""
+    for name, number in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(number):
+            (root / name / f"{name}{index}.mp4").touch()
+    return root
+
+
+def test_parts_share_nothing_and_are_stratified():
+    corpus = corpus_of([0] * 10 + [1] * 20 + [2] * 5)
+    parts = parts_of(corpus, validation_fraction=0.2)
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(35))
+    assert np.bincount(corpus.labels[parts["validation"]]).tolist() == [2, 4, 1]
+
+
+def test_a_fraction_of_the_training_clips_leaves_the_validation_clips_as_they_are():
+    corpus = corpus_of([0] * 20 + [1] * 40)
+    whole, part = (parts_of(corpus, validation_fraction=0.5, train_fraction=share) for share in (1.0, 0.1))
+    assert part["validation"].tolist() == whole["validation"].tolist()
+    assert np.bincount(corpus.labels[part["train"]]).tolist() == [1, 2]
+    assert set(part["train"]) < set(whole["train"])
+    other = parts_of(corpus, validation_fraction=0.5, train_fraction=0.1, seed=1)
+    assert other["train"].tolist() != part["train"].tolist()
+
+
+def test_groups_are_never_divided():
+    groups = [number % 10 + 1 for number in range(60)]
+    corpus = corpus_of([0, 1, 2] * 20, groups=groups)
+    plan = {"group_pattern": r"_seq(\d+)\.", "num_folds": 3, "validation_fraction": 0.25}
+    tested = []
+    for fold in range(3):
+        parts = parts_of(corpus, fold=fold, **plan)
+        seen = {name: {groups[index] for index in indices} for name, indices in parts.items()}
+        assert not seen["train"] & seen["test"] and not seen["train"] & seen["validation"]
+        assert not seen["test"] & seen["validation"]
+        assert sum(map(len, parts.values())) == 60
+        tested.append(seen["test"])
+    assert tested == [{1, 2, 3, 4}, {5, 6, 7}, {8, 9, 10}]
+    # The seed numbers the part of the groups that validates: 6 groups, 4 parts.
+    chosen = [parts_of(corpus, fold=0, seed=seed, **plan)["validation"] for seed in range(4)]
+    assert [sorted({groups[index] for index in part}) for part in chosen] == [[5, 6], [7, 8], [9], [10]]
+
+
+def test_few_groups_validate_one_at_a_time():
+    corpus = corpus_of([0, 1] * 6, groups=[number // 4 for number in range(12)])
+    parts = parts_of(corpus, group_pattern=r"_seq(\d)", validation_fraction=0.1)
+    assert parts["validation"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(SplitError, match="1 groups do not make 2 folds"):
+        parts_of(corpus_of([0, 1], groups=[7, 7]), group_pattern=r"_seq(\d)")
+
+
+def test_parts_that_come_from_elsewhere_are_not_cut_off():
+    corpus = corpus_of([0] * 4 + [1] * 4)
+    assert list(parts_of(corpus, has_validation=True)) == ["train"]
+    assert list(parts_of(corpus, validation_fraction=0.0)) == ["train"]
+    assert len(parts_of(corpus, has_test=True)["train"]) == 6
+
+
+def test_manifests_are_data_sets(tmp_path):
+    folder = folder_of(tmp_path / "videos", run=5, walk=5)
+    corpora = labelled_splits(str(folder), SplitPlan())
+    write_manifests(corpora, tmp_path)
+    assert {file.name for file in tmp_path.glob("*.csv")} == {"train.csv", "validation.csv"}
+    for name, corpus in corpora.items():
+        again = open_corpus(tmp_path / f"{name}.csv")
+        assert again.labels.tolist() == corpus.labels.tolist()
+        assert [again.describe(index) for index in range(len(again))] == [
+            corpus.describe(index) for index in range(len(corpus))
+        ]
+    assert len(corpora["validation"]) == 2
+
+
+def test_other_data_sets_validate_and_test(tmp_path):
+    folders = {name: str(folder_of(tmp_path / name, run=3, walk=2)) for name in ("train", "validation", "test")}
+    corpora = labelled_splits(
+        folders["train"], SplitPlan(), validation_dataset=folders["validation"], test_dataset=folders["test"]
+    )
+    assert {name: len(corpus) for name, corpus in corpora.items()} == {"train": 5, "validation": 5, "test": 5}
+
+
+def test_clips_on_both_sides_are_named(tmp_path, caplog):
+    dataset, other = folder_of(tmp_path / "train", a=4, b=4), folder_of(tmp_path / "other", a=1, b=1)
+    index = tmp_path / "test.csv"
+    index.write_text(f"{dataset}/a/a0.mp4 0\n{other}/b/b0.mp4 1\n")
+    labelled_splits(str(dataset), SplitPlan(validation_fraction=0), test_dataset=str(other))
+    assert caplog.text == ""
+    labelled_splits(str(dataset), SplitPlan(validation_fraction=0), test_dataset=str(index))
+    assert f"1 clips are both in the train and in the test split, such as {dataset}/a/a0.mp4" in caplog.text
+
+
+def test_labels_become_those_of_the_model():
+    config = VJEPAConfig(id2label={0: "c", 1: "a", 2: "b"}, label2id={"c": 0, "a": 1, "b": 2})
+    splits = with_model_labels({"train": corpus_of([0, 1, 2, 2])}, config)
+    assert splits["train"].labels.tolist() == [1, 2, 0, 0]
+    assert splits["train"].read(3).label == 0
+    assert splits["train"].class_names == ("c", "a", "b")
+
+
+def test_relabelled_clips_are_the_same_files(tmp_path):
+    write_video(tmp_path / "walk" / "0.mp4", level=10)
+    corpus = open_corpus(tmp_path)
+    other = RelabelledCorpus(corpus, [4], class_names=["?"] * 5)
+    assert other.read(0) == corpus.read(0)._replace(label=4)
+    assert (len(other), other.describe(0)) == (1, corpus.describe(0))
+
+
+def test_classes_that_are_not_trained_are_refused():
+    config = VJEPAConfig(id2label=dict(enumerate("abc")), label2id={"a": 0, "b": 1, "c": 2})
+    with pytest.raises(SplitError, match=r"1 classes of the test split have no training clip \(c\)"):
+        with_model_labels({"train": corpus_of([0, 1]), "test": corpus_of([0, 2])}, config)
+
+
+def test_a_class_without_a_clip_at_a_small_fraction_is_named():
+    with pytest.raises(SplitError, match="class 'b' has 2 clips and would keep none at fraction=0.05"):
+        parts_of(corpus_of([0] * 40 + [1] * 2), has_validation=True, train_fraction=0.05)
+
+
+def test_unlabelled_clips_are_refused(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(3):
+        (tmp_path / "videos" / f"{number}.mp4").touch()
+    first = re.escape(str(tmp_path / "videos" / "0.mp4"))
+    with pytest.raises(ValueError, match=f"3 of 3 clips of .* no label, the first is {first}: put the clips of each"):
+        open_labelled_corpus(str(tmp_path / "videos"))
+    index = tmp_path / "index.csv"
+    index.write_text("0.mp4 0\n1.mp4 -1\n")
+    with pytest.raises(ValueError, match="1 of 2 clips of .*index.csv have no label"):
+        open_labelled_corpus(str(index))
+
+
+@pytest.mark.parametrize(
+    "plan, message",
+    [
+        ({"validation_fraction": 1.0}, r"validation_fraction=1.0 must lie in \[0, 1\)"),
+        ({"train_fraction": 0.0}, r"train_fraction=0.0 must lie in \(0, 1\]"),
+        ({"num_folds": 3}, "num_folds=3 and fold=None go together"),
+        ({"num_folds": 3, "fold": 0}, "folds consist of groups: give a group_pattern"),
+        ({"num_folds": 3, "fold": 3, "group_pattern": "(a)"}, r"fold=3 must lie in \[0, num_folds=3\)"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(plan, message):
+    with pytest.raises(SplitError, match=message):
+        SplitPlan(**plan)
+
+
+def test_groups_that_cannot_be_found_are_refused():
+    with pytest.raises(SplitError, match=r"'_take\(.*does not match '/videos/clip000_seq0.mp4'"):
+        parts_of(corpus_of([0, 1]), group_pattern=r"_take(\d+)")
+    with pytest.raises(SplitError, match="a test data set and num_folds=2 were given: choose one"):
+        parts_of(corpus_of([0, 1]), has_test=True, group_pattern=r"_seq(\d+)", num_folds=2, fold=0)

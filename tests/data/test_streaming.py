@@ -11,14 +11,22 @@ import torch
 from datasets import Dataset, Features, IterableDataset, Value, Video, load_dataset
 from PIL import Image
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from videos import write_tar, write_video
 
 from transformers_vjepa.data import clip_reading, streaming
-from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, TooManyBrokenVideosError
+from transformers_vjepa.data.clip_reading import Decoding, TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
 from transformers_vjepa.data.lanes import record_cursors
-from transformers_vjepa.data.streaming import CorpusSource, StreamPosition, clip_stream, parse_sources
-from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling, CorruptVideoError
+from transformers_vjepa.data.streaming import (
+    Augmentation,
+    CorpusSource,
+    StreamPosition,
+    StreamShare,
+    clip_stream,
+    parse_sources,
+)
+from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
 from transformers_vjepa.pretraining.masking import VJEPAMaskCollator
 
@@ -74,15 +82,26 @@ def write_parquet(files, path: Path) -> Path:
     return path
 
 
-def loader(sources, *, batch_size=3, num_workers=0, start=0, cursors=None, **kwargs) -> DataLoader:
+def loader(
+    sources,
+    *,
+    batch_size=3,
+    num_workers=0,
+    rank=0,
+    world_size=1,
+    start=0,
+    cursors=None,
+    max_broken_share=0.05,
+    **kwargs,
+) -> DataLoader:
     position = StreamPosition()
     stream = clip_stream(
         sources,
         config=CONFIG,
         sampling=SAMPLING,
         position=position,
-        num_workers=num_workers,
-        batch_size=batch_size,
+        share=StreamShare(rank, world_size, num_workers, batch_size),
+        decoding=Decoding(max_broken_share=max_broken_share),
         **kwargs,
     )
     position.seek(start, cursors=cursors)  # late: after the data set was made
@@ -135,8 +154,6 @@ def test_segments_are_cropped_each_by_itself(folder):
     [single] = take(1, str(folder))
     assert names([batch]) == names([single])
     assert batch["clip_seed"].tolist() == single["clip_seed"].tolist()
-    with pytest.raises(ValueError, match="num_segments=0 must be at least 1"):
-        loader(str(folder), num_segments=0)
 
 
 def test_stream_is_endless_and_each_epoch_holds_each_video_once(folder):
@@ -207,11 +224,11 @@ def test_sources_of_all_kinds_give_the_same_clips(folder, files, tars, tmp_path)
     assert take(1, str(index), batch_size=3, shuffle=False)[0]["label"].tolist() == [0, 1, 2]
 
 
-def test_pictures_are_clips_of_one_frame_or_still(tmp_path):
+def test_images_are_clips_of_one_frame_or_still(tmp_path):
     for number in range(3):
-        picture = Image.fromarray(np.full((20, 30, 3), 50 * number + 50, dtype=np.uint8))
-        picture.save(tmp_path / f"{number}.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+        image = Image.fromarray(np.full((20, 30, 3), 50 * number + 50, dtype=np.uint8))
+        image.save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     config = VJEPAConfig(crop_size=16, patch_size=8, frames_per_clip=1, tubelet_size=1)
     stream = clip_stream(str(tmp_path), config=config, sampling=ClipSampling(num_frames=1), shuffle=False)
     clips = iter(stream)
@@ -244,7 +261,7 @@ def test_streamed_corpus_reads_all_videos_equally_and_nothing_twice(tars, num_wo
     batches = take(NUM_VIDEOS * lanes, streamed_tars(tars), batch_size=1, num_workers=num_workers)
     everything = sorted(f"the data set::{n}.mp4" for n in range(NUM_VIDEOS))
     lane_names = [names(batches[lane::lanes]) for lane in range(lanes)]
-    # Lanes change places when they start over, so each has given every video once after as many rounds as lanes.
+    # Lanes rotate their parts between epochs, so after `lanes` rounds each lane has given every video once.
     assert all(sorted(seen) == everything for seen in lane_names)
     first = [name for seen in lane_names for name in seen[:least]]
     assert len(set(first)) == len(first)
@@ -304,7 +321,7 @@ def test_cursors_must_fit(tars):
     assert cursors.keys() == {"0/0"}
     with pytest.raises(ValueError, match="saved by 1 processes, this run has 2: .*launch with --num_processes 1"):
         take(1, streamed_tars(tars), start=1, cursors=cursors, world_size=2)
-    with pytest.raises(ValueError, match="cannot go to batch 4 by itself: seek with the cursors"):
+    with pytest.raises(ValueError, match="cannot seek to batch 4 without cursors: pass the cursors"):
         take(1, streamed_tars(tars), start=4)
 
 
@@ -314,14 +331,7 @@ def test_streamed_corpus_without_rows_for_a_lane(files, tmp_path):
         take(2, streamed_tars(tmp_path), batch_size=1, num_workers=2)
 
 
-def test_chunks_of_references_are_bounded_in_bytes(tars, monkeypatch):
-    monkeypatch.setattr(streaming, "_MAX_CHUNK_BYTES", 1)
-    whole = take(4, streamed_tars(tars))
-    cursor = json.loads(whole[0]["cursor"][0])
-    assert cursor["readers"]["0"]["done"] == 0  # chunks of one: each example ends its own
-
-
-# Opened corpora and pictures
+# Open corpora and images
 
 
 def test_opened_corpora_are_streamed_as_they_are(folder):
@@ -332,21 +342,19 @@ def test_opened_corpora_are_streamed_as_they_are(folder):
     assert paths == {half.describe(index) for index in range(len(half))}
 
 
-def test_picture_is_cropped_once_and_repeated(tmp_path, monkeypatch):
+def test_image_is_cropped_once_and_repeated(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    cropped = []
-    augment = streaming.augment_clip
-    monkeypatch.setattr(
-        streaming, "augment_clip", lambda frames, **kwargs: (cropped.append(len(frames)), augment(frames, **kwargs))[1]
-    )
     [batch] = take(1, str(tmp_path), batch_size=1)
     clip = batch["pixel_values_videos"][0]
-    assert cropped == [1]
     assert clip.shape == (4, 3, 16, 16) and all(torch.equal(frame, clip[0]) for frame in clip)
     [batch] = take(1, str(tmp_path), batch_size=1, num_segments=2)
-    assert batch["pixel_values_videos"].shape == (1, 2, 4, 3, 16, 16)
-    assert cropped == [1, 1, 1]
+    segments = batch["pixel_values_videos"][0]
+    assert segments.shape == (2, 4, 3, 16, 16)
+    assert torch.equal(segments[0], clip) and not torch.equal(segments[1], clip)
+    # The frames of the example are views of one frame.
+    example = next(iter(clip_stream(str(tmp_path), config=CONFIG, sampling=SAMPLING)))
+    assert example["pixel_values_videos"].stride(0) == 0
 
 
 # Broken videos
@@ -393,35 +401,10 @@ def test_too_many_broken_videos_stop_the_run(tmp_path, num_workers):
         take(1, str(tmp_path), num_workers=num_workers)
 
 
-def test_share_of_broken_videos_is_taken_over_the_last_thousand():
-    monitor = BrokenVideoMonitor(0.05)
-    error = CorruptVideoError("x.mp4", "noise")
-    for _ in range(50):  # 5 % of 1,000: just at the bound
-        for _ in range(19):
-            monitor.succeeded()
-        monitor.failed("x.mp4", error)
-    for _ in range(19):
-        monitor.succeeded()
-    with pytest.raises(
-        TooManyBrokenVideosError,
-        match=r"51 of the last 1000 .*\(5.1%\), more than max_broken_share=5.0%; the last ones: .*"
-        r"y.mp4 \(OSError: gone\)\. Repair or drop them",
-    ):
-        monitor.failed("x.mp4", error)
-        monitor.failed("y.mp4", OSError("gone"))
-
-
-def test_few_broken_videos_at_the_start_do_not_stop_the_run():
-    monitor = BrokenVideoMonitor(0.05)
-    for _ in range(19):
-        monitor.failed("x.mp4", OSError("gone"))
-    with pytest.raises(TooManyBrokenVideosError, match="20 of the last 20"):
-        monitor.failed("x.mp4", OSError("gone"))
-
-
 def test_our_own_mistakes_are_not_taken_for_broken_videos(folder):
+    stream = clip_stream(str(folder), config=CONFIG, sampling=SAMPLING, decoding=Decoding(backend="abacus"))
     with pytest.raises(ValueError, match="backend"):
-        take(1, str(folder), backend="abacus")
+        next(iter(stream))
 
 
 # The data set
@@ -430,7 +413,9 @@ def test_our_own_mistakes_are_not_taken_for_broken_videos(folder):
 def test_is_a_data_set_of_the_hugging_face_stack_and_pickles(folder, tars):
     for source in (str(folder), streamed_tars(tars)):
         position = StreamPosition()
-        stream = clip_stream(source, config=CONFIG, sampling=SAMPLING, position=position, num_workers=2)
+        stream = clip_stream(
+            source, config=CONFIG, sampling=SAMPLING, position=position, share=StreamShare(num_workers=2)
+        )
         assert isinstance(stream, IterableDataset) and stream.num_shards == 2
         position.seek(0)
         copy = pickle.loads(pickle.dumps(stream))
@@ -448,7 +433,7 @@ def test_position_travels_with_a_pickled_stream(folder):
 
 def test_goes_through_the_mask_collator(folder):
     config = VJEPAConfig(crop_size=64, patch_size=8, frames_per_clip=4)
-    stream = clip_stream(str(folder), config=config, sampling=SAMPLING, batch_size=2)
+    stream = clip_stream(str(folder), config=config, sampling=SAMPLING, share=StreamShare(batch_size=2))
     batch = next(iter(DataLoader(stream, batch_size=2, collate_fn=VJEPAMaskCollator(config))))
     assert batch["pixel_values_videos"].shape == (2, 4, 3, 64, 64)
     assert len(batch["context_mask"]) == len(batch["target_mask"]) == 2
@@ -456,20 +441,37 @@ def test_goes_through_the_mask_collator(folder):
 
 
 def test_refuses_a_loader_with_another_number_of_workers(folder):
-    stream = clip_stream(str(folder), config=CONFIG, sampling=SAMPLING, num_workers=2)
+    stream = clip_stream(str(folder), config=CONFIG, sampling=SAMPLING, share=StreamShare(num_workers=2))
     with pytest.raises(ValueError, match="num_workers=1, but the stream was made for num_workers=2"):
         next_batches(1, DataLoader(stream, num_workers=1))
 
 
 @pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        (StreamShare, {"rank": 2, "world_size": 2}, r"rank=2 must lie in \[0, world_size=2\)"),
+        (StreamShare, {"rank": -1}, r"rank=-1 must lie in \[0, world_size=1\)"),
+        (StreamShare, {"batch_size": 0}, "batch_size=0 must be at least 1"),
+        (StreamShare, {"num_workers": -1}, "num_workers=-1 must be at least 0"),
+        (Augmentation, {"crop_scale": (0.0, 1.0)}, r"scale`=\(0.0, 1.0\) must be a pair with 0 < low <= high <= 1"),
+        (Augmentation, {"crop_ratio": (2.0, 1.0)}, r"ratio`=\(2.0, 1.0\) must be a pair with 0 < low <= high"),
+        (Augmentation, {"flip_probability": 1.5}, r"flip_probability`=1.5 must lie in \[0, 1\]"),
+        (Decoding, {"max_broken_share": 1.0}, r"max_broken_share=1.0 must lie in \[0, 1\)"),
+        (Decoding, {"timeout": -1}, "decode_timeout=-1 must be at least 0"),
+        (Decoding, {"cache_bytes": -1}, "cache_bytes=-1 must be at least 0"),
+    ],
+)
+def test_groups_of_settings_refuse_values(group, values, message):
+    with pytest.raises(ValueError, match=message):
+        group(**values)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 2, "world_size": 2}, r"rank=2 must lie in \[0, world_size=2\)"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"num_workers": -1}, "num_workers=-1 must be at least 0"),
         ({"shuffle_buffer": 0}, "shuffle_buffer=0 must be at least 1"),
-        ({"max_broken_share": 1.0}, r"max_broken_share=1.0 must lie in \[0, 1\)"),
-        ({"sampling": ClipSampling(num_frames=16)}, "num_frames=16 differs from config.frames_per_clip=4"),
+        ({"num_segments": 0}, "num_segments=0 must be at least 1"),
+        ({"sampling": ClipSampling(num_frames=16)}, "num_frames=16 differs from config.frames_per_clip=4: give both"),
     ],
 )
 def test_refuses_settings(folder, settings, message):
@@ -477,11 +479,44 @@ def test_refuses_settings(folder, settings, message):
         clip_stream(str(folder), **{"config": CONFIG, "sampling": SAMPLING, **settings})
 
 
+def test_share_of_a_training(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=3, dataloader_num_workers=2, use_cpu=True, report_to="none"
+    )
+    assert StreamShare.from_training_arguments(args) == StreamShare(rank=0, world_size=1, num_workers=2, batch_size=3)
+
+
+def test_augmentation_determines_crop_and_flip(tmp_path):
+    # The left half is black, the right half white. A whole frame is cropped and resized to 16 x 16.
+    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
+    pixels[:, 16:] = 255
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    for flip_probability, left in ((0.0, 0), (1.0, 255)):
+        augmentation = Augmentation((1.0, 1.0), (1.0, 1.0), flip_probability)
+        [batch] = take(1, str(tmp_path), batch_size=1, augmentation=augmentation)
+        clip = batch["pixel_values_videos"][0]
+        assert (clip[..., :8] == left).all() and (clip[..., 8:] == 255 - left).all()
+
+
+def test_cached_videos_give_the_same_clips(folder):
+    stream = clip_stream(str(folder), config=CONFIG, sampling=SAMPLING, decoding=Decoding(cache_bytes=10**7))
+    whole = names(take(12, str(folder), batch_size=1))
+    assert [Path(example["path"]).name for example in itertools.islice(stream, 12)] == whole
+
+
+def test_example_of_the_docstring(tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        write_video(tmp_path / "videos" / f"{number}.mp4", level=80 * number, num_frames=8)
+    monkeypatch.chdir(tmp_path)
+    exec(clip_stream.__doc__.partition("```python\n")[2].partition("```")[0].replace("\n    ", "\n").lstrip(), {})
+    assert capsys.readouterr().out == "torch.Size([2, 8, 3, 32, 32])\n"
+
+
 def test_refuses_no_source_and_empty_corpora(tmp_path):
     with pytest.raises(ValueError, match="no source given"):
         clip_stream([], config=CONFIG, sampling=SAMPLING)
     write_tar(tmp_path / "x.tar", {"readme.txt": b"nothing"})
-    with pytest.raises(FileNotFoundError, match="x.tar holds no videos or pictures"):
+    with pytest.raises(FileNotFoundError, match="x.tar holds no videos or images"):
         clip_stream(str(tmp_path / "x.tar"), config=CONFIG, sampling=SAMPLING)
     with pytest.raises(ValueError, match="start_batch=-1 must be at least 0"):
         StreamPosition().seek(-1)

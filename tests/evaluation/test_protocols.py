@@ -157,7 +157,7 @@ def test_labels_without_names_are_numbers():
 
 def test_classes_that_do_not_match_are_listed():
     message = (
-        "2 of 3 classes are none of the model's: 'jump', 'run'. The model knows 'kick', 'hug', 'push'. Rename them, "
+        "the model does not have 2 of 3 classes: 'jump', 'run'. The model knows 'kick', 'hug', 'push'. Rename them, "
         "or match labels by number"
     )
     with pytest.raises(LabelMismatchError, match=message):
@@ -172,7 +172,7 @@ def test_classes_that_do_not_match_are_listed():
 def test_names_that_stand_for_several_classes_are_refused():
     with pytest.raises(LabelMismatchError, match="more than one class of these names: 'crane'"):
         align_labels(corpus_of("crane"), config_of("crane", "hug", "crane"))
-    with pytest.raises(LabelMismatchError, match="several classes of the data set are one class of the model"):
+    with pytest.raises(LabelMismatchError, match="several classes of the data set match one class of the model"):
         align_labels(corpus_of("Hug", "hug"), config_of(*NAMES))
 
 

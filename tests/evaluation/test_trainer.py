@@ -12,7 +12,14 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 from videos import write_video
 
-from transformers_vjepa import ClipSampling, StreamPosition, VJEPAConfig, VJEPAForVideoClassification, clip_stream
+from transformers_vjepa import (
+    ClipSampling,
+    StreamPosition,
+    StreamShare,
+    VJEPAConfig,
+    VJEPAForVideoClassification,
+    clip_stream,
+)
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry, EvaluationClips
 from transformers_vjepa.evaluation import trainer as classification_trainer
@@ -88,9 +95,15 @@ def videos(tmp_path_factory):
     return root
 
 
-def stream(videos, model_config, position=None, **settings):
+def stream(videos, model_config, position=None, *, workers=0, **settings):
     return clip_stream(
-        str(videos), config=model_config, sampling=SAMPLING, position=position, batch_size=4, seed=3, **settings
+        str(videos),
+        config=model_config,
+        sampling=SAMPLING,
+        position=position,
+        seed=3,
+        share=StreamShare(batch_size=4, num_workers=workers),
+        **settings,
     )
 
 
@@ -298,7 +311,7 @@ def test_resumed_fine_tuning_ends_as_the_uninterrupted_one(videos, tmp_path, wor
         args.eval_strategy = "steps"
         model, position = tiny_classifier(drop_path_rate=0.5), StreamPosition()
         clips = evaluation_clips(videos)
-        data = stream(videos, model.config, position, num_workers=workers)
+        data = stream(videos, model.config, position, workers=workers)
         trainer = VJEPAClassificationTrainer(model, args, data, clips, position=position)
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer

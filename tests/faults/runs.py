@@ -12,6 +12,7 @@ from transformers import TrainerCallback, set_seed
 from transformers_vjepa import (
     ClipSampling,
     StreamPosition,
+    StreamShare,
     VJEPAConfig,
     VJEPAForPreTraining,
     VJEPATrainer,
@@ -77,10 +78,7 @@ def trainer_of(folder, sources, *, dataset=None, callbacks=(), shuffle_buffer=3,
             sampling=SAMPLING,
             position=position,
             seed=args.seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-            num_workers=args.dataloader_num_workers,
-            batch_size=args.per_device_train_batch_size,
+            share=StreamShare.from_training_arguments(args),
             shuffle_buffer=shuffle_buffer,
         )
     return Watched(model, args, dataset, position=position, callbacks=list(callbacks))

@@ -21,7 +21,9 @@ from videos import write_tar, write_video
 
 from transformers_vjepa import (
     ClipSampling,
+    Decoding,
     StreamPosition,
+    StreamShare,
     VJEPAConfig,
     VJEPAForPreTraining,
     VJEPATrainer,
@@ -69,7 +71,19 @@ def own_folder(folder, tmp_path) -> Path:
     return root
 
 
-def batches_of(source, number, *, start=0, cursors=None, position=None, num_workers=2, batch_size=3, **kwargs):
+def batches_of(
+    source,
+    number,
+    *,
+    start=0,
+    cursors=None,
+    position=None,
+    num_workers=2,
+    batch_size=3,
+    max_broken_share=0.05,
+    decode_timeout=60,
+    **kwargs,
+):
     """The first batches of a stream through a ClipLoader."""
     position = StreamPosition() if position is None else position
     stream = clip_stream(
@@ -77,8 +91,8 @@ def batches_of(source, number, *, start=0, cursors=None, position=None, num_work
         config=CONFIG,
         sampling=SAMPLING,
         position=position,
-        num_workers=num_workers,
-        batch_size=batch_size,
+        share=StreamShare(num_workers=num_workers, batch_size=batch_size),
+        decoding=Decoding(max_broken_share=max_broken_share, timeout=decode_timeout),
         **kwargs,
     )
     position.seek(start, cursors=cursors)
@@ -164,7 +178,7 @@ def test_a_share_of_broken_videos_above_the_bound_ends_the_run(own_folder):
 def test_a_truncated_tar_is_refused_at_the_start(tars, tmp_path):
     data = (tars / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(data[: len(data) // 3])
-    with pytest.raises(ValueError, match="0.tar is cut short inside '.*': copy the tar again"):
+    with pytest.raises(ValueError, match="0.tar is truncated inside '.*': copy the tar again"):
         clip_stream(str(tmp_path), config=CONFIG, sampling=SAMPLING)
 
 
@@ -213,7 +227,7 @@ def test_a_video_that_ends_its_worker_is_skipped_from_then_on(folder, tars, read
     batches = batches_of(source, 8, position=position, decode_timeout=10, **settings)
     (name,) = position.unreadable
     assert "7.mp4" in name and "7.mp4" not in names(batches)
-    (restart,) = [record for record in caplog.records if "going on from batch" in record.getMessage()]
+    (restart,) = [record for record in caplog.records if "continuing from batch" in record.getMessage()]
     assert "7.mp4" in restart.getMessage()
     has_traceback = any("in sleep_at_marked" in record.getMessage() for record in caplog.records)
     assert has_traceback == (fault is sleep_at_marked)
@@ -278,9 +292,8 @@ def train(source, output_dir, *callbacks, max_steps=8):
         use_cpu=True,
         report_to="none",
     )
-    stream = clip_stream(
-        source, config=CONFIG, sampling=SAMPLING, position=position, num_workers=2, batch_size=3, shuffle_buffer=3
-    )
+    share = StreamShare.from_training_arguments(arguments)
+    stream = clip_stream(source, config=CONFIG, sampling=SAMPLING, position=position, share=share, shuffle_buffer=3)
     torch.manual_seed(0)
     trainer = VJEPATrainer(
         VJEPAForPreTraining(CONFIG), arguments, stream, position=position, callbacks=list(callbacks)
@@ -299,7 +312,7 @@ def test_training_with_workers_that_are_killed_is_the_undisturbed_training(folde
     killer = KillWorker(2, 3, 6)
     losses, disturbed_weights = train(source(), tmp_path / "disturbed", killer)
     assert killer.killed == 3
-    restarts = [record for record in caplog.records if "going on from batch" in record.getMessage()]
+    restarts = [record for record in caplog.records if "continuing from batch" in record.getMessage()]
     assert len(restarts) == 3
     assert len(losses) == 8 and losses == expected
     assert all(torch.equal(disturbed_weights[name], value) for name, value in weights.items())
@@ -514,5 +527,5 @@ def test_a_server_that_cannot_be_reached_at_the_start_is_named(server, tar_urls,
     with pytest.raises(FileNotFoundError, match=r"Unable to find .*0\.tar"):
         open_corpus(tar_urls)
     server.faults["/0.tar"] = "stall"
-    with pytest.raises(OSError, match=r"0\.\.1}.tar cannot be read after 5 tries .*: look after its server"):
+    with pytest.raises(OSError, match=r"0\.\.1}.tar cannot be read after 5 tries .*: check its server"):
         open_corpus(tar_urls)

@@ -30,7 +30,7 @@ from reference import TINY
 from small_runs import SAMPLING, SMALL, pretrain
 from videos import write_tar, write_video
 
-from transformers_vjepa import VJEPAConfig, clip_stream
+from transformers_vjepa import Decoding, VJEPAConfig, clip_stream
 from transformers_vjepa.command_line.parsing import user_errors
 from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
 from transformers_vjepa.data.corpora import open_corpus
@@ -438,7 +438,9 @@ def test_any_name_goes_through_the_stream(tmp_path, monkeypatch, kind):
         source.write_bytes(b"".join(os.fsencode(f"videos/{name} 1\n") for name in names))
     if kind == "tar":
         source = write_tar(tmp_path / "shard.tar", {name: video for name in names})
-    stream = clip_stream(source, config=VJEPAConfig(**TINY), sampling=SAMPLING, shuffle=False, max_broken_share=0.0)
+    stream = clip_stream(
+        source, config=VJEPAConfig(**TINY), sampling=SAMPLING, shuffle=False, decoding=Decoding(max_broken_share=0.0)
+    )
     examples = [example for example, _ in zip(stream, names, strict=False)]
     assert [example["num_skipped"] for example in examples] == [0] * len(names)
     found = {example["path"] for example in examples}

@@ -7,7 +7,7 @@ from transformers.utils import logging
 
 from ..command_line.parsing import MISTAKES, check_processes, names_given, user_errors
 from ..data.corpora import SequentialCorpus
-from ..data.streaming import parse_sources
+from ..data.streaming import StreamShare, parse_sources
 from ..pretraining.arguments import parse_arguments
 from ..pretraining.masking import get_mask_strategy
 from ..pretraining.setup import (
@@ -44,7 +44,7 @@ def describe(argv: list[str]) -> str:
     corpora = [item.source for item in opened]
     indexed = all(not isinstance(corpus, SequentialCorpus) for corpus in corpora)
     num_videos = sum(map(len, corpora)) if indexed else None
-    stream = build_stream(data, config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
+    stream = build_stream(data, config, training, share=StreamShare(), shuffle_buffer=4)
     clips = list(islice(stream, 3))
     weights = [f" (weight {item.weight:g})" if item.weight is not None else "" for item in sources]
     found = [

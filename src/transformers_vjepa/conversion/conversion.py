@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from ..data.labels import class_names
+from ..data.labels import find_class_names
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAPositions
 from ..safety.safe_loading import CheckpointError, read_checkpoint
@@ -167,7 +167,7 @@ def classifier_config(
         LabelError: the class names do not fit.
     """
     weights = _probe_network(probe, config)
-    names, source = class_names(weights["linear.weight"].shape[0], labels)
+    names, source = find_class_names(weights["linear.weight"].shape[0], labels)
     config = copy.deepcopy(config)
     config.update(
         {

@@ -1,4 +1,4 @@
-"""What the scripts that pass once over a data set share: their data arguments, and how their processes start."""
+"""Shared by the commands that read a data set once: their data arguments, and the start of their processes."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,14 +16,14 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(kw_only=True)
 class CorpusArguments:
-    """The data set, and how it is read."""
+    """The data set, and how to read it."""
 
     _argument_group_name = "data"
 
     dataset: str = field(
         metadata={
-            "help": "A folder of videos, pictures, tars or Parquet; a text or CSV index ('path label' per line); a "
-            "pattern such as shards-{000..009}.tar; or a Hub data set id, which is streamed by one process."
+            "help": "A folder of videos, images, tars or Parquet; a text or CSV index ('path label' per line); a "
+            "pattern such as shards-{000..009}.tar; or a Hub data set id, which one process streams."
         }
     )
     split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
@@ -31,13 +31,16 @@ class CorpusArguments:
     decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
     max_broken_share: float = field(
         default=0.05,
-        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
+        metadata={
+            "help": "Stop above this share of broken videos among the last 1,000, with at least 20 broken ones."
+        },
     )
     clips_per_batch: int = field(
-        default=8, metadata={"help": "Clips that the encoder takes at once; segments and views count as clips."}
+        default=8, metadata={"help": "Clips in one batch of the encoder; segments and views count as clips."}
     )
     num_workers: int = field(
-        default=0, metadata={"help": "Processes that decode, for each process that computes; 0: it decodes itself."}
+        default=0,
+        metadata={"help": "Decoding processes for each computing process; 0: the computing process decodes."},
     )
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU."})
 
@@ -49,25 +52,25 @@ class CorpusArguments:
 
     def open(self) -> Corpus:
         """
-        The data set.
+        Open the data set.
 
         Raises:
-            FileNotFoundError, ValueError: see [`open_corpus`]; or there is nothing in it.
+            FileNotFoundError, ValueError: see [`open_corpus`]; or the data set is empty.
         """
         corpus = open_corpus(self.dataset, split=self.split, video_column=self.video_column)
         if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
-            raise ValueError(f"{self.dataset} holds no videos or pictures: check the folder, index or split")
+            raise ValueError(f"{self.dataset} holds no videos or images: check the folder, index or split")
         return corpus
 
 
 def start_processes(*, use_cpu: bool) -> PartialState:
     """
-    This process among those that `accelerate launch` started.
+    The state of this process among the processes that `accelerate launch` started.
 
     Raises:
-        ValueError: the processes know nothing of each other.
+        ValueError: the processes are not connected.
     """
-    # Processes wait for each other at the end only, which may be hours apart where a resumed run is uneven.
+    # Processes wait for each other only at the end. In a resumed run their ends may be hours apart.
     state = PartialState(cpu=use_cpu or not torch.accelerator.is_available(), timeout=timedelta(days=7))
     check_processes(state.num_processes)
     return state

@@ -1,30 +1,30 @@
-"""A DataLoader for clip streams that goes on when one of its worker processes dies."""
+"""A DataLoader for clip streams that continues when a worker process dies."""
 
 import atexit
-import logging
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from multiprocessing import Event, active_children
+from multiprocessing import active_children
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
+from transformers.utils import logging
 
 from ..safety.sanitizing import log_line
 from .clip_reading import Reading, last_reading
 from .lanes import record_cursors
 from .streaming import StreamPosition
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
-#: Restarts for the same batch, and of a run: so many at its beginning, and one more for so many batches delivered.
+#: Allowed restarts: without a batch in between; in a run; and one more in a run for each number of delivered batches.
 MAX_RESTARTS_IN_A_ROW, MAX_RESTARTS, BATCHES_PER_RESTART = 3, 20, 20
 _SECONDS_TO_DIE = 2
-# By these a process ends whose decoder is at fault: reading the same video again would end in the same way.
+# A decoder that crashes ends its process with one of these signals, and would crash again for the same video.
 _CRASHES = {
     -getattr(signal, name): name
     for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
@@ -33,31 +33,32 @@ _CRASHES = {
 
 
 class WorkersLostError(RuntimeError):
-    """DataLoader workers die again and again."""
+    """DataLoader workers died too often."""
 
 
 class ClipLoader(DataLoader):
     """
-    A [`~torch.utils.data.DataLoader`] for what [`~data.streaming.clip_stream`] makes, which owns its workers:
+    A [`~torch.utils.data.DataLoader`] for a [`~data.streaming.clip_stream`] that replaces workers which die:
 
-    - When one dies (out of memory, a decoder that crashes), new ones start at the first batch that has not been
-      delivered. The stream is a function of the position, so the batches are those of a run without the accident.
-    - A video that takes longer than the stream's `decode_timeout`, or whose decoder crashes, ends its worker; from
-      then on all workers skip it as a broken one.
-    - Workers ignore SIGINT, SIGTERM and SIGUSR1, which terminals and schedulers send to whole process groups: the main
-      process decides. It ends its workers in `close`, which is also called when Python exits.
+    - When a worker dies (out of memory, a decoder that crashes), new workers start at the first batch that has not
+      been delivered. The stream is a function of the position, so the batches are those of an undisturbed run.
+    - A video that takes longer than the `timeout` of [`~data.clip_reading.Decoding`], or that crashes its decoder,
+      ends its worker. From then on all workers skip the video as a broken one.
+    - Workers ignore SIGINT, SIGTERM and SIGUSR1, which terminals and schedulers send to whole process groups. Only the
+      main process ends its workers: in `close`, which is also called when Python exits.
 
-    A worker's own errors (`TooManyBrokenVideosError`, `StreamError`) come out as themselves. Without workers all this
-    is a DataLoader. An iteration ends the one before.
+    Errors that a worker raises (`TooManyBrokenVideosError`, `StreamError`) are raised unchanged. Without workers the
+    class is a plain DataLoader. A new iteration ends the previous one.
 
     Args:
         stream: the data set.
-        position: that of the stream; with `None` the death of a worker ends the iteration.
-        kwargs: those of the DataLoader.
+        position: the position of the stream. With `None` the death of a worker ends the iteration.
+        kwargs: arguments of the DataLoader.
 
     Raises:
-        WorkersLostError: while iterating: more than `MAX_RESTARTS_IN_A_ROW` deaths with no batch in between, or in all
-            more than `MAX_RESTARTS` and one for each `BATCHES_PER_RESTART` batches; or a death without a `position`.
+        WorkersLostError: while iterating: more than `MAX_RESTARTS_IN_A_ROW` deaths without a batch in between, or in
+            total more than `MAX_RESTARTS` and one for each `BATCHES_PER_RESTART` batches; or a death without a
+            `position`.
     """
 
     def __init__(self, stream: IterableDataset, *, position: StreamPosition | None = None, **kwargs: Any) -> None:
@@ -72,7 +73,7 @@ class ClipLoader(DataLoader):
         return self._iterate()
 
     def close(self) -> None:
-        """Ends the workers; a later iteration starts new ones."""
+        """End the workers. A later iteration starts new ones."""
         if self._workers is not None:
             self._workers.end()
             self._workers = None
@@ -104,7 +105,7 @@ class ClipLoader(DataLoader):
 
 
 def _start_worker(worker: int, *, then: Callable[[int], None] | None) -> None:
-    # `close` and, should the main process die, torch's watchdog end workers: neither needs these signals.
+    # Workers are ended by `close`, or by torch's watchdog if the main process dies. Neither needs these signals.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -113,7 +114,7 @@ def _start_worker(worker: int, *, then: Callable[[int], None] | None) -> None:
 
 
 class _Delivery:
-    """What an iteration has delivered, from where it goes on, and how often it has had to."""
+    """Counts the delivered batches and the restarts of an iteration, and starts workers at the next batch."""
 
     def __init__(self, position: StreamPosition | None) -> None:
         self._position = position
@@ -121,7 +122,7 @@ class _Delivery:
         self._batches = self._restarts = self._in_a_row = 0
 
     def start(self, iterate: Callable[[], Iterator[Any]], *, notes: str) -> Iterator[Any]:
-        """Starts workers at the first batch not delivered; the position stays where it was."""
+        """Start workers at the first batch that has not been delivered. The position is unchanged afterwards."""
         position = self._position
         if position is None:
             return iterate()
@@ -136,18 +137,18 @@ class _Delivery:
         self._batches += 1
         self._in_a_row = 0
         if isinstance(batch, Mapping):
-            record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last one says it all
+            record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last one includes the others
 
     def lost(self, reasons: list[str], *, unreadable: dict[str, str]) -> None:
         """
-        Notes that workers died, and why.
+        Note that workers died, and why.
 
         Raises:
-            WorkersLostError: once too often.
+            WorkersLostError: workers died too often.
         """
         reason = "; ".join(reasons)
         if self._position is None:
-            raise WorkersLostError(f"{reason}: to go on all the same, pass the position of the stream to ClipLoader")
+            raise WorkersLostError(f"{reason}: pass the position of the stream to ClipLoader, which then can continue")
         is_news = not unreadable.keys() <= self._position.unreadable.keys()
         self._position.unreadable |= unreadable
         self._restarts += 1
@@ -158,16 +159,22 @@ class _Delivery:
             times = f"{self._restarts} times in {self._batches} batches"
         else:
             batch = self._position.start_batch + self._batches
-            logger.warning("%s; going on from batch %d with new workers", reason, batch)
+            logger.warning("%s; continuing from batch %d with new workers", reason, batch)
             return
         raise WorkersLostError(
-            f"DataLoader workers died {times}, the last time so: {reason}. SIGKILL mostly means that memory ran out: "
-            "use fewer workers, a smaller shuffle buffer or cache; otherwise leave out the videos that are named"
+            f"DataLoader workers died {times}; the last reason: {reason}. SIGKILL usually means that memory ran out: "
+            "use fewer workers, or a smaller shuffle buffer or cache. Otherwise remove the named videos"
         )
 
 
 class _WorkerDied(Exception):
-    """Processes ended that should not have: why, and which videos are not to be read again, for what reason."""
+    """
+    Worker processes died.
+
+    Attributes:
+        reasons: why each process died.
+        unreadable: videos that must not be read again, and why.
+    """
 
     def __init__(self, processes: list[BaseProcess], *, notes: str) -> None:
         self.reasons: list[str] = []
@@ -181,7 +188,7 @@ class _WorkerDied(Exception):
         shown = log_line(reading.name)
         if reading.traceback:
             self.unreadable[reading.name] = "reading it took longer than decode_timeout"
-            logger.warning("where the reading of %s stood:\n%s", shown, reading.traceback)
+            logger.warning("call stack at the time limit for %s:\n%s", shown, reading.traceback)
             return f"ended because reading {shown} took longer than decode_timeout"
         if reading.name and exitcode in _CRASHES:
             self.unreadable[reading.name] = f"reading it crashed its process ({_CRASHES[exitcode]})"
@@ -191,8 +198,8 @@ class _WorkerDied(Exception):
 
 class _DeathNotice:
     """
-    Once workers run, torch handles SIGCHLD by raising wherever the main process happens to be, be it the middle of an
-    optimizer step. Behind this handler it raises only while a batch is waited for, where it is caught.
+    Wraps torch's handler of SIGCHLD. That handler raises at any point of the main process, for example within an
+    optimizer step; this one raises only while the main process waits for a batch, where the error is caught.
     """
 
     def __init__(self) -> None:
@@ -232,8 +239,13 @@ class _Workers:
         self._notes = notes
         others = set(active_children())
         self._batches: Iterator[Any] | None = start()
+        # A worker killed inside `Event.is_set()` keeps the lock of the event by which torch ends workers, and torch
+        # would wait for the lock forever. `end` does without the event, so torch gets one of this process alone. This
+        # is the only use of a private name of torch in this file.
+        if hasattr(self._batches, "_workers_done_event"):
+            self._batches._workers_done_event = threading.Event()
         self._processes = [process for process in active_children() if process not in others]
-        # With SIGTERM ignored, multiprocessing would wait for them for ever when Python exits.
+        # Workers ignore SIGTERM, so multiprocessing would wait for them forever when Python exits.
         atexit.register(self.end)
         _death_notice.install()
 
@@ -242,7 +254,7 @@ class _Workers:
         The next batch.
 
         Raises:
-            StopIteration: there is none.
+            StopIteration: the stream has ended.
             _WorkerDied: a process has died.
         """
         self._check()
@@ -250,30 +262,27 @@ class _Workers:
             with _death_notice:
                 return next(self._batches)
         except (RuntimeError, OSError, EOFError):
-            # A dying worker breaks off its connections before it can be seen to be dead.
+            # A dying worker closes its connections before its exit code is available.
             dying = wait([process.sentinel for process in self._processes], timeout=_SECONDS_TO_DIE)
             for process in self._processes:
                 if process.sentinel in dying:
                     process.join(timeout=_SECONDS_TO_DIE)
             self._check()
-            raise  # an error of the stream that a worker handed on
+            raise  # an error of the stream, which a worker passed on
 
     def _check(self) -> None:
-        # An exit code of 0 is the end of a stream that has one.
+        # Exit code 0: the stream has ended.
         dead = [process for process in self._processes if process.exitcode]
         if dead:
             raise _WorkerDied(dead, notes=self._notes)
 
     def end(self) -> None:
-        """Kills the processes. They only read, so nothing is lost; one that is stuck would not end in another way."""
+        """Kill the processes. They only read, so nothing is lost, and a process that hangs would not end otherwise."""
         atexit.unregister(self.end)
         for process in self._processes:
             process.kill()
         for process in self._processes:
-            process.join(timeout=_SECONDS_TO_DIE)  # a process that waits for a dead disk cannot even be killed
-        # Who is killed while it looks whether this is set keeps the lock of it: setting it would wait for ever.
-        if hasattr(self._batches, "_workers_done_event"):
-            self._batches._workers_done_event = Event()
+            process.join(timeout=_SECONDS_TO_DIE)  # not forever: a process that waits for a dead disk does not end
         self._batches = None
 
 

@@ -1,4 +1,4 @@
-"""Which video stands where in the stream: pure functions of (seed, position)."""
+"""The order of the videos in the stream: pure functions of (seed, position)."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import torch
 
 from .random_streams import hash_counters, permutation
 
-#: Positions in which a mix has exactly its proportions.
+#: Number of positions in a block; each block of a mix has exactly the proportions of the mix.
 MIX_BLOCK = 1000
 
 
 class Draw(IntEnum):
-    """What a random number is for: each use of the seed has its own."""
+    """Purpose of a random number, so that different uses of one seed are independent."""
 
     CLIP = 0
     EPOCH = 1
@@ -25,20 +25,21 @@ class Draw(IntEnum):
 
 class ClipOrder:
     """
-    Which video stands at a position: a pure function, with caches of the current block and epochs.
+    The video at a position: a pure function, with caches of the current block and epochs.
 
-    In a mix, positions come in blocks of `MIX_BLOCK`. Each block holds corpus c exactly `shares[c]` times, in an
-    order drawn per block, so the n-th time corpus c is due is `block * shares[c] + (times before in the block)`.
-    An indexed corpus of N videos then takes the n-th video of a permutation drawn per epoch (n // N).
+    The positions of a mix are divided into blocks of `MIX_BLOCK`. Each block holds corpus c exactly `shares[c]` times,
+    in a random order of the block. So a position has, for its corpus, the number
+    n = `block * shares[c] + (earlier positions of the corpus in the block)`. An indexed corpus of N videos then takes
+    video n % N of the random order of epoch n // N.
 
     Args:
-        sizes: videos of each corpus, `None` for sequential ones.
-        weights: share of each corpus, of any sum; `None` in all for shares in proportion to `sizes`.
-        seed: seed of all permutations.
-        shuffle: `False` keeps the corpus order (a mix is still interleaved).
+        sizes: number of videos of each corpus, `None` for sequential corpora.
+        weights: share of each corpus, with any sum; `None` in all for shares in proportion to `sizes`.
+        seed: seed of all random orders.
+        shuffle: `False` keeps the order of each corpus (a mix is still interleaved).
 
     Raises:
-        ValueError: weights that are not positive, missing, or too small for one position in a block.
+        ValueError: weights that are missing, not positive, or too small for one position in a block.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ClipOrder:
         self._epochs: dict[int, tuple[int, torch.Tensor]] = {}
 
     def locate(self, position: int) -> tuple[int, int]:
-        """(corpus, n): `position` is the n-th time, counted from 0, that this corpus is due."""
+        """(corpus, n): the corpus at `position`, and the number n of earlier positions of this corpus."""
         if len(self._sizes) == 1:
             return 0, position
         block, offset = divmod(position, MIX_BLOCK)
@@ -69,7 +70,7 @@ class ClipOrder:
         return corpus, block * self.shares[corpus] + self._block[2][offset]
 
     def index(self, corpus: int, n: int) -> int:
-        """Video of an indexed corpus when it is due for the n-th time."""
+        """Video of an indexed corpus at its position number n."""
         epoch, offset = divmod(n, self._sizes[corpus])
         if not self._shuffle:
             return offset
@@ -84,7 +85,7 @@ class ClipOrder:
 
 
 def _shares(sizes: Sequence[int | None], weights: Sequence[float | None]) -> tuple[int, ...]:
-    """Whole positions per block, by largest remainders."""
+    """Whole positions per block, rounded by the method of largest remainders."""
     if all(weight is None for weight in weights):
         if None in sizes:
             raise ValueError("a mix with a streamed corpus, whose size is unknown, needs weights: use source=weight")
@@ -106,8 +107,4 @@ def _shares(sizes: Sequence[int | None], weights: Sequence[float | None]) -> tup
     return tuple(shares)
 
 
-__all__ = [
-    "MIX_BLOCK",
-    "ClipOrder",
-    "Draw",
-]
+__all__ = ["MIX_BLOCK", "ClipOrder", "Draw"]

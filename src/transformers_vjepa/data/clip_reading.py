@@ -1,17 +1,18 @@
-"""From a video or picture that a corpus has found to its frames, and what to do with those that are broken."""
+"""Read the frames of a video or image that a corpus has found; count, bound and report broken videos."""
 
 import faulthandler
-import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import torch
+from transformers.utils import logging
 
 from ..models.vjepa.clip_sampling import ClipSampling, DecodingError
 from ..models.vjepa.decoding import Backend, VideoCache, read_segments
@@ -20,26 +21,56 @@ from ..safety.sanitizing import log_line, without_secrets
 from .corpora import EncodedClip
 from .remote_reading import fetch
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
 
-#: Videos over which the share of broken ones is taken, and the failures from which on it can stop a run.
+#: The share of broken videos is computed over this many videos, and stops a run from this many broken ones on.
 BROKEN_WINDOW, MIN_BROKEN = 1000, 20
-#: What a broken video raises. Anything else is a mistake of ours and stops the run at once.
+#: What a broken video raises. Any other error is a bug and stops the run at once.
 BROKEN_VIDEO_ERRORS = (DecodingError, OSError, pa.ArrowInvalid)
 
 
 class RefusedClipError(DecodingError):
-    """A data set names what is not its own: a file of this machine outside of its folder."""
+    """A row of a data set names a file outside of the folder of the data set."""
 
 
 class TooManyBrokenVideosError(RuntimeError):
     """The share of videos that cannot be read or decoded is above the bound."""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """
+    How videos are decoded, and how many of them may be broken.
+
+    Args:
+        backend: see [`read_clip`].
+        max_broken_share: share of broken videos among the last `BROKEN_WINDOW` that a worker tried, above which the
+            run stops; in [0, 1).
+        timeout: seconds to find and read one video (`--decode_timeout`); 0 for no limit. The worker of a
+            [`ClipLoader`] that takes longer is replaced, and the video is skipped as a broken one. Without a
+            `ClipLoader` a warning names the video.
+        cache_bytes: size of the decoded videos that each worker keeps, see [`VideoCache`].
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    backend: Backend = "pyav"
+    max_broken_share: float = 0.05
+    timeout: float = 60.0
+    cache_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        check_broken_share(self.max_broken_share)
+        for name, value in (("decode_timeout", self.timeout), ("cache_bytes", self.cache_bytes)):
+            if value < 0:
+                raise ValueError(f"{name}={value} must be at least 0")
+
+
 class BrokenVideoMonitor:
     """
-    Counts broken videos among the last `BROKEN_WINDOW` that this process tried, and logs each. From
-    `MIN_BROKEN` failures in the window on, a share above `max_share` raises `TooManyBrokenVideosError`.
+    Counts and logs the broken videos among the last `BROKEN_WINDOW` that this process tried. From `MIN_BROKEN`
+    broken videos in the window on, a share above `max_share` raises `TooManyBrokenVideosError`.
     """
 
     def __init__(self, max_share: float) -> None:
@@ -51,7 +82,7 @@ class BrokenVideoMonitor:
         self._broken.append(False)
 
     def failed(self, path: str, error: Exception | str) -> None:
-        """Note that `path` is broken; `error` is what was raised, or what `describe_error` made of it."""
+        """Note that `path` is broken. `error` is the error, or the text that `describe_error` made of the error."""
         reason = error if isinstance(error, str) else describe_error(error)
         example = log_line(f"{path} ({reason})")
         logger.warning("skipped a broken video: %s", example)
@@ -67,25 +98,26 @@ class BrokenVideoMonitor:
 
 
 class Reading(NamedTuple):
-    """What a process was reading when it ended."""
+    """What a process was reading when the process ended."""
 
     #: The video; empty between two videos.
     name: str
-    #: Where the process stood when the time for the video had run out; empty if it had not.
+    #: The call stack at the time limit of the video; empty if the process ended earlier.
     traceback: str
 
 
 class ReadingWatch:
     """
-    Bounds the time that this process takes for a video, be it to find, to open or to decode it.
+    Bounds the time that this process takes to find, open and decode a video.
 
-    In a worker of a `ClipLoader` (that is, with `notes`) it ends the process: nothing less ends a decoder that is
-    stuck in C. The loader learns from a note which video it was. Any other process is only warned of.
+    In a worker of a `ClipLoader` (that is, with `notes`) the time limit ends the process, because nothing else ends a
+    decoder that hangs in C. The loader learns the name of the video from a note. In any other process the time limit
+    only logs a warning.
 
     Args:
-        timeout: seconds; 0 for any time.
-        notes: folder in which the process notes what it is reading.
-        unreadable: videos that have ended a process before, and why.
+        timeout: seconds; 0 for no limit.
+        notes: folder in which the process notes which video it reads.
+        unreadable: videos whose reading has ended a process before, and why.
     """
 
     def __init__(
@@ -93,57 +125,50 @@ class ReadingWatch:
     ) -> None:
         self._timeout = timeout
         self._unreadable = unreadable or {}
-        # Unbuffered, and appending: faulthandler writes behind the name.
+        # Unbuffered and in append mode, because faulthandler writes to the file after the name.
         self._note = None if notes is None else open(_note(notes, os.getpid()), "ab", buffering=0)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
         """
-        Around the reading of the video `name`.
+        Use this context to read the video `name`.
 
         Raises:
-            DecodingError: it has ended a process before.
+            DecodingError: the reading of this video has ended a process before.
         """
         if name in self._unreadable:
             raise DecodingError(name, self._unreadable[name])
-        if self._note is None:
-            with self._warning(name):
-                yield
-            return
-        self._note.write(os.fsencode(name) + b"\0")
-        if self._timeout:
-            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
+        stop = self._start(name)
         try:
             yield
         finally:
-            faulthandler.cancel_dump_traceback_later()
-            self._note.truncate(0)
+            stop()
 
-    @contextmanager
-    def _warning(self, name: str) -> Iterator[None]:
+    def _start(self, name: str) -> Callable[[], None]:
+        """Start the time limit for a video. Returns the function that stops it."""
+        if self._note is not None:
+            self._note.write(os.fsencode(name) + b"\0")
+            if self._timeout:
+                faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
+            return self._stop
         if not self._timeout:
-            yield
-            return
-        timer = threading.Timer(
-            self._timeout,
-            logger.warning,
-            (
-                "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker could be ended "
-                "for it: if it never comes back, stop this process, and use workers or leave the video out",
-                log_line(name),
-                self._timeout,
-            ),
+            return lambda: None
+        message = (
+            "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker can be stopped and "
+            "replaced: if the process hangs, stop it, and use workers or leave the video out"
         )
+        timer = threading.Timer(self._timeout, logger.warning, (message, log_line(name), self._timeout))
         timer.daemon = True
         timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return timer.cancel
+
+    def _stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._note.truncate(0)
 
 
 def last_reading(notes: str, pid: int) -> Reading:
-    """What the process `pid`, which has ended, last noted with a [`ReadingWatch`]."""
+    """The last note that the process `pid` wrote with a [`ReadingWatch`] before it ended."""
     file = _note(notes, pid)
     name, _, traceback = file.read_bytes().partition(b"\0") if file.exists() else (b"", b"", b"")
     return Reading(os.fsdecode(name), traceback.decode(errors="replace"))
@@ -164,7 +189,7 @@ def check_broken_share(max_broken_share: float) -> None:
 
 def describe_error(error: Exception) -> str:
     """Kind and reason of an error, without the name of the video."""
-    reason = error.reason if isinstance(error, DecodingError) else error  # the rest repeats the path
+    reason = error.reason if isinstance(error, DecodingError) else error  # its text repeats the path
     return without_secrets(f"{type(error).__name__}: {reason}")
 
 
@@ -179,15 +204,15 @@ def read_frames(
     seed: int = 0,
 ) -> torch.Tensor:
     """
-    The frames of a clip, or of several segments of a video (see [`read_segments`]). What lies behind a URL is fetched
-    in up to 5 tries; `seed` determines how long is waited between them.
+    Read the frames of a clip, or of several segments of a video (see [`read_segments`]). A URL is fetched in up to 5
+    tries; `seed` determines the waiting times between the tries.
 
     Returns:
-        uint8 (num_segments, frames, 3, height, width); a picture comes once, as (1, 1, 3, height, width): crop it
-        first, then repeat it.
+        uint8 (num_segments, frames, 3, height, width). An image is returned once, as (1, 1, 3, height, width): crop
+        the image first, then repeat it.
 
     Raises:
-        DecodingError, OSError: the video or picture is broken.
+        DecodingError, OSError: the video or image is broken.
     """
     data = clip.data
     if clip.refused:
@@ -204,9 +229,9 @@ def read_frames(
 
 
 def _read_image(data: str | bytes, *, name: str) -> torch.Tensor:
-    """uint8 (3, height, width), channels last in memory as decoders deliver frames."""
+    """uint8 (3, height, width), with the channels last in memory, as decoders deliver frames."""
     if isinstance(data, str) and not os.path.isfile(data):
-        raise FileNotFoundError(f"{name} is no regular file")
+        raise FileNotFoundError(f"{name} is not a regular file")
     return torch.from_numpy(read_image(data, name)).permute(2, 0, 1)
 
 
@@ -215,6 +240,7 @@ __all__ = [
     "BROKEN_WINDOW",
     "MIN_BROKEN",
     "BrokenVideoMonitor",
+    "Decoding",
     "Reading",
     "ReadingWatch",
     "RefusedClipError",

@@ -20,37 +20,52 @@ from transformers.utils import logging
 from ..safety.sanitizing import log_line, without_secrets
 from .remote_reading import disable_datasets_retries, retried, storage_options
 
+logger = logging.get_logger(__name__)
+
+VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 IMAGE_EXTENSIONS = frozenset(".jpeg .jpg .png .webp".split())
 NO_LABEL = -1
-# Addresses that a row of a data set may name, also of a file in an archive there (`zip://clip.mp4::https://...`).
+_LABEL_COLUMNS = ("label", "labels", "cls")
+# One random clip reads a whole row group; above this size the reading takes longer than the decoding.
+_LARGE_ROW_GROUP = 64 * 2**20
+# Addresses that a row of a data set may name, also of a file in an archive (`zip://clip.mp4::https://...`).
 _ADDRESS = re.compile(r"((zip|tar)://((?!::).)*::)?(https?|hf)://((?!::).)*", re.DOTALL)
+_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d{1,18})$")
+_NAMED_LINE = re.compile(r'^"?(?P<path>[^,"]+)"?\s*,\s*"?(?P<name>[^,"]+?)"?$')
+_HEADER_LINE = re.compile(r"^\w+([\s,]+\w+)*$")
+_BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 
 class EncodedClip(NamedTuple):
-    """A video or picture that has been found, not decoded."""
+    """A video or image that has been found, but not decoded."""
 
-    #: What names it in logs and results.
+    #: Name for logs and results.
     path: str
-    #: Class, or -1 where none is known.
+    #: Class, or -1 if unknown.
     label: int
-    #: Path or URL of a file, or the bytes of one (empty where a data set has none).
+    #: Path or URL of a file, or the bytes of a file (empty if the row of a data set has none).
     data: str | bytes
     is_image: bool
-    #: Why it must not be read; empty for nearly all.
+    #: Why the file must not be read; empty if it may be read.
     refused: str = ""
 
 
 def extension(path: str) -> str:
-    """In lower case, with its dot."""
+    """The extension in lower case, with its dot."""
     return os.path.splitext(path)[1].lower()
+
+
+def _is_media(path: str) -> bool:
+    return extension(path) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 def encoded_clip(value: Any, *, label: Any, name: str, is_image: bool, folder: str | None) -> EncodedClip:
     """
-    The clip stored in a cell: bytes, a path, or {"bytes", "path"}.
+    The clip in a cell of a data set: bytes, a path, or {"bytes", "path"}.
 
     Args:
-        folder: where the files are that cells may name; "" for anywhere, `None` for nowhere.
+        folder: the folder in which cells may name files; "" allows all files, `None` allows none.
     """
     if isinstance(value, dict):
         data = value.get("path") if value.get("bytes") is None else value["bytes"]
@@ -66,75 +81,64 @@ def encoded_clip(value: Any, *, label: Any, name: str, is_image: bool, folder: s
 
 
 def _named_file(path: str, *, folder: str | None) -> tuple[str, str]:
-    """The file or address that a cell names, and why it must not be read, if so; see [`encoded_clip`]."""
+    """The file or address that a cell names, and the reason if it must not be read; see [`encoded_clip`]."""
     if folder == "" or _ADDRESS.fullmatch(path):
         return path, ""
     if folder is not None and "://" not in path and "\0" not in path:
         root = os.path.abspath(folder)
-        file = os.path.abspath(os.path.join(root, path))  # resolves `..`, not links: those are of this machine
+        file = os.path.abspath(os.path.join(root, path))  # resolves `..` but not links, which the user has made
         if os.path.commonpath([root, file]) == root:
             return file, ""
     files = "" if folder is None else f"files in {folder} or below, and "
-    return path, f"it names {path!r}: of what rows name only {files}addresses (http, https, hf) are read"
-
-
-class IndexedCorpus(Protocol):
-    """Videos that can be read in any order. References are flat arrays: cheap to fork, pickle and hold."""
-
-    #: Names of the labels; empty where none are known.
-    class_names: tuple[str, ...]
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Class of every video, -1 where none is known: int64 (videos,), without reading any."""
-
-    def __len__(self) -> int: ...
-
-    def describe(self, index: int) -> str:
-        """The name of video `index` for logs, without reading anything."""
-
-    def read(self, index: int) -> EncodedClip:
-        """Find video `index`. Raises `OSError` or `pyarrow.ArrowInvalid` when it cannot be read."""
+    return path, f"it names {path!r}: rows may only name {files}addresses (http, https, hf)"
 
 
 class PackedStrings(Sequence[str]):
     """
-    Read-only strings in two flat buffers. A million `str` objects cost some 150 MB, and every process that
-    touches their reference counts gets its own copy; these buffers stay shared between forked workers.
+    Read-only paths in one pyarrow array. A million `str` objects take some 150 MB, and each forked worker copies the
+    objects that it uses; the buffers of an array are smaller and stay shared.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
+        # As bytes, since a path need not be valid UTF-8; and without a list, which would hold a million objects.
         blob, ends = bytearray(), array("q", [0])
         for string in strings:
             blob += os.fsencode(string)
             ends.append(len(blob))
-        self._blob = bytes(blob)
-        self._ends = np.array(ends, dtype=np.int64)
+        buffers = [None, pa.py_buffer(np.array(ends)), pa.py_buffer(bytes(blob))]
+        self._array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._array)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside of {len(self)} strings")
-        return os.fsdecode(self._blob[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(self._array[index].as_py())
+
+
+class IndexedCorpus(Protocol):
+    """Videos that can be read in any order. Corpora hold flat arrays, which are cheap to fork, pickle and keep."""
+
+    #: Names of the labels; empty if unknown.
+    class_names: tuple[str, ...]
 
     @property
-    def nbytes(self) -> int:
-        """Size in memory, in bytes."""
-        return len(self._blob) + self._ends.nbytes
+    def labels(self) -> np.ndarray:
+        """Class of every video, -1 if unknown: int64 (videos,). Reads no video."""
+
+    def __len__(self) -> int: ...
+
+    def describe(self, index: int) -> str:
+        """The name of video `index` for logs. Reads nothing."""
+
+    def read(self, index: int) -> EncodedClip:
+        """Find video `index`. Raises `OSError` or `pyarrow.ArrowInvalid` if the video cannot be read."""
 
 
 class FileCorpus:
-    """Video or picture files, one per reference; `paths` are relative to `root`, absolute, or URLs."""
+    """Video or image files. `paths` are relative to `root`, absolute, or URLs."""
 
     def __init__(
-        self,
-        paths: Iterable[str],
-        *,
-        labels: Iterable[int],
-        root: str = "",
-        class_names: Sequence[str] = (),
+        self, paths: Iterable[str], *, labels: Iterable[int], root: str = "", class_names: Sequence[str] = ()
     ) -> None:
         self._paths = PackedStrings(paths)
         self._labels = np.fromiter(labels, dtype=np.int32)
@@ -164,29 +168,28 @@ class FileCorpus:
 
 class TarCorpus:
     """
-    Videos and pictures inside uncompressed (WebDataset) tars. A reference is (tar, offset, size), read once
-    from the headers; nothing is ever extracted to disk. The label is the sample's `.cls` member, or `label`
-    of its `.json` member.
+    Videos and images inside uncompressed (WebDataset) tars. A reference is (tar, offset, size), read once from the
+    headers; nothing is extracted to the disk. The label is the sample's `.cls` member, or `label` of its `.json`
+    member.
 
     Raises:
-        ValueError: a file that is not an uncompressed tar, or is cut short.
+        ValueError: a file that is not an uncompressed tar, or that is truncated.
     """
 
     class_names = ()
 
     def __init__(self, tars: Sequence[str]) -> None:
         self._tars = tuple(tars)
-        columns: dict[str, array] = {name: array("q") for name in ("tar", "offset", "size", "label")}
+        references = array("q")
 
         def names() -> Iterator[str]:
             for number, tar in enumerate(self._tars):
-                for name, offset, size, label in _tar_members(tar):
-                    for column, value in zip(columns, (number, offset, size, label), strict=True):
-                        columns[column].append(value)
+                for name, *reference in _tar_members(tar):
+                    references.extend((number, *reference))
                     yield name
 
         self._names = PackedStrings(names())
-        self._tar, self._offset, self._size, self._label = (np.array(column) for column in columns.values())
+        self._tar, self._offset, self._size, self._label = np.array(references).reshape(-1, 4).T
 
     @property
     def labels(self) -> np.ndarray:
@@ -210,13 +213,13 @@ class TarCorpus:
 
 
 def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
-    """(name, offset, size, label) of every video and picture of a tar; members of a sample are adjacent."""
+    """(name, offset, size, label) of every video and image of a tar; members of a sample are adjacent."""
     total = os.path.getsize(tar)
     sample, media, label = None, [], NO_LABEL
     try:
         with tarfile.open(tar, mode="r:") as archive:
             for member in archive:
-                archive.members = []  # tarfile would keep every header
+                archive.members = []  # otherwise tarfile keeps every header in memory
                 if not member.isreg() or member.sparse is not None:
                     continue
                 folder, base = os.path.split(member.name)
@@ -225,33 +228,33 @@ def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
                     yield from ((*entry, label) for entry in media)
                     sample, media, label = key, [], NO_LABEL
                 if member.offset_data + member.size > total:
-                    raise ValueError(f"{tar} is cut short inside {member.name!r}: copy the tar again")
+                    raise ValueError(f"{tar} is truncated inside {member.name!r}: copy the tar again")
                 if _is_media(member.name) and not base.startswith("."):
                     media.append((member.name, member.offset_data, member.size))
                 elif base.endswith((".cls", ".json")):
                     label = _parse_label(archive.extractfile(member).read(), where=f"{tar}::{member.name}")
             yield from ((*entry, label) for entry in media)
             _check_tar_end(tar, archive.offset)
-    except (tarfile.TarError, OverflowError, LookupError) as error:  # a size or a header of an extension
+    except (tarfile.TarError, OverflowError, LookupError) as error:  # also damaged sizes and extension headers
         raise ValueError(
             f"{tar} cannot be read as an uncompressed tar ({error}): copy it again, or decompress it first"
         ) from error
 
 
 def _check_tar_end(tar: str, offset: int) -> None:
-    """tarfile takes a damaged or incomplete header for the end of the archive: a block of zeros is the end."""
+    """A tar ends with a block of zeros. Checked here, since tarfile also takes a damaged header for the end."""
     with open(tar, "rb") as file:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
     if not block:
-        logger.warning("%s has no end mark: it may have been cut short", log_line(tar))
+        logger.warning("%s has no end mark: the file may be truncated", log_line(tar))
     elif block != bytes(tarfile.BLOCKSIZE):
-        raise ValueError(f"{tar} is damaged or cut short at byte {offset}: copy the tar again")
+        raise ValueError(f"{tar} is damaged or truncated at byte {offset}: copy the tar again")
 
 
 def _parse_label(data: bytes, *, where: str) -> int:
     try:
-        value = json.loads(data)  # a bare integer is JSON too
+        value = json.loads(data)  # an integer by itself is JSON too
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} holds neither an integer nor JSON: {data[:40]!r}") from error
     if isinstance(value, dict):
@@ -263,19 +266,19 @@ def _parse_label(data: bytes, *, where: str) -> int:
 
 class ParquetCorpus:
     """
-    Videos or pictures in Parquet files, as bytes, paths, or the struct that `datasets.Video` and
-    `datasets.Image` store. A reference is (file, row group, row). Reading a row reads the video and label
-    columns of its row group; the last group is kept, so reading in order reads each group once.
+    Videos or images in Parquet files, as bytes, paths, or the struct that `datasets.Video` and `datasets.Image`
+    store. A reference is (file, row group, row). Reading a row reads the video and label columns of its row group.
+    The last group is kept, so reading in order reads each group once.
 
-    A path in a row is that of a file in the folder of the Parquet file or below, or an address (http, https, hf):
-    whoever wrote the rows does not choose among the other files of this machine.
+    A path in a row must lie in the folder of the Parquet file or below, or be an address (http, https, hf): untrusted
+    rows must not name arbitrary files of this machine.
 
     Args:
         files: paths of the files; all have the columns of the first.
-        video_column: the column to read; by default the only video (or else picture, or else binary) column.
+        video_column: the column to read; by default the only video (or else image, or else binary) column.
 
     Raises:
-        ValueError: no such column, or several that could be meant.
+        ValueError: no such column, or several possible columns.
     """
 
     def __init__(self, files: Sequence[str], *, video_column: str | None = None) -> None:
@@ -284,34 +287,37 @@ class ParquetCorpus:
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
         self._column, self._is_image = _find_media_column(features, video_column, source=files[0])
         self._label = _find_label_column(features)
-        self.class_names = _class_names(features, self._label)
-        group_file, group_number, rows, largest = array("q"), array("q"), array("q"), 0
+        self.class_names = _names_in_features(features, self._label)
+        groups, largest = [], 0
         for number, file in enumerate(self._files):
-            with _reading(file):
-                metadata = pq.read_metadata(file)
-                columns = metadata.schema.to_arrow_schema().names
-            for column in (self._column, self._label):
-                if column is not None and column not in columns:
-                    raise ValueError(
-                        f"{file} has no column {column!r}, which {files[0]} has (only {', '.join(columns)}): name "
-                        "files that belong together"
-                    )
+            metadata = self._metadata(file)
             for group in range(metadata.num_row_groups):
-                group_file.append(number)
-                group_number.append(group)
-                rows.append(metadata.row_group(group).num_rows)
-                largest = max(largest, metadata.row_group(group).total_byte_size)
-        self._group_file, self._group_number = np.array(group_file), np.array(group_number)
-        self._group_start = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+                row_group = metadata.row_group(group)
+                groups.append((number, group, row_group.num_rows))
+                largest = max(largest, row_group.total_byte_size)
+        self._group_file, self._group_number, rows = np.array(groups, dtype=np.int64).reshape(-1, 3).T
+        self._group_start = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self._cached: tuple[int, pa.Table] | None = None
         if largest > _LARGE_ROW_GROUP:
             logger.warning(
-                "%s has row groups of up to %d MiB, and each random clip reads one whole: write the file with a "
+                "%s has row groups of up to %d MiB, and each random clip reads a whole group: write the file with a "
                 "smaller row_group_size, or pass load_dataset('parquet', data_files=..., streaming=True), which "
                 "reads every group once",
                 log_line(files[0]),
                 largest // 2**20,
             )
+
+    def _metadata(self, file: str) -> pq.FileMetaData:
+        with _reading(file):
+            metadata = pq.read_metadata(file)
+            columns = metadata.schema.to_arrow_schema().names
+        for column in (self._column, self._label):
+            if column is not None and column not in columns:
+                raise ValueError(
+                    f"{file} has no column {column!r}, which {self._files[0]} has (only {', '.join(columns)}): pass "
+                    "files with the same columns"
+                )
+        return metadata
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
@@ -321,7 +327,7 @@ class ParquetCorpus:
 
     @property
     def labels(self) -> np.ndarray:
-        """Reads the label column of all files, and no other."""
+        """Reads the label column of all files, and no other column."""
         if self._label is None:
             return np.full(len(self), NO_LABEL, dtype=np.int64)
         parts = [np.empty(0, dtype=np.int64)]
@@ -331,7 +337,7 @@ class ParquetCorpus:
                 parts += [chunk.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for chunk in column.chunks]
         labels = np.concatenate(parts)
         if len(labels) != len(self):
-            raise ValueError(f"{self._files[0]} and what belongs to it have {len(labels)} labels of {len(self)} rows")
+            raise ValueError(f"{self._files[0]} and its other files have {len(labels)} labels for {len(self)} rows")
         return labels
 
     def _locate(self, index: int) -> tuple[int, int]:
@@ -367,7 +373,7 @@ class SubsetCorpus:
     Some of the videos of another corpus, in the order of `indices`.
 
     Raises:
-        ValueError: an index that the corpus does not have.
+        ValueError: an index outside of the corpus.
     """
 
     def __init__(self, corpus: IndexedCorpus, indices: Iterable[int]) -> None:
@@ -394,10 +400,10 @@ class SubsetCorpus:
 
 class RelabelledCorpus:
     """
-    A corpus with other class indices, such as those of a model that knows the classes in another order.
+    A corpus with other class indices, for example those of a model that numbers the classes differently.
 
     Args:
-        corpus: every clip has a label.
+        corpus: a corpus in which every clip has a label.
         labels: new label of every label of the corpus.
         class_names: names of the new labels.
     """
@@ -422,32 +428,20 @@ class RelabelledCorpus:
         return clip._replace(label=int(self._new_labels[clip.label]))
 
 
-logger = logging.get_logger(__name__)
-VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-_LABEL_COLUMNS = ("label", "labels", "cls")
-_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d{1,18})$")
-_NAMED_LINE = re.compile(r'^"?(?P<path>[^,"]+)"?\s*,\s*"?(?P<name>[^,"]+?)"?$')
-_HEADER_LINE = re.compile(r"^\w+([\s,]+\w+)*$")
-_BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
-# One random clip costs a whole row group; above this the reading outweighs the decoding.
-_LARGE_ROW_GROUP = 64 * 2**20
-
-
 class SequentialCorpus:
     """
-    Videos that can only be read in order: a streaming `datasets.IterableDataset`. The video column is left
-    encoded, so that references are split and shuffled before anything is decoded.
+    Videos that can only be read in order: a streaming `datasets.IterableDataset`. The video column stays encoded, so
+    that the stream splits and shuffles the videos before it decodes them.
 
     Args:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
-        name: what to call it in messages.
+        name: name for messages.
         video_column: as for `ParquetCorpus`.
-        local_files: whether its rows may name files of this machine, besides addresses (http, https, hf). Not where
-            the rows come from elsewhere.
+        local_files: whether rows may name files of this machine, besides addresses (http, https, hf). Pass `False`
+            for untrusted rows.
 
     Raises:
-        ValueError: no such column, several that could be meant, or a data set that does not know its columns.
+        ValueError: no such column, several possible columns, or a data set that does not know its columns.
     """
 
     def __init__(
@@ -460,7 +454,7 @@ class SequentialCorpus:
         self._local_files = local_files
         self._column, self._is_image = _find_media_column(dataset.features, video_column, source=name)
         self._label = _find_label_column(dataset.features)
-        self.class_names = _class_names(dataset.features, self._label)
+        self.class_names = _names_in_features(dataset.features, self._label)
         for encoded in (Video(decode=False), Image(decode=False)):
             if isinstance(dataset.features[self._column], type(encoded)):
                 dataset = dataset.cast_column(self._column, encoded)
@@ -468,9 +462,9 @@ class SequentialCorpus:
 
     def lane(self, lane: int, *, lanes: int) -> tuple[IterableDataset, int, int]:
         """
-        The part of the corpus that reader `lane` of `lanes` reads: a data set, and which of its rows are its
-        own (every `stride`-th from `offset`). With at least as many shards as lanes no shard is read twice;
-        otherwise Parquet is split by row group, and what is still shared is read by as few lanes as possible.
+        The part of the corpus that reader `lane` of `lanes` reads: (data set, stride, offset); of the rows of the
+        data set the reader takes every `stride`-th from `offset` on. With at least as many shards as lanes no shard
+        is read twice. Otherwise Parquet is split by row group, and as few lanes as possible share a shard.
         """
         disable_datasets_retries()
         dataset = self._dataset
@@ -484,7 +478,7 @@ class SequentialCorpus:
         return dataset.shard(num_shards=shards, index=shard, contiguous=False), stride, offset
 
     def encoded(self, row: dict[str, Any], *, where: str) -> EncodedClip:
-        """The clip of one row; `where` names it if the row does not."""
+        """The clip of one row; `where` is its name if the row has no path."""
         label = None if self._label is None else row[self._label]
         value = row[self._column]
         path = value.get("path") if isinstance(value, dict) else None
@@ -498,7 +492,7 @@ def _reading(file: str) -> Iterator[None]:
     """Raises `ValueError` for a damaged Parquet file."""
     try:
         yield
-    # Of Arrow; and of `datasets`, for a damaged description of its features.
+    # From Arrow, or from `datasets` for a damaged description of the features.
     except (pa.ArrowException, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
@@ -510,7 +504,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _find_media_column(features: Features, wanted: str | None, *, source: str) -> tuple[str, bool]:
-    """The column with the videos, and whether it holds pictures."""
+    """The column with the videos, and whether it holds images."""
     if wanted is not None:
         if wanted not in features:
             raise ValueError(f"{source} has no column {wanted!r}: choose one of {', '.join(features)}")
@@ -526,7 +520,7 @@ def _find_media_column(features: Features, wanted: str | None, *, source: str) -
             raise ValueError(f"{source} has several video columns ({', '.join(columns)}): set video_column")
         if columns:
             return columns[0], isinstance(features[columns[0]], Image)
-    raise ValueError(f"{source} has no video, picture or binary column among {', '.join(features)}")
+    raise ValueError(f"{source} has no video, image or binary column among {', '.join(features)}")
 
 
 def _find_label_column(features: Features) -> str | None:
@@ -537,42 +531,43 @@ def _find_label_column(features: Features) -> str | None:
     return None
 
 
-def _class_names(features: Features, column: str | None) -> tuple[str, ...]:
+def _names_in_features(features: Features, column: str | None) -> tuple[str, ...]:
     feature = None if column is None else features[column]
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
-def _is_media(path: str) -> bool:
-    return extension(path) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+def _parse_index_line(line: str, *, where: str) -> tuple[str, int, str | None] | None:
+    """(path, label, class name) of a line of an index; `None` if no pattern fits."""
+    if match := _INDEX_LINE.match(line):
+        label = int(match["label"])
+        if abs(label) >= 2**31:
+            raise ValueError(f"{where}: label {label} does not fit 32 bits")
+        return match["path"], label, None
+    if _is_media(line.strip('"')):
+        return line, NO_LABEL, None
+    if (match := _NAMED_LINE.match(line)) and _is_media(match["path"]):
+        return match["path"], NO_LABEL, match["name"]
+    return None
 
 
 def _open_index(file: str) -> FileCorpus:
     """
-    Index in the published format, path and integer label per line, separated by a space or a comma; or path and name
-    of the class, separated by a comma. Names are numbered in sorted order.
+    Open an index in the published format: path and integer label per line, separated by a space or a comma; or path
+    and class name, separated by a comma. Class names are numbered in sorted order.
     """
     paths, labels, names = [], array("l"), []
     with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
-            line = line.strip()
-            if match := _INDEX_LINE.match(line):
-                path, label, name = match["path"], int(match["label"]), None
-                if abs(label) >= 2**31:
-                    raise ValueError(f"{file}, line {number}: label {label} does not fit 32 bits")
-            elif _is_media(line.strip('"')):
-                path, label, name = line, NO_LABEL, None
-            elif (match := _NAMED_LINE.match(line)) and _is_media(match["path"]):
-                path, label, name = match["path"], NO_LABEL, match["name"]
-            elif not line or (number == 1 and _HEADER_LINE.match(line)):
-                continue
-            else:
+            line, where = line.strip(), f"{file}, line {number}"
+            if entry := _parse_index_line(line, where=where):
+                paths.append(entry[0].strip('"'))
+                labels.append(entry[1])
+                names.append(entry[2])
+            elif line and not (number == 1 and _HEADER_LINE.match(line)):
                 raise ValueError(
-                    f"{file}, line {number}: {line[:80]!r} is none of 'path label', 'path,label' and "
+                    f"{where}: {line[:80]!r} has none of the formats 'path label', 'path,label' and "
                     "'path,class name' (two columns, the path first)"
                 )
-            paths.append(path.strip('"'))
-            labels.append(label)
-            names.append(name)
     if not paths:
         raise ValueError(f"{file} lists no videos: expected a path and a label per line")
     root = os.path.dirname(os.path.abspath(file))
@@ -580,11 +575,12 @@ def _open_index(file: str) -> FileCorpus:
         return FileCorpus(paths, labels=labels, root=root)
     if None in names:
         raise ValueError(
-            f"{file} gives {paths[names.index(None)]} no class name, and others have one: name the class in each line"
+            f"{file} gives no class name for {paths[names.index(None)]}, but for other videos: name the class in each "
+            "line"
         )
     classes = sorted(set(names))
     numbers = {name: number for number, name in enumerate(classes)}
-    return FileCorpus(paths, labels=array("l", map(numbers.__getitem__, names)), class_names=tuple(classes), root=root)
+    return FileCorpus(paths, labels=array("l", map(numbers.__getitem__, names)), class_names=classes, root=root)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -602,52 +598,52 @@ def _walk(folder: str) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(current, name), folder)
 
 
-def _class_folders(paths: Iterable[str]) -> set[str]:
-    """As in torchvision's ImageFolder, the first-level folders are the classes."""
-    return {path.partition(os.sep)[0] for path in paths if os.sep in path}
+def _class_folder(path: str) -> str | None:
+    """As in torchvision's ImageFolder, the first-level folder is the class."""
+    return path.partition(os.sep)[0] if os.sep in path else None
 
 
-def _check_left_out(folder: str, *, pictures: Sequence[str], videos: Sequence[str]) -> None:
-    """Says that pictures are left out. Raises `ValueError` if classes would go with them."""
-    named = f"{log_line(folder)} holds {len(videos)} videos, such as {log_line(videos[0])} (.gif counts as one)"
-    classes = _class_folders(videos)
-    if lost := sorted(_class_folders(pictures) - classes if classes else ()):
+def _skip_thumbnails(folder: str, *, images: Sequence[str], videos: Sequence[str]) -> None:
+    """Warns that the images beside videos are skipped. Raises `ValueError` if a whole class would be lost."""
+    named = f"{log_line(folder)} holds {len(videos)} videos, such as {log_line(videos[0])} (.gif counts as a video)"
+    classes = {*map(_class_folder, videos)} - {None}
+    if lost := sorted({*map(_class_folder, images)} - classes - {None} if classes else ()):
         raise ValueError(
-            f"{named}, and pictures only in {log_line(', '.join(lost[:5]))}: pictures beside videos are left out, and "
-            "classes with them; move one of the two elsewhere, or list what is meant in an index (.csv)"
+            f"{named}, and images only in {log_line(', '.join(lost[:5]))}: images beside videos are skipped, and so "
+            "would be these classes; move the images or the videos to another folder, or list the files in an index "
+            "(.csv)"
         )
-    logger.warning_once(f"{named}: its {len(pictures)} pictures are taken for thumbnails and left out")
+    logger.warning_once(f"{named}: its {len(images)} images are taken for thumbnails and skipped")
 
 
 def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
-    kinds = {".tar": [], ".parquet": [], "video": [], "picture": []}
+    kinds = {".tar": [], ".parquet": [], "video": [], "image": []}
     for path in _walk(folder):
         kind = extension(path)
-        if kind in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
-            kind = "video" if kind in VIDEO_EXTENSIONS else "picture"
+        if _is_media(path):
+            kind = "video" if kind in VIDEO_EXTENSIONS else "image"
         if kind in kinds:
             kinds[kind].append(path)
-    if kinds["video"] and kinds["picture"]:
-        _check_left_out(folder, pictures=kinds["picture"], videos=kinds["video"])
-        kinds["picture"] = []  # thumbnails beside videos
+    if kinds["video"] and kinds["image"]:
+        _skip_thumbnails(folder, images=kinds["image"], videos=kinds["video"])
+        kinds["image"] = []
     found = [kind for kind, paths in kinds.items() if paths]
     if not found:
         raise FileNotFoundError(
-            f"{folder} holds no videos ({' '.join(sorted(VIDEO_EXTENSIONS))}), pictures "
+            f"{folder} holds no videos ({' '.join(sorted(VIDEO_EXTENSIONS))}), images "
             f"({' '.join(sorted(IMAGE_EXTENSIONS))}), .tar or .parquet files, at any depth"
         )
     if len(found) > 1:
         raise ValueError(
-            f"{folder} holds files of several kinds ({', '.join(found)}): name one by a pattern such as "
+            f"{folder} holds files of several kinds ({', '.join(found)}): select one kind by a pattern such as "
             f"{os.path.join(folder, '*.tar')}"
         )
     paths = kinds[found[0]]
     if found[0] in (".tar", ".parquet"):
         return _open_files([os.path.join(folder, path) for path in paths], video_column=video_column)
-    tops = [path.partition(os.sep)[0] if os.sep in path else None for path in paths]
-    names = sorted(_class_folders(paths))
+    names = sorted({*map(_class_folder, paths)} - {None})
     number = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
-    return FileCorpus(paths, labels=(number[top] for top in tops), root=folder, class_names=names)
+    return FileCorpus(paths, labels=(number[_class_folder(path)] for path in paths), root=folder, class_names=names)
 
 
 def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCorpus:
@@ -661,24 +657,40 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
     if extensions <= VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
         return FileCorpus(files, labels=[NO_LABEL] * len(files))
     raise ValueError(
-        f"{files[0]}: cannot read {', '.join(sorted(extensions))} together or at all; use one .csv or .txt index, "
-        "or only .tar, only .parquet, or only video and picture files"
+        f"{files[0]}: cannot read {', '.join(sorted(extensions))} as one data set; pass one .csv or .txt index, or "
+        "only .tar files, only .parquet files, or only video and image files"
     )
 
 
 def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
     builder = {".tar": "webdataset", ".parquet": "parquet"}.get(extension(source))
+    shown = without_secrets(source)
     if builder is None:
-        shown = without_secrets(source)
         raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
-    files = {split: _expand_braces(source)}
+    files, options = {split: _expand_braces(source)}, storage_options(source)
     disable_datasets_retries()
     dataset = retried(
-        lambda: load_dataset(
-            builder, data_files=files, split=split, streaming=True, storage_options=storage_options(source)
-        ),
-        name=without_secrets(source),
+        lambda: load_dataset(builder, data_files=files, split=split, streaming=True, storage_options=options),
+        name=shown,
     )
+    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
+
+
+def _open_hub(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
+    """Open a Hub data set. Raises `FileNotFoundError` if `source` looks like a local path, or cannot be reached."""
+    looked = f"looked in {Path.cwd()}"
+    if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
+        place = "" if os.path.isabs(source) else f" ({looked})"
+        raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a Hub data set id{place}")
+    if "/" in source and os.path.isdir(source.partition("/")[0]):  # a mistyped path, not a user of the Hub
+        raise FileNotFoundError(f"{source!r} is not a file or folder here ({looked})")
+    name, _, config = source.partition(":")
+    try:
+        dataset = load_dataset(name, config or None, split=split, streaming=True)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{source!r} is not a file or folder here ({looked}), and cannot be reached as a Hub data set: {error}"
+        ) from error
     return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
 
 
@@ -697,7 +709,7 @@ Corpus = IndexedCorpus | SequentialCorpus
 
 
 def is_corpus(source: object) -> bool:
-    """Whether `source` is a corpus that has been opened."""
+    """Whether `source` is an open corpus."""
     return isinstance(source, SequentialCorpus) or hasattr(source, "describe")
 
 
@@ -708,29 +720,29 @@ def open_corpus(
     video_column: str | None = None,
 ) -> Corpus:
     """
-    Open a corpus, whatever it is.
+    Open a corpus of any kind.
 
     Args:
         source: one of
-            - a folder, searched at any depth for videos, pictures, `.tar` or `.parquet` files; the first-level
-              folders of videos and pictures are the labels, in sorted order;
+            - a folder, searched at any depth for videos, images, `.tar` or `.parquet` files; the first-level
+              folders of videos and images are the labels, in sorted order;
             - a `.csv` or `.txt` index in the published format: path (absolute, or relative to the index) and
-              integer label per line; or path and name of the class, with a comma between;
-            - a `.tar`, `.parquet`, video or picture file, or a pattern for many: `part-*.tar`,
+              integer label per line; or path and class name, separated by a comma;
+            - a `.tar`, `.parquet`, video or image file, or a pattern for several: `part-*.tar`,
               `part-{000..127}.tar`;
             - a URL of `.tar` or `.parquet` files (`https://`, `hf://`, ...);
             - a Hub data set id, `user/name` or `user/name:config`;
             - a `datasets.Dataset`, or a streaming `datasets.IterableDataset`;
-            - a corpus that has been opened, which is returned as it is.
+            - an open corpus, which is returned unchanged.
         split: split of a Hub data set.
-        video_column: column with the videos; by default the only one that can be meant.
+        video_column: column with the videos; by default the only possible one.
 
     Returns:
-        An `IndexedCorpus` for what is on this machine, a `SequentialCorpus` for the rest.
+        An `IndexedCorpus` for local files, a `SequentialCorpus` for everything else.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: something is there that cannot be read, or several things that could be meant.
+        FileNotFoundError: the source does not exist.
+        ValueError: the source cannot be read, or is ambiguous.
     """
     if is_corpus(source):
         return source
@@ -751,25 +763,13 @@ def open_corpus(
         if missing:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
-    if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or _is_media(source):
-        place = "" if os.path.isabs(source) else f" (looked in {Path.cwd()})"
-        raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a Hub data set id{place}")
-    if "/" in source and os.path.isdir(source.partition("/")[0]):  # a slip, not the name of a user of the Hub
-        raise FileNotFoundError(f"{source!r} is no file or folder here (looked in {Path.cwd()})")
-    name, _, config = source.partition(":")
-    try:
-        dataset = load_dataset(name, config or None, split=split, streaming=True)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{source!r} is no file or folder here (looked in {Path.cwd()}), and as a Hub data set it cannot be "
-            f"reached: {error}"
-        ) from error
-    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
+    return _open_hub(source, split=split, video_column=video_column)
 
 
 __all__ = [
-    "NO_LABEL",
     "IMAGE_EXTENSIONS",
+    "NO_LABEL",
+    "VIDEO_EXTENSIONS",
     "Corpus",
     "EncodedClip",
     "FileCorpus",

@@ -1,4 +1,4 @@
-"""Names of the classes of public data sets, by the number of classes."""
+"""Class names, from public lists or files, and the match between the classes of a data set and those of a model."""
 
 import json
 import os
@@ -15,6 +15,8 @@ from transformers import PreTrainedConfig
 
 from .corpora import Corpus, SequentialCorpus
 
+# Names of classes
+
 
 class LabelError(ValueError):
     """Class names that do not fit the model."""
@@ -25,11 +27,10 @@ def _from_package(file: str) -> list[str]:
 
 
 def _from_torchvision(weights: str) -> list[str]:
-
     return list(get_weight(weights).meta["categories"])
 
 
-#: Data set and the reader of its names, by its number of classes; ids are those of the published probes:
+#: Data set and the reader of its names, by its number of classes. The ids are those of the published probes:
 #: Kinetics-400 in alphabetical order, Something-Something v2 as its label file numbers the templates, ImageNet-1k
 #: in the order of the WordNet ids. Places205 is read from a folder per class, which numbers the classes by sorted
 #: folder name; its own `categoryIndex_places205.csv` has another order.
@@ -39,12 +40,12 @@ _LABEL_SETS = {
     400: ("Kinetics-400", partial(_from_torchvision, "R3D_18_Weights.KINETICS400_V1")),
     1000: ("ImageNet-1k", partial(_from_torchvision, "ResNet50_Weights.IMAGENET1K_V1")),
 }
-# iNaturalist 2021 names 10,000 species: too long a list to carry along.
-_NAMED_ELSEWHERE = {10000: "iNaturalist 2021"}
+# iNaturalist 2021 names 10,000 species, a list too long for the package.
+_NOT_IN_PACKAGE = {10000: "iNaturalist 2021"}
 
 
 def public_class_names(num_labels: int) -> tuple[str, list[str]] | None:
-    """Name and class names, in the order of the ids, of the data set of so many classes; None where none is known."""
+    """The public data set with `num_labels` classes: its name and its class names by id; `None` if none is known."""
     if num_labels not in _LABEL_SETS:
         return None
     name, read = _LABEL_SETS[num_labels]
@@ -53,11 +54,11 @@ def public_class_names(num_labels: int) -> tuple[str, list[str]] | None:
 
 def read_class_names(path: str | os.PathLike, num_labels: int | None = None) -> list[str]:
     """
-    Class names from a file, in the order of the ids.
+    Read class names from a file, in the order of the ids.
 
     Args:
         path: JSON (a list; or a dict from id to name or from name to id) or text with one name per line.
-        num_labels: classes of the model; `None` takes as many as there are.
+        num_labels: number of classes of the model; `None` allows any number.
 
     Raises:
         LabelError: another number of names, ids that are not 0 to `num_labels` - 1, or a name given twice.
@@ -88,17 +89,18 @@ def _in_order(content: Any, path: str | os.PathLike) -> list[str]:
     else:
         raise LabelError(f"{path} maps neither ids to names nor names to ids")
     if sorted(by_id) != list(range(len(content))):
-        raise LabelError(f"{path} has ids other than 0 to {len(content) - 1}, each once")
+        raise LabelError(f"{path} must have each of the ids 0 to {len(content) - 1} once")
     return [by_id[index] for index in range(len(content))]
 
 
-def class_names(num_labels: int, file: str | os.PathLike | None = None) -> tuple[list[str], str]:
+def find_class_names(num_labels: int, file: str | os.PathLike | None = None) -> tuple[list[str], str]:
     """
-    The names of a model's classes and where they come from, in words.
+    The class names for a model with `num_labels` classes, and their source in words: a file, a public list, or
+    LABEL_0, LABEL_1 and so on.
 
     Args:
-        num_labels: classes of the model.
-        file: names to take instead of a public list; see `read_class_names`.
+        num_labels: number of classes of the model.
+        file: names to use instead of a public list; see `read_class_names`.
 
     Raises:
         LabelError: the file does not fit.
@@ -109,10 +111,12 @@ def class_names(num_labels: int, file: str | os.PathLike | None = None) -> tuple
         return known[1], known[0]
     generic = [f"LABEL_{index}" for index in range(num_labels)]
     reason = f"no public list of {num_labels} classes is known"
-    if num_labels in _NAMED_ELSEWHERE:
-        reason = f"the names of {_NAMED_ELSEWHERE[num_labels]} are not part of the package"
+    if num_labels in _NOT_IN_PACKAGE:
+        reason = f"the names of {_NOT_IN_PACKAGE[num_labels]} are not part of the package"
     return generic, f"LABEL_0 to LABEL_{num_labels - 1}: {reason} (name them with --labels FILE)"
 
+
+# Classes of a data set and classes of a model
 
 _GENERIC_NAME = re.compile(r"LABEL_\d+")
 
@@ -126,23 +130,23 @@ def _plain(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
 
 
-def _names(config: PreTrainedConfig) -> list[str]:
+def _model_names(config: PreTrainedConfig) -> list[str]:
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def have_names(corpus: Corpus, config: PreTrainedConfig) -> bool:
-    """Whether both a corpus and a model name their classes (LABEL_0, LABEL_1 ... are no names)."""
-    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in _names(config))
+    """Whether both a corpus and a model name their classes (LABEL_0, LABEL_1 ... do not count as names)."""
+    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in _model_names(config))
 
 
 def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name", "number"] = "name") -> np.ndarray:
     """
-    Which class of the model each label of a corpus is: by name where both have names (LABEL_0, LABEL_1 ... are none;
-    case, underscores and punctuation do not count), by number where not.
+    Find the class of the model for each label of a corpus: by name if both have names (LABEL_0, LABEL_1 ... do not
+    count as names; case, underscores and punctuation are ignored), otherwise by number.
 
     Args:
-        corpus: with `class_names`, or without.
-        config: of the model: `id2label`.
+        corpus: the corpus, with or without `class_names`.
+        config: configuration of the model, with `id2label`.
         by: `"number"` ignores the names: label 0 is class 0.
 
     Returns:
@@ -154,12 +158,12 @@ def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name"
     """
     used = None if isinstance(corpus, SequentialCorpus) else np.unique(corpus.labels[corpus.labels >= 0])
     if by == "name" and have_names(corpus, config):
-        return _align_names(corpus.class_names, _names(config), used)
+        return _align_names(corpus.class_names, _model_names(config), used)
     if by == "name" and corpus.class_names and len(corpus.class_names) != config.num_labels:
-        # Folders of some of the classes are numbered among themselves: their numbers would mean other classes.
+        # The folders of some classes are numbered from 0: their numbers may mean other classes of the model.
         raise LabelMismatchError(
             f"the data set has {len(corpus.class_names)} named classes, the model {config.num_labels} without names: "
-            "which is which is not known. Name the classes of the model (id2label in its config.json), or match "
+            "they cannot be matched by name. Name the classes of the model (id2label in its config.json), or match "
             "labels by number if both have the same order"
         )
     number = max(len(corpus.class_names), 0 if used is None or not len(used) else int(used.max()) + 1)
@@ -180,7 +184,7 @@ def _align_names(ours: Sequence[str], theirs: Sequence[str], used: np.ndarray | 
     wanted = range(len(ours)) if used is None else used.tolist()
     if unknown := [ours[index] for index in wanted if not found[index]]:
         raise LabelMismatchError(
-            f"{len(unknown)} of {len(wanted)} classes are none of the model's: {_some(unknown)}. The model knows "
+            f"the model does not have {len(unknown)} of {len(wanted)} classes: {_some(unknown)}. The model knows "
             f"{_some(theirs)}. Rename them, or match labels by number if both have the same order"
         )
     if twice := [ours[index] for index in wanted if len(found[index]) > 1]:
@@ -189,7 +193,9 @@ def _align_names(ours: Sequence[str], theirs: Sequence[str], used: np.ndarray | 
         )
     classes = [places[0] if len(places) == 1 else -1 for places in found]
     if len(set(used_classes := [classes[index] for index in wanted])) < len(used_classes):
-        raise LabelMismatchError("several classes of the data set are one class of the model: match labels by number")
+        raise LabelMismatchError(
+            "several classes of the data set match one class of the model: match labels by number"
+        )
     return np.array(classes, dtype=np.int64)
 
 
@@ -202,7 +208,7 @@ __all__ = [
     "LabelError",
     "LabelMismatchError",
     "align_labels",
-    "class_names",
+    "find_class_names",
     "have_names",
     "public_class_names",
     "read_class_names",

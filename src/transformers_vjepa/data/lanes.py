@@ -1,4 +1,4 @@
-"""Sequential corpora: one reader for each lane, and the cursors with which reading resumes."""
+"""Sequential corpora: one reader for each lane, and the cursors from which reading resumes."""
 
 import json
 import time
@@ -11,18 +11,20 @@ from .corpora import EncodedClip, SequentialCorpus
 from .random_streams import hash_counters, permutation
 from .remote_reading import TRIES, retry_delay, source_errors
 
-# Encoded videos are held in memory while they are shuffled: a lane never holds much more than this.
+# Limit for the encoded videos that a lane holds in memory to shuffle them. The last video may exceed it.
 _MAX_CHUNK_BYTES = 256 * 2**20
 
 
 class StreamError(ValueError):
-    """A stream that cannot start, or not where it is asked to, with this number of workers or processes."""
+    """A stream that cannot start or resume with these settings, workers or processes."""
 
 
 def record_cursors(cursors: dict[str, str], batch: Sequence[str]) -> None:
     """
-    Note the progress that a consumed batch reports: `batch` is its `"cursor"` list. `cursors` then has one
-    entry per rank and lane and is what `StreamPosition.seek` takes; dicts of several ranks can be merged.
+    Add the progress of a consumed batch to `cursors`; `batch` is the `"cursor"` list of the batch.
+
+    `cursors` then has one entry per rank and lane; pass it to `StreamPosition.seek` to resume. The dicts of several
+    ranks can be merged.
     """
     for cursor in batch:
         state = json.loads(cursor)
@@ -31,8 +33,23 @@ def record_cursors(cursors: dict[str, str], batch: Sequence[str]) -> None:
 
 class LaneReader:
     """
-    One lane of a sequential corpus, endless: chunks of references are read, shuffled and handed out, so that a
-    position in it is (epoch, state of the data set before the chunk, references handed out of the chunk).
+    One lane of a sequential corpus, an endless iterator over encoded clips.
+
+    The reader reads a chunk of clips, shuffles the chunk and returns its clips one by one. So a position is (epoch,
+    state of the data set before the chunk, clips already returned from the chunk). A lane that resumes reads at most
+    one chunk again, and as much as `datasets` needs to find its place in the shard.
+
+    Args:
+        corpus: what to read.
+        lane, lanes: number of this lane, and of all lanes of all processes.
+        seed: determines the order.
+        shuffle_buffer: clips in a chunk (fewer above 256 MiB); the shards are shuffled as well. With 1 the corpus
+            keeps its order.
+        state: the `state` of an earlier reader, to resume; `None` to start.
+        failed: called with the name and the error of a shard that cannot be read to its end.
+
+    Raises:
+        StreamError: while iterating: a state that does not fit the corpus, or no rows for this lane.
     """
 
     def __init__(
@@ -49,31 +66,17 @@ class LaneReader:
         self._corpus = corpus
         self._failed = failed
         self._lane, self._lanes, self._seed, self._shuffle_buffer = lane, lanes, seed, shuffle_buffer
-        #: What to save to continue after the last reference handed out.
+        #: Save this to resume after the last clip that was returned.
         self.state = state or {"epoch": 0, "row": 0, "dataset": None, "done": 0}
-        self._references = self._iterate()
+        self._clips = self._iterate()
 
     def __next__(self) -> EncodedClip:
-        return next(self._references)
+        return next(self._clips)
 
     def _iterate(self) -> Iterator[EncodedClip]:
         state = self.state
         for epoch in count(state["epoch"]):
-            # Lanes may hold different numbers of videos, and give equally many clips: so they change places.
-            self._dataset, self._stride, self._offset = self._corpus.lane(
-                (self._lane + epoch) % self._lanes, lanes=self._lanes
-            )
-            # Reorders the shards of this lane; 0 leaves them in place.
-            self._dataset.set_epoch(
-                hash_counters(self._seed, Draw.SHARDS, epoch) >> 32 if self._shuffle_buffer > 1 else 0
-            )
-            if state["dataset"] is not None:
-                try:
-                    self._dataset.load_state_dict(state["dataset"])
-                except (AttributeError, LookupError, TypeError, ValueError) as error:
-                    raise StreamError(
-                        f"{self._corpus.name} has no place {state['dataset']!r}: resume from another checkpoint"
-                    ) from error
+            self._open(epoch, state["dataset"])
             self._num_failures = 0
             rows = self._rows(state["row"])
             start, done, empty = dict(state), state["done"], state["row"] == 0
@@ -84,8 +87,8 @@ class LaneReader:
                 for number in range(done, len(chunk)):
                     last = number + 1 == len(chunk)
                     self.state = after if last else {**start, "done": number + 1}
-                    reference, chunk[order[number]] = chunk[order[number]], None  # let go of the bytes
-                    yield reference
+                    clip, chunk[order[number]] = chunk[order[number]], None  # frees the bytes
+                    yield clip
                 start, done = after, 0
             if empty and not self._num_failures:
                 raise StreamError(
@@ -94,16 +97,29 @@ class LaneReader:
                 )
             state = {"epoch": epoch + 1, "row": 0, "dataset": None, "done": 0}
 
+    def _open(self, epoch: int, state: dict[str, Any] | None) -> None:
+        """Open the part of the corpus that this lane reads in an epoch, and seek to `state`."""
+        # Lanes return equally many clips but may hold different numbers of videos: rotate the parts between epochs.
+        self._dataset, self._stride, self._offset = self._corpus.lane(
+            (self._lane + epoch) % self._lanes, lanes=self._lanes
+        )
+        # Shuffles the shards of this lane; 0 keeps their order.
+        self._dataset.set_epoch(hash_counters(self._seed, Draw.SHARDS, epoch) >> 32 if self._shuffle_buffer > 1 else 0)
+        self._unproven = state  # `datasets` checks a state only when it reads the first row
+        if state is not None:
+            self._dataset.load_state_dict(state)
+
     def _rows(self, first: int) -> Iterator[tuple[int, dict[str, list]]]:
         """
-        The rows of this epoch with their numbers. Where the source fails it is opened anew; where it fails again and
-        again, the rest of the shard is left out and counted as one broken video.
+        The rows of this epoch with their numbers. After an error the source is opened again. After `TRIES` errors in
+        a row the rest of the shard is skipped and counted as one broken video.
         """
         number, failures_in_a_row = first, 0
         while True:
             try:
-                # Not `iter(dataset)`: in a DataLoader worker that would split the lane once more.
+                # Not `iter(dataset)`, which would split the lane again in a DataLoader worker.
                 for batch in self._dataset.iter(batch_size=1):
+                    self._unproven = None
                     yield number, batch
                     number, failures_in_a_row = number + 1, 0
                 return
@@ -118,6 +134,12 @@ class LaneReader:
                     self._failed(where, error)
                     state, failures_in_a_row = _at_next_shard(state, where=where, error=error), 0
                 self._dataset.load_state_dict(state)
+            except (AttributeError, LookupError, SystemError, TypeError, ValueError) as error:
+                if self._unproven is None:
+                    raise
+                raise StreamError(
+                    f"{self._corpus.name} has no place {self._unproven!r}: resume from another checkpoint"
+                ) from error
 
     def _chunk_order(self, length: int, *, epoch: int, row: int) -> list[int]:
         if self._shuffle_buffer == 1:
@@ -132,8 +154,7 @@ class LaneReader:
             if number % self._stride != self._offset:
                 continue
             row = {name: cell[0] for name, cell in batch.items()}
-            where = f"row {number} of reader {self._lane}/{self._lanes}"
-            chunk.append(self._corpus.encoded(row, where=where))
+            chunk.append(self._corpus.encoded(row, where=f"row {number} of reader {self._lane}/{self._lanes}"))
             size += len(chunk[-1].data)
             if len(chunk) == self._shuffle_buffer or size >= _MAX_CHUNK_BYTES:
                 break
@@ -141,15 +162,21 @@ class LaneReader:
 
 
 def _at_next_shard(state: dict[str, Any], *, where: str, error: Exception) -> dict[str, Any]:
-    """The state of a data set, moved on to the beginning of its next shard."""
+    """The state of a data set that has moved to the start of its next shard."""
+    # The layout of these states is private to `datasets`; no other code of this file depends on it.
     place = state["examples_iterable"]
     if "shard_idx" not in place:
-        raise StreamError(f"{where} cannot be read ({type(error).__name__}: {error}): repair it, or leave it out")
+        raise StreamError(f"{where} cannot be read ({type(error).__name__}: {error}): repair or remove the shard")
     return {**state, "examples_iterable": {**place, "shard_idx": place["shard_idx"] + 1, "shard_example_idx": 0}}
 
 
 def read_cursor(cursor: str) -> dict[str, Any]:
-    """What [`record_cursors`] collects, as it comes back from a file."""
+    """
+    Parse and check a cursor that [`record_cursors`] collected, for example one from a checkpoint.
+
+    Raises:
+        StreamError: the cursor is damaged.
+    """
     try:
         state = json.loads(cursor)
         readers = state["readers"].values()
@@ -160,11 +187,8 @@ def read_cursor(cursor: str) -> dict[str, Any]:
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         is_sound = False
     if not is_sound:
-        raise StreamError(f"{cursor[:80]!r} is no place in a streamed corpus: resume from another checkpoint")
+        raise StreamError(f"{cursor[:80]!r} is not a place in a streamed corpus: resume from another checkpoint")
     return state
 
 
-__all__ = [
-    "StreamError",
-    "record_cursors",
-]
+__all__ = ["LaneReader", "StreamError", "read_cursor", "record_cursors"]

@@ -1,4 +1,4 @@
-"""Reading from servers that stall, break off or fail for a while: time limits, and a bounded number of tries."""
+"""Read from servers that stall, disconnect or fail temporarily: time limits, and a bounded number of tries."""
 
 import asyncio
 import tarfile
@@ -13,40 +13,40 @@ import pyarrow as pa
 from ..safety.sanitizing import without_secrets
 from .random_streams import hash_counters
 
-#: Seconds for a connection, and between two pieces of data.
+#: Time limits in seconds: to connect, and between two pieces of data.
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 10.0
-#: Tries in all, and seconds before the second; they double from try to try.
+#: Number of tries, and seconds before the second try; the waiting time doubles after each try.
 TRIES, FIRST_DELAY = 5, 0.5
-# Statuses below 500 that pass by themselves: request timeout, too early, too many requests.
-_PASSING_STATUSES = {408, 425, 429}
+# HTTP statuses below 500 that are temporary: request timeout, too early, too many requests.
+_TEMPORARY_STATUSES = {408, 425, 429}
 
 Result = TypeVar("Result")
 
 
 def source_errors() -> tuple[type[Exception], ...]:
-    """What reading from afar raises when the source is at fault."""
-    # aiohttp takes long to import, and only HTTP needs it.
+    """Errors of remote sources, as opposed to bugs."""
+    # Importing aiohttp takes long, and only HTTP needs it.
     from aiohttp import ClientError
 
-    # Before Python 3.11 an asyncio.TimeoutError is no OSError.
+    # Before Python 3.11 an asyncio.TimeoutError is not an OSError.
     return (OSError, asyncio.TimeoutError, ClientError, tarfile.TarError, pa.ArrowInvalid)
 
 
 def retry_delay(failures: int, *, seed: int) -> float:
     """
-    Seconds to wait after so many failures in a row: 0.5, 1, 2 ... times a factor from 0.5 to 1 that is a function of
-    `seed`, so that readers that failed together do not come back together.
+    Seconds to wait after a number of failures in a row: 0.5, 1, 2 ... times a factor from 0.5 to 1, which is a
+    function of `seed`, so that readers that failed together do not try again together.
     """
     return FIRST_DELAY * 2 ** (failures - 1) * (0.5 + hash_counters(seed, failures) / 2**64)
 
 
 def retried(read: Callable[[], Result], *, name: str, seed: int = 0) -> Result:
     """
-    What `read` returns, in up to `TRIES` tries.
+    Call `read` in up to `TRIES` tries, and return its result.
 
     Raises:
-        FileNotFoundError, PermissionError: at once.
-        OSError: the last try failed, or one in a way that will not pass.
+        FileNotFoundError, PermissionError: immediately.
+        OSError: the last try failed, or a try failed permanently.
     """
     failures = 0
     while True:
@@ -56,42 +56,41 @@ def retried(read: Callable[[], Result], *, name: str, seed: int = 0) -> Result:
             raise
         except source_errors() as error:
             failures += 1
-            if failures == TRIES or not _may_pass(error):
+            if failures == TRIES or not _is_temporary(error):
                 tries = f"{failures} tries" if failures > 1 else "1 try"
-                message = (
-                    f"{name} cannot be read after {tries} ({type(error).__name__}: {error}): look after its server"
-                )
+                message = f"{name} cannot be read after {tries} ({type(error).__name__}: {error}): check its server"
                 raise OSError(without_secrets(message)) from error
         time.sleep(retry_delay(failures, seed=seed))
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     status = getattr(error, "status", None)
-    return status is None or status >= 500 or status in _PASSING_STATUSES
+    return status is None or status >= 500 or status in _TEMPORARY_STATUSES
 
 
 def fetch(url: str, *, seed: int = 0) -> bytes:
-    """The contents of a file behind a URL of any kind that fsspec knows. Raises as [`retried`] does."""
+    """The contents of the file at a URL of any kind that fsspec supports. Raises the errors of [`retried`]."""
     system, path = fsspec.core.url_to_fs(url, **storage_options(url))
     return retried(lambda: system.cat_file(path), name=url, seed=seed)
 
 
 def storage_options(url: str) -> dict[str, Any]:
-    """Options of fsspec for `url`: over HTTP, time limits and the proxy that the environment names."""
+    """Options of fsspec for `url`: for HTTP, time limits and the proxy from the environment."""
     if not url.startswith(("http://", "https://")):
         return {}
     from aiohttp import ClientTimeout
 
-    # No limit for the whole: a large file may take its time.
+    # No limit for the total time, because a large file may take long.
     timeout = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
     return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
 
 
 def disable_datasets_retries() -> None:
     """
-    Has `datasets` try once only in this process: it would read on in a response that has broken off, 20 times, every
-    5 s, and in vain. A file must be opened anew.
+    Make `datasets` try only once in this process. By default it tries 20 times, every 5 s, to continue a response that
+    has been interrupted, which always fails: the file must be opened again.
     """
+    # These settings of `datasets` hold for the whole process; no other code of this file depends on its internals.
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
 

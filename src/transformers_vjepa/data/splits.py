@@ -1,4 +1,4 @@
-"""Which videos train and which test: stratified shares, folds of whole groups, and manifests that record them."""
+"""Training, validation and test clips: stratified shares, folds of whole groups, splits of corpora, and manifests."""
 
 import hashlib
 import os
@@ -15,9 +15,14 @@ from transformers.utils import logging
 from .corpora import IndexedCorpus, RelabelledCorpus, SequentialCorpus, SubsetCorpus, open_corpus
 from .labels import align_labels
 
+logger = logging.get_logger(__name__)
+
 
 class SplitError(ValueError):
-    """A split that would leave a class, a fold or everything empty."""
+    """A split that is impossible, or that would leave a class, a fold or a part empty."""
+
+
+# Shares of every class
 
 
 def _check_fraction(fraction: float, *, upper_is_open: bool) -> None:
@@ -27,12 +32,12 @@ def _check_fraction(fraction: float, *, upper_is_open: bool) -> None:
 
 def _shuffled_classes(labels: Sequence[int], *, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """
-    Every class with the indices of its clips in an order that depends on the seed and the class alone, so that a
-    smaller share is part of a larger one.
+    Each class with the shuffled indices of its clips. The order depends only on the seed and the class, so that a
+    smaller share is a part of a larger share.
     """
     labels = np.asarray(labels)
     if len(labels) == 0:
-        raise SplitError("there are no clips to split: check the data set, and what was selected from it")
+        raise SplitError("there are no clips to split: check the data set, and the selection from it")
     if (unknown := int((labels < 0).sum())) > 0:
         raise SplitError(f"{unknown} of {len(labels)} clips have no label: leave them out, or label them")
     for label in np.unique(labels):
@@ -48,13 +53,13 @@ def stratified_fraction(
     labels: Sequence[int], *, fraction: float, seed: int, class_names: Sequence[str] = ()
 ) -> np.ndarray:
     """
-    A share of the clips of every class, rounded half up to whole clips. With the same seed a smaller fraction is a
-    part of a larger one.
+    Choose a share of the clips of every class, rounded half up to whole clips. With the same seed a smaller fraction
+    is a part of a larger one.
 
     Args:
         labels: class of every clip, 0 or more.
         fraction: in (0, 1].
-        seed: what the choice depends on.
+        seed: determines the choice.
         class_names: names for errors.
 
     Returns:
@@ -80,16 +85,16 @@ def stratified_split(
     labels: Sequence[int], *, fraction: float, seed: int, class_names: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    A held-out share of every class, rounded half up but at least one clip, and never all of them.
+    Hold out a share of every class, rounded half up, but at least one clip and never all clips.
 
     Args:
         labels: class of every clip, 0 or more.
         fraction: share to hold out, in (0, 1).
-        seed: what the choice depends on.
+        seed: determines the choice.
         class_names: names for errors.
 
     Returns:
-        Indices of the rest, and of the clips held out; ascending.
+        Indices of the remaining clips, and of the held-out clips; ascending.
 
     Raises:
         SplitError: a class of one clip, no clips, no labels, or a fraction out of range.
@@ -100,7 +105,7 @@ def stratified_split(
         if len(members) < 2:
             raise SplitError(
                 f"class {_name(label, class_names)} has 1 clip, which cannot be on both sides of a split: add clips, "
-                "or name a validation set of its own"
+                "or give a separate validation set"
             )
         count = min(max(int(len(members) * fraction + 0.5), 1), len(members) - 1)
         held_out.append(members[:count])
@@ -108,21 +113,24 @@ def stratified_split(
     return np.sort(np.concatenate(rest)), np.sort(np.concatenate(held_out))
 
 
+# Groups and folds
+
+
 def groups_from_names(names: Sequence[str], *, pattern: str) -> list[str]:
     """
-    The group of every clip, such as the recording it was cut from, read off its name.
+    Read the group of every clip, for example the recording that contains the clip, from the name of the clip.
 
     Args:
         names: paths or names.
-        pattern: regular expression, searched for, whose one bracket catches the group.
+        pattern: regular expression that is searched in each name; its only pair of parentheses matches the group.
 
     Raises:
-        SplitError: a pattern that is wrong or has another number of brackets, or a name that it does not match.
+        SplitError: an invalid pattern, another number of parentheses, or a name that the pattern does not match.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise SplitError(f"{pattern!r} is no regular expression: {error}") from error
+        raise SplitError(f"{pattern!r} is not a regular expression: {error}") from error
     if expression.groups != 1:
         raise SplitError(f"{pattern!r} has {expression.groups} brackets: put exactly one around the group's name")
     groups = []
@@ -135,14 +143,14 @@ def groups_from_names(names: Sequence[str], *, pattern: str) -> list[str]:
 
 
 def _natural_order(name: str) -> list[tuple[int, int | str]]:
-    """Sorts numbers inside of names by value: `seq2` before `seq10`."""
+    """Sort key that compares numbers in names by value: `seq2` before `seq10`."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
     """
-    Folds of whole groups, for a cross-validation in which no group is on both sides: the group names in natural
-    order (2 before 10), cut into runs whose numbers of groups differ by at most one, longer runs first.
+    Folds of whole groups, for a cross-validation that never divides a group. The group names are sorted in natural
+    order (2 before 10) and cut into runs; their numbers of groups differ by at most one, longer runs first.
 
     Args:
         groups: name of the group of every clip.
@@ -164,65 +172,22 @@ def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
     return [np.flatnonzero(np.isin(position, run)) for run in np.array_split(np.arange(len(names)), num_folds)]
 
 
-def _manifest_lines(corpus: IndexedCorpus) -> Iterator[bytes]:
-    for index, label in enumerate(corpus.labels):
-        name = corpus.describe(index)
-        if "\n" in name or "\r" in name:
-            raise SplitError(f"{name!r} has a line break, which a manifest cannot hold: rename the file")
-        name = name if "://" in name else os.path.abspath(name)
-        yield os.fsencode(f"{name} {label}\n")
-
-
-def manifest_hash(corpus: IndexedCorpus) -> str:
-    """SHA-256, in hexadecimal, of the manifest that [`write_manifest`] would write: of paths and labels."""
-    digest = hashlib.sha256()
-    for line in _manifest_lines(corpus):
-        digest.update(line)
-    return digest.hexdigest()
-
-
-def write_manifest(corpus: IndexedCorpus, path: str | os.PathLike) -> str:
-    """
-    Records which clips a corpus holds, in the published index format: "path label" per line, -1 where the label is
-    unknown, with absolute paths. It is itself a data set for `--dataset` where clips are files; clips inside tars
-    and Parquet are named as `file::member`.
-
-    Args:
-        corpus: what to write down.
-        path: the file; folders are made.
-
-    Returns:
-        SHA-256 of the file, in hexadecimal.
-
-    Raises:
-        SplitError: a path with a line break.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with open(path, "wb") as file:
-        for line in _manifest_lines(corpus):
-            digest.update(line)
-            file.write(line)
-    return digest.hexdigest()
-
-
-logger = logging.get_logger(__name__)
+# Splits of labelled corpora
 
 
 @dataclass(frozen=True)
 class SplitPlan:
     """
-    How a labelled corpus is divided.
+    How to divide a labelled corpus.
 
     Args:
-        validation_fraction: share of the clips (of each class, or of the groups) that chooses between probes and
-            checkpoints; 0 for none.
+        validation_fraction: share of the clips (of each class, or of the groups) for validation, which chooses among
+            probes and checkpoints; 0 for none.
         num_folds, fold: test on fold `fold` (from 0) of the groups.
-        group_pattern: regular expression with one group that finds the group of a clip in its path, such as the
-            recording it was cut from; clips of a group are never divided.
-        train_fraction: share of the training clips of each class that is used.
-        seed: draws the clips; with groups it numbers the fold that validates.
+        group_pattern: regular expression with one group that finds the group of a clip in its path, for example the
+            recording that contains the clip; the clips of a group stay together.
+        train_fraction: share of the training clips of each class to use.
+        seed: determines the choice of clips; with groups, the number of the fold for validation.
 
     Raises:
         SplitError: a value out of range, or folds without groups.
@@ -244,14 +209,14 @@ class SplitPlan:
             raise SplitError(f"num_folds={self.num_folds} and fold={self.fold} go together: give both or neither")
         if self.num_folds is not None:
             if self.group_pattern is None:
-                raise SplitError("folds are made of groups: give a group_pattern, such as 'take(\\d+)'")
+                raise SplitError("folds consist of groups: give a group_pattern, such as 'take(\\d+)'")
             if not 0 <= self.fold < self.num_folds:
                 raise SplitError(f"fold={self.fold} must lie in [0, num_folds={self.num_folds})")
 
 
-def open_labelled(source: str, *, split: str = "train", video_column: str | None = None) -> IndexedCorpus:
+def open_labelled_corpus(source: str, *, split: str = "train", video_column: str | None = None) -> IndexedCorpus:
     """
-    A corpus in which every clip has a label.
+    Open a corpus in which every clip has a label.
 
     Raises:
         FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed, that is empty, or
@@ -259,25 +224,27 @@ def open_labelled(source: str, *, split: str = "train", video_column: str | None
     """
     corpus = open_corpus(source, split=split, video_column=video_column)
     if isinstance(corpus, SequentialCorpus):
-        raise ValueError(f"{source!r} can only be streamed, and splits need all labels: download it first")
+        raise ValueError(f"{source!r} can only be streamed, but splits need all labels: download it first")
     if len(corpus) == 0:
         raise SplitError(f"{source} holds no clips: give another folder or index")
     unlabelled = np.flatnonzero(corpus.labels < 0)
     if len(unlabelled):
         raise ValueError(
             f"{len(unlabelled)} of {len(corpus)} clips of {source} have no label, the first is "
-            f"{corpus.describe(int(unlabelled[0]))}: put every class into a folder of its name, or give an index with "
-            "'path label' per line"
+            f"{corpus.describe(int(unlabelled[0]))}: put the clips of each class into a folder with its name, or give "
+            "an index with 'path label' per line"
         )
     return corpus
 
 
-def split_corpus(corpus: IndexedCorpus, plan: SplitPlan, *, has_validation: bool, has_test: bool) -> dict:
+def split_corpus(
+    corpus: IndexedCorpus, plan: SplitPlan, *, has_validation: bool, has_test: bool
+) -> dict[str, np.ndarray]:
     """
-    Indices of `"train"`, and of `"validation"` and `"test"` where they come out of this corpus, too.
+    Indices of `"train"`, and of `"validation"` and `"test"` if the plan takes them from this corpus.
 
     Args:
-        has_validation, has_test: these clips come from elsewhere.
+        has_validation, has_test: whether these clips come from another data set.
 
     Raises:
         SplitError: a part or a class would have no clip; a pattern that does not match.
@@ -291,7 +258,7 @@ def split_corpus(corpus: IndexedCorpus, plan: SplitPlan, *, has_validation: bool
         groups = np.array(groups_from_names(paths, pattern=plan.group_pattern))
     if plan.num_folds is not None:
         if has_test:
-            raise SplitError(f"a test data set and num_folds={plan.num_folds}: choose one of them")
+            raise SplitError(f"a test data set and num_folds={plan.num_folds} were given: choose one of them")
         parts["test"] = group_folds(list(groups), num_folds=plan.num_folds)[plan.fold]
         rest = np.setdiff1d(rest, parts["test"])
     if plan.validation_fraction > 0 and not has_validation:
@@ -305,7 +272,7 @@ def split_corpus(corpus: IndexedCorpus, plan: SplitPlan, *, has_validation: bool
 def _hold_out(
     labels: np.ndarray, groups: np.ndarray | None, plan: SplitPlan, names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the clips that stay, and of those that validate."""
+    """Indices of the remaining clips, and of the validation clips."""
     if groups is None:
         return stratified_split(labels, fraction=plan.validation_fraction, seed=plan.seed, class_names=names)
     num_folds = max(2, min(round(1 / plan.validation_fraction), len(set(groups))))
@@ -323,15 +290,17 @@ def labelled_splits(
     video_column: str | None = None,
 ) -> dict[str, IndexedCorpus]:
     """
-    Corpora `"train"` and, where there are any, `"validation"` and `"test"`.
+    The corpora `"train"` and, if the plan or the arguments give them, `"validation"` and `"test"`.
 
     Raises:
-        FileNotFoundError, ValueError: see [`open_labelled`] and [`split_corpus`].
+        FileNotFoundError, ValueError: see [`open_labelled_corpus`] and [`split_corpus`].
     """
-    corpus = open_labelled(dataset, video_column=video_column)
+    corpus = open_labelled_corpus(dataset, video_column=video_column)
     others = {"validation": validation_dataset, "test": test_dataset}
     opened = {
-        name: open_labelled(source, split=name, video_column=video_column) for name, source in others.items() if source
+        name: open_labelled_corpus(source, split=name, video_column=video_column)
+        for name, source in others.items()
+        if source
     }
     parts = split_corpus(corpus, plan, has_validation="validation" in opened, has_test="test" in opened)
     for name, indices in parts.items():
@@ -343,7 +312,7 @@ def labelled_splits(
 
 
 def _warn_of_shared_clips(splits: dict[str, IndexedCorpus]) -> None:
-    """Data sets that are given apart may hold the same files."""
+    """Separate data sets may contain the same files."""
     names = {name: {_full_name(corpus, index) for index in range(len(corpus))} for name, corpus in splits.items()}
     for one, other in combinations(names, 2):
         if shared := names[one] & names[other]:
@@ -363,7 +332,7 @@ def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfi
     The splits with the class indices of the model.
 
     Raises:
-        ValueError: labels that the model does not have, or of which the training clips have none.
+        ValueError: labels that the model does not have, or without a training clip.
     """
     names = [config.id2label[label] for label in range(config.num_labels)]
     splits = {
@@ -372,18 +341,56 @@ def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfi
     }
     known = set(splits["train"].labels.tolist())
     for name, corpus in splits.items():
-        strange = sorted(set(corpus.labels.tolist()) - known)
-        if strange:
-            classes = ", ".join(names[label] for label in strange[:5])
+        untrained = sorted(set(corpus.labels.tolist()) - known)
+        if untrained:
+            classes = ", ".join(names[label] for label in untrained[:5])
             raise SplitError(
-                f"{len(strange)} classes of the {name} split have no training clip ({classes}): "
-                "give clips of every class to learn from, or leave these out"
+                f"{len(untrained)} classes of the {name} split have no training clip ({classes}): "
+                "add training clips of these classes, or leave the classes out"
             )
     return splits
 
 
+# Manifests
+
+
+def _manifest_lines(corpus: IndexedCorpus) -> Iterator[bytes]:
+    for index, label in enumerate(corpus.labels):
+        name = corpus.describe(index)
+        if "\n" in name or "\r" in name:
+            raise SplitError(f"{name!r} has a line break, which a manifest cannot hold: rename the file")
+        yield os.fsencode(f"{_full_name(corpus, index)} {label}\n")
+
+
+def manifest_hash(corpus: IndexedCorpus) -> str:
+    """SHA-256, in hexadecimal, of the manifest that [`write_manifest`] would write: of paths and labels."""
+    digest = hashlib.sha256()
+    for line in _manifest_lines(corpus):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def write_manifest(corpus: IndexedCorpus, path: str | os.PathLike) -> None:
+    """
+    Record which clips a corpus holds, in the published index format: "path label" per line, -1 for an unknown label,
+    with absolute paths. If the clips are files, the manifest is itself a data set for `--dataset`. Clips in tars and
+    Parquet are named as `file::member`.
+
+    Args:
+        corpus: the corpus to record.
+        path: the file; missing folders are created.
+
+    Raises:
+        SplitError: a path with a line break.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.writelines(_manifest_lines(corpus))
+
+
 def write_manifests(corpora: dict[str, IndexedCorpus], folder: Path) -> None:
-    """`train.csv`, `validation.csv` and `test.csv`, each a data set by itself."""
+    """Write `train.csv`, `validation.csv` and `test.csv`; each is a data set by itself."""
     for name, corpus in corpora.items():
         write_manifest(corpus, folder / f"{name}.csv")
 
@@ -395,7 +402,7 @@ __all__ = [
     "groups_from_names",
     "labelled_splits",
     "manifest_hash",
-    "open_labelled",
+    "open_labelled_corpus",
     "split_corpus",
     "stratified_fraction",
     "stratified_split",

@@ -1,14 +1,15 @@
 """
 Corpora -> a shuffled, sharded, resumable stream of uint8 clips.
 
-The stream is a function of the position: global batch `g` after `start` clips holds the positions
+The stream is a function of the position. In a run that starts after `start` clips, batch `g` of a rank holds the
+positions
 
     start + g * world_size * batch_size + rank * batch_size + (0 ... batch_size - 1)
 
-and a position determines the video, the clip, the crop and the flip. DataLoader worker `w` of `W` makes the
-batches `w`, `w + W`, ... of its rank, which the DataLoader puts back in order. So the batches do not depend on the
-number of workers, the ranks share out one global order, and resuming is starting at a clip, with any number of
-ranks and clips per batch.
+and a position determines the video, the clip, the crop and the flip. DataLoader worker `w` of `W` makes the batches
+`w`, `w + W`, ... of its rank; the DataLoader restores their order. So the batches do not depend on the number of
+workers, the ranks share one global order, and the stream can resume at any clip, with any number of ranks and any
+batch size.
 """
 
 import json
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -26,55 +27,122 @@ from torch.utils.data import get_worker_info
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augmentation
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from ..models.vjepa.decoding import Backend, VideoCache
+from ..models.vjepa.decoding import VideoCache
 from .clip_order import ClipOrder, Draw
-from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, ReadingWatch, check_broken_share, read_frames
+from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, Decoding, ReadingWatch, read_frames
 from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
 from .lanes import LaneReader, StreamError, read_cursor
 from .random_streams import hash_counters
 
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """A corpus of a mix: anything that `open_corpus` takes, and its weight."""
+    """One corpus of a mix."""
 
+    #: Anything that `open_corpus` takes.
     source: str | Dataset | IterableDataset | Corpus
-    #: Share of the stream, relative to the other weights; `None` in all: in proportion to the number of videos.
+    #: Share of the stream, relative to the other weights. `None` in all: in proportion to the numbers of videos.
     weight: float | None = None
+
+
+#: A corpus, with or without a weight.
+Source = str | Dataset | IterableDataset | Corpus | CorpusSource
 
 
 def parse_sources(values: Sequence[str]) -> list[CorpusSource]:
     """
-    Read command-line sources: `parse_sources(["k710.csv=0.6", "clips/=0.4"])`. The weight is what follows the
-    last `=`, if that is a number and `value` no file or folder.
+    Read command-line sources: `parse_sources(["k710.csv=0.6", "clips/=0.4"])`. A number after the last `=` is the
+    weight, unless the whole value is an existing file or folder.
     """
     sources = []
     for value in values:
-        if os.path.exists(os.path.expanduser(value)):
+        name, _, weight = value.rpartition("=")
+        if not name or os.path.exists(os.path.expanduser(value)):
             sources.append(CorpusSource(value))
             continue
-        name, _, weight = value.rpartition("=")
         try:
-            sources.append(CorpusSource(name, float(weight)) if name else CorpusSource(value))
-        except ValueError:  # an `=` in a path
+            sources.append(CorpusSource(name, float(weight)))
+        except ValueError:  # the path itself contains an `=`
             sources.append(CorpusSource(value))
     return sources
+
+
+@dataclass(frozen=True)
+class StreamShare:
+    """
+    Which part of the stream this process reads, among the processes that train together.
+
+    Args:
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        num_workers: workers of the DataLoader.
+        batch_size: clips in a batch of the DataLoader (per process and micro-batch).
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    num_workers: int = 0
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        _check_at_least(batch_size=(self.batch_size, 1), num_workers=(self.num_workers, 0))
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank} must lie in [0, world_size={self.world_size})")
+
+    @classmethod
+    def from_training_arguments(cls, args: "TrainingArguments") -> "StreamShare":
+        """The share of this process in the training that `args` describes."""
+        return cls(
+            rank=args.process_index,
+            world_size=args.world_size,
+            num_workers=args.dataloader_num_workers,
+            batch_size=args.per_device_train_batch_size,
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    Random crop and flip of the training clips, the same for all frames of a clip; see [`augment_clip`]. The defaults
+    are those of the published pretraining.
+
+    Args:
+        crop_scale: smallest and largest share of the frame's area, in (0, 1].
+        crop_ratio: smallest and largest width / height of the crop.
+        flip_probability: probability of a horizontal flip, in [0, 1].
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    crop_scale: tuple[float, float] = CROP_SCALE
+    crop_ratio: tuple[float, float] = CROP_RATIO
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_augmentation(scale=self.crop_scale, ratio=self.crop_ratio, flip_probability=self.flip_probability)
 
 
 @dataclass
 class StreamPosition:
     """
-    Where a stream starts. The stream looks when it is iterated (that is, at `iter(dataloader)`), so a trainer
+    Where a stream starts. The stream reads its position when iteration starts (at `iter(dataloader)`), so a trainer
     can seek after it has loaded its state.
 
     Attributes:
-        start_batch: batches of each rank already consumed (micro-batches, with gradient accumulation).
-        start_clip: clips already consumed by all ranks together; `None`: as many as `start_batch` batches of this
-            stream hold.
-        cursors: progress in streamed corpora, as collected by `record_cursors`. Other ranks' entries are ignored.
-        delivered: batches of each rank to pass over besides: a `ClipLoader` sets it while it starts new workers.
-        unreadable: videos that have ended the process that read them, and why: they are skipped as broken ones.
-        notes: folder in which a `ClipLoader` has its workers note what they read, see [`ReadingWatch`].
+        start_batch: batches that each rank has already consumed (micro-batches, with gradient accumulation).
+        start_clip: clips that all ranks together have already consumed. `None`: the clips of `start_batch` batches of
+            this stream.
+        cursors: progress in streamed corpora, as collected by `record_cursors`. Entries of other ranks are ignored.
+        delivered: batches to skip in addition; a `ClipLoader` sets it while it starts new workers.
+        unreadable: videos whose reading has ended a process, and why. The stream skips them as broken videos.
+        notes: folder in which the workers of a `ClipLoader` note which video they read, see [`ReadingWatch`].
     """
 
     start_batch: int = 0
@@ -88,8 +156,8 @@ class StreamPosition:
         self, start_batch: int, *, start_clip: int | None = None, cursors: Mapping[str, str] | None = None
     ) -> None:
         """
-        Continue after `start_batch` batches. Where they were of another size, or those of another number of ranks,
-        `start_clip` says how many clips they were.
+        Resume after `start_batch` batches. If these had another size or came from another number of ranks, pass the
+        number of their clips as `start_clip`.
 
         Raises:
             ValueError: a negative batch or clip.
@@ -100,14 +168,14 @@ class StreamPosition:
         self.cursors = dict(cursors or {})
 
 
-class _Item(NamedTuple):
-    clip: EncodedClip
-    frames: torch.Tensor
-    num_skipped: int
+def _check_at_least(**values: tuple[float, float]) -> None:
+    for name, (value, bound) in values.items():
+        if value < bound:
+            raise ValueError(f"{name}={value} must be at least {bound}")
 
 
 def _check_workers(num_workers: int) -> tuple[int, int]:
-    """(index, number) of the DataLoader worker this runs in; (0, 1) outside of one."""
+    """(index, number) of the DataLoader worker that runs this code; (0, 1) outside of a worker."""
     info = get_worker_info()
     if info is None:
         return 0, 1
@@ -121,7 +189,7 @@ def _check_workers(num_workers: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _ClipStream:
-    """What the workers need to make their part of the stream; the DataLoader hands it to them."""
+    """What the workers need to make their part of the stream. The DataLoader sends it to them."""
 
     corpora: tuple[Corpus, ...]
     weights: tuple[float | None, ...]
@@ -129,20 +197,16 @@ class _ClipStream:
     sampling: ClipSampling
     position: StreamPosition
     seed: int
-    rank: int
-    world_size: int
-    num_workers: int
-    batch_size: int
+    share: StreamShare
+    augmentation: Augmentation
+    decoding: Decoding
     shuffle: bool
     shuffle_buffer: int
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
-    flip_probability: float
-    backend: Backend
-    max_broken_share: float
     num_segments: int
-    cache_bytes: int
-    decode_timeout: float
+
+    def __post_init__(self) -> None:
+        _check_at_least(shuffle_buffer=(self.shuffle_buffer, 1), num_segments=(self.num_segments, 1))
+        self.order()  # raises for wrong weights now, not later in a worker
 
     @property
     def is_sequential(self) -> bool:
@@ -152,92 +216,96 @@ class _ClipStream:
         sizes = [None if isinstance(corpus, SequentialCorpus) else len(corpus) for corpus in self.corpora]
         return ClipOrder(sizes, weights=self.weights, seed=self.seed, shuffle=self.shuffle)
 
+    def dataset(self) -> IterableDataset:
+        lanes = list(range(max(1, self.share.num_workers)))  # one shard for each worker
+        return IterableDataset.from_generator(_stream_lane, gen_kwargs={"lanes": lanes, "stream": self})
+
 
 class _Worker:
     """The part of a stream that one DataLoader worker makes."""
 
     def __init__(self, stream: _ClipStream) -> None:
         self._stream = stream
-        self._worker, workers = _check_workers(stream.num_workers)
-        self._workers = workers
+        self._worker, self._workers = _check_workers(stream.share.num_workers)
         self._order = stream.order()
-        self._monitor = BrokenVideoMonitor(stream.max_broken_share)
-        self._watch = ReadingWatch(
-            stream.decode_timeout, notes=stream.position.notes, unreadable=stream.position.unreadable
-        )
-        self._cache = VideoCache(stream.cache_bytes) if stream.cache_bytes else None
-        self._states = self._load_cursors(stream.position.cursors)
-        self._lanes = next((state["lanes"] for state in self._states.values()), workers)
-        if self._lanes % workers:
+        decoding, position = stream.decoding, stream.position
+        self._monitor = BrokenVideoMonitor(decoding.max_broken_share)
+        self._watch = ReadingWatch(decoding.timeout, notes=position.notes, unreadable=position.unreadable)
+        self._cache = VideoCache(decoding.cache_bytes) if decoding.cache_bytes else None
+        self._states = self._load_cursors(position.cursors)
+        self._lanes = next((state["lanes"] for state in self._states.values()), self._workers)
+        if self._lanes % self._workers:
             allowed = [n for n in range(1, self._lanes + 1) if self._lanes % n == 0]
             raise StreamError(
-                f"num_workers={workers} cannot continue a stream saved with {self._lanes} lanes: choose one of "
-                f"{[0, *allowed]}"
+                f"num_workers={self._workers} cannot continue a stream that was saved with {self._lanes} lanes: "
+                f"choose one of {[0, *allowed]}"
             )
         self._readers: dict[tuple[int, int], LaneReader] = {}
 
     def _load_cursors(self, cursors: Mapping[str, str]) -> dict[int, dict[str, Any]]:
+        """The saved state of every lane of this rank."""
+        share, start_batch = self._stream.share, self._stream.position.start_batch
         states = [read_cursor(cursor) for cursor in cursors.values()]
         for state in states:
-            if state["world_size"] != self._stream.world_size:
+            if state["world_size"] != share.world_size:
                 raise StreamError(
-                    f"the cursors were saved by {state['world_size']} processes, this run has "
-                    f"{self._stream.world_size}: a streamed corpus continues with the same number only, so launch "
-                    f"with --num_processes {state['world_size']}"
+                    f"the cursors were saved by {state['world_size']} processes, this run has {share.world_size}: a "
+                    "streamed corpus can resume with the same number only, so launch with --num_processes "
+                    f"{state['world_size']}"
                 )
-        if not states and self._stream.is_sequential and self._stream.position.start_batch:
+        if not states and self._stream.is_sequential and start_batch:
             raise StreamError(
-                f"a streamed corpus cannot go to batch {self._stream.position.start_batch} by itself: seek with "
-                "the cursors that record_cursors collected up to there"
+                f"a streamed corpus cannot seek to batch {start_batch} without cursors: pass the cursors that "
+                "record_cursors collected up to that batch"
             )
-        return {state["lane"]: state for state in states if state["rank"] == self._stream.rank}
+        return {state["lane"]: state for state in states if state["rank"] == share.rank}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        stream = self._stream
-        start_batch, start_clip = stream.position.start_batch, stream.position.start_clip
+        share, position = self._stream.share, self._stream.position
+        start_batch, start_clip = position.start_batch, position.start_clip
         if start_clip is None:
-            start_clip = start_batch * stream.world_size * stream.batch_size
-        for batch in count(stream.position.delivered + self._worker, self._workers):
-            first = start_clip + (batch * stream.world_size + stream.rank) * stream.batch_size
+            start_clip = start_batch * share.world_size * share.batch_size
+        for batch in count(position.delivered + self._worker, self._workers):
+            first = start_clip + (batch * share.world_size + share.rank) * share.batch_size
             lane = (start_batch + batch) % self._lanes
-            for position in range(first, first + stream.batch_size):
-                example = self._example(position, lane=lane)
-                if stream.is_sequential:
+            for clip in range(first, first + share.batch_size):
+                example = self._example(clip, lane=lane)
+                if self._stream.is_sequential:
                     example["cursor"] = self._cursor(lane)
                 yield example
 
     def _example(self, position: int, *, lane: int) -> dict[str, Any]:
         stream = self._stream
         clip_seed = hash_counters(stream.seed, Draw.CLIP, position)
-        # The crop draws from a generator of its own: decoding may draw more or fewer numbers.
-        item = self._first_readable(position, lane=lane, clip_seed=clip_seed)
+        clip, frames, num_skipped = self._first_readable(position, lane=lane, clip_seed=clip_seed)
+        # The crop has a generator of its own, because the number of draws of the decoding varies.
         generator = torch.Generator().manual_seed(hash_counters(clip_seed))
         segments = [
             augment_clip(
-                frames,
+                segment,
                 size=stream.crop_size,
                 generator=generator,
-                scale=stream.crop_scale,
-                ratio=stream.crop_ratio,
-                flip_probability=stream.flip_probability,
+                scale=stream.augmentation.crop_scale,
+                ratio=stream.augmentation.crop_ratio,
+                flip_probability=stream.augmentation.flip_probability,
             )
-            for frames in item.frames.expand(stream.num_segments, -1, -1, -1, -1)
+            for segment in frames.expand(stream.num_segments, -1, -1, -1, -1)
         ]
-        # A picture has been cropped once: its repeats cost nothing.
+        # An image is cropped once, then repeated as a view that copies nothing.
         pixels = torch.stack(segments).expand(-1, stream.sampling.num_frames, -1, -1, -1)
         return {
             "pixel_values_videos": pixels if stream.num_segments > 1 else pixels[0],
             "clip_seed": clip_seed,
-            "path": item.clip.path,
-            "label": item.clip.label,
-            "num_skipped": item.num_skipped,
+            "path": clip.path,
+            "label": clip.label,
+            "num_skipped": num_skipped,
         }
 
-    def _first_readable(self, position: int, *, lane: int, clip_seed: int) -> _Item:
-        """The video due at `position`, or the first of its replacements that can be read."""
+    def _first_readable(self, position: int, *, lane: int, clip_seed: int) -> tuple[EncodedClip, torch.Tensor, int]:
+        """The video at `position`, or its first replacement that can be read; its frames; the broken videos before."""
         stream = self._stream
-        # Ends: when nothing can be read, the monitor raises.
-        for attempt in count():
+        attempt = 0
+        while True:  # until a video can be read, or the monitor raises
             path, find = self._due(position, lane=lane, attempt=attempt)
             generator = torch.Generator().manual_seed(clip_seed)
             try:
@@ -248,24 +316,24 @@ class _Worker:
                         sampling=stream.sampling,
                         num_segments=stream.num_segments,
                         generator=generator,
-                        backend=stream.backend,
+                        backend=stream.decoding.backend,
                         cache=self._cache,
                         seed=clip_seed,
                     )
             except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
+                attempt += 1
             else:
                 self._monitor.succeeded()
-                return _Item(clip, frames, attempt)
-        raise AssertionError("unreachable")
+                return clip, frames, attempt
 
     def _due(self, position: int, *, lane: int, attempt: int) -> tuple[str, Callable[[], EncodedClip]]:
-        """Name of the video to try at `position` after `attempt` broken ones, and how to find it."""
+        """Name of the video to try at `position` after `attempt` broken ones, and a function that finds the video."""
         number, n = self._order.locate(position)
         corpus = self._stream.corpora[number]
         if isinstance(corpus, SequentialCorpus):
             clip = next(self._reader(number, lane))
-            # Members of different tars may have the same name.
+            # The size tells apart members of different tars that have the same name.
             return f"{clip.path}, {len(clip.data)} bytes", lambda: clip
         index = self._order.replacement(number, position, attempt) if attempt else self._order.index(number, n)
         return corpus.describe(index), partial(corpus.read, index)
@@ -275,48 +343,43 @@ class _Worker:
         if (corpus, lane) not in self._readers:
             self._readers[corpus, lane] = LaneReader(
                 stream.corpora[corpus],
-                lane=stream.rank * self._lanes + lane,
-                lanes=stream.world_size * self._lanes,
+                lane=stream.share.rank * self._lanes + lane,
+                lanes=stream.share.world_size * self._lanes,
                 seed=hash_counters(stream.seed, corpus),
                 shuffle_buffer=stream.shuffle_buffer if stream.shuffle else 1,
-                state=self._states.get(lane, {}).get("readers", {}).get(str(corpus)),
+                state=self._saved_readers(lane).get(str(corpus)),
                 failed=self._monitor.failed,
             )
         return self._readers[corpus, lane]
 
+    def _saved_readers(self, lane: int) -> dict[str, Any]:
+        return self._states.get(lane, {}).get("readers", {})
+
     def _cursor(self, lane: int) -> str:
-        """Progress of a lane after the example just made."""
-        # A corpus that the lane has not needed since resuming stays where it was.
-        readers = dict(self._states.get(lane, {}).get("readers", {}))
-        readers |= {str(corpus): reader.state for (corpus, of), reader in self._readers.items() if of == lane}
-        stream = self._stream
+        """Progress of a lane after its last example."""
+        readers = {str(corpus): reader.state for (corpus, of), reader in self._readers.items() if of == lane}
         return json.dumps(
             {
-                "rank": stream.rank,
-                "world_size": stream.world_size,
+                "rank": self._stream.share.rank,
+                "world_size": self._stream.share.world_size,
                 "lane": lane,
                 "lanes": self._lanes,
-                "readers": readers,
+                # A corpus that the lane has not read since resuming keeps its saved state.
+                "readers": self._saved_readers(lane) | readers,
             }
         )
 
 
-def _check_at_least(**values: tuple[float, float]) -> None:
-    for name, (value, bound) in values.items():
-        if value < bound:
-            raise ValueError(f"{name}={value} must be at least {bound}")
-
-
 def _stream_lane(lanes: list[int], stream: _ClipStream) -> Iterator[dict[str, Any]]:
     """
-    Generator behind the data set. `datasets` gives each DataLoader worker one of `lanes`, so that every
-    worker runs it once; which part of the stream that is depends on the worker only, because `set_epoch`
-    shuffles the lanes. Outside of a worker it is called for the lanes in turn; the first never ends.
+    Generator behind the data set. `datasets` gives each DataLoader worker one of `lanes`, so that every worker runs
+    the generator once. The worker alone determines its part of the stream, because `set_epoch` shuffles the lanes.
+    Outside of a worker `datasets` calls the generator for one lane after the other, and the first lane never ends.
     """
     yield from _Worker(stream)
 
 
-def _as_sources(sources: Any) -> list[CorpusSource]:
+def _as_sources(sources: Source | Sequence[Source]) -> list[CorpusSource]:
     if isinstance(sources, str | os.PathLike | CorpusSource | Dataset | IterableDataset) or is_corpus(sources):
         sources = [sources]
     if not sources:
@@ -324,147 +387,100 @@ def _as_sources(sources: Any) -> list[CorpusSource]:
     return [source if isinstance(source, CorpusSource) else CorpusSource(source) for source in sources]
 
 
-def open_source(source: CorpusSource, *, split: str, video_column: str | None) -> Corpus:
-    """
-    A corpus of a mix; see [`open_corpus`].
-
-    Raises:
-        FileNotFoundError: nothing is there, or nothing is in it.
-        ValueError: it cannot be read.
-    """
-    corpus = open_corpus(source.source, split=split, video_column=video_column)
-    if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
-        raise FileNotFoundError(f"{source.source} holds no videos or pictures")
-    return corpus
-
-
 def _check_frames(sampling: ClipSampling, config: VJEPAConfig) -> None:
     if sampling.num_frames != config.frames_per_clip:
         raise ValueError(
             f"sampling.num_frames={sampling.num_frames} differs from config.frames_per_clip="
-            f"{config.frames_per_clip}: sample as many frames as the model takes"
+            f"{config.frames_per_clip}: give both the same number"
         )
 
 
+def open_source(source: CorpusSource, *, split: str, video_column: str | None) -> Corpus:
+    """
+    Open a corpus of a mix; see [`open_corpus`].
+
+    Raises:
+        FileNotFoundError: the source does not exist, or holds no videos or images.
+        ValueError: the source cannot be read.
+    """
+    corpus = open_corpus(source.source, split=split, video_column=video_column)
+    if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
+        raise FileNotFoundError(f"{source.source} holds no videos or images: check the folder, index or pattern")
+    return corpus
+
+
 def clip_stream(
-    sources: str
-    | CorpusSource
-    | Dataset
-    | IterableDataset
-    | Corpus
-    | Sequence[str | CorpusSource | Dataset | IterableDataset | Corpus],
+    sources: Source | Sequence[Source],
     *,
     config: VJEPAConfig,
     sampling: ClipSampling,
     position: StreamPosition | None = None,
     seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-    batch_size: int = 1,
-    split: str = "train",
-    video_column: str | None = None,
+    share: StreamShare = StreamShare(),  # noqa: B008
+    augmentation: Augmentation = Augmentation(),  # noqa: B008
+    decoding: Decoding = Decoding(),  # noqa: B008
     shuffle: bool = True,
     shuffle_buffer: int = 256,
-    crop_scale: tuple[float, float] = CROP_SCALE,
-    crop_ratio: tuple[float, float] = CROP_RATIO,
-    flip_probability: float = 0.5,
-    backend: Backend = "pyav",
-    max_broken_share: float = 0.05,
     num_segments: int = 1,
-    cache_bytes: int = 0,
-    decode_timeout: float = 60.0,
+    split: str = "train",
+    video_column: str | None = None,
 ) -> IterableDataset:
     """
-    The endless training stream of this process, for `DataLoader(stream, batch_size=batch_size,
-    num_workers=num_workers)`. It is split over processes and workers already: do not split it again.
-
-    A video that cannot be read is logged and replaced: by another of its corpus, drawn from the position, or
-    in a streamed corpus by the next.
+    The endless training stream of this process. It is already split over processes and workers: do not split it again.
+    A video that cannot be read is logged and replaced, by a random video of its corpus or the next streamed one.
 
     Args:
-        sources: one corpus or a mix, see [`open_corpus`] and [`CorpusSource`].
-        config: geometry of the clips: `crop_size`, `frames_per_clip`.
-        sampling: which frames make a clip; a picture is repeated to a clip.
-        position: where to start. Keep the object, and `seek` to resume.
-        seed: the same for all ranks; determines everything random.
-        rank, world_size: this process among those that train.
-        num_workers, batch_size: those of the DataLoader; `batch_size` is per process and micro-batch.
-        split, video_column: see [`open_corpus`].
-        shuffle: shuffle the videos; otherwise they come in the order of the corpus.
-        shuffle_buffer: encoded videos that each lane of a streamed corpus holds to shuffle (fewer above 256
-            MiB), besides its shards; with 1 it keeps the order of the corpus. On resume a lane reads again at
-            most the references of one such chunk, plus what `datasets` needs to find its place in the shard.
-        crop_scale, crop_ratio, flip_probability: see [`augment_clip`].
-        backend: see [`read_clip`].
-        max_broken_share: share of broken videos among the last `BROKEN_WINDOW` tried by a worker, above which
-            the run stops; in [0, 1).
-        num_segments: clips of each video, one at random in each of as many equal parts, cropped and flipped each by
-            itself.
-        cache_bytes: decoded video files that each worker keeps, see [`VideoCache`].
-        decode_timeout: seconds to find and read one video; 0 for any time. The worker of a [`ClipLoader`] that takes
-            longer is replaced, and the video skipped as a broken one. Elsewhere a warning names it.
+        sources: one corpus or a mix, see [`CorpusSource`]; as `split` and `video_column`, see [`open_corpus`].
+        config, sampling: size of the clips (`crop_size`, `frames_per_clip`), and their frames; an image is repeated.
+        position: where to start; call its `seek` to resume.
+        seed: determines everything random; the same for all ranks.
+        share, augmentation, decoding: see [`StreamShare`], [`Augmentation`] and [`Decoding`].
+        shuffle, shuffle_buffer: whether to shuffle; a streamed corpus shuffles in a buffer, see [`LaneReader`].
+        num_segments: clips of each video: one at random in each equal part of the video, with its own crop.
 
     Returns:
-        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or with several segments
-        (segments, frames, 3, crop, crop); `clip_seed`, a 63-bit int
-        that is a function of seed and position; `path`; `label` (-1 if unknown); `num_skipped`, broken videos
-        at this position; and, if a corpus is streamed, `cursor` for [`record_cursors`].
+        A data set of dicts: `pixel_values_videos`, uint8 (frames, 3, crop, crop), or (segments, frames, ...); `path`;
+        `clip_seed`, a 63-bit function of seed and position; `label` (-1 if unknown); `num_skipped`, broken videos at
+        this position; and, if a corpus is streamed, `cursor` for [`record_cursors`].
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: see [`open_corpus`] and [`ClipOrder`]; settings out of range. While iterating: a DataLoader
-            with another number of workers, or cursors that do not fit.
-        TooManyBrokenVideosError: while iterating.
+        FileNotFoundError, ValueError: see [`open_corpus`] and [`ClipOrder`]; while iterating, workers or cursors that
+            do not fit, or (TooManyBrokenVideosError) too many broken videos.
+
+    Examples:
+    ```python
+    from torch.utils.data import DataLoader
+    from transformers_vjepa import ClipSampling, StreamShare, VJEPAConfig, clip_stream
+
+    config = VJEPAConfig(crop_size=32, patch_size=8, frames_per_clip=8)
+    sampling = ClipSampling(num_frames=8, frame_step=1)
+    stream = clip_stream("videos", config=config, sampling=sampling, share=StreamShare(batch_size=2))
+    print(next(iter(DataLoader(stream, batch_size=2)))["pixel_values_videos"].shape)  # (2, 8, 3, 32, 32)
+    ```
     """
     _check_frames(sampling, config)
-    check_broken_share(max_broken_share)
-    check_augmentation(scale=crop_scale, ratio=crop_ratio, flip_probability=flip_probability)
-    _check_at_least(
-        batch_size=(batch_size, 1),
-        shuffle_buffer=(shuffle_buffer, 1),
-        num_workers=(num_workers, 0),
-        num_segments=(num_segments, 1),
-        cache_bytes=(cache_bytes, 0),
-        decode_timeout=(decode_timeout, 0),
-    )
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank={rank} must lie in [0, world_size={world_size})")
     opened = _as_sources(sources)
-    stream = _ClipStream(
+    return _ClipStream(
         corpora=tuple(open_source(source, split=split, video_column=video_column) for source in opened),
         weights=tuple(source.weight for source in opened),
         crop_size=config.crop_size,
         sampling=sampling,
         position=StreamPosition() if position is None else position,
         seed=seed,
-        rank=rank,
-        world_size=world_size,
-        num_workers=num_workers,
-        batch_size=batch_size,
+        share=share,
+        augmentation=augmentation,
+        decoding=decoding,
         shuffle=shuffle,
         shuffle_buffer=shuffle_buffer,
-        crop_scale=crop_scale,
-        crop_ratio=crop_ratio,
-        flip_probability=flip_probability,
-        backend=backend,
-        max_broken_share=max_broken_share,
         num_segments=num_segments,
-        cache_bytes=cache_bytes,
-        decode_timeout=decode_timeout,
-    )
-    stream.order()  # refuses wrong weights here rather than in a worker
-    return _lanes_dataset(_stream_lane, lanes=max(1, num_workers), stream=stream)
-
-
-def _lanes_dataset(generator: Callable, *, lanes: int, **kwargs: Any) -> IterableDataset:
-    """A data set of `lanes` shards, so that each of as many DataLoader workers gets one."""
-    return IterableDataset.from_generator(generator, gen_kwargs={"lanes": list(range(lanes)), **kwargs})
+    ).dataset()
 
 
 __all__ = [
+    "Augmentation",
     "CorpusSource",
     "StreamPosition",
+    "StreamShare",
     "clip_stream",
     "open_source",
     "parse_sources",

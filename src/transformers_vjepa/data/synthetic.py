@@ -1,29 +1,29 @@
-"""The built-in corpus: rendered video files with known motion and shape, for the demo, the study and the tests.
+"""
+The built-in corpus: rendered video files with known motion and shape, for the demo, the study and the tests.
 
-Several shapes of one kind move one way over a faintly textured background that drifts on its own. Each video
-has two labels that say nothing about each other: how its shapes move (`MOTIONS`) and what they are
-(`APPEARANCES`). The corpus is made to be a fair judge of frozen features:
+Several shapes of one kind move in one way over a faint texture that drifts independently. Each video has two
+independent labels: the motion of its shapes (`MOTIONS`) and their kind (`APPEARANCES`). The corpus is made to judge
+frozen features fairly:
 
-- No frame says anything about the motion. The picture is a torus (what leaves on one side enters on the
-  other), so places stay uniform; so do orientations, on the circle; and so do sizes, whose logarithm runs round
-  a cycle: a shape that grows beyond the largest size fades out and comes back as a small one, as a Shepard tone
-  does. Shapes of the other motions are drawn from the same cycle and stay where they are in it. So each frame
-  of each motion has exactly the same distribution.
-- Opposite motions are one render read in the two directions of time: `render_clip(motion="left", seed=s)`
-  is `render_clip(motion="right", seed=s)` backwards, frame by frame. So no statistic of frames without
-  their order can tell them apart.
-- A shape is brighter or darker than the background, whichever the coin says, and has its own colours, texture,
-  size and angle. So the change of a pixel has no sign that a motion could be read off linearly, as it would have if
-  shapes were always the bright part.
-- Shapes twinkle, each in its own rhythm. Otherwise two clips of one motion would stay aligned for as long as they
-  last, and by that alone the ten nearest of 200 clips in frame differences would tell the motion of 54 % of others.
+- A single frame contains no information about the motion. The image is a torus (a shape that leaves on one side
+  enters on the other), so places stay uniform; so do orientations, on the circle; and so do sizes, whose logarithm
+  runs through a cycle: a shape that grows beyond the largest size fades out and returns as a small one, like a Shepard
+  tone. Shapes of the other motions are drawn from the same cycle and keep their size. So each frame of each motion has
+  exactly the same distribution.
+- Opposite motions are one rendering in the two directions of time: `render_clip(motion="left", seed=s)` is
+  `render_clip(motion="right", seed=s)` backwards, frame by frame. So statistics of unordered frames cannot tell the
+  two apart.
+- A shape is brighter or darker than the background, at random, and has its own colours, texture, size and angle. If
+  shapes were always brighter, the sign of a pixel's change would reveal the motion to a linear read-out.
+- Shapes twinkle, each in its own rhythm. Otherwise two clips of one motion would stay aligned for their whole length,
+  and the ten nearest of 200 clips in frame differences would already give the motion of 54 % of other clips.
 - All shapes of one radius cover the same area; everything but the two labels is drawn independently of both.
-- Every frame of every video has the same mean colour. Nothing can be read off means, nor can an encoder
-  win by telling dark clips from bright ones: masked regions are easiest to predict by what a whole clip
-  shares, and features would hold little else.
+- Every frame of every video has the same mean colour. So nothing can be read off the means, and an encoder cannot
+  succeed by telling dark clips from bright clips. Without this, what a whole clip shares would predict masked regions
+  best, and features would hold little else.
 
-Still, read-outs of hand-made descriptions (`baselines`) are not all at chance, and what features are worth shows
-against them only. In % of 800 clips, for motion (chance 12.5), with 200 and 2,400 labelled clips:
+Still, read-outs of hand-crafted descriptors (`baselines`) are not all at chance; compare features with these numbers.
+In % of 800 clips, for motion (chance 12.5), with 200 and 2,400 labelled clips:
 
                        ridge regression    ten nearest
     mean colours            13.9  13.4     13.1  14.5    (of a crop, which shapes enter and leave)
@@ -32,7 +32,7 @@ against them only. In % of 800 clips, for motion (chance 12.5), with 200 and 2,4
     frame differences       13.5  15.5     18.1  31.2
     optical flow            81.8  82.2     82.2  84.5
 
-`render_clip` can also break a motion off, to see whether a predictor is surprised (see `DISTURBANCES`).
+`render_clip` can also interrupt a motion, to test whether a predictor is surprised (see `DISTURBANCES`).
 """
 
 import csv
@@ -51,35 +51,21 @@ import numpy as np
 
 from ..safety.atomic_files import atomic_path, write_text_atomically
 
-MOTIONS = (
-    "left",
-    "right",
-    "up",
-    "down",
-    "rotate_clockwise",
-    "rotate_counterclockwise",
-    "zoom_in",
-    "zoom_out",
-)
-# Five shapes and eight motions have no common divisor: that is what makes `_labels` balanced, see there.
+MOTIONS = ("left", "right", "up", "down", "rotate_clockwise", "rotate_counterclockwise", "zoom_in", "zoom_out")
+# The numbers of shapes and motions, five and eight, have no common divisor: `_labels` needs this to be balanced.
 APPEARANCES = ("disc", "ring", "triangle", "cross", "bar")
 SPLITS = ("train", "test")
-# What may happen to the shapes of a clip, all at once: they go on; are elsewhere; are gone; go back.
+# What can happen to all shapes of a clip at once: nothing; a displacement; disappearance; the motion backwards.
 DISTURBANCES = ("none", "jump", "vanish", "reverse")
 
-# Raise it with every change that alters a rendered pixel or the layout on disk.
+# Increase this number with every change of a rendered pixel or of the layout on disk.
 _FORMAT_VERSION = 2
 
-# Motions that are rendered as another one and played backwards.
-_REVERSE_OF = {
-    "left": "right",
-    "up": "down",
-    "rotate_counterclockwise": "rotate_clockwise",
-    "zoom_out": "zoom_in",
-}
+# Motions that are rendered as their opposite and reversed.
+_REVERSE_OF = {"left": "right", "up": "down", "rotate_counterclockwise": "rotate_clockwise", "zoom_out": "zoom_in"}
 
-# Ranges that the random numbers of a scene are drawn from, uniformly. Lengths are fractions of the picture's
-# side, so that a video looks the same at every size; "per frame" is at the video's frame rate.
+# Ranges of the random numbers of a scene, which are uniform. Lengths are fractions of the image's side, so that a
+# video looks the same at every size.
 _NUM_SHAPES = 5
 _RADIUS = (0.085, 0.21)  # of the disc with the shape's area; log-uniform
 _FADED = 0.15  # share of the cycle of sizes, at each end, over which a shape fades
@@ -87,34 +73,31 @@ _SPEED = (0.012, 0.024)  # per frame
 _TURN = (math.radians(5.0), math.radians(9.0))  # per frame
 _ZOOM = (0.02, 0.03)  # change of log(radius) per frame
 _DRIFT = (0.0, 0.004)  # speed of the background, any direction: at most a third of the slowest shape
-_JUMP = (0.2, 0.5)  # how far the disturbance of this name goes, any direction
-# Lightness, in [0, 1]: of the mean of each frame; of the background and the shapes relative to that. The two ends of
-# a shape's texture are the two multiples of its contrast.
+_JUMP = (0.2, 0.5)  # displacement by the disturbance "jump", any direction
+# Lightness, in [0, 1]: mean of each frame; then background and shapes relative to the mean. The two ends of a shape's
+# texture are these two multiples of its contrast.
 _MEAN_LIGHTNESS = 0.45
 _GROUND_LIGHTNESS = (-0.05, 0.05)
 _GROUND_CHROMA = 0.03
 _CONTRAST = (0.2, 0.4)
 _TEXTURE = (0.6, 1.3)
 _CHROMA = 0.1
-# How much of its opacity each shape loses and regains, in its own rhythm: frames per period.
+# Share of its opacity that each shape loses and regains in its own rhythm, and the frames per period.
 _TWINKLE = 0.7
 _TWINKLE_PERIOD = (6.0, 12.0)
-# Noise that is new in each frame: squares of this many pixels, of lightnesses with this standard deviation.
-_NOISE = 0.0
-_NOISE_SQUARE = 4
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What `build_corpus` renders.
+    """
+    What `build_corpus` renders.
 
     Args:
-        num_train, num_test: videos per split. Every multiple of 40 has each pair of labels equally often.
+        num_train, num_test: videos per split. A multiple of 40 has each pair of labels equally often.
         size: height and width of a video in pixels; even (H.264 halves the colour planes), at least 16.
-        num_frames: frames per video, at least 2. The default holds a clip of 8 frames at stride 2 with room
-            for a random start.
-        fps: frame rate written to the files; it does not change the pictures.
-        seed: corpora of different seeds share no scene.
+        num_frames: frames per video, at least 2. The default fits a clip of 8 frames at stride 2 with a random start.
+        fps: frame rate written to the files; it does not change the frames.
+        seed: corpora with different seeds share no scene.
 
     Raises:
         ValueError: a value is out of bounds.
@@ -147,8 +130,8 @@ class VideoRecord:
     appearance: str
 
 
-# --- Shapes: signed distances in units of the radius, negative inside, each with the area pi of the unit
-# disc. A signed distance d drawn as clip(1/2 - d in pixels, 0, 1) is an edge antialiased over one pixel.
+# --- Shapes: signed distances in units of the radius, negative inside. Each shape has the area pi of the unit disc.
+# A signed distance d drawn as clip(1/2 - d in pixels, 0, 1) is an edge antialiased over one pixel.
 
 
 def _box(u: np.ndarray, v: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
@@ -186,7 +169,7 @@ def _bar(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return _box(u, v, half_width, half_width / aspect)
 
 
-# How far the farthest point of any of them is from the centre: a corner of the bar.
+# Distance from the centre to the farthest point of any shape: a corner of the bar.
 _REACH = 1.58
 
 _SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -202,40 +185,42 @@ _SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """One shape of a scene, in the middle of the video. Two ends of a texture, dark and bright or bright and dark."""
+class Shape:
+    """One shape of a scene, in the middle of the video. Its texture runs between two colours, dark and bright."""
 
     centre: np.ndarray  # (2,) x, y in pixels
-    angle: float
+    angle: float  # radians
     phase: float  # place in the cycle of sizes, in [0, 1)
+    twinkle: float  # share of the opacity that it loses and regains
     twinkle_period: float  # frames
-    twinkle_phase: float
+    twinkle_phase: float  # radians
     waves: np.ndarray  # (waves, 2) radians per radius
-    wave_phases: np.ndarray  # (waves,)
+    wave_phases: np.ndarray  # (waves,) radians
     colours: np.ndarray  # (2, 3) the two ends of the texture, relative to the mean colour
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """Everything random about a clip. It is drawn before the labels are looked at, so it cannot know them."""
+class Scene:
+    """Everything random about a clip. A scene is drawn before the labels are known, so it is independent of them."""
 
-    shapes: tuple[_Shape, ...]
+    size: int  # side of the image in pixels
+    shapes: tuple[Shape, ...]
     speed: float  # pixels per frame
     turn: float  # radians per frame
     zoom: float  # log(radius) per frame
     drift: np.ndarray  # (2,) pixels per frame
     jump: np.ndarray  # (2,) pixels
     background_waves: np.ndarray  # (waves, 2) radians per pixel
-    background_phases: np.ndarray  # (waves,)
+    background_phases: np.ndarray  # (waves,) radians
     background_colours: np.ndarray  # (2, 3) relative to the mean colour
 
 
 @dataclass(frozen=True)
 class _Course:
-    """What the frames of a clip show, in the order in which they are rendered; see `_course`."""
+    """The content of the frames of a clip, in the order of rendering; see `_course`."""
 
     times: np.ndarray  # (frames,) in frames since the middle of the video
-    shape_times: np.ndarray  # (frames,) likewise, by the clock of the shapes' motion
+    shape_times: np.ndarray  # (frames,) the same for the motion of the shapes, which a disturbance may reverse
     displacement: np.ndarray  # (frames, 2) of all shapes, in pixels
     visible: np.ndarray  # (frames,) bool
 
@@ -248,7 +233,7 @@ def _waves(rng: np.random.Generator, *, number: int, shortest: float, longest: f
 
 
 def _colour(*, lightness: float, hue: float, chroma: float) -> np.ndarray:
-    """RGB with the given mean over the three channels, so that hue and lightness are independent."""
+    """RGB whose mean over the channels is `lightness`, so that hue and lightness are independent."""
     return lightness + chroma * np.cos(hue - 2.0 * math.pi / 3.0 * np.arange(3))
 
 
@@ -260,8 +245,8 @@ def _vector(rng: np.random.Generator, lengths: tuple[float, float]) -> np.ndarra
 
 def _scattered_points(rng: np.random.Generator, *, number: int, side: float) -> np.ndarray:
     """
-    Points (number, 2) on the torus that keep apart: each the best of twelve candidates, the one farthest from
-    the points that are there (Mitchell 1991). The law is the same after any displacement of all points.
+    Points (number, 2) on the torus that keep a distance: each is the one of twelve candidates that is farthest from
+    the earlier points (Mitchell 1991). A displacement of all points does not change the distribution.
     """
     points = rng.uniform(0.0, side, (1, 2))
     while len(points) < number:
@@ -272,13 +257,14 @@ def _scattered_points(rng: np.random.Generator, *, number: int, side: float) -> 
     return points
 
 
-def _sample_shape(rng: np.random.Generator, *, centre: np.ndarray) -> _Shape:
+def _sample_shape(rng: np.random.Generator, *, centre: np.ndarray) -> Shape:
     contrast = rng.choice((-1.0, 1.0)) * rng.uniform(*_CONTRAST)
     ends = [_colour(lightness=end * contrast, hue=rng.uniform(0.0, 2.0 * math.pi), chroma=_CHROMA) for end in _TEXTURE]
-    return _Shape(
+    return Shape(
         centre=centre,
         angle=rng.uniform(0.0, 2.0 * math.pi),
         phase=rng.uniform(0.0, 1.0),
+        twinkle=_TWINKLE,
         twinkle_period=rng.uniform(*_TWINKLE_PERIOD),
         twinkle_phase=rng.uniform(0.0, 2.0 * math.pi),
         waves=_waves(rng, number=2, shortest=1.6, longest=3.2),
@@ -287,10 +273,13 @@ def _sample_shape(rng: np.random.Generator, *, centre: np.ndarray) -> _Shape:
     )
 
 
-def _sample_scene(rng: np.random.Generator, *, size: int) -> _Scene:
+def sample_scene(seed: int | Sequence[int], *, size: int) -> Scene:
+    """Draw a scene for frames of `size` x `size` pixels."""
+    rng = np.random.default_rng(seed)
     centres = _scattered_points(rng, number=_NUM_SHAPES, side=size)
     hue = rng.uniform(0.0, 2.0 * math.pi)
-    return _Scene(
+    return Scene(
+        size=size,
         shapes=tuple(_sample_shape(rng, centre=centre) for centre in centres),
         speed=size * rng.uniform(*_SPEED),
         turn=rng.uniform(*_TURN),
@@ -305,13 +294,13 @@ def _sample_scene(rng: np.random.Generator, *, size: int) -> _Scene:
     )
 
 
-def _course(scene: _Scene, *, num_frames: int, backwards: bool, disturb: str, disturb_at: int) -> _Course:
+def _course(scene: Scene, *, num_frames: int, backwards: bool, disturb: str, disturb_at: int) -> _Course:
     """
-    Every array is made in the order in which the clip will be seen and then, for a clip that is to be played
-    backwards, turned round: the renderer only knows one direction.
+    Every array is made in the order of the finished clip, and reversed if the clip is played backwards: the renderer
+    knows one direction only.
 
-    Going back is a mirror at the last frame before the disturbance, `p = disturb_at - 1`: frame `p + i` shows what
-    frame `p - i` shows.
+    "reverse" mirrors the motion at the last frame before the disturbance, `p = disturb_at - 1`: frame `p + i` equals
+    frame `p - i`.
     """
     frames = np.arange(num_frames)
     disturbed = frames >= disturb_at
@@ -331,19 +320,17 @@ def _course(scene: _Scene, *, num_frames: int, backwards: bool, disturb: str, di
 def _plane_waves(
     x: np.ndarray, y: np.ndarray, *, waves: np.ndarray, phases: np.ndarray, sharpness: float
 ) -> np.ndarray:
-    """A texture in [0, 1]: the sum of plane waves, clipped.
+    """
+    A texture in [0, 1], the clipped sum of plane waves: float32 (frames, size, size), rows first.
 
-    A plane wave is the product of a function of x and one of y, so all waves of a frame are one small matrix
+    A plane wave is the product of a function of x and a function of y, so all waves of a frame are one small matrix
     product instead of a cosine per pixel.
 
     Args:
         x, y: pixel coordinates, each (frames, size).
         waves: wave vectors in radians per pixel, (frames, number, 2).
         phases: radians, (number,).
-        sharpness: factor on the sum before it is clipped.
-
-    Returns:
-        float32 (frames, size, size), rows first.
+        sharpness: factor on the sum before clipping.
     """
     along_x = np.exp(1j * (waves[:, :, :1] * x[:, None, :] + phases[:, None])).astype(np.complex64)
     along_y = np.exp(1j * (waves[:, :, 1:] * y[:, None, :])).astype(np.complex64)
@@ -352,18 +339,19 @@ def _plane_waves(
 
 
 def _window(centre: np.ndarray, *, reach: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels that a shape can touch, as a square that is cut out of the torus.
+    """
+    The pixels that a shape can touch, as a square on the torus.
 
     Args:
         centre: x, y in pixels, (frames, 2).
         reach: pixels, from the centre to the farthest point.
-        size: side of the picture, in pixels.
+        size: side of the image, in pixels.
 
     Returns:
         Offsets of the square's columns and rows from the centre, in pixels, float64 (2, frames, side); and the
-        numbers that its pixels have in the flattened frames, int64 (frames, side, side).
+        indices of its pixels in the flattened frames, int64 (frames, side, side).
     """
-    half = math.ceil(reach + 1.0)  # an antialiased corner reaches up to one pixel farther
+    half = math.ceil(reach + 1.0)  # antialiasing extends a corner by up to one pixel
     places = np.floor(centre).T[:, :, None] - min(half, size // 2) + np.arange(min(2 * half + 1, size))
     columns, rows = places.astype(np.int64) % size
     frames = np.arange(len(centre))[:, None, None]
@@ -371,13 +359,13 @@ def _window(centre: np.ndarray, *, reach: float, size: int) -> tuple[np.ndarray,
 
 
 def _render_shape(
-    shape: _Shape, *, scene: _Scene, appearance: str, motion: str, course: _Course, size: int
+    shape: Shape, *, scene: Scene, appearance: str, motion: str, course: _Course
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Coverage and texture of a shape, each float32 (frames, side, side) in [0, 1], in the squares whose pixels
-    have these numbers in the flattened frames, int64 (frames, side, side).
+    Coverage and texture of a shape in a square, each float32 (frames, side, side) in [0, 1]; and the indices of the
+    square's pixels in the flattened frames, int64 (frames, side, side).
     """
-    times = course.shape_times
+    times, size = course.shape_times, scene.size
     direction = np.array({"right": (1.0, 0.0), "down": (0.0, 1.0)}.get(motion, (0.0, 0.0)))
     centre = shape.centre + scene.speed * times[:, None] * direction + course.displacement
     # y points down, so a growing angle turns clockwise on the screen.
@@ -387,20 +375,20 @@ def _render_shape(
     radius = size * _RADIUS[0] * np.exp(cycle * phase)
     opacity = course.visible * np.clip(np.minimum(phase, 1.0 - phase) / _FADED, 0.0, 1.0)
     twinkle = np.cos(2.0 * math.pi / shape.twinkle_period * course.times + shape.twinkle_phase)
-    opacity = opacity * (1.0 - _TWINKLE * (0.5 + 0.5 * twinkle))
+    opacity = opacity * (1.0 - shape.twinkle * (0.5 + 0.5 * twinkle))
 
-    # The largest size there can be: no disturbance changes the square, and by rounding the frames before it.
+    # The largest possible size, so that a disturbance does not change the square, nor by rounding the earlier frames.
     largest = size * _RADIUS[1] if motion == "zoom_in" else radius.max()
     (x, y), pixels = _window(centre, reach=_REACH * largest, size=size)
     cosine, sine = np.cos(angle) / radius, np.sin(angle) / radius
-    # Coordinates in the shape's own frame: turn back by the angle, divide by the radius.
+    # Coordinates relative to the shape: rotated back by the angle, divided by the radius.
     x32, y32, c32, s32 = (array.astype(np.float32) for array in (x, y, cosine, sine))
     u = (c32[:, None] * x32)[:, None, :] + (s32[:, None] * y32)[:, :, None]
     v = (c32[:, None] * y32)[:, :, None] - (s32[:, None] * x32)[:, None, :]
     distance = _SHAPES[appearance](u, v) * radius.astype(np.float32)[:, None, None]
     coverage = np.clip(0.5 - distance, 0.0, 1.0) * opacity.astype(np.float32)[:, None, None]
 
-    # The texture is fixed to the shape, so its wave vectors turn and shrink with it.
+    # The texture is fixed to the shape, so its wave vectors rotate and scale with the shape.
     waves = np.stack(
         [
             shape.waves[:, 0] * cosine[:, None] - shape.waves[:, 1] * sine[:, None],
@@ -411,27 +399,22 @@ def _render_shape(
     return coverage, _plane_waves(x, y, waves=waves, phases=shape.wave_phases, sharpness=2.5), pixels
 
 
-def _render_background(scene: _Scene, *, times: np.ndarray, size: int) -> np.ndarray:
-    """Texture of the background at these times (frames since the middle): float32 (frames, size, size) in [0, 1]."""
-    pixels = np.arange(size) + 0.5
-    return _plane_waves(
-        pixels - scene.drift[0] * times[:, None],
-        pixels - scene.drift[1] * times[:, None],
-        waves=np.broadcast_to(scene.background_waves, (len(times), *scene.background_waves.shape)),
+def _render_light(scene: Scene, *, appearance: str, motion: str, course: _Course) -> np.ndarray:
+    """Background and shapes relative to the mean colour: float32 (3, frames, size, size)."""
+    pixels = np.arange(scene.size) + 0.5
+    background = _plane_waves(
+        pixels - scene.drift[0] * course.times[:, None],
+        pixels - scene.drift[1] * course.times[:, None],
+        waves=np.broadcast_to(scene.background_waves, (len(course.times), *scene.background_waves.shape)),
         phases=scene.background_phases,
         sharpness=1.5,
     )
-
-
-def _render_light(scene: _Scene, *, appearance: str, motion: str, course: _Course, size: int) -> np.ndarray:
-    """Background and shapes relative to the mean colour: float32 (3, frames, size, size)."""
-    background = _render_background(scene, times=course.times, size=size)
     low, high = scene.background_colours.astype(np.float32)[:, :, None, None, None]
-    light = low + (high - low) * background  # planes, as numpy is slow on a last axis of three
+    light = low + (high - low) * background  # channels first, because numpy is slow on a last axis of three
     flat = light.reshape(3, -1)
     for shape in scene.shapes:
         coverage, texture, pixels = _render_shape(
-            shape, scene=scene, appearance=appearance, motion=motion, course=course, size=size
+            shape, scene=scene, appearance=appearance, motion=motion, course=course
         )
         for plane, (low, high) in zip(flat, shape.colours.T.astype(np.float32), strict=True):
             under = plane[pixels]
@@ -439,18 +422,40 @@ def _render_light(scene: _Scene, *, appearance: str, motion: str, course: _Cours
     return light
 
 
-def _noise(rng: np.random.Generator, *, num_frames: int, size: int) -> np.ndarray:
-    """Lightness of squares, float32 (num_frames, size, size)."""
-    squares = rng.normal(0.0, _NOISE, (num_frames, *(2 * (math.ceil(size / _NOISE_SQUARE),)))).astype(np.float32)
-    return squares.repeat(_NOISE_SQUARE, axis=1).repeat(_NOISE_SQUARE, axis=2)[:, :size, :size]
-
-
 def _equal_means(light: np.ndarray) -> np.ndarray:
-    """Give every frame and channel (..., size, size) the mean lightness, though values end at 0 and 1. In place."""
-    for _ in range(3):  # what is cut off at the ends is missing from the mean, so once is not enough
+    """Give every frame and channel (..., size, size) the same mean lightness, with values in [0, 1]. In place."""
+    for _ in range(3):  # clipping changes the mean again, so one pass is not enough
         light += _MEAN_LIGHTNESS - light.mean(axis=(-2, -1), keepdims=True)
         np.clip(light, 0.0, 1.0, out=light)
     return light
+
+
+def render_scene(
+    scene: Scene,
+    *,
+    motion: str,
+    appearance: str,
+    num_frames: int = 20,
+    disturb: Literal["none", "jump", "vanish", "reverse"] = "none",
+    disturb_at: int | None = None,
+) -> np.ndarray:
+    """Render a clip of a scene: uint8 (num_frames, size, size, 3), RGB. See [`render_clip`]."""
+    for name, value, known in (
+        ("motion", motion, MOTIONS),
+        ("appearance", appearance, APPEARANCES),
+        ("disturb", disturb, DISTURBANCES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(known)}")
+    if disturb == "none":
+        disturb_at = num_frames
+    elif disturb_at is None or not 1 <= disturb_at < num_frames:
+        raise ValueError(f"disturb_at is {disturb_at}, but with disturb={disturb!r} it must be 1 to {num_frames - 1}")
+    backwards = motion in _REVERSE_OF
+    course = _course(scene, num_frames=num_frames, backwards=backwards, disturb=disturb, disturb_at=disturb_at)
+    light = _render_light(scene, appearance=appearance, motion=_REVERSE_OF.get(motion, motion), course=course)
+    frames = (_equal_means(light) * 255.0 + 0.5).astype(np.uint8).transpose(1, 2, 3, 0)
+    return np.ascontiguousarray(frames[::-1] if backwards else frames)
 
 
 def render_clip(
@@ -463,7 +468,8 @@ def render_clip(
     disturb: Literal["none", "jump", "vanish", "reverse"] = "none",
     disturb_at: int | None = None,
 ) -> np.ndarray:
-    """Render one clip.
+    """
+    Render one clip.
 
     The same arguments give the same pixels. With one seed, opposite motions are each other's time reversal, and
     the frames before a disturbance are those of the undisturbed clip.
@@ -474,11 +480,9 @@ def render_clip(
         seed: seed of everything else (a non-negative integer, or several that act as one seed).
         size: height and width in pixels.
         num_frames: number of frames.
-        disturb: one of `DISTURBANCES`, which happens to all shapes: they are displaced by the same random vector of
-            0.2 to 0.5 sides (`"jump"`), are no longer there (`"vanish"`), or move, turn or zoom back the way they
-            came (`"reverse"`). The background goes on.
-        disturb_at: the first frame that is not as it would have been, 1 to `num_frames` - 1. Not looked at where
-            nothing is disturbed.
+        disturb: one of `DISTURBANCES`, for all shapes: a displacement by one random vector of 0.2 to 0.5 sides
+            (`"jump"`), disappearance (`"vanish"`), or the motion backwards (`"reverse"`). The background continues.
+        disturb_at: the first disturbed frame, 1 to `num_frames` - 1. Ignored without a disturbance.
 
     Returns:
         uint8 (num_frames, size, size, 3), RGB.
@@ -487,40 +491,26 @@ def render_clip(
         ValueError: `motion`, `appearance` or `disturb` is not one of the known names, or `disturb_at` is missing or
             out of range.
     """
-    choices = (
-        ("motion", motion, MOTIONS),
-        ("appearance", appearance, APPEARANCES),
-        ("disturb", disturb, DISTURBANCES),
+    return render_scene(
+        sample_scene(seed, size=size),
+        motion=motion,
+        appearance=appearance,
+        num_frames=num_frames,
+        disturb=disturb,
+        disturb_at=disturb_at,
     )
-    for name, value, known in choices:
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}, but it must be one of {', '.join(known)}")
-    if disturb == "none":
-        disturb_at = num_frames
-    elif disturb_at is None or not 1 <= disturb_at < num_frames:
-        raise ValueError(f"disturb_at is {disturb_at}, but with disturb={disturb!r} it must be 1 to {num_frames - 1}")
-    rng = np.random.default_rng(seed)
-    scene = _sample_scene(rng, size=size)
-    backwards = motion in _REVERSE_OF
-    course = _course(scene, num_frames=num_frames, backwards=backwards, disturb=disturb, disturb_at=disturb_at)
-    light = _render_light(
-        scene, appearance=appearance, motion=_REVERSE_OF.get(motion, motion), course=course, size=size
-    )
-    if _NOISE:
-        light += _noise(rng, num_frames=num_frames, size=size)
-    frames = (_equal_means(light) * 255.0 + 0.5).astype(np.uint8).transpose(1, 2, 3, 0)
-    return np.ascontiguousarray(frames[::-1] if backwards else frames)
 
 
 # --- The corpus on disk.
 
 
 def _labels(config: CorpusConfig, split: str) -> list[tuple[str, str]]:
-    """(motion, appearance) of every video of a split, in the order of the files.
+    """
+    (motion, appearance) of every video of a split, in the order of the files.
 
-    Video i has motion i mod 8 and appearance i mod 5: as 8 and 5 have no common divisor, 40 successive
-    videos have each pair once (Chinese remainder theorem), and any number of videos has every motion, every
-    appearance and every pair equally often, up to one. The order is then shuffled.
+    Video i has motion i mod 8 and appearance i mod 5. Since 8 and 5 have no common divisor, 40 successive videos have
+    each pair once (Chinese remainder theorem). For any number of videos the counts of the motions, of the appearances
+    and of the pairs differ by at most one. The order is then shuffled.
     """
     number = config.num_train if split == "train" else config.num_test
     pairs = [(MOTIONS[i % len(MOTIONS)], APPEARANCES[i % len(APPEARANCES)]) for i in range(number)]
@@ -541,15 +531,15 @@ def encode_frames(frames: np.ndarray, path: Path, *, fps: int) -> None:
     import av
 
     with av.open(str(path), "w", format="mp4") as container:
-        # b_strategy 0: B-frames at fixed places, where the fast presets would leave most of them out.
-        # mbtree 0: on pictures this small, x264's macroblock tree gives files that differ from run to run.
+        # b_strategy 0: B-frames at fixed places; the fast presets would omit most of them.
+        # mbtree 0: for such small frames, x264's macroblock tree gives files that differ from run to run.
         options = {"crf": "18", "preset": "veryfast", "b_strategy": "0", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = 12
         stream.codec_context.max_b_frames = 2
-        # One thread per file: the corpus is rendered by several processes already.
+        # One thread per file, because several processes already render the corpus.
         stream.codec_context.thread_count = 1
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -557,9 +547,9 @@ def encode_frames(frames: np.ndarray, path: Path, *, fps: int) -> None:
 
 
 def _render_file(job: tuple[VideoRecord, CorpusConfig]) -> None:
-    """Render one video of the corpus. At module level, so that spawned processes find it."""
+    """Render one video of the corpus. At module level, so that spawned processes can import the function."""
     record, config = job
-    # Three numbers where the label order uses two: no stream of random numbers is used twice.
+    # Three numbers, while the order of the labels uses two: so no stream of random numbers is used twice.
     seed = [config.seed, SPLITS.index(record.split), int(record.path.stem)]
     frames = render_clip(
         motion=record.motion,
@@ -577,14 +567,14 @@ def _render_files(jobs: list[tuple[VideoRecord, CorpusConfig]], *, num_processes
     from tqdm.auto import tqdm
 
     if num_processes is None:
-        # A new process imports this package first, which costs as much as some hundred videos.
+        # A new process first imports this package, which takes as long as some hundred videos.
         num_processes = min(os.cpu_count() or 1, math.ceil(len(jobs) / 400))
     progress = {"total": len(jobs), "desc": "rendering the synthetic corpus", "unit": "video"}
     if num_processes <= 1:
         for job in tqdm(jobs, **progress):
             _render_file(job)
         return
-    # Spawned, not forked: the caller may have started threads (torch does), and those do not survive a fork.
+    # Spawned, not forked: the caller may have threads (torch starts some), which do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
         for _ in tqdm(pool.map(_render_file, jobs, chunksize=16), **progress):
@@ -606,18 +596,19 @@ def _write_index(root: Path, records: list[VideoRecord]) -> None:
 
 
 def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
-    """Refuse a folder that holds a corpus of other settings, or something that is no corpus.
+    """
+    Check that the folder is empty or holds a corpus with these settings.
 
     Raises:
-        ValueError: it does.
+        ValueError: the folder holds a corpus of other settings, or other files.
     """
     try:
         found = json.loads((root / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         if any(root.iterdir()):
             raise ValueError(
-                f"{root} is not empty and not a synthetic corpus (it has no config.json): "
-                "choose another folder or empty it"
+                f"{root} is not empty and not a synthetic corpus (it has no config.json): choose another folder, or "
+                "delete the files"
             ) from None
         return
     names = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
@@ -629,27 +620,28 @@ def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
 def build_corpus(
     root: str | os.PathLike, *, config: CorpusConfig | None = None, num_processes: int | None = None
 ) -> Path:
-    """Render the corpus into a folder, unless it is there already.
+    """
+    Render the corpus into a folder, unless the folder already holds it.
 
     ```
     root/config.json             the settings; written first
     root/train/000000.mp4 ...    H.264, yuv420p, with B-frames
     root/test/000000.mp4 ...
     root/labels.csv              path,split,motion,appearance
-    root/train_motion.csv        "path label" per line, the label a position in MOTIONS; the index format of
-                                 the published code. Likewise test_motion, train_appearance, test_appearance.
-    root/manifest.json           the settings; written last: with it the corpus is complete
+    root/train_motion.csv        "path label" per line, the label an index in MOTIONS; the index format of the
+                                 published code. Likewise test_motion, train_appearance, test_appearance.
+    root/manifest.json           the settings; written last: its presence means that the corpus is complete
     ```
-    Paths in these files are relative to `root`. A render that was interrupted is completed by the next call,
-    which renders what is missing. The frames before encoding do not depend on the number of processes.
+    Paths in these files are relative to `root`. After an interruption the next call renders the missing files. The
+    frames before encoding do not depend on the number of processes.
 
-    Several processes of a script use spawned workers: call it under `if __name__ == "__main__":`. Where many
-    ranks start together, call it on the main one first.
+    Worker processes are spawned, so a script calls this function under `if __name__ == "__main__":`. With several
+    ranks, call it on the main rank first.
 
     Args:
-        root: folder; made if absent.
-        config: what to render; `CorpusConfig()` if not given.
-        num_processes: processes to render with. By default up to one per CPU, fewer for few videos.
+        root: folder; created if missing.
+        config: what to render; `CorpusConfig()` by default.
+        num_processes: number of rendering processes. By default up to one per CPU, fewer for few videos.
 
     Returns:
         `root` as a path.
@@ -678,21 +670,22 @@ def build_corpus(
 
 
 def load_labels(root: str | os.PathLike, *, split: Literal["train", "test"]) -> list[VideoRecord]:
-    """The videos of one split and their labels, in the order of the files.
+    """
+    The videos of one split and their labels, in the order of the files.
 
     Args:
         root: folder that `build_corpus` returned.
         split: one of `SPLITS`.
 
     Raises:
-        ValueError: there is no such split.
-        FileNotFoundError: there is no complete corpus in the folder.
+        ValueError: an unknown split.
+        FileNotFoundError: the folder does not hold a complete corpus.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}")
     root = Path(root)
     if not (root / "manifest.json").exists():
-        raise FileNotFoundError(f"{root} holds no complete corpus (no manifest.json): call build_corpus first")
+        raise FileNotFoundError(f"{root} does not hold a complete corpus (no manifest.json): call build_corpus first")
     with open(root / "labels.csv", encoding="utf-8", newline="") as file:
         return [
             VideoRecord(root / row["path"], row["split"], row["motion"], row["appearance"])

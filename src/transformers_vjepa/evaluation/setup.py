@@ -21,11 +21,12 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..command_line.parsing import check_processes
+from ..data.clip_reading import Decoding
 from ..data.corpora import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.labels import read_class_names
 from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests
-from ..data.streaming import StreamPosition, clip_stream
+from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
 from ..data.synthetic import build_corpus
 from ..hub.loading import load_processor, loading, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
@@ -194,16 +195,14 @@ def build_datasets(
         sampling=geometry.sampling,
         position=position,
         seed=training.seed,
-        rank=training.process_index,
-        world_size=training.world_size,
-        num_workers=training.dataloader_num_workers,
-        batch_size=training.per_device_train_batch_size,
+        share=StreamShare.from_training_arguments(training),
+        augmentation=Augmentation(
+            crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),
+            crop_ratio=tuple(data.crop_ratio),
+            flip_probability=data.flip_probability if augment else 0.0,
+        ),
+        decoding=Decoding(backend=data.decoder, max_broken_share=data.max_broken_share),
         num_segments=data.num_segments,
-        crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),  # else the whole frame
-        crop_ratio=tuple(data.crop_ratio),
-        flip_probability=data.flip_probability if augment else 0.0,
-        backend=data.decoder,
-        max_broken_share=data.max_broken_share,
     )
     return datasets
 

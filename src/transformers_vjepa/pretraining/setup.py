@@ -16,10 +16,18 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..command_line.parsing import check_processes, names_given, user_errors
 from ..data.clip_loader import WorkersLostError
-from ..data.clip_reading import TooManyBrokenVideosError
+from ..data.clip_reading import Decoding, TooManyBrokenVideosError
 from ..data.corpora import FileCorpus
 from ..data.lanes import StreamError
-from ..data.streaming import CorpusSource, StreamPosition, clip_stream, open_source, parse_sources
+from ..data.streaming import (
+    Augmentation,
+    CorpusSource,
+    StreamPosition,
+    StreamShare,
+    clip_stream,
+    open_source,
+    parse_sources,
+)
 from ..data.synthetic import build_corpus
 from ..hub.loading import loading
 from ..hub.model_card import INCIDENTAL, RunDetails, heritage_of
@@ -138,20 +146,17 @@ def build_stream(
     settings = {
         "sources": parse_sources(data.dataset),
         "seed": training.seed,
-        "rank": training.process_index,
-        "world_size": training.world_size,
-        "num_workers": training.dataloader_num_workers,
-        "batch_size": training.per_device_train_batch_size,
+        "share": StreamShare.from_training_arguments(training),
         "split": data.split,
         "video_column": data.video_column,
         "shuffle_buffer": data.shuffle_buffer,
-        "crop_scale": tuple(data.crop_scale),
-        "crop_ratio": tuple(data.crop_ratio),
-        "flip_probability": data.flip_probability,
-        "backend": data.decoder,
-        "max_broken_share": data.max_broken_share,
-        "decode_timeout": data.decode_timeout,
-        "cache_bytes": data.cache_videos * 1_000_000,
+        "augmentation": Augmentation(tuple(data.crop_scale), tuple(data.crop_ratio), data.flip_probability),
+        "decoding": Decoding(
+            backend=data.decoder,
+            max_broken_share=data.max_broken_share,
+            timeout=data.decode_timeout,
+            cache_bytes=data.cache_videos * 1_000_000,
+        ),
     }
     return clip_stream(config=config, sampling=clip_sampling(data, config), **(settings | changes))
 
@@ -306,7 +311,7 @@ def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     processor = video_processor(data, model.config)
     trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
     trainer.run_details = run_details(model_arguments, named, training)
-    preview = build_stream(data, model.config, training, num_workers=0, rank=0, world_size=1, shuffle_buffer=4)
+    preview = build_stream(data, model.config, training, share=StreamShare(), shuffle_buffer=4)
     trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
     if training.process_index == 0 and not (checkpoint and Path(training.output_dir, _ARGUMENTS).is_file()):
         record_arguments(training.output_dir, chosen)  # last: a command that fails leaves nothing
