@@ -453,7 +453,11 @@ def test_refuses_a_loader_with_another_number_of_workers(folder):
         (StreamShare, {"rank": -1}, r"rank=-1 must lie in \[0, world_size=1\)"),
         (StreamShare, {"batch_size": 0}, "batch_size=0 must be at least 1"),
         (StreamShare, {"num_workers": -1}, "num_workers=-1 must be at least 0"),
-        (Augmentation, {"crop_scale": (0.0, 1.0)}, r"scale`=\(0.0, 1.0\) must be a pair with 0 < low <= high <= 1"),
+        (
+            Augmentation,
+            {"crop_scale": (0.0, 1.0)},
+            r"`crop_scale`=\(0.0, 1.0\) must be a pair with 0 < low <= high <= 1",
+        ),
         (Augmentation, {"crop_ratio": (2.0, 1.0)}, r"ratio`=\(2.0, 1.0\) must be a pair with 0 < low <= high"),
         (Augmentation, {"flip_probability": 1.5}, r"flip_probability`=1.5 must lie in \[0, 1\]"),
         (Decoding, {"max_broken_share": 1.0}, r"max_broken_share=1.0 must lie in \[0, 1\)"),

@@ -126,7 +126,9 @@ class Augmentation:
     flip_probability: float = 0.5
 
     def __post_init__(self) -> None:
-        check_augmentation(scale=self.crop_scale, ratio=self.crop_ratio, flip_probability=self.flip_probability)
+        check_augmentation(
+            scale=self.crop_scale, ratio=self.crop_ratio, flip_probability=self.flip_probability, prefix="crop_"
+        )
 
 
 @dataclass
