@@ -1,4 +1,4 @@
-"""What --help shows, and what only --help_all does."""
+"""What --help shows, and what only --help_all shows."""
 
 import re
 from dataclasses import fields
@@ -30,7 +30,7 @@ def test_groups_and_defaults(command, capsys, monkeypatch):
     assert "(None)" not in text and "==SUPPRESS==" not in text
 
 
-def test_what_nobody_needs_is_shown_on_demand(capsys):
+def test_rare_arguments_are_shown_on_demand(capsys):
     short, long = help_of(pretrain, capsys), help_of(pretrain, capsys, "--help_all")
     for name in ("--neftune_noise_alpha", "--ddp_timeout", "--logging_nan_inf_filter"):
         assert name not in short and name in long, name
