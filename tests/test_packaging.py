@@ -127,7 +127,7 @@ def test_the_wheel_has_the_files_of_the_package_and_nothing_else(tree, wheel):
     assert files_below(wheel) == expected
     package = files_below(wheel / PACKAGE)
     assert {"py.typed", "commands/pretrain.py", "recipes/vitl16.yaml", "class_names/places205.json"} <= package
-    assert {Path(name).suffix for name in package} <= {".json", ".md", ".py", ".typed", ".yaml"}
+    assert {Path(name).suffix for name in package} <= {".css", ".json", ".md", ".py", ".typed", ".yaml"}
 
 
 def test_the_source_distribution_has_what_is_needed_to_test_it_and_nothing_else(tree, built):
