@@ -1,3 +1,5 @@
+"""`vjepa convert_checkpoint`, there and back, and what it refuses."""
+
 import json
 import re
 import subprocess
@@ -23,18 +25,18 @@ from transformers import (
 
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from transformers_vjepa.commands import convert_checkpoint
+from transformers_vjepa.conversion import folders
 from transformers_vjepa.conversion.conversion import differing_tensors
 from transformers_vjepa.hub import transfer as hub
 from transformers_vjepa.safety.safe_loading import read_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
-main = vars(convert_checkpoint)
 CONFIG = VJEPAConfig(**TINY)
 HEADS = {"vjepa_tiny_uniform": 4, "vjepa_tiny_plain": 3, "ijepa_tiny": 4}
 
 
 def run(*argv) -> None:
-    main["run"]([str(argument) for argument in argv])
+    convert_checkpoint.run([str(argument) for argument in argv])
 
 
 def refused(*argv) -> str:
@@ -213,28 +215,52 @@ def test_what_cannot_be_read_off(checkpoint, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
-def test_bad_files(checkpoint, probe, tmp_path):
-    output = ("--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
-    assert "No such file" in refused(tmp_path / "nothing.pth.tar", *output)
-    damaged = tmp_path / "damaged.pth.tar"
-    damaged.write_bytes(checkpoint.read_bytes()[:10000])
-    assert "is truncated" in refused(damaged, *output)
-    assert "is truncated" in refused(checkpoint, "--probe", damaged, *output)
-    damaged.write_text("<html>not found</html>")
-    assert "is no checkpoint" in refused(damaged, *output)
-    torch.save({"encoder": torch.nn.Identity()}, damaged)
-    assert "(torch.nn.modules.linear.Identity): it is not loaded" in refused(damaged, *output)
-    assert "no `target_encoder` in the checkpoint, which holds batch_size, classifier" in refused(probe, *output)
-    assert "not a published probe: no classifier" in refused(checkpoint, "--probe", checkpoint, *output)
+def cut(folder: Path) -> None:
+    damaged = (folder / "checkpoint.pth.tar").read_bytes()[:10000]
+    (folder / "bad").write_bytes(damaged)
+
+
+def save(content):
+    """Writes the file `bad` of a case."""
+    return lambda folder: torch.save(content() if callable(content) else content, folder / "bad")
+
+
+def published_with(part: str | None = None, **entries) -> dict:
+    """A published checkpoint whose encoder has more weights, or which has no such part."""
     content = published_checkpoint_of(CONFIG)
-    content["encoder"]["module.backbone.head.weight"] = torch.zeros(1)
-    torch.save(content, damaged)
-    assert "unknown: encoder.head.weight" in refused(damaged, *output)
-    del content["encoder"]
-    torch.save(content, damaged)
-    assert "not a published pretraining checkpoint: no encoder in" in refused(damaged, *output)
-    torch.save(published_probe_of(32), damaged)
-    assert "the probe has width 32, the encoder 48" in refused(checkpoint, "--probe", damaged, *output)
+    content["encoder"] |= entries
+    return {name: value for name, value in content.items() if name != part}
+
+
+@pytest.mark.parametrize(
+    "write, files, message",
+    [
+        (None, ["missing.pth.tar"], "No such file"),
+        (cut, ["bad"], "is truncated"),
+        (cut, ["checkpoint.pth.tar", "--probe", "bad"], "is truncated"),
+        (lambda folder: (folder / "bad").write_text("<html>not found</html>"), ["bad"], "is no checkpoint"),
+        (save({"encoder": torch.nn.Identity()}), ["bad"], "(torch.nn.modules.linear.Identity): it is not loaded"),
+        (None, ["probe.pth.tar"], "no `target_encoder` in the checkpoint, which holds batch_size, classifier"),
+        (None, ["checkpoint.pth.tar", "--probe", "checkpoint.pth.tar"], "not a published probe: no classifier"),
+        (
+            save(lambda: published_with(**{"module.backbone.head.weight": torch.zeros(1)})),
+            ["bad"],
+            "unknown: encoder.head.weight",
+        ),
+        (save(lambda: published_with(part="encoder")), ["bad"], "not a published pretraining checkpoint: no encoder"),
+        (
+            save(lambda: published_probe_of(32)),
+            ["checkpoint.pth.tar", "--probe", "bad"],
+            "the probe has width 32, the encoder 48",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_files(checkpoint, probe, tmp_path, write, files, message):
+    if write:
+        write(tmp_path)
+    arguments = [name if name.startswith("--") else tmp_path / name for name in files]
+    assert message in refused(*arguments, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
     assert not (tmp_path / "ours").exists()
 
 
@@ -256,13 +282,13 @@ def test_references_that_do_not_fit(checkpoint, tmp_path):
         tokens = model.vjepa.get_vision_features(clip.transpose(1, 2)).contiguous()
     file = tmp_path / "reference.safetensors"
     save_file({"clip": clip, "target.tokens": tokens + 1e-3}, file)
-    assert "computes something else than the published code (allowed 1e-04)" in refused(*arguments, file)
+    assert "computes other outputs than the published code (allowed 1e-04, found 1.0e-03)" in refused(*arguments, file)
     save_file({"clip": clip, "target.tokens": tokens}, file)
     run(*arguments, file)
     save_file({"tokens": tokens}, file)
-    assert "--reference has no input and output of this model, only tokens" in refused(*arguments, file)
+    assert "the reference has no input and output of this model, only tokens" in refused(*arguments, file)
     file.write_text("hello")
-    assert "is no safetensors file" in refused(*arguments, file)
+    assert "is not a safetensors file" in refused(*arguments, file)
 
 
 def test_outputs_show_a_wrong_number_of_heads(shared, tmp_path):
@@ -271,11 +297,11 @@ def test_outputs_show_a_wrong_number_of_heads(shared, tmp_path):
         *(folder / "checkpoint.pth.tar", "--output_dir", tmp_path, "--reference", folder / "forward.safetensors"),
         *("--num_attention_heads", 8, "--pred_num_attention_heads", 4),
     )
-    assert "is the number of heads right?" in line
+    assert "check the number of heads" in line
 
 
 def test_a_result_that_differs_is_refused(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(main["check_model"].__globals__, "differing_tensors", lambda *_: ["a.weight"])
+    monkeypatch.setattr(folders, "differing_tensors", lambda *_: ["a.weight"])
     line = refused(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
     assert "differs from the file in a.weight: do not use it" in line
 
@@ -297,7 +323,7 @@ def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
     )
     assert not (tmp_path / "back").exists()
     useless = ("--num_attention_heads", 3, "--uniform_power", "false")
-    assert "has a config.json, which settles --num_attention_heads, --uniform_power: leave it out" in refused(
+    assert "has a config.json: leave out --num_attention_heads, --uniform_power" in refused(
         tmp_path / "ours", "--probe", probe, "--output_dir", tmp_path / "again", *useless
     )
 
