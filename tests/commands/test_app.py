@@ -30,7 +30,7 @@ def test_missing_folders_are_named_in_one_line(demo, tmp_path):
     model = ["--model", str(demo), "--use_cpu", "true"]
     with pytest.raises(SystemExit, match=r"error: there is no file or folder .*none: give a folder of videos"):
         command.load([*model, "--dataset", str(tmp_path / "none")])
-    with pytest.raises(SystemExit, match=r"error: .*none has no classifier .*: train one with vjepa train_class"):
+    with pytest.raises(SystemExit, match=r"error: .*none has no model .*: train a classifier with vjepa"):
         command.load([*model, "--classifier", str(tmp_path / "none")])
     with pytest.raises(SystemExit, match=r"error: --port 70000 must lie in \[1, 65535\]"):
         command.load([*model, "--port", "70000"])

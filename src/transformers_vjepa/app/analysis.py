@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,11 +60,9 @@ def strategies(config: VJEPAConfig) -> list[str]:
     """Mask strategies that fit the geometry of a model. The first one is V-JEPA's, or I-JEPA's for image models."""
     found = []
     for name in MASK_STRATEGIES:
-        try:
+        with suppress(ValueError):
             get_mask_strategy(name, config=config)
-        except ValueError:
-            continue
-        found.append(name)
+            found.append(name)
     return found
 
 

@@ -68,12 +68,7 @@ class Choice(NamedTuple):
     labels: dict[str, str]
 
     def read(self, model: ClipAnalyzer | Classifier) -> torch.Tensor:
-        """
-        The clip as the model sees it: uint8 (frames, 3, crop, crop).
-
-        Raises:
-            ClipError: the file is broken, too short or not a video.
-        """
+        """The clip as the model sees it, see [`ClipAnalyzer.read`]."""
         return model.read(self.corpus, self.index)
 
 

@@ -155,6 +155,3 @@ class _ShowAll(Action):
         parser.shows_all = True
         parser.print_help()
         parser.exit()
-
-
-__all__ = ["TRAINER_GROUPS", "DefaultsFormatter", "HelpParser"]

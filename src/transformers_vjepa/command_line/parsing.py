@@ -182,14 +182,11 @@ def parse_with_recipe(
     *parsed, _, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     if unknown:
         options = [option for option in parser.spellings if option.startswith("--") and "-" not in option[2:]]
-        raise ValueError(_unknown_argument(unknown[0], options))
+        name = unknown[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        close = get_close_matches(name, options, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "--help lists all arguments"
+        raise ValueError(f"unknown argument {unknown[0]}: {remedy}")
     return tuple(parsed)
-
-
-def _unknown_argument(given: str, options: Sequence[str]) -> str:
-    close = get_close_matches(given.partition("=")[0].replace("-", "_").replace("__", "--", 1), options, n=1)
-    remedy = f"did you mean {close[0]}?" if close else "--help lists all arguments"
-    return f"unknown argument {given}: {remedy}"
 
 
 def check_processes(world_size: int) -> None:
@@ -237,16 +234,3 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-
-
-__all__ = [
-    "LAUNCH_CONFIGS",
-    "MISTAKES",
-    "RECIPES",
-    "check_processes",
-    "names_given",
-    "parse_with_recipe",
-    "read_recipe",
-    "recipe_path",
-    "user_errors",
-]

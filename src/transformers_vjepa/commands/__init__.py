@@ -13,5 +13,3 @@ COMMANDS = {
     "app": "look into a model in the browser: masks, prediction errors, surprise, features, nearest clips",
     "recipes": "list recipes and launch configurations; copy them to edit",
 }
-
-__all__ = ["COMMANDS"]

@@ -60,17 +60,19 @@ class AppArguments:
                 raise ValueError(f"--{name} {getattr(self, name)} must lie in [{low}, {high}]")
 
 
+def check_folder(name: str, remedy: str) -> None:
+    """Raises a FileNotFoundError, with the remedy, for a folder without a model."""
+    if not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(f"{name} has no model (no config.json): {remedy}")
+
+
 def load_analyzer(name: str, device: torch.device) -> ClipAnalyzer:
     """
     Raises:
         FileNotFoundError: the folder has no model.
         ValueError: the model has no predictor, or damaged weights.
     """
-    if not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{name} has no model (no config.json): run vjepa demo first, or give --model the folder of a pretrained "
-            "model"
-        )
+    check_folder(name, "run vjepa demo first, or give --model the folder of a pretrained model")
     remedy = "the app shows predictions, so give a model from pretraining, with its predictor"
     model = load_whole(VJEPAForPreTraining, name, remedy=remedy, local_files_only=True)
     return ClipAnalyzer(model.to(device).eval(), load_processor(name, model.config))
@@ -82,8 +84,7 @@ def load_named_classifier(name: str, device: torch.device) -> Classifier:
         FileNotFoundError: the folder has no model.
         ValueError: the model is not a classifier, or predicts numbers.
     """
-    if not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(f"{name} has no classifier (no config.json): train one with vjepa train_classifier")
+    check_folder(name, "train a classifier with vjepa train_classifier")
     model, processor = load_classifier(name)
     if model.config.problem_type == "regression" or model.config.num_labels < 2:
         raise ValueError(f"{name} has {model.config.num_labels} outputs and no classes: leave --classifier out")
@@ -103,8 +104,7 @@ def index_clips(arguments: AppArguments, analyzer: ClipAnalyzer) -> ClipIndex:
 
 def parse_arguments(argv: Sequence[str]) -> AppArguments:
     """The command line overrides the recipe, which overrides the defaults."""
-    [arguments] = parse_with_recipe(argv, (AppArguments,), description=__doc__)
-    return arguments
+    return parse_with_recipe(argv, (AppArguments,), description=__doc__)[0]
 
 
 def load(argv: Sequence[str]) -> tuple[AppArguments, AppModels]:

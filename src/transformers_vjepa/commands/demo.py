@@ -4,6 +4,9 @@ know about motion and appearance with the features of an untrained encoder. The 
 
     vjepa demo                       # five to ten minutes on two CPU cores
     vjepa demo --max_steps 50        # any argument of vjepa pretrain, except --dataset
+
+The defaults are those of the recipe tiny_cpu, except --output_dir outputs/demo, --seed 0 and --resume_from_checkpoint
+auto; checkpoints are kept for vjepa study. vjepa pretrain --help lists all arguments.
 """
 
 import json
@@ -56,12 +59,7 @@ def show(results: dict[str, dict[str, dict[str, float]]], clips: StudyClips) -> 
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"usage: vjepa demo [arguments of vjepa pretrain]\n{__doc__}")
-        print("The defaults are those of the recipe tiny_cpu, except --output_dir outputs/demo, --seed 0 and")
-        print(
-            f"--resume_from_checkpoint auto. Each {SAVE_SHARE:.0%} of the steps leaves a checkpoint for vjepa study."
-        )
-        print("vjepa pretrain --help lists all arguments.")
+        print(f"usage: vjepa demo [arguments of vjepa pretrain]\n{__doc__.rstrip()}")
         sys.exit(0)
     defaults = ["--config", "tiny_cpu", "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
     # The settings of a study, so that vjepa study can use this run.
@@ -75,8 +73,7 @@ def main() -> None:
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
     model, data, training = parse_arguments(argv)
-    output_dir = Path(training.output_dir)
-    root = synthetic_root(training.output_dir)
+    output_dir, root = Path(training.output_dir), synthetic_root(training.output_dir)
     pretrained = VJEPAModel.from_pretrained(output_dir)
     set_seed(training.seed)
     # With the seed of the run, the new network is the one from which pretraining started.

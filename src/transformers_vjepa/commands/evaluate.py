@@ -85,10 +85,7 @@ class ProtocolArguments:
     )
 
 
-Arguments = tuple[EvaluationArguments, CorpusArguments, ProtocolArguments]
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
+def parse_arguments(argv: Sequence[str]) -> tuple[EvaluationArguments, CorpusArguments, ProtocolArguments]:
     """The command line overrides the recipe, which overrides the defaults."""
     return parse_with_recipe(
         argv,
@@ -134,8 +131,8 @@ def describe(
     model: VJEPAForVideoClassification, corpus: Corpus, protocol: EvaluationProtocol, dataset: str, output_dir: str
 ) -> str:
     """What the command would do (`--dry_run`)."""
-    clips = protocol.num_segments * protocol.num_views
-    seen = f"{protocol.num_segments} segments x {protocol.num_views} views of each video, {clips} clips"
+    segments, views = protocol.num_segments, protocol.num_views
+    seen = f"{segments} segments x {views} views of each video, {segments * views} clips"
     rows = classifier_rows(model, batch_size=1, finetune=False, bf16=False)
     rate = f"every {protocol.frame_step} frames" if protocol.frame_step else f"{protocol.target_fps:g} frames a second"
     rows += [("protocol", f"{seen}; {rate}, {protocol.spacing}")]

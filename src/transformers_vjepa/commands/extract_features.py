@@ -28,10 +28,7 @@ from ..data.corpora import Corpus
 from ..evaluation.features import FeatureError, summarise_features, write_features
 from ..evaluation.shards import ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
-from ..models.vjepa.clip_sampling import ClipSampling
-from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAModel
-from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
@@ -95,10 +92,7 @@ class SamplingArguments:
     )
 
 
-Arguments = tuple[FeatureArguments, CorpusArguments, SamplingArguments]
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
+def parse_arguments(argv: Sequence[str]) -> tuple[FeatureArguments, CorpusArguments, SamplingArguments]:
     """Arguments of a command line, over a recipe, over the defaults. The data set may come first, without its name."""
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
@@ -108,27 +102,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         (FeatureArguments, CorpusArguments, SamplingArguments),
         description=__doc__,
         dry_run_help="Show what the command would do: model, features, data, first videos; then exit.",
-    )
-
-
-def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
-    """
-    Raises:
-        ValueError: the checkpoint has no encoder, or damaged weights.
-    """
-    dtype = getattr(torch, arguments.model_dtype)
-    return load_whole(VJEPAModel, arguments.model, remedy="it is not a V-JEPA", add_predictor=False, dtype=dtype)
-
-
-def clip_sampling(choices: SamplingArguments, config: VJEPAConfig, processor: VJEPAVideoProcessor) -> ClipSampling:
-    """The sampling of the processor, with the changes of the command line."""
-    return processor.clip_sampling(
-        num_frames=config.frames_per_clip,
-        frame_step=choices.frame_step,
-        target_fps=choices.target_fps,
-        duration=choices.clip_duration,
-        short_video=choices.short_videos,
-        spacing=choices.spacing,
     )
 
 
@@ -151,9 +124,17 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         arguments, data, choices = parse_arguments(argv)
         state = start_processes(use_cpu=data.use_cpu)
         corpus = data.open()
-        model = load_encoder(arguments)
+        encoder = {"add_predictor": False, "dtype": getattr(torch, arguments.model_dtype)}
+        model = load_whole(VJEPAModel, arguments.model, remedy="it is not a V-JEPA", **encoder)
         processor = load_processor(arguments.model, model.config)
-        sampling = clip_sampling(choices, model.config, processor)
+        sampling = processor.clip_sampling(
+            num_frames=model.config.frames_per_clip,
+            frame_step=choices.frame_step,
+            target_fps=choices.target_fps,
+            duration=choices.clip_duration,
+            short_video=choices.short_videos,
+            spacing=choices.spacing,
+        )
         dtype = arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32")
         if "dry_run" in names_given(argv):
             check_writable(arguments.output_dir)

@@ -42,10 +42,9 @@ def describe(argv: Sequence[str]) -> str:
         model = VJEPAForVideoClassification(classifier_config(arguments, config, names))
     epoch = training.lay_out_steps(num_clips=len(corpora["train"]), has_validation="validation" in corpora)
     finetune = arguments.mode == "finetune"
-    rows = classifier_rows(
-        model, batch_size=training.per_device_train_batch_size, finetune=finetune, bf16=training.bf16
-    )
-    clips = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    batch_size = training.per_device_train_batch_size
+    rows = classifier_rows(model, batch_size=batch_size, finetune=finetune, bf16=training.bf16)
+    clips = batch_size * training.gradient_accumulation_steps * training.world_size
     steps = f"{training.max_steps:,} of {clips} clips, {epoch:,} per epoch; evaluation every {training.save_steps:,}"
     rows.append(("steps", steps))
     if not finetune:
