@@ -64,7 +64,7 @@ def test_users_do_not_see_each_other(client, folder, models):
 
 
 def call(address: str, path: str) -> str:
-    """What the page answers to a request that no browser of ours sends: look at the file of this name."""
+    """The answer of the page to a forged request: to show the file of this name."""
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "multiblock", 0]
     body = json.dumps({"data": data}).encode()
     request = urllib.request.Request(f"{address}gradio_api/call/look", body, {"Content-Type": "application/json"})
@@ -72,7 +72,7 @@ def call(address: str, path: str) -> str:
     return urllib.request.urlopen(f"{address}gradio_api/call/look/{event}", timeout=20).read().decode()
 
 
-def test_files_and_addresses_that_were_not_uploaded_are_refused(address, folder):
+def test_files_and_urls_that_were_not_uploaded_are_refused(address, folder):
     for path in (
         "/etc/hostname",
         str(folder / "mine.mp4"),
@@ -87,7 +87,7 @@ def test_files_and_addresses_that_were_not_uploaded_are_refused(address, folder)
             urllib.request.urlopen(f"{address}gradio_api/file={path}")
 
 
-def test_nothing_is_reported_and_nothing_fetched(address, hosts):
+def test_the_app_reports_and_downloads_nothing(address, hosts):
     assert {*map(str, hosts)} <= {"127.0.0.1", "localhost", "None"}
     config = json.loads(urllib.request.urlopen(f"{address}config").read())
     assert config["analytics_enabled"] is False and config["footer_links"] == [] and not config["run_history"]
@@ -95,7 +95,7 @@ def test_nothing_is_reported_and_nothing_fetched(address, hosts):
     assert not re.search(r'<(script|link)[^>]+(src|href)="(https?:)?//', html)
 
 
-def test_a_port_that_is_taken_and_clips_that_are_gone(address, models, tmp_path):
+def test_a_used_port_and_missing_clips_are_refused(address, models, tmp_path):
     port = int(address.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(AppError, match=f"cannot listen on port {port} of 127.0.0.1: choose another port with --port"):
         launch_app(build_app(models), port=port, wait=False)
@@ -170,8 +170,8 @@ def test_in_a_browser(browser, address, folder, tmp_path):
     wait(lambda: "broken.mp4 cannot be shown" in text("status"))
     assert count("#status [role=alert]") == 1 and count("#nearest video") == 0 and count("#masks svg") == 0
     assert "Traceback" not in browser.page_source
-    picture = tmp_path / "page.png"
-    assert browser.save_screenshot(str(picture)) and picture.stat().st_size > 10_000
+    screenshot = tmp_path / "page.png"
+    assert browser.save_screenshot(str(screenshot)) and screenshot.stat().st_size > 10_000
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )

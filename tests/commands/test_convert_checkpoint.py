@@ -161,15 +161,15 @@ def test_folders_work_with_the_auto_classes(tmp_path, checkpoint, probe):
     run(checkpoint, "--probe", probe, "--labels", labels, "--output_dir", output, "--num_attention_heads", 3)
     model = AutoModelForVideoClassification.from_pretrained(output)
     assert model.config.id2label == {index: f"class {index}" for index in range(7)}
-    videos, pictures = AutoVideoProcessor.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
+    videos, images = AutoVideoProcessor.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
     assert videos.num_frames == 4
     frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
     clip = videos(frames, return_tensors="pt")
     assert clip["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
-    picture = pictures(frames[0], return_tensors="pt")
-    assert picture["pixel_values"].shape == (1, 3, 32, 32)
+    image = images(frames[0], return_tensors="pt")
+    assert image["pixel_values"].shape == (1, 3, 32, 32)
     with torch.no_grad():
-        assert largest_difference(model(**clip).logits, model(**picture).logits) < 1e-5
+        assert largest_difference(model(**clip).logits, model(**image).logits) < 1e-5
 
 
 def test_a_base_model_becomes_a_published_file(tmp_path):

@@ -44,7 +44,7 @@ class AppArguments:
         },
     )
     classifier: str | None = field(default=None, metadata={"help": "Folder of a classifier, to show classes."})
-    max_clips: int = field(default=2000, metadata={"help": "Largest number of clips of the data set, evenly spaced."})
+    max_clips: int = field(default=2000, metadata={"help": "Largest number of clips to take, evenly spaced."})
     cache_dir: str | None = field(
         default=None,
         metadata={"help": "Folder for the features of the data set; by default app_cache in the model's folder."},
