@@ -40,7 +40,7 @@ def run(*argv) -> None:
 
 
 def refused(*argv) -> str:
-    """The line with which the script ends."""
+    """The error line with which the command ends."""
     with pytest.raises(SystemExit) as ended:
         run(*argv)
     line = str(ended.value)
@@ -135,7 +135,7 @@ def test_reference_probes(shared, tmp_path, capsys, variant, depth):
         read_checkpoint(path) for path in (folder / f"probe_depth{depth}.pth.tar", tmp_path / "back/probe.pth.tar")
     )
     assert all("xattn.proj" in name for name in differing_tensors(published["classifier"], ours["classifier"]))
-    # What was written converts again, to the same model.
+    # The written files convert to the same model.
     again = tmp_path / "again"
     run(
         *(tmp_path / "back/checkpoint.pth.tar", "--probe", tmp_path / "back/probe.pth.tar", "--output_dir", again),
@@ -203,7 +203,7 @@ def test_types_that_differ_are_refused(checkpoint, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
-def test_what_cannot_be_read_off(checkpoint, tmp_path):
+def test_an_architecture_that_the_weights_leave_open_is_refused(checkpoint, tmp_path):
     output = ("--output_dir", tmp_path / "ours")
     assert "pass --num_attention_heads N" in refused(checkpoint, *output)
     assert "--preset vitl16 contradicts the weights: patch_size is 16 there and 8" in refused(
@@ -300,7 +300,7 @@ def test_outputs_show_a_wrong_number_of_heads(shared, tmp_path):
     assert "check the number of heads" in line
 
 
-def test_a_result_that_differs_is_refused(checkpoint, tmp_path, monkeypatch):
+def test_a_folder_that_differs_from_the_file_is_refused(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "differing_tensors", lambda *_: ["a.weight"])
     line = refused(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
     assert "differs from the file in a.weight: do not use it" in line
@@ -338,7 +338,7 @@ def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
         (["SRC", "--output_dir", "OUT", "--uniform_power", "perhaps"], "--uniform_power: Truthy value expected"),
     ],
 )
-def test_command_lines_that_make_no_sense(argv, message, capsys):
+def test_wrong_command_lines_are_refused(argv, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(*argv)
     assert message in capsys.readouterr().err
@@ -356,14 +356,14 @@ def test_a_process_ends_with_one_line(tmp_path):
         [sys.executable, SCRIPT, tmp_path / "nothing", "--output_dir", tmp_path], capture_output=True, text=True
     )
     assert ended.returncode == 1
-    # Without what is logged about torchao while it is imported.
+    # Without the log lines of torchao about its import.
     foreign = re.compile(r"W\d{4} .* torch/|Skipping import of cpp extensions")
     lines = [line for line in ended.stderr.strip().splitlines() if not foreign.match(line)]
     assert lines == [f"error: [Errno 2] No such file or directory: '{tmp_path / 'nothing'}'"]
 
 
 class Api:
-    """Notes what is uploaded; see test_hub.py for uploads over HTTP."""
+    """Records the uploads; tests/hub/test_transfer.py has uploads over HTTP."""
 
     commits: list = []
 
@@ -379,7 +379,7 @@ class Api:
 
 
 def test_the_checked_folder_is_uploaded_and_nothing_else(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # which asks the Hub
+    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # it would ask the Hub
     monkeypatch.setattr(hub, "HfApi", Api)
     output = tmp_path / "ours"
     output.mkdir()
@@ -405,7 +405,7 @@ def test_an_upload_that_fails_ends_with_one_line(checkpoint, tmp_path, monkeypat
         def create_repo(self, repo_id, **options):
             raise HTTPError("no network")
 
-    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # which asks the Hub
+    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # it would ask the Hub
     monkeypatch.setattr(hub, "HfApi", Offline)
     output = tmp_path / "ours"
     line = refused(checkpoint, "--output_dir", output, "--num_attention_heads", 3, "--push_to_hub", "org/name")
@@ -413,17 +413,17 @@ def test_an_upload_that_fails_ends_with_one_line(checkpoint, tmp_path, monkeypat
     assert (output / "model.safetensors").is_file()
 
 
-def test_the_card_is_that_of_a_published_model_where_it_is_one(checkpoint, probe, tmp_path, monkeypatch, capsys):
+def test_a_released_model_gets_its_own_card(checkpoint, probe, tmp_path, monkeypatch, capsys):
     output = tmp_path / "ours"
     run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
     card = ModelCard.load(output / "README.md")
     assert card.data.get("license") is None and "licence: none named" in capsys.readouterr().out
-    # As if the published ViT-L/16 were as small as this.
+    # Make the published ViT-L/16 as small as this model.
     monkeypatch.setitem(PRESETS, "vitl16", TINY)
     run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
     card = ModelCard.load(output / "README.md")
     assert card.data.license == "cc-by-nc-4.0" and "# V-JEPA ViT-L/16" in card.text
-    # A probe that is none of the published ones inherits the licence.
+    # A probe that is not a published one inherits the licence.
     run(output, "--probe", probe, "--output_dir", tmp_path / "classifier")
     card = ModelCard.load(tmp_path / "classifier" / "README.md")
     assert card.data.license == "cc-by-nc-4.0" and card.data.pipeline_tag == "video-classification"

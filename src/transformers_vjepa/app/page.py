@@ -34,8 +34,8 @@ _MAX_UPLOAD = "500mb"
 # In seconds: how often old uploads are deleted, and how old they may become.
 _UPLOADS = (3600, 6 * 3600)
 _MAX_WAITING = 32
-# What every call of a model shares: models run for one user at a time.
-_ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "networks", "show_progress": "minimal"}
+# Settings of every event that runs a model: models run for one user at a time.
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "networks", "show_progress": "minimal"}
 
 
 class AppError(ValueError):

@@ -133,9 +133,9 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
     low, high = limits(errors.tokens)
     return _panel(
         "What is hidden, and how well it is predicted",
-        "The context encoder sees the tokens that are shown as they are. The predictor must find the features of the "
-        f"blue tokens: its mean L1 error is <b>{means}</b>. Predicting zeros, the mean of every token's normalised "
-        f"features, has an error of {guess}.",
+        "The context encoder sees the unchanged tokens. The predictor must find the features of the blue tokens: its "
+        f"mean L1 error is <b>{means}</b>. Predicting zeros, the mean of every token's normalised features, has an "
+        f"error of {guess}.",
         _side_by_side(analyzer, figures),
         how=f"Errors from dark ({low:.2f}) to bright ({high:.2f}); context is shown as it is.",
     )
@@ -209,8 +209,8 @@ def _nearest_panel(models: AppModels, tokens: torch.Tensor) -> str:
     ]
     reading = f"Of {len(index):,} clips ({text_of(index.data.name)}), by the features of the whole clip."
     if lines:
-        reading += f" Labels of the nearest {voters} other clips, {'; '.join(lines)}: a count of labelled neighbours, "
-        reading += "not a classifier's probabilities."
+        reading += f" Labels of the {voters} nearest other clips (counts, not a classifier's probabilities): "
+        reading += "; ".join(lines) + "."
     tiles = "".join(_tile(models, neighbour) for neighbour in found[:_SHOWN_NEIGHBOURS])
     return _panel(
         "Nearest clips",
