@@ -98,11 +98,10 @@ def settle_config(arguments: Namespace) -> VJEPAConfig:
         recognition = recognise_config(checkpoint, **{name: getattr(arguments, name) for name in ARCHITECTURE})
         config = recognition.config
         print(f"found:   {recognition}")
-    dropped = dropped_entries(checkpoint, probe)
     if probe is not None:
         config, source = classifier_config(config, probe, labels=arguments.labels)
         print(f"probe:   depth {config.num_pooler_layers + 1}, {config.num_labels} classes, names: {source}")
-    print(f"dropped: {', '.join(dropped) or 'nothing'}")
+    print(f"dropped: {', '.join(dropped_entries(checkpoint, probe)) or 'nothing'}")
     return config
 
 
@@ -117,13 +116,14 @@ def read_weights(arguments: Namespace, config: VJEPAConfig) -> Weights:
 def convert(arguments: Namespace) -> None:
     """Published files to a folder."""
     config = settle_config(arguments)
-    # The files are read twice: views of them must not stay in memory beside the model that is saved.
+    # The check opens the files again, so that files and model are never in memory together while one is saved.
     save_folder(read_weights(arguments, config), config, arguments.output_dir)
     model = check_folder(arguments.output_dir, read_weights(arguments, config))
     print(f"checked: all {len(model.state_dict())} tensors, loaded again, are those of the file")
     if arguments.reference:
         differences = check_outputs(model, arguments.reference)
         print("outputs: " + ", ".join(f"{name} differ by {value:.1e}" for name, value in differences.items()))
+    del model  # an upload does not need the memory
     describe_model(arguments, config)
     print(f"saved:   {arguments.output_dir}")
     if arguments.push_to_hub:
