@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`vjepa convert_checkpoint`, as a file."""
+"""The command `vjepa convert_checkpoint` as a script."""
 
 from transformers_vjepa.commands.convert_checkpoint import main
 

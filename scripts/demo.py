@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`vjepa demo`, as a file."""
+"""The command `vjepa demo` as a script."""
 
 from transformers_vjepa.commands.demo import main
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`vjepa extract_features`, as a file."""
+"""The command `vjepa extract_features` as a script."""
 
 from transformers_vjepa.commands.extract_features import main
 

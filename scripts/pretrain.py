@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`vjepa pretrain`, as a file."""
+"""The command `vjepa pretrain` as a script."""
 
 from transformers_vjepa.commands.pretrain import main
 

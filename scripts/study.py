@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`vjepa study`, as a file."""
+"""The command `vjepa study` as a script."""
 
 from transformers_vjepa.commands.study import main
 

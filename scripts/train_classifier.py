@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""`vjepa train_classifier`, as a file."""
+"""The command `vjepa train_classifier` as a script."""
 
 from transformers_vjepa.commands.train_classifier import main
 

@@ -7,22 +7,21 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from .commands.__init__ import COMMANDS
+from .commands import COMMANDS
 
 
 def usage() -> str:
-    """What `vjepa --help` prints."""
+    """The text of `vjepa --help`."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(
         [
             "usage: vjepa COMMAND [options]",
             "",
             "V-JEPA on your own videos. Several processes: accelerate launch -m transformers_vjepa COMMAND [options]",
             "",
-            *lines,
+            *(f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()),
             "",
-            "vjepa COMMAND --help tells what a command takes.",
+            "vjepa COMMAND --help shows the options of a command.",
         ]
     )
 
@@ -37,7 +36,7 @@ def main() -> None:
         sys.argv = [f"vjepa {name}", *rest]
         import_module(f"{__package__}.commands.{name}").main()
     else:
-        sys.exit(f"error: vjepa {name} is no command: use one of {', '.join(COMMANDS)}")
+        sys.exit(f"error: unknown command {name}: choose from {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What --help shows, and what only --help_all does."""
+"""What --help shows, and what only --help_all shows."""
 
 import re
 from dataclasses import fields
@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 from transformers import TrainingArguments
 
-from transformers_vjepa.command_line.help_page import TRAINER_GROUPS
+from transformers_vjepa.command_line.help_page import TRAINER_GROUPS, HelpParser
 from transformers_vjepa.commands import pretrain, train_classifier
 
 
@@ -28,9 +28,19 @@ def test_groups_and_defaults(command, capsys, monkeypatch):
     assert text.startswith("usage: ") and "[options]" in text.splitlines()[0]
     assert re.search(r"--max_grad_norm X +Clip [^()]*\(1?\d\.0\)", text)
     assert "(None)" not in text and "==SUPPRESS==" not in text
+    # One spelling of each option, and no opposites: `--x false` says the same as `--no_x`.
+    assert "--dataloader_num_workers N" in text and "--dataloader-num-workers" not in text and "--no_" not in text
 
 
-def test_what_nobody_needs_is_shown_on_demand(capsys):
+def test_opposites_of_switches_still_work():
+    parser = HelpParser([TrainingArguments])
+    assert "--no_dataloader_pin_memory" in parser.spellings and "--no_bf16" not in parser.spellings
+    arguments, *_ = parser.parse_args_into_dataclasses(["--output_dir", "x", "--no_dataloader_pin_memory"])
+    assert arguments.dataloader_pin_memory is False
+    assert parser.actions["dataloader_pin_memory"].option_strings[0] == "--dataloader_pin_memory"
+
+
+def test_rare_arguments_are_shown_on_demand(capsys):
     short, long = help_of(pretrain, capsys), help_of(pretrain, capsys, "--help_all")
     for name in ("--neftune_noise_alpha", "--ddp_timeout", "--logging_nan_inf_filter"):
         assert name not in short and name in long, name

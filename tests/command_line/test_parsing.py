@@ -1,3 +1,5 @@
+"""Recipes under the command line, and errors in one line."""
+
 import re
 from dataclasses import dataclass, field, make_dataclass
 from typing import Literal
@@ -7,10 +9,12 @@ from transformers.utils import logging
 
 from transformers_vjepa import VJEPAConfig
 from transformers_vjepa.command_line.parsing import (
+    RECIPES,
     check_processes,
     names_given,
     parse_with_recipe,
     read_recipe,
+    recipe_path,
     user_errors,
 )
 
@@ -53,7 +57,17 @@ def test_command_line_over_recipe_over_defaults(recipe):
     assert parse([])[1].steps == 10
 
 
-def test_what_the_command_line_says_can_replace_other_values_of_the_recipe(recipe):
+def test_recipes_by_name_and_by_path(tmp_path, monkeypatch):
+    assert recipe_path("tiny_cpu") == RECIPES / "tiny_cpu.yaml"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny_cpu").write_text("max_steps: 1\n")  # a file comes first
+    assert recipe_path("tiny_cpu").read_text() == "max_steps: 1\n"
+    for name in ("tiny", "no/tiny_cpu", "tiny_cpu.yaml"):
+        with pytest.raises(FileNotFoundError, match=f"^unknown recipe {name}: give a YAML file, or one of .*tiny_cpu"):
+            recipe_path(name)
+
+
+def test_an_argument_can_replace_other_values_of_the_recipe(recipe):
     data, _ = parse(
         ["--config", recipe, "--target-fps", "5"],
         overridden=lambda given: {"frame_step"} if "target_fps" in given else set(),
@@ -82,8 +96,22 @@ def test_recomputing_activations_has_an_older_name_before_transformers_5_23(tmp_
 def test_recipes_with_unknown_names_are_refused(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("stepps: 3\n")
-    with pytest.raises(ValueError, match="recipe.yaml sets what is no argument: stepps"):
+    with pytest.raises(ValueError, match=r"recipe.yaml sets unknown arguments \(stepps\): did you mean steps\?"):
         parse(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML: while parsing a flow node"),
+        ("- steps", "holds a list: a recipe has lines of the form 'argument: value'"),
+    ],
+)
+def test_files_that_are_not_recipes_are_refused(tmp_path, text, message):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{text}\n")
+    with pytest.raises(ValueError, match=f"recipe.yaml {message}"):
+        read_recipe(file, (Data, Training))
 
 
 @pytest.mark.parametrize(
@@ -94,9 +122,12 @@ def test_recipes_with_unknown_names_are_refused(tmp_path):
         ("target_fps: fast", "target_fps to 'fast': give a number"),
         ("use_cpu: perhaps", "use_cpu to 'perhaps': give true or false"),
         ("use_cpu: {}", "use_cpu to {}: give true or false"),
-        ("scale: []", "scale to an empty list: give a value, or leave it out"),
+        ("scale: []", "scale to an empty list: give a value, or remove the line"),
         ("decoder: mine", "decoder to 'mine': give one of pyav, decord"),
         ("scale: [0.5, big]", "scale to 'big': give a number"),
+        ("dataset: [a, -b]", "dataset to a list with '-b': give numbers or names"),
+        ("steps: [1, 2]", "steps to a list, but this argument takes one value"),
+        ("steps:", "steps to nothing: give a value, or remove the line"),
     ],
 )
 def test_a_value_of_another_type_is_named_with_its_recipe(tmp_path, text, message):

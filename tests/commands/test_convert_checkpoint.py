@@ -1,3 +1,5 @@
+"""`vjepa convert_checkpoint`, there and back, and what it refuses."""
+
 import json
 import re
 import subprocess
@@ -23,22 +25,22 @@ from transformers import (
 
 from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from transformers_vjepa.commands import convert_checkpoint
+from transformers_vjepa.conversion import folders
 from transformers_vjepa.conversion.checks import differing_tensors
 from transformers_vjepa.hub import transfer as hub
 from transformers_vjepa.safety.safe_loading import read_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
-main = vars(convert_checkpoint)
 CONFIG = VJEPAConfig(**TINY)
 HEADS = {"vjepa_tiny_uniform": 4, "vjepa_tiny_plain": 3, "ijepa_tiny": 4}
 
 
 def run(*argv) -> None:
-    main["run"]([str(argument) for argument in argv])
+    convert_checkpoint.run([str(argument) for argument in argv])
 
 
 def refused(*argv) -> str:
-    """The line with which the script ends."""
+    """The error line with which the command ends."""
     with pytest.raises(SystemExit) as ended:
         run(*argv)
     line = str(ended.value)
@@ -133,7 +135,7 @@ def test_reference_probes(shared, tmp_path, capsys, variant, depth):
         read_checkpoint(path) for path in (folder / f"probe_depth{depth}.pth.tar", tmp_path / "back/probe.pth.tar")
     )
     assert all("xattn.proj" in name for name in differing_tensors(published["classifier"], ours["classifier"]))
-    # What was written converts again, to the same model.
+    # The written files convert to the same model.
     again = tmp_path / "again"
     run(
         *(tmp_path / "back/checkpoint.pth.tar", "--probe", tmp_path / "back/probe.pth.tar", "--output_dir", again),
@@ -159,15 +161,15 @@ def test_folders_work_with_the_auto_classes(tmp_path, checkpoint, probe):
     run(checkpoint, "--probe", probe, "--labels", labels, "--output_dir", output, "--num_attention_heads", 3)
     model = AutoModelForVideoClassification.from_pretrained(output)
     assert model.config.id2label == {index: f"class {index}" for index in range(7)}
-    videos, pictures = AutoVideoProcessor.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
+    videos, images = AutoVideoProcessor.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
     assert videos.num_frames == 4
     frames = np.zeros((4, 48, 64, 3), dtype=np.uint8)
     clip = videos(frames, return_tensors="pt")
     assert clip["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
-    picture = pictures(frames[0], return_tensors="pt")
-    assert picture["pixel_values"].shape == (1, 3, 32, 32)
+    image = images(frames[0], return_tensors="pt")
+    assert image["pixel_values"].shape == (1, 3, 32, 32)
     with torch.no_grad():
-        assert largest_difference(model(**clip).logits, model(**picture).logits) < 1e-5
+        assert largest_difference(model(**clip).logits, model(**image).logits) < 1e-5
 
 
 def test_a_base_model_becomes_a_published_file(tmp_path):
@@ -201,7 +203,7 @@ def test_types_that_differ_are_refused(checkpoint, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
-def test_what_cannot_be_read_off(checkpoint, tmp_path):
+def test_an_architecture_that_the_weights_leave_open_is_refused(checkpoint, tmp_path):
     output = ("--output_dir", tmp_path / "ours")
     assert "pass --num_attention_heads N" in refused(checkpoint, *output)
     assert "--preset vitl16 contradicts the weights: patch_size is 16 there and 8" in refused(
@@ -213,28 +215,52 @@ def test_what_cannot_be_read_off(checkpoint, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
-def test_bad_files(checkpoint, probe, tmp_path):
-    output = ("--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
-    assert "No such file" in refused(tmp_path / "nothing.pth.tar", *output)
-    damaged = tmp_path / "damaged.pth.tar"
-    damaged.write_bytes(checkpoint.read_bytes()[:10000])
-    assert "is truncated" in refused(damaged, *output)
-    assert "is truncated" in refused(checkpoint, "--probe", damaged, *output)
-    damaged.write_text("<html>not found</html>")
-    assert "is not a checkpoint" in refused(damaged, *output)
-    torch.save({"encoder": torch.nn.Identity()}, damaged)
-    assert "(torch.nn.modules.linear.Identity): it is not loaded" in refused(damaged, *output)
-    assert "no `target_encoder` in the checkpoint, which holds batch_size, classifier" in refused(probe, *output)
-    assert "not a published probe: no classifier" in refused(checkpoint, "--probe", checkpoint, *output)
+def cut(folder: Path) -> None:
+    damaged = (folder / "checkpoint.pth.tar").read_bytes()[:10000]
+    (folder / "bad").write_bytes(damaged)
+
+
+def save(content):
+    """Writes the file `bad` of a case."""
+    return lambda folder: torch.save(content() if callable(content) else content, folder / "bad")
+
+
+def published_with(part: str | None = None, **entries) -> dict:
+    """A published checkpoint whose encoder has more weights, or which has no such part."""
     content = published_checkpoint_of(CONFIG)
-    content["encoder"]["module.backbone.head.weight"] = torch.zeros(1)
-    torch.save(content, damaged)
-    assert "unknown: encoder.head.weight" in refused(damaged, *output)
-    del content["encoder"]
-    torch.save(content, damaged)
-    assert "not a published pretraining checkpoint: no encoder in" in refused(damaged, *output)
-    torch.save(published_probe_of(32), damaged)
-    assert "the probe has width 32, the encoder 48" in refused(checkpoint, "--probe", damaged, *output)
+    content["encoder"] |= entries
+    return {name: value for name, value in content.items() if name != part}
+
+
+@pytest.mark.parametrize(
+    "write, files, message",
+    [
+        (None, ["missing.pth.tar"], "No such file"),
+        (cut, ["bad"], "is truncated"),
+        (cut, ["checkpoint.pth.tar", "--probe", "bad"], "is truncated"),
+        (lambda folder: (folder / "bad").write_text("<html>not found</html>"), ["bad"], "is not a checkpoint"),
+        (save({"encoder": torch.nn.Identity()}), ["bad"], "(torch.nn.modules.linear.Identity): it is not loaded"),
+        (None, ["probe.pth.tar"], "no `target_encoder` in the checkpoint, which holds batch_size, classifier"),
+        (None, ["checkpoint.pth.tar", "--probe", "checkpoint.pth.tar"], "not a published probe: no classifier"),
+        (
+            save(lambda: published_with(**{"module.backbone.head.weight": torch.zeros(1)})),
+            ["bad"],
+            "unknown: encoder.head.weight",
+        ),
+        (save(lambda: published_with(part="encoder")), ["bad"], "not a published pretraining checkpoint: no encoder"),
+        (
+            save(lambda: published_probe_of(32)),
+            ["checkpoint.pth.tar", "--probe", "bad"],
+            "the probe has width 32, the encoder 48",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_files(checkpoint, probe, tmp_path, write, files, message):
+    if write:
+        write(tmp_path)
+    arguments = [name if name.startswith("--") else tmp_path / name for name in files]
+    assert message in refused(*arguments, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
     assert not (tmp_path / "ours").exists()
 
 
@@ -256,13 +282,13 @@ def test_references_that_do_not_fit(checkpoint, tmp_path):
         tokens = model.vjepa.get_vision_features(clip.transpose(1, 2)).contiguous()
     file = tmp_path / "reference.safetensors"
     save_file({"clip": clip, "target.tokens": tokens + 1e-3}, file)
-    assert "computes something else than the published code (allowed 1e-04)" in refused(*arguments, file)
+    assert "computes other outputs than the published code (allowed 1e-04, found 1.0e-03)" in refused(*arguments, file)
     save_file({"clip": clip, "target.tokens": tokens}, file)
     run(*arguments, file)
     save_file({"tokens": tokens}, file)
-    assert "--reference has no input and output of this model, only tokens" in refused(*arguments, file)
+    assert "the reference has no input and output of this model, only tokens" in refused(*arguments, file)
     file.write_text("hello")
-    assert "is no safetensors file" in refused(*arguments, file)
+    assert "is not a safetensors file" in refused(*arguments, file)
 
 
 def test_outputs_show_a_wrong_number_of_heads(shared, tmp_path):
@@ -271,11 +297,11 @@ def test_outputs_show_a_wrong_number_of_heads(shared, tmp_path):
         *(folder / "checkpoint.pth.tar", "--output_dir", tmp_path, "--reference", folder / "forward.safetensors"),
         *("--num_attention_heads", 8, "--pred_num_attention_heads", 4),
     )
-    assert "is the number of heads right?" in line
+    assert "check the number of heads" in line
 
 
-def test_a_result_that_differs_is_refused(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(main["check_model"].__globals__, "differing_tensors", lambda *_: ["a.weight"])
+def test_a_folder_that_differs_from_the_file_is_refused(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "differing_tensors", lambda *_: ["a.weight"])
     line = refused(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
     assert "differs from the file in a.weight: do not use it" in line
 
@@ -297,7 +323,7 @@ def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
     )
     assert not (tmp_path / "back").exists()
     useless = ("--num_attention_heads", 3, "--uniform_power", "false")
-    assert "has a config.json, which settles --num_attention_heads, --uniform_power: leave it out" in refused(
+    assert "has a config.json: leave out --num_attention_heads, --uniform_power" in refused(
         tmp_path / "ours", "--probe", probe, "--output_dir", tmp_path / "again", *useless
     )
 
@@ -312,7 +338,7 @@ def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
         (["SRC", "--output_dir", "OUT", "--uniform_power", "perhaps"], "--uniform_power: Truthy value expected"),
     ],
 )
-def test_command_lines_that_make_no_sense(argv, message, capsys):
+def test_wrong_command_lines_are_refused(argv, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(*argv)
     assert message in capsys.readouterr().err
@@ -330,14 +356,14 @@ def test_a_process_ends_with_one_line(tmp_path):
         [sys.executable, SCRIPT, tmp_path / "nothing", "--output_dir", tmp_path], capture_output=True, text=True
     )
     assert ended.returncode == 1
-    # Without what is logged about torchao while it is imported.
+    # Without the log lines of torchao about its import.
     foreign = re.compile(r"W\d{4} .* torch/|Skipping import of cpp extensions")
     lines = [line for line in ended.stderr.strip().splitlines() if not foreign.match(line)]
     assert lines == [f"error: [Errno 2] No such file or directory: '{tmp_path / 'nothing'}'"]
 
 
 class Api:
-    """Notes what is uploaded; see tests/hub/test_round_trips.py for uploads over HTTP."""
+    """Records the uploads; tests/hub/test_round_trips.py has uploads over HTTP."""
 
     commits: list = []
 
@@ -353,7 +379,7 @@ class Api:
 
 
 def test_the_checked_folder_is_uploaded_and_nothing_else(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # which asks the Hub
+    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # it would ask the Hub
     monkeypatch.setattr(hub, "HfApi", Api)
     output = tmp_path / "ours"
     output.mkdir()
@@ -379,7 +405,7 @@ def test_an_upload_that_fails_ends_with_one_line(checkpoint, tmp_path, monkeypat
         def create_repo(self, repo_id, **options):
             raise HTTPError("no network")
 
-    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # which asks the Hub
+    monkeypatch.setattr(hub.ModelCard, "validate", lambda card: None)  # it would ask the Hub
     monkeypatch.setattr(hub, "HfApi", Offline)
     output = tmp_path / "ours"
     line = refused(checkpoint, "--output_dir", output, "--num_attention_heads", 3, "--push_to_hub", "org/name")
@@ -387,17 +413,17 @@ def test_an_upload_that_fails_ends_with_one_line(checkpoint, tmp_path, monkeypat
     assert (output / "model.safetensors").is_file()
 
 
-def test_the_card_is_that_of_a_published_model_where_it_is_one(checkpoint, probe, tmp_path, monkeypatch, capsys):
+def test_a_released_model_gets_its_own_card(checkpoint, probe, tmp_path, monkeypatch, capsys):
     output = tmp_path / "ours"
     run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
     card = ModelCard.load(output / "README.md")
     assert card.data.get("license") is None and "licence: none named" in capsys.readouterr().out
-    # As if the published ViT-L/16 were as small as this.
+    # Make the published ViT-L/16 as small as this model.
     monkeypatch.setitem(PRESETS, "vitl16", TINY)
     run(checkpoint, "--output_dir", output, "--num_attention_heads", 3)
     card = ModelCard.load(output / "README.md")
     assert card.data.license == "cc-by-nc-4.0" and "# V-JEPA ViT-L/16" in card.text
-    # A probe that is none of the published ones inherits the licence.
+    # A probe that is not a published one inherits the licence.
     run(output, "--probe", probe, "--output_dir", tmp_path / "classifier")
     card = ModelCard.load(tmp_path / "classifier" / "README.md")
     assert card.data.license == "cc-by-nc-4.0" and card.data.pipeline_tag == "video-classification"

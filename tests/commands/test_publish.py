@@ -1,4 +1,4 @@
-"""The command that uploads a finished folder, up to the upload; tests/hub/test_round_trips.py has the rest."""
+"""`vjepa publish` without the upload itself; tests/hub/test_round_trips.py has the uploads."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def refused(*argv):
     return str(ended.value)
 
 
-def test_says_what_goes_and_leaves_the_rest(model, capsys):
+def test_only_the_listed_files_are_uploaded(model, capsys):
     for name in ("train.csv", "optimizer.pt", "training_args.bin", "arguments.json", "checkpoint-2/model.safetensors"):
         (model / name).parent.mkdir(exist_ok=True)
         (model / name).write_bytes(b"not for others")
@@ -43,12 +43,12 @@ def test_says_what_goes_and_leaves_the_rest(model, capsys):
     assert not list(model.glob("*.py"))
 
 
-def test_what_does_not_load_is_not_uploaded(model, tmp_path):
+def test_folders_that_do_not_load_are_refused(model, tmp_path):
     assert "has no config.json: give the folder" in refused(tmp_path, "me/name")
     weights = load_file(model / "model.safetensors")
     lost = next(name for name in weights if name.startswith("vjepa.encoder."))
     save_file({name: value for name, value in weights.items() if name != lost}, model / "model.safetensors")
-    assert refused(model, "me/name").endswith("it is no whole VJEPAForPreTraining")
+    assert refused(model, "me/name").endswith("the folder does not hold a complete VJEPAForPreTraining")
     (model / "model.safetensors").write_bytes(b"noise")
     assert "are damaged" in refused(model, "me/name")
     (model / "model.safetensors").unlink()

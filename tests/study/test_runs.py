@@ -310,7 +310,8 @@ def test_a_small_study(corpus, tmp_path, in_this_process, monkeypatch, capsys):
 
     with pytest.raises(SystemExit, match=r"holds a study with learning_rate=\S+ \(asked for: 0.5\): choose another"):
         study.run([*argv, "--learning_rate", "0.5"])
-    with pytest.raises(SystemExit, match="error: --job vjepa-seed7 is no part of this study: vjepa-seed0, pixels"):
+    message = "error: --job vjepa-seed7 is not in this study: choose from vjepa-seed0, pixels"
+    with pytest.raises(SystemExit, match=message):
         study.run([*argv[: argv.index("--")], "--job", "vjepa-seed7", *argv[argv.index("--") :]])
 
 

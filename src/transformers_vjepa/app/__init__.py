@@ -1,1 +1,1 @@
-"""The page in the browser that looks into a model."""
+"""A page in the browser that shows what a model makes of a clip."""

@@ -1,7 +1,8 @@
-"""What a model makes of one clip, as numbers and figures: masks and prediction errors, surprise, features, classes."""
+"""What a model computes for one clip, as numbers and figures: prediction errors, surprise, features and classes."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from ..data.corpora import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.synthetic import encode_frames
 from ..figures.charts import Curve, curves
-from ..figures.images import Strip, draw_feature_colors, draw_strips, frame_titles, frames_of, heat_colors
+from ..figures.images import Strip, draw_strips, frame_titles, frames_of, heat_colors
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
@@ -27,23 +28,23 @@ from ..pretraining.masking import MASK_STRATEGIES, Masks, get_mask_strategy, sam
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Frames per second that clips are played with: slow enough to see what the model sees.
+# Frames per second of the clips on the page: slow enough to see every frame that the model sees.
 _FPS = 8
 
 
 class ClipError(ValueError):
-    """A video or picture that gives no clip; the message is for the person who chose it."""
+    """A video or image that gives no clip. The page shows the message to the user who chose the file."""
 
 
 @dataclass(frozen=True)
 class MaskErrors:
     """
-    How wrong the predictor is about the targets of masks: L1 distance to the normalised target features, mean over
-    their width.
+    Errors of the predictor at the targets of masks: L1 distance to the normalised target features, mean over the
+    feature width.
 
     Attributes:
-        tokens: float (masks, time, rows, columns), NaN where a token is no target.
-        guess: of each mask, the error of guessing zeros, which are the mean of normalised features: float (masks,).
+        tokens: float (masks, time, rows, columns), NaN at tokens that are not targets.
+        guess: for each mask the error of predicting zeros, the mean of normalised features: float (masks,).
     """
 
     tokens: Tensor
@@ -51,72 +52,79 @@ class MaskErrors:
 
     @property
     def means(self) -> Tensor:
-        """Over the targets of each mask: (masks,)."""
+        """Mean over the targets of each mask: (masks,)."""
         return self.tokens.flatten(1).nanmean(dim=1)
 
 
-def read_clip_of(corpus: IndexedCorpus, index: int, *, crop_size: int, sampling: ClipSampling) -> Tensor:
-    """
-    A clip as models see it, before its pixels are normalised: the middle one of the video, its centre.
-
-    Returns:
-        uint8 (frames, 3, crop, crop)
-
-    Raises:
-        ClipError: the video is broken, too short, or none.
-    """
-    item = EvaluationClips(corpus, ClipGeometry(crop_size=crop_size, sampling=sampling))[index]
-    if "error" in item:
-        raise ClipError(item["error"].partition(": ")[2] or item["error"])
-    return item["pixel_values_videos"][0, 0]
-
-
 def strategies(config: VJEPAConfig) -> list[str]:
-    """Mask strategies that fit the geometry of a model; the first one is V-JEPA's, or for pictures I-JEPA's."""
+    """Mask strategies that fit the geometry of a model. The first one is V-JEPA's, or I-JEPA's for image models."""
     found = []
     for name in MASK_STRATEGIES:
-        try:
+        with suppress(ValueError):
             get_mask_strategy(name, config=config)
-        except ValueError:
-            continue
-        found.append(name)
+            found.append(name)
     return found
 
 
 @dataclass(frozen=True)
-class Looker:
+class _ClipModel:
     """
-    A model that looks at clips.
+    A model, and clips as this model sees them.
 
     Attributes:
-        model: encoders and predictor, in evaluation mode.
-        processor: gives mean and standard deviation of the pixels.
-        sampling: which frames make a clip.
+        model: in evaluation mode.
+        processor: gives the sampling of the frames, and mean and standard deviation of the pixels.
     """
 
-    model: VJEPAForPreTraining
+    model: VJEPAForPreTraining | VJEPAForVideoClassification
     processor: VJEPAVideoProcessor
-    sampling: ClipSampling
 
     @property
     def config(self) -> VJEPAConfig:
         return self.model.config
+
+    @property
+    def sampling(self) -> ClipSampling:
+        """Which frames of a video make a clip."""
+        return self.processor.clip_sampling(num_frames=self.config.frames_per_clip)
+
+    def read(self, corpus: IndexedCorpus, index: int) -> Tensor:
+        """
+        The centre crop of the clip in the middle of a video, before its pixels are normalised.
+
+        Returns:
+            uint8 (frames, 3, crop, crop)
+
+        Raises:
+            ClipError: the file is broken, too short or not a video.
+        """
+        item = EvaluationClips(corpus, ClipGeometry(crop_size=self.config.crop_size, sampling=self.sampling))[index]
+        if "error" in item:
+            raise ClipError(item["error"].partition(": ")[2] or item["error"])
+        return item["pixel_values_videos"][0, 0]
 
     def pixels(self, clip: Tensor) -> Tensor:
         """Normalised (1, frames, 3, crop, crop) on the device of the model."""
         clips = clip[None].to(self.model.device)
         return normalize_clips(clips, mean=self.processor.image_mean, std=self.processor.image_std)
 
+
+@dataclass(frozen=True)
+class ClipAnalyzer(_ClipModel):
+    """What a pretrained model, with its predictor, computes for a clip: uint8 (frames, 3, crop, crop)."""
+
+    model: VJEPAForPreTraining
+
     def masks(self, strategy: str, *, seed: int) -> Masks:
         """
         Raises:
-            ValueError: a strategy that does not fit.
+            ValueError: the strategy does not fit the geometry of the model.
         """
         return sample_clip_masks(self.config, strategy, clip_seeds=[0], seed=seed)
 
     @torch.inference_mode()
     def mask_errors(self, clip: Tensor, masks: Masks) -> MaskErrors:
-        """Where the predictor errs that sees the context of `masks`."""
+        """Errors at the targets of `masks`, predicted from the context of `masks`."""
         context, target = ([mask.to(self.model.device) for mask in part] for part in (masks[0], masks[1]))
         outputs = self.model(self.pixels(clip), context, target)
         tokens = torch.full((len(masks.target_mask), self.config.num_patches), torch.nan)
@@ -129,7 +137,7 @@ class Looker:
 
     @torch.inference_mode()
     def surprise(self, clip: Tensor) -> Tensor | None:
-        """(time, rows, columns), NaN at the first step; nothing where there is but one."""
+        """(time, rows, columns), NaN at the first step; `None` for a model with a single time step."""
         return self.model.surprise(self.pixels(clip))[0].cpu() if self.config.grid_size[0] > 1 else None
 
     @torch.inference_mode()
@@ -139,24 +147,33 @@ class Looker:
         return features.unflatten(1, (self.config.grid_size[0], -1))
 
 
-@torch.inference_mode()
-def top_classes(
-    model: VJEPAForVideoClassification, clip: Tensor, *, processor: VJEPAVideoProcessor, number: int = 5
-) -> list[tuple[str, float]]:
+@dataclass(frozen=True)
+class Classifier(_ClipModel):
     """
-    The most probable classes of a clip and their probabilities, the first first.
+    A classifier.
 
-    Args:
-        clip: uint8 (frames, 3, crop, crop), as the classifier sees it.
-        number: of classes, at most.
+    Attributes:
+        name: as users read it.
     """
-    clips = clip[None].to(model.device)
-    logits = model(normalize_clips(clips, mean=processor.image_mean, std=processor.image_std)).logits[0].float()
-    is_multi_label = model.config.problem_type == "multi_label_classification"
-    shares = logits.sigmoid() if is_multi_label else logits.softmax(dim=-1)
-    found = shares.topk(min(number, len(shares)))
-    names = model.config.id2label
-    return [(names[place], share) for place, share in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
+
+    model: VJEPAForVideoClassification
+    name: str
+
+    @torch.inference_mode()
+    def top_classes(self, clip: Tensor, *, number: int = 5) -> list[tuple[str, float]]:
+        """
+        The most probable classes of a clip and their probabilities, in descending order.
+
+        Args:
+            clip: uint8 (frames, 3, crop, crop).
+            number: of classes, at most.
+        """
+        logits = self.model(self.pixels(clip)).logits[0].float()
+        is_multi_label = self.config.problem_type == "multi_label_classification"
+        shares = logits.sigmoid() if is_multi_label else logits.softmax(dim=-1)
+        found = shares.topk(min(number, len(shares)))
+        pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        return [(self.config.id2label[label], share) for label, share in pairs]
 
 
 def explained_variance(tokens: Tensor) -> float:
@@ -167,46 +184,51 @@ def explained_variance(tokens: Tensor) -> float:
 
 
 def limits(values: Tensor) -> tuple[float, float]:
-    """From where to where the colours of a map go: 5th to 95th percentile, without NaN."""
+    """The values that a map draws darkest and brightest: 5th and 95th percentile, without NaN."""
     low, high = np.nanpercentile(values.numpy(), [5, 95])
     return float(low), float(high)
 
 
+def _heat(frames: Tensor, values: Tensor, *, scale: tuple[float, float], elsewhere: Tensor) -> Tensor:
+    """A map (time, rows, columns) over frames (time, height, width, 3), and `elsewhere` where the map is NaN."""
+    low, high = scale
+    heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=False)
+    known = interpolate(values.isfinite()[:, None].float(), size=tuple(frames.shape[1:3]), mode="nearest")
+    return torch.where(known[:, 0, :, :, None] > 0, heat, elsewhere)
+
+
 def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -> Figure:
     """
-    The frames with, in the place of each target token, the error of its prediction; one row per mask.
+    The frames, with the error of the prediction in the place of each target token; one row per mask.
 
     Args:
         clip: uint8 (frames, 3, height, width).
     """
-    frames = frames_of(clip[None], config)[0]
-    low, high = limits(errors.tokens)
-    strips = []
-    for number, (values, mean) in enumerate(zip(errors.tokens, errors.means.tolist(), strict=True), start=1):
-        heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=False)
-        target = values.isfinite()[:, None].float()
-        is_target = interpolate(target, size=tuple(frames.shape[1:3]), mode="nearest")[:, 0, :, :, None] > 0
-        strips.append(Strip(f"mask {number}\nerror {mean:.2f}", torch.where(is_target, heat, frames)))
+    frames, scale = frames_of(clip[None], config)[0], limits(errors.tokens)
+    rows = zip(errors.tokens, errors.means.tolist(), strict=True)
+    strips = [
+        Strip(f"mask {number}\nerror {mean:.2f}", _heat(frames, values, scale=scale, elsewhere=frames))
+        for number, (values, mean) in enumerate(rows, start=1)
+    ]
     return draw_strips(strips, titles=frame_titles(config))
 
 
 def draw_surprise_map(clip: Tensor, surprise: Tensor, *, config: VJEPAConfig) -> Figure:
     """
-    The frames, and over them from the second time step on how wrong the prediction is.
+    The frames, and the frames under the surprise of their tokens; the first time step has none and is grey.
 
     Args:
         clip: uint8 (frames, 3, height, width).
         surprise: (time, rows, columns), see [`VJEPAForPreTraining.surprise`].
     """
     frames = frames_of(clip[None], config)[0]
-    low, high = limits(surprise)
-    heat = heat_colors(frames, surprise.nan_to_num(low), low=low, high=high, smooth=False)
-    heat[0] = 0.25 * frames[0].mean(dim=-1, keepdim=True) + 0.55  # nothing precedes it
+    grey = 0.25 * frames.mean(dim=-1, keepdim=True) + 0.55
+    heat = _heat(frames, surprise, scale=limits(surprise), elsewhere=grey)
     return draw_strips([Strip("clip", frames), Strip("surprise", heat)], titles=frame_titles(config))
 
 
 def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
-    """Mean surprise of every time step from the second on, over the frames in its middle."""
+    """Mean surprise of each time step from the second on, at the middle frame of the step."""
     steps = config.tubelet_size * (np.arange(1, len(surprise)) + 0.5) - 0.5
     line = Curve("surprise", "vjepa", steps, surprise[1:].mean(dim=(1, 2)).numpy())
     figure = curves([line], title="Mean of each time step", xlabel="frame of the clip", ylabel="mean L1 error")
@@ -215,46 +237,18 @@ def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
     return figure
 
 
-def draw_features(clip: Tensor, tokens: Tensor, *, config: VJEPAConfig) -> Figure:
-    """
-    Features as colours under the frames: their first three principal components over the tokens of this clip.
-
-    Args:
-        clip: uint8 (frames, 3, height, width).
-        tokens: (1, time, cells, width), at least three wide.
-    """
-    return draw_feature_colors(clip[None], [("features", tokens)], shown=0, name="clip", config=config)
-
-
 def encode_video(clip: Tensor, *, side: int = 224) -> bytes:
     """
-    An MP4 file (H.264) of a clip, its pixels enlarged by a whole number.
+    An MP4 file (H.264) of a clip, with pixels enlarged by a whole number.
 
     Args:
         clip: uint8 (frames, 3, crop, crop).
-        side: of the picture, about.
+        side: approximate side of the video in pixels.
     """
     factor = max(1, round(side / clip.shape[-1]))
-    factor += factor * clip.shape[-1] % 2  # H.264 wants even sides
+    factor += factor * clip.shape[-1] % 2  # H.264 needs even sides
     frames = clip.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3).permute(0, 2, 3, 1)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         encode_frames(frames.contiguous().numpy(), path, fps=_FPS)
         return path.read_bytes()
-
-
-__all__ = [
-    "ClipError",
-    "Looker",
-    "MaskErrors",
-    "draw_features",
-    "draw_mask_errors",
-    "draw_surprise_curve",
-    "draw_surprise_map",
-    "encode_video",
-    "explained_variance",
-    "limits",
-    "read_clip_of",
-    "strategies",
-    "top_classes",
-]

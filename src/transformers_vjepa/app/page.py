@@ -2,20 +2,21 @@
 A page in the browser that looks into a model: masks and prediction errors of a clip, surprise, features, classes and
 the nearest clips of a data set.
 
-Everything that is shown is a function of the clip and the settings, and comes as HTML with its pictures inside: users
-share the networks and nothing else, and no file but an upload is written or served.
+All of the page is a function of the clip and the settings, and arrives as HTML with its images inside. Users share
+the networks and nothing else. The app writes and serves no files except uploads.
 """
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..data.corpora import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..figures.images import short_name
 from ..figures.style import COLORS
 from .analysis import ClipError, strategies
+from .index import spread
 from .panels import (
     MAX_SEED,
     THUMBNAIL,
@@ -24,96 +25,45 @@ from .panels import (
     clip_panels,
     example_choice,
     mask_panel,
-    read_or_error,
     text_of,
     upload_choice,
 )
 
 _EXAMPLES = 12
 _MAX_UPLOAD = "500mb"
-# Seconds: uploads are looked for once an hour, and go after six.
+# In seconds: how often old uploads are deleted, and how old they may become.
 _UPLOADS = (3600, 6 * 3600)
-_WAITING = 32
+_MAX_WAITING = 32
+# Settings of every event that runs a model: models run for one user at a time.
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "networks", "show_progress": "minimal"}
 
 
 class AppError(ValueError):
-    """The page cannot be shown as things are."""
+    """The page cannot be shown."""
 
 
 class MissingAppError(ImportError):
     """The page needs gradio and matplotlib."""
 
 
-# HTML ---------------------------------------------------------------------------------------------------
-
-
-def _tones() -> tuple[str, str]:
-    """CSS variables of the figures, for the light and the dark page."""
-    light, dark = ("".join(f"--{name}: {pair[tone]}; " for name, pair in COLORS.items()) for tone in (0, 1))
-    return light, dark
-
-
 def page_style() -> str:
-    """CSS of the page."""
-    light, dark = _tones()
+    """CSS of the page, with the colours of the figures as variables for the light and the dark page."""
+    light, dark = ("".join(f"--{name}: {pair[tone]}; " for name, pair in COLORS.items()) for tone in (0, 1))
     return (
         f".vjepa {{ --sans: system-ui, sans-serif; --raised: #f3f5f7; {light} }}\n"
-        f".dark .vjepa {{ --raised: #1e2329; {dark} }}\n{_STYLE}"
+        f".dark .vjepa {{ --raised: #1e2329; {dark} }}\n"
+        + Path(__file__).with_name("app.css").read_text(encoding="utf-8")
     )
-
-
-_STYLE = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.gradio-container .gap, .gradio-container .column, .gradio-container .row { gap: 14px; }
-#examples .grid-wrap { max-height: none; overflow: visible; }
-#examples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
-#examples .caption-label { font-size: 11px; max-width: 100%; }
-.vjepa, .vjepa .html-container { padding: 0 !important; min-width: 0; }
-@media (max-width: 640px) {
-  .gradio-container .fillable { padding: 12px !important; }
-  #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
-}
-.vjepa { color: var(--ink); font: 15px/1.5 var(--sans); }
-.vjepa h1 { font-size: 27px; line-height: 1.2; font-weight: 700; letter-spacing: -0.02em; margin: 6px 0 6px; }
-.vjepa h2 { font-size: 18px; line-height: 1.3; font-weight: 650; margin: 0 0 4px; }
-.vjepa p { margin: 0 0 8px; }
-.vjepa .lead, .vjepa .how, .vjepa .status span { color: var(--muted); }
-.vjepa .how { font-size: 13px; margin: 8px 0 0; }
-.vjepa .panel { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
-.vjepa .parts { display: flex; flex-wrap: wrap; gap: 16px 28px; align-items: flex-start; }
-.vjepa figure { margin: 0; flex: 1 1 320px; max-width: 540px; min-width: 0; }
-.vjepa .many figure { flex-basis: 100%; max-width: 720px; }
-.vjepa .many .surprise-curve { max-width: 480px; }
-.vjepa figure svg { display: block; width: 100%; height: auto; overflow: visible; }
-.vjepa figure image { image-rendering: pixelated; }
-.vjepa video { display: block; width: 100%; max-width: 320px; border-radius: 8px; image-rendering: pixelated;
-  background: #000; aspect-ratio: 1; }
-.vjepa .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 14px; width: 100%;
-  list-style: none; margin: 0; padding: 0; }
-.vjepa .tiles li { margin: 0; padding: 0; min-width: 0; overflow-wrap: anywhere; font-size: 13px; line-height: 1.4; }
-.vjepa .tiles small { color: var(--muted); }
-.vjepa .tiles video, .vjepa .gone { width: 100%; aspect-ratio: 1; margin-bottom: 6px; border-radius: 8px; }
-.vjepa .gone { background: var(--raised); display: grid; place-items: center; color: var(--muted); }
-.vjepa .bars { width: 100%; border-collapse: collapse; table-layout: fixed; }
-.vjepa .bars th { text-align: left; width: 44%; font-weight: 500; padding: 2px 10px 2px 0; overflow-wrap: anywhere; }
-.vjepa .bars td:last-child { text-align: right; font-variant-numeric: tabular-nums; width: 3.5em; }
-.vjepa meter { width: 100%; height: 14px; }
-.vjepa .problem { border-left: 4px solid var(--wrong); background: var(--raised); border-radius: 6px;
-  padding: 10px 14px; overflow-wrap: anywhere; }
-.vjepa .status { overflow-wrap: anywhere; margin: 0; }
-"""
-
-# The page -----------------------------------------------------------------------------------------------
 
 
 def require_gradio() -> Any:
     """
-    The module.
+    The module `gradio`.
 
     Raises:
-        MissingAppError: it, or what draws the pictures, is not installed.
+        MissingAppError: gradio or matplotlib is not installed.
     """
-    # Before the import, which reads it; an offline machine would wait for an answer.
+    # gradio reads the variable when it is imported. With analytics, an offline machine would wait for an answer.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -126,26 +76,24 @@ def require_gradio() -> Any:
 
 
 def _examples(models: AppModels) -> dict[int, tuple[Any, str]]:
-    """First frames and captions of clips to choose from, by their places in the index."""
+    """First frames and captions of the clips to choose from, by their places in the index."""
     found = {}
-    for place in models.index.spread(_EXAMPLES):
+    for place in spread(len(models.index), _EXAMPLES):
         choice = example_choice(models, place)
         try:
-            frame = read_or_error(models.looker, choice)[0].permute(1, 2, 0)
-        except ClipError:  # its features were written somewhere else, or earlier
+            frame = choice.read(models.analyzer)[0].permute(1, 2, 0)
+        except ClipError:  # the features may be from another machine or of deleted files
             continue
         factor = max(1, round(THUMBNAIL / frame.shape[0]))
         caption = ", ".join(map(short_name, choice.labels.values())) or choice.name
         found[place] = (frame.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), caption)
     if not found:
-        raise AppError(
-            f"not one clip of {models.index.data.name} can be read here: give --dataset the videos themselves"
-        )
+        raise AppError(f"no clip of {models.index.data.name} can be read: give --dataset the videos themselves")
     return found
 
 
 def _heading(models: AppModels) -> str:
-    config, index = models.looker.config, models.index
+    config, index = models.analyzer.config, models.index
     return (
         '<h1>What this V-JEPA sees</h1><p class="lead">'
         f"Model <b>{text_of(models.name)}</b>: {config.num_hidden_layers} layers of width {config.hidden_size}, "
@@ -155,9 +103,9 @@ def _heading(models: AppModels) -> str:
 
 
 def _upload(gr: Any) -> Any:
-    """The field for uploads. Nothing but what was uploaded to this page is read, and no address fetched."""
+    """The field for uploads. The app reads only files that were uploaded to this page, and fetches no URLs."""
     field = gr.File(
-        label="… or upload a video or picture",
+        label="… or upload a video or image",
         file_types=sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS),
         type="filepath",
         height=150,
@@ -167,7 +115,7 @@ def _upload(gr: Any) -> Any:
 
     async def move_files_only(path: Any) -> str | None:
         if path is not None and "://" in str(path):
-            raise gr.Error("addresses are not read: upload the file", print_exception=False)
+            raise gr.Error("the app does not read URLs: upload the file", print_exception=False)
         return await move(path)
 
     field.async_move_resource_to_block_cache = move_files_only
@@ -179,7 +127,7 @@ def build_app(models: AppModels) -> Any:
     The page.
 
     Args:
-        models: what it shows clips with.
+        models: the models and clips to show.
 
     Returns:
         `gradio.Blocks`, for [`launch_app`].
@@ -190,13 +138,13 @@ def build_app(models: AppModels) -> Any:
     """
     gr = require_gradio()
     shown = _examples(models)
-    names = strategies(models.looker.config)
+    names = strategies(models.analyzer.config)
     with gr.Blocks(title="V-JEPA", analytics_enabled=False, delete_cache=_UPLOADS) as page:
-        chosen = gr.State(("example", next(iter(shown))))
+        widgets = {"chosen": gr.State(("example", next(iter(shown))))}
         gr.HTML(_heading(models), elem_classes="vjepa", apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
-                examples = gr.Gallery(
+                widgets["examples"] = gr.Gallery(
                     list(shown.values()),
                     label="Choose a clip",
                     columns=4,
@@ -207,23 +155,25 @@ def build_app(models: AppModels) -> Any:
                     format="png",
                     elem_id="examples",
                 )
-                upload = _upload(gr)
+                widgets["upload"] = _upload(gr)
             with gr.Column(scale=4, min_width=300):
                 status, clip = (_output(gr, name) for name in ("status", "clip"))
         with gr.Row(equal_height=True):
-            strategy = gr.Dropdown(names, value=names[0], label="Masks", scale=2, min_width=160, elem_id="strategy")
-            seed = gr.Number(0, label="Seed of the masks", precision=0, scale=2, min_width=110, elem_id="seed")
-            again = gr.Button("Other masks", scale=1, min_width=110, elem_id="again")
-        masks = _output(gr, "masks")
-        surprise = _output(gr, "surprise")
+            widgets["strategy"] = gr.Dropdown(
+                names, value=names[0], label="Masks", scale=2, min_width=160, elem_id="strategy"
+            )
+            widgets["seed"] = gr.Number(
+                0, label="Seed of the masks", precision=0, scale=2, min_width=110, elem_id="seed"
+            )
+            widgets["again"] = gr.Button("Other masks", scale=1, min_width=110, elem_id="again")
+        masks, surprise = (_output(gr, name) for name in ("masks", "surprise"))
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 features, classes = (_output(gr, name) for name in ("features", "classes"))
             with gr.Column(min_width=300):
                 nearest = _output(gr, "nearest")
         outputs = [status, clip, classes, surprise, features, nearest, masks]
-        widgets = _Widgets(chosen, examples, upload, strategy, seed, again, outputs)
-        _connect(page, models=models, places=list(shown), widgets=widgets)
+        _connect(gr, page, models=models, places=list(shown), outputs=outputs, **widgets)
     return page
 
 
@@ -231,34 +181,31 @@ def _output(gr: Any, name: str) -> Any:
     return gr.HTML("", elem_id=name, elem_classes="vjepa", apply_default_css=False)
 
 
-def _chosen(models: AppModels, state: tuple[str, Any]) -> Choice:
-    kind, what = state
-    return example_choice(models, what) if kind == "example" else upload_choice(what)
+def _connect(
+    gr: Any,
+    page: Any,
+    *,
+    models: AppModels,
+    places: Sequence[int],
+    outputs: list[Any],
+    chosen: Any,
+    examples: Any,
+    upload: Any,
+    strategy: Any,
+    seed: Any,
+    again: Any,
+) -> None:
+    """What happens on a click. Each session keeps its chosen clip in `chosen`."""
 
-
-@dataclass(frozen=True)
-class _Widgets:
-    """What can be clicked, and what it changes."""
-
-    chosen: Any
-    examples: Any
-    upload: Any
-    strategy: Any
-    seed: Any
-    again: Any
-    outputs: list[Any]
-
-
-def _connect(page: Any, *, models: AppModels, places: Sequence[int], widgets: _Widgets) -> None:
-    """What happens on a click. The clip that is looked at is kept per session; networks run one at a time."""
-    gr = require_gradio()
-    chosen, upload, seed, outputs = widgets.chosen, widgets.upload, widgets.seed, widgets.outputs
-    one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "networks", "show_progress": "minimal"}
+    def choice_of(state: tuple[str, Any]) -> Choice:
+        kind, place = state
+        return example_choice(models, place) if kind == "example" else upload_choice(place)
 
     def show(state: tuple[str, Any], strategy: str, seed: float | None) -> list[str]:
-        choice = _chosen(models, state)
+        choice = choice_of(state)
         return [*clip_panels(models, choice), mask_panel(models, choice, strategy=strategy, seed=seed)]
 
+    # gradio passes the event to the argument with this type hint.
     def show_example(event: gr.SelectData, strategy: str, seed: float | None) -> list[Any]:
         state = ("example", places[int(event.index)])
         return [state, None, *show(state, strategy, seed)]
@@ -270,84 +217,62 @@ def _connect(page: Any, *, models: AppModels, places: Sequence[int], widgets: _W
         return [state, *show(state, strategy, seed)]
 
     def show_masks(state: tuple[str, Any], strategy: str, seed: float | None) -> str:
-        return mask_panel(models, _chosen(models, state), strategy=strategy, seed=seed)
+        return mask_panel(models, choice_of(state), strategy=strategy, seed=seed)
 
     def next_seed(seed: float | None) -> int:
         return 0 if seed is None or not 0 <= seed < MAX_SEED else int(seed) + 1
 
-    settings = [widgets.strategy, seed]
-    page.load(show, [chosen, *settings], outputs, api_visibility="private", **one_at_a_time)
-    widgets.examples.select(
-        show_example,
-        settings,
-        [chosen, upload, *outputs],
-        api_visibility="private",
-        trigger_mode="always_last",
-        **one_at_a_time,
-    )
-    upload.upload(
-        show_upload,
-        [upload, *settings],
-        [chosen, *outputs],
-        api_name="look",
-        trigger_mode="always_last",
-        **one_at_a_time,
-    )
-    mask_inputs = {"fn": show_masks, "inputs": [chosen, *settings], "outputs": outputs[-1:]}
-    gr.on(
-        [widgets.strategy.input, seed.submit, seed.blur],
-        **mask_inputs,
-        api_name="masks",
-        trigger_mode="always_last",
-        **one_at_a_time,
-    )
-    widgets.again.click(next_seed, seed, seed, api_visibility="private", queue=False, show_progress="hidden").then(
-        **mask_inputs, api_visibility="private", **one_at_a_time
-    )
+    settings = [strategy, seed]
+    private: dict[str, Any] = {"api_visibility": "private", **_ONE_AT_A_TIME}
+    last: dict[str, Any] = {"trigger_mode": "always_last", **_ONE_AT_A_TIME}
+    page.load(show, [chosen, *settings], outputs, **private)
+    examples.select(show_example, settings, [chosen, upload, *outputs], **private | last)
+    upload.upload(show_upload, [upload, *settings], [chosen, *outputs], api_name="look", **last)
+    masks = {"fn": show_masks, "inputs": [chosen, *settings], "outputs": outputs[-1:]}
+    gr.on([strategy.input, seed.submit, seed.blur], **masks, api_name="masks", **last)
+    clicked = again.click(next_seed, seed, seed, api_visibility="private", queue=False, show_progress="hidden")
+    clicked.then(**masks, **private)
+
+
+def _port_error(host: str, port: int | None) -> AppError:
+    return AppError(f"cannot listen on port {port} of {host}: choose another port with --port")
 
 
 def check_port(host: str, port: int) -> None:
     """
     Raises:
-        AppError: the port is taken, or is none of this machine.
+        AppError: the port is in use, or this machine does not have the address.
     """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
     except OSError as error:
-        raise AppError(f"port {port} of {host} cannot be listened on: choose another one with --port") from error
+        raise _port_error(host, port) from error
 
 
 def launch_app(
-    page: Any,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = 7860,
-    share: bool = False,
-    wait: bool = True,
-    announce: Callable[[str], None] = print,
+    page: Any, *, host: str = "127.0.0.1", port: int | None = 7860, share: bool = False, wait: bool = True
 ) -> str:
     """
-    Serves the page.
+    Serves the page, and prints its address.
 
     Args:
-        page: what [`build_app`] gives.
-        host: address to listen on; the default lets nobody in but this machine.
-        port: `None` takes a free one.
+        page: see [`build_app`].
+        host: address to listen on; only this machine can reach the default.
+        port: `None` takes a free port.
         share: also open a public link through gradio's server.
-        wait: until Ctrl-C.
-        announce: is told the addresses.
+        wait: return only after Ctrl-C.
 
     Returns:
         The address.
 
     Raises:
-        AppError: the port is taken.
+        AppError: the port is in use.
     """
     gr = require_gradio()
-    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # none is fetched
-    page.queue(max_size=_WAITING)
+    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # no font is downloaded
+    page.queue(max_size=_MAX_WAITING)
     try:
         _, address, public = page.launch(
             server_name=host,
@@ -370,18 +295,8 @@ def launch_app(
             prevent_thread_lock=True,
         )
     except OSError as error:
-        raise AppError(f"port {port} of {host} cannot be listened on: choose another one with --port") from error
-    announce(f"the app is at {address}" + (f" and at {public}" if public else "") + "   (Ctrl-C ends it)")
+        raise _port_error(host, port) from error
+    print(f"the app is at {address}" + (f" and at {public}" if public else "") + "   (Ctrl-C ends it)")
     if wait:
         page.block_thread()
     return address
-
-
-__all__ = [
-    "AppError",
-    "MissingAppError",
-    "build_app",
-    "launch_app",
-    "page_style",
-    "require_gradio",
-]

@@ -1,4 +1,4 @@
-"""What the app shows of a clip: one function for each panel."""
+"""What the app shows of a clip: one function for each panel. Panels are HTML with their figures and videos inside."""
 
 import base64
 import html
@@ -9,70 +9,57 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.corpora import NO_LABEL, FileCorpus, IndexedCorpus
-from ..figures.images import draw_masks
+from ..figures.images import draw_feature_colors, draw_masks
 from ..figures.style import inline_picture, percent, theme
-from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
-from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .analysis import (
+    Classifier,
+    ClipAnalyzer,
     ClipError,
-    Looker,
-    draw_features,
     draw_mask_errors,
     draw_surprise_curve,
     draw_surprise_map,
     encode_video,
     explained_variance,
     limits,
-    read_clip_of,
     strategies,
-    top_classes,
 )
 from .index import ClipIndex, Neighbour, votes
 
 _SHOWN_NEIGHBOURS = 6
 _VOTERS = 10
 THUMBNAIL = 128
-# Time steps whose images can be told apart where two pictures stand side by side.
+# Up to this number of time steps, frames are large enough when two figures stand side by side.
 _FEW_STEPS = 5
 MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A classifier and how it sees videos."""
-
-    model: VJEPAForVideoClassification
-    processor: VJEPAVideoProcessor
-    name: str
-
-
-@dataclass(frozen=True)
 class AppModels:
     """
-    What all users of the app share; none of it changes.
+    What all users of the app share; nothing of it changes.
 
     Attributes:
-        name: of the model, for people.
-        looker: the model.
-        index: clips to choose from, and to look for near ones.
-        classifier: names classes.
+        name: of the model, as users read it.
+        analyzer: the model.
+        index: clips to choose from, and to search for near clips.
+        classifier: names the classes of a clip.
     """
 
     name: str
-    looker: Looker
+    analyzer: ClipAnalyzer
     index: ClipIndex
     classifier: Classifier | None = None
 
 
 class Choice(NamedTuple):
     """
-    The clip that someone looks at.
+    The clip that a user looks at.
 
     Attributes:
-        corpus: where it is.
-        index: its place there.
-        name: what people call it.
-        labels: what is known of it.
+        corpus: the clips among which it is.
+        index: its place in `corpus`.
+        name: as users read it.
+        labels: its labels by task.
     """
 
     corpus: IndexedCorpus
@@ -80,9 +67,13 @@ class Choice(NamedTuple):
     name: str
     labels: dict[str, str]
 
+    def read(self, model: ClipAnalyzer | Classifier) -> torch.Tensor:
+        """The clip as the model sees it, see [`ClipAnalyzer.read`]."""
+        return model.read(self.corpus, self.index)
+
 
 class ClipPanels(NamedTuple):
-    """HTML of what depends on the clip alone; `status` says what is shown, or what is wrong."""
+    """HTML of the panels that depend on the clip alone; `status` names the clip, or says why it cannot be shown."""
 
     status: str
     clip: str
@@ -99,163 +90,134 @@ def example_choice(models: AppModels, place: int) -> Choice:
 
 
 def upload_choice(path: str) -> Choice:
-    """A file that was uploaded."""
+    """An uploaded file."""
     return Choice(FileCorpus([path], labels=[NO_LABEL]), 0, os.path.basename(path), {})
 
 
 def clip_panels(models: AppModels, choice: Choice) -> ClipPanels:
-    """What is shown of a clip; where it cannot be read, a message."""
-    looker = models.looker
+    """The panels of a clip. If the clip cannot be read, all are empty but the status, which says why."""
+    analyzer = models.analyzer
     try:
-        clip = read_or_error(looker, choice)
-        classes = _classes_panel(models, choice)
+        clip = choice.read(analyzer)
+        classes = _classes_panel(models.classifier, choice) if models.classifier else ""
     except ClipError as error:
-        return ClipPanels(_problem(f"{choice.name} cannot be shown: {error}. Choose another one."), *[""] * 5)
-    tokens = looker.tokens(clip)
+        return ClipPanels(_problem(f"{choice.name} cannot be shown: {error}. Choose another clip."), *[""] * 5)
+    tokens = analyzer.tokens(clip)
     with theme():
-        surprise, features = _surprise_panel(looker, clip), _features_panel(looker, clip, tokens)
+        surprise, features = _surprise_panel(analyzer, clip), _features_panel(analyzer, clip, tokens)
     nearest = _nearest_panel(models, tokens)
-    return ClipPanels(_status(choice), _clip_panel(looker, clip, choice), classes, surprise, features, nearest)
+    return ClipPanels(_status(choice), _clip_panel(analyzer, clip, choice), classes, surprise, features, nearest)
 
 
 def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float | None) -> str:
-    """Masks over a clip and the prediction errors they lead to, as HTML; nothing for a clip that cannot be read."""
-    looker = models.looker
+    """Masks over a clip and the prediction errors at their targets; nothing for a clip that cannot be read."""
+    analyzer = models.analyzer
+    config = analyzer.config
     if seed is None or not 0 <= seed <= MAX_SEED or seed != int(seed):
         return _problem(f"The seed must be a whole number from 0 to {MAX_SEED:,}")
-    if strategy not in strategies(looker.config):
-        return _problem(f"The masks must be one of {', '.join(strategies(looker.config))}")
+    if strategy not in strategies(config):
+        return _problem(f"The masks must be one of {', '.join(strategies(config))}")
     try:
-        clip = read_or_error(looker, choice)
+        clip = choice.read(analyzer)
     except ClipError:
-        return ""  # the panels of the clip say why
-    masks = looker.masks(strategy, seed=int(seed))
-    errors = looker.mask_errors(clip, masks)
+        return ""  # the status says why
+    masks = analyzer.masks(strategy, seed=int(seed))
+    errors = analyzer.mask_errors(clip, masks)
     with theme():
-        pictures = [
-            _picture(
-                draw_masks(clip, masks.context_mask, masks.target_mask, config=looker.config),
-                name="masks",
-                alt="the frames of the clip: context as it is, targets blue",
-            ),
-            _picture(
-                draw_mask_errors(clip, errors, config=looker.config),
-                name="errors",
-                alt="error of the prediction at every target token, dark to bright",
-            ),
-        ]
-    means = " and ".join(f"{mean:.3f}" for mean in errors.means.tolist())
-    guess = " and ".join(f"{mean:.3f}" for mean in errors.guess.tolist())
+        drawn = draw_masks(clip, masks.context_mask, masks.target_mask, config=config)
+        alt = "the frames of the clip: context as it is, targets blue"
+        figures = _figure(drawn, name="masks", alt=alt)
+        drawn = draw_mask_errors(clip, errors, config=config)
+        figures += _figure(drawn, name="errors", alt="error of the prediction at every target token, dark to bright")
+    means, guess = (" and ".join(f"{mean:.3f}" for mean in values.tolist()) for values in (errors.means, errors.guess))
     low, high = limits(errors.tokens)
     return _panel(
         "What is hidden, and how well it is predicted",
-        "The context encoder sees what is left as it is; the predictor must find the features of the blue tokens. "
-        f"It misses them by <b>{means}</b> (mean L1); guessing zeros, the mean of every token's normalised features, "
-        f"misses them by {guess}.",
-        _parts(looker, *pictures),
-        how=f"Errors from dark ({low:.2f}) to bright ({high:.2f}); what is context is shown as it is.",
+        "The context encoder sees the unchanged tokens. The predictor must find the features of the blue tokens: its "
+        f"mean L1 error is <b>{means}</b>. Predicting zeros, the mean of every token's normalised features, has an "
+        f"error of {guess}.",
+        _side_by_side(analyzer, figures),
+        how=f"Errors from dark ({low:.2f}) to bright ({high:.2f}); context is shown as it is.",
     )
 
 
-def read_or_error(looker: Looker, choice: Choice) -> torch.Tensor:
-    return read_clip_of(choice.corpus, choice.index, crop_size=looker.config.crop_size, sampling=looker.sampling)
-
-
-def _clip_panel(looker: Looker, clip: torch.Tensor, choice: Choice) -> str:
-    frames, size = len(clip), clip.shape[-1]
-    what = f"{frames} frames" if frames > 1 else "1 frame"
-    video = _video(clip, label=f"{choice.name} as the model sees it", controls=True)
-    return _panel("The clip as the model sees it", f"{what} of {size} × {size} pixels, {_distance(looker)}.", video)
-
-
-def _distance(looker: Looker) -> str:
-    sampling = looker.sampling
+def _clip_panel(analyzer: ClipAnalyzer, clip: torch.Tensor, choice: Choice) -> str:
+    frames, size, sampling = len(clip), clip.shape[-1], analyzer.sampling
     if sampling.frame_step is None:
-        return f"{sampling.clip_fps:g} per second, from the middle of the video"
-    every = "every frame" if sampling.frame_step == 1 else f"one frame in {sampling.frame_step}"
-    return f"{every}, from the middle of the video"
+        distance = f"{sampling.clip_fps:g} per second"
+    else:
+        distance = "every frame" if sampling.frame_step == 1 else f"one frame in {sampling.frame_step}"
+    reading = f"{frames} {'frames' if frames > 1 else 'frame'} of {size} × {size} pixels, {distance}, from the middle"
+    video = _video(clip, label=f"{choice.name} as the model sees it", controls=True)
+    return _panel("The clip as the model sees it", f"{reading} of the video.", video)
 
 
-def _classes_panel(models: AppModels, choice: Choice) -> str:
-    if models.classifier is None:
-        return ""
-    classifier = models.classifier
-    config = classifier.model.config
-    sampling = classifier.processor.clip_sampling(num_frames=config.frames_per_clip)
-    clip = read_clip_of(choice.corpus, choice.index, crop_size=config.crop_size, sampling=sampling)
-    rows = top_classes(classifier.model, clip, processor=classifier.processor)
-    body = "".join(_bar(name, share, percent(share)) for name, share in rows)
-    return _panel(
-        "Most probable classes",
-        f"Of the classifier {text_of(classifier.name)}, from one clip in the middle of the video.",
-        f'<table class="bars">{body}</table>',
-    )
+def _classes_panel(classifier: Classifier, choice: Choice) -> str:
+    rows = ""
+    for label, share in classifier.top_classes(choice.read(classifier)):
+        number = percent(share)
+        meter = f'<meter min="0" max="1" value="{share:.4f}" aria-label="{text_of(label)}">{number}</meter>'
+        rows += f"<tr><th scope=row>{text_of(_plain(label))}</th><td>{meter}</td><td>{number}</td></tr>"
+    reading = f"Of the classifier {text_of(classifier.name)}, for one clip in the middle of the video."
+    return _panel("Most probable classes", reading, f'<table class="bars">{rows}</table>')
 
 
-def _surprise_panel(looker: Looker, clip: torch.Tensor) -> str:
-    title = "Surprise over time"
-    surprise = looker.surprise(clip)
+def _surprise_panel(analyzer: ClipAnalyzer, clip: torch.Tensor) -> str:
+    title, config, surprise = "Surprise over time", analyzer.config, analyzer.surprise(clip)
     if surprise is None:
-        return _panel(title, "This model sees a single time step, which nothing precedes.")
+        return _panel(title, "This model sees a single time step, so no step precedes another.")
     means = surprise[1:].mean(dim=(1, 2))
-    step = int(means.argmax()) + 1
     low, high = limits(surprise)
-    first = step * looker.config.tubelet_size
-    pictures = [
-        _picture(
-            draw_surprise_map(clip, surprise, config=looker.config),
-            name="surprise",
-            alt="surprise at every token, dark to bright, over the frames",
-        )
-    ]
+    drawn = draw_surprise_map(clip, surprise, config=config)
+    figures = _figure(drawn, name="surprise", alt="surprise at every token, dark to bright, over the frames")
     if len(means) > 1:
-        figure = draw_surprise_curve(surprise, config=looker.config)
-        pictures.append(_picture(figure, name="surprise-curve", alt=f"surprise over time: {_numbers(means)}"))
+        values = ", ".join(f"{value:.2f}" for value in means.tolist())
+        drawn = draw_surprise_curve(surprise, config=config)
+        figures += _figure(drawn, name="surprise-curve", alt=f"surprise over time: {values}")
     return _panel(
         title,
-        "How wrong the predictor is about each time step, having seen the steps before it and no more. Most at frame "
-        f"{first}: <b>{means.max():.3f}</b>; mean {means.mean():.3f}.",
-        _parts(looker, *pictures),
-        how=f"Dark ({low:.2f}) to bright ({high:.2f}). Nothing precedes the first step.",
+        "Prediction error of each time step, given only the preceding steps. Largest at frame "
+        f"{(int(means.argmax()) + 1) * config.tubelet_size}: <b>{means.max():.3f}</b>; mean {means.mean():.3f}.",
+        _side_by_side(analyzer, figures),
+        how=f"Dark ({low:.2f}) to bright ({high:.2f}). The first step has no preceding step.",
     )
 
 
-def _features_panel(looker: Looker, clip: torch.Tensor, tokens: torch.Tensor) -> str:
+def _features_panel(analyzer: ClipAnalyzer, clip: torch.Tensor, tokens: torch.Tensor) -> str:
     title = "Features as colours"
     if tokens.shape[-1] < 3:
-        return _panel(title, f"Features of width {tokens.shape[-1]} have no three components to show.")
-    share = percent(explained_variance(tokens))
-    figure = draw_features(clip, tokens, config=looker.config)
+        return _panel(title, f"Features of width {tokens.shape[-1]} have fewer than three components to show.")
+    drawn = draw_feature_colors(clip[None], [("features", tokens)], shown=0, name="clip", config=analyzer.config)
     return _panel(
         title,
-        "The first three principal components of the target encoder's tokens as red, green and blue; they hold "
-        f"<b>{share}</b> of the variance.",
-        _parts(looker, _picture(figure, name="features", alt="features as colours, under the frames")),
-        how="Tokens of one colour have like features. Components are of this clip: do not compare colours of two.",
+        "The first three principal components of the target encoder's tokens as red, green and blue. They hold "
+        f"<b>{percent(explained_variance(tokens))}</b> of the variance.",
+        _side_by_side(analyzer, _figure(drawn, name="features", alt="features as colours, under the frames")),
+        how="Tokens of the same colour have similar features. Colours of two clips cannot be compared: components are "
+        "computed for each clip.",
     )
 
 
 def _nearest_panel(models: AppModels, tokens: torch.Tensor) -> str:
     index = models.index
-    # One more than vote: the clip itself may be among them.
+    # One more than vote, because the clip itself may be among them.
     found = index.nearest(index.query(tokens), number=_VOTERS + 1)
-    tiles = "".join(_tile(models, neighbour) for neighbour in found[:_SHOWN_NEIGHBOURS])
-    tally = votes(index, found, number=_VOTERS)
-    voters = sum(not neighbour.is_same for neighbour in found[: _VOTERS + 1])
+    voters = min(sum(not neighbour.is_same for neighbour in found), _VOTERS)
     lines = [
         f"<b>{text_of(task)}</b>: " + ", ".join(f"{text_of(_plain(label))} {count}" for label, count in counts)
-        for task, counts in tally.items()
+        for task, counts in votes(index, found, number=_VOTERS).items()
     ]
     reading = f"Of {len(index):,} clips ({text_of(index.data.name)}), by the features of the whole clip."
     if lines:
-        reading += f" Labels of the nearest {min(voters, _VOTERS)} others, " + "; ".join(lines)
-        reading += ": a count of labelled neighbours, not a classifier's probabilities."
+        reading += f" Labels of the {voters} nearest other clips (counts, not a classifier's probabilities): "
+        reading += "; ".join(lines) + "."
+    tiles = "".join(_tile(models, neighbour) for neighbour in found[:_SHOWN_NEIGHBOURS])
     return _panel(
         "Nearest clips",
         reading,
         f'<ul class="tiles">{tiles}</ul>',
         how="Score: cosine of the features averaged over space at each time step, standardised over the data set; "
-        "1 is the clip itself.",
+        "the clip itself has a score of 1.",
     )
 
 
@@ -263,17 +225,17 @@ def _tile(models: AppModels, neighbour: Neighbour) -> str:
     choice = example_choice(models, neighbour.place)
     labels = ", ".join(map(_plain, choice.labels.values()))
     try:
-        clip = read_or_error(models.looker, choice)
-        picture = _video(clip, label=f"{choice.name}: {labels}" if labels else choice.name, side=THUMBNAIL)
+        clip = choice.read(models.analyzer)
+        video = _video(clip, label=f"{choice.name}: {labels}" if labels else choice.name, side=THUMBNAIL)
     except ClipError:
-        picture = '<div class="gone">file not found</div>'
+        video = '<div class="gone">file not found</div>'
     same = " · this clip" if neighbour.is_same else ""
     caption = f"<b>{neighbour.score:.3f}</b>{same}<br>{text_of(labels)}<br><small>{text_of(choice.name)}</small>"
-    return f"<li>{picture}<div>{caption}</div></li>"
+    return f"<li>{video}<div>{caption}</div></li>"
 
 
 def text_of(text: str) -> str:
-    """Text inside HTML; names of files may hold anything, and the page's templates read braces."""
+    """Text for HTML. File names may hold any character; Gradio's templates would interpret braces and dollar signs."""
     return html.escape(text).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
 
@@ -281,13 +243,9 @@ def _plain(label: str) -> str:
     return label.replace("_", " ")
 
 
-def _numbers(values: torch.Tensor) -> str:
-    return ", ".join(f"{value:.2f}" for value in values.tolist())
-
-
-def _panel(title: str, reading: str, *parts: str, how: str = "") -> str:
+def _panel(title: str, reading: str, content: str = "", *, how: str = "") -> str:
     how = f'<p class="how">{how}</p>' if how else ""
-    return f'<section class="panel"><h2>{title}</h2><p>{reading}</p>{"".join(parts)}{how}</section>'
+    return f'<section class="panel"><h2>{title}</h2><p>{reading}</p>{content}{how}</section>'
 
 
 def _problem(message: str) -> str:
@@ -300,15 +258,15 @@ def _status(choice: Choice) -> str:
     return f'<p class="status" role="status">Shown: <b>{text_of(choice.name)}</b>{labels}</p>'
 
 
-def _picture(figure: Any, *, name: str, alt: str) -> str:
-    picture = inline_picture(figure, name=name, alt=alt)
-    return f'<figure class="{name}" role="img" aria-label="{text_of(alt)}">{picture.svg}</figure>'
+def _figure(figure: Any, *, name: str, alt: str) -> str:
+    svg = inline_picture(figure, name=name, alt=alt).svg
+    return f'<figure class="{name}" role="img" aria-label="{text_of(alt)}">{svg}</figure>'
 
 
-def _parts(looker: Looker, *pictures: str) -> str:
-    """Pictures side by side, or those of many time steps, whose images are small, as wide as the page."""
-    kind = "parts many" if looker.config.grid_size[0] > _FEW_STEPS else "parts"
-    return f'<div class="{kind}">{"".join(pictures)}</div>'
+def _side_by_side(analyzer: ClipAnalyzer, figures: str) -> str:
+    """Figures side by side. Figures of many time steps have small frames and take the width of the page each."""
+    kind = "parts many" if analyzer.config.grid_size[0] > _FEW_STEPS else "parts"
+    return f'<div class="{kind}">{figures}</div>'
 
 
 def _video(clip: torch.Tensor, *, label: str, side: int = 224, controls: bool = False) -> str:
@@ -318,20 +276,3 @@ def _video(clip: torch.Tensor, *, label: str, side: int = 224, controls: bool = 
         f'<video autoplay loop muted playsinline{shown} aria-label="{text_of(label)}" title="{text_of(label)}" '
         f'src="data:video/mp4;base64,{data}"></video>'
     )
-
-
-def _bar(name: str, share: float, number: str) -> str:
-    meter = f'<meter min="0" max="1" value="{share:.4f}" aria-label="{text_of(name)}">{number}</meter>'
-    return f"<tr><th scope=row>{text_of(_plain(name))}</th><td>{meter}</td><td>{number}</td></tr>"
-
-
-__all__ = [
-    "AppModels",
-    "Choice",
-    "Classifier",
-    "ClipPanels",
-    "clip_panels",
-    "example_choice",
-    "mask_panel",
-    "upload_choice",
-]

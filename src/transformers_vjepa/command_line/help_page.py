@@ -1,15 +1,16 @@
-"""What `--help` shows: what most people need, in groups, with defaults; `--help_all` shows all others, too."""
+"""What `--help` shows: common arguments in groups, with their defaults. `--help_all` also shows all others."""
 
 import re
-from argparse import SUPPRESS, Action, HelpFormatter
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import fields
 from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-#: Arguments of `transformers.TrainingArguments` that a run may well need, where `--help` lists them.
+#: Arguments of `transformers.TrainingArguments` that many runs need, under the titles of `--help`.
 TRAINER_GROUPS = {
     "speed and memory": (
         "per_device_train_batch_size gradient_accumulation_steps activation_checkpointing bf16 fp16 tf32 "
@@ -19,142 +20,134 @@ TRAINER_GROUPS = {
     "logs": "logging_steps report_to run_name disable_tqdm".split(),
     "Hub": "push_to_hub hub_model_id hub_strategy hub_private_repo".split(),
 }
-# The Trainer lists more than one would read: what is said shorter, or more to the point, here.
+# Shorter help for arguments that the Trainer describes at length.
 _HELP = {
-    "per_device_train_batch_size": "Clips of a batch, for each process.",
-    "per_device_eval_batch_size": "Clips of a batch in evaluation, for each process.",
-    "gradient_accumulation_steps": "Batches of an optimizer step.",
+    "per_device_train_batch_size": "Clips per batch and process.",
+    "per_device_eval_batch_size": "Clips per batch and process in evaluation.",
+    "gradient_accumulation_steps": "Batches per optimizer step.",
     "activation_checkpointing": "Compute activations again in the backward pass: much less memory, a third slower.",
-    "bf16": "Compute in bfloat16 where that is safe; weights stay in float32.",
-    "fp16": "The same in float16 with a loss scale, for GPUs without bfloat16.",
+    "bf16": "Compute in bfloat16 where this is safe; weights stay in float32.",
+    "fp16": "Compute in float16 with a loss scale, for GPUs without bfloat16.",
     "tf32": "TF32 multiplication on Ampere and newer GPUs.",
     "torch_compile": "Compile the model.",
-    "dataloader_num_workers": "Processes that decode videos, for each process that trains; 0: it decodes itself.",
-    "use_cpu": "Train on the CPU; the default where there is no GPU.",
-    "resume_from_checkpoint": "A checkpoint, or 'auto': the newest one of the output folder, if any.",
+    "dataloader_num_workers": "Decoding processes per training process; 0: the training process decodes.",
+    "use_cpu": "Train on the CPU; the default without a GPU.",
+    "resume_from_checkpoint": "A checkpoint, or 'auto': the newest one in the output folder, if any.",
     "save_strategy": "When to save checkpoints: no, steps, epoch.",
-    "save_steps": "Steps between checkpoints; below 1 a share of all steps.",
+    "save_steps": "Steps between checkpoints; a number below 1 is a share of all steps.",
     "report_to": "Trackers: tensorboard, wandb, trackio, none, all.",
     "run_name": "Name of the run for the tracker.",
-    "disable_tqdm": "No progress bar.",
-    "push_to_hub": "Upload checkpoints and the result to the Hub.",
+    "disable_tqdm": "Show no progress bar.",
+    "push_to_hub": "Upload checkpoints and the final model to the Hub.",
     "hub_model_id": "Repository to upload to, user/name. Default: the name of the output folder.",
     "hub_strategy": "What to upload: end, every_save, checkpoint (with the newest checkpoint), all_checkpoints.",
     "hub_private_repo": "Make a new repository private.",
-    "seed": "Seed of everything random: order of the videos, frames, crops, new weights, and masks in pretraining.",
+    "seed": "Seed of everything random: order of the videos, frames, crops, new weights, masks of pretraining.",
 }
-# What stands first among the arguments of training.
+# The first arguments in the group of the training arguments.
 _FIRST = "output_dir max_steps num_train_epochs min_steps seed learning_rate warmup_steps weight_decay".split()
-# Declared by our classes for a default that nobody should have to change.
+# Our classes declare these to change a default; users need not change them.
 _SETTLED = re.compile("ddp_.*|logging_nan_inf_filter|remove_unused_columns|ignore_data_skip")
 _METAVARS = {int: "N", float: "X", str: "TEXT", dict: "JSON"}
 
 
-class _Formatter(HelpFormatter):
-    """One spelling of each option, its default behind its help."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32)
-
-    def _format_action_invocation(self, action: Action) -> str:
-        if not action.option_strings:
-            return super()._format_action_invocation(action)
-        value = self._format_args(action, self._get_default_metavar_for_optional(action)) if action.nargs != 0 else ""
-        name = next(option for option in action.option_strings if option.startswith("--"))
-        return f"{name} {value}".strip()
-
-    def _format_args(self, action: Action, default_metavar: str) -> str:
-        if action.type is string_to_bool:
-            return "[true|false]"
-        return super()._format_args(action, default_metavar)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))  # as it was written
-
-    def _get_help_string(self, action: Action) -> str:
-        default, text = action.default, action.help or ""
-        if action.required:
-            return f"{text} (required)"
-        if default is None or default is SUPPRESS or default == [] or action.nargs == 0:
-            return text
-        shown = " ".join(map(str, default)) if isinstance(default, list) else getattr(default, "value", default)
-        return f"{text} ({str(shown).replace('%', '%%')})"
+class DefaultsFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """For commands without data classes: the description as it is written, and the default after each help text."""
 
 
-def _plain(action: Action, *, is_trainers: bool) -> None:
-    """Short names for values, and our words for what the Trainer says at length."""
-    if is_trainers and action.dest in _HELP:
-        action.help = _HELP[action.dest]
-    if action.metavar is None and not action.choices and action.nargs != 0:
-        action.metavar = _METAVARS.get(action.type, "VALUE")
-    if action.choices and len(action.choices) > 9:
-        action.metavar = "NAME"
+def _shown(action: Action, *, is_trainers: bool) -> Action:
+    """A copy of an argument as the help page shows it: one spelling, a short name for its value, its default."""
+    shown = copy(action)
+    shown.option_strings = [next(name for name in action.option_strings if name.startswith("--"))]
+    if action.type is string_to_bool:
+        shown.metavar = "true|false" if action.nargs == "?" else "[true|false]"  # argparse adds brackets for "?"
+    elif action.choices:
+        shown.metavar = "NAME" if len(action.choices) > 9 else None
+    elif action.metavar is None and action.nargs != 0:
+        shown.metavar = _METAVARS.get(action.type, "VALUE")
+    text = (_HELP.get(action.dest) if is_trainers else None) or action.help or ""
+    default = action.default
+    if action.required:
+        text += " (required)"
+    elif action.nargs != 0 and default not in (None, SUPPRESS, []):
+        default = " ".join(map(str, default)) if isinstance(default, list) else getattr(default, "value", default)
+        text += f" ({default})".replace("%", "%%")
+    shown.help = text
+    return shown
 
 
 class HelpParser(HfArgumentParser):
     """
-    A parser whose help has a group for each data class, and of a subclass of `TrainingArguments` only the arguments
-    that the class itself declares and those of `TRAINER_GROUPS`.
+    A parser whose help has a group for each data class. Of a subclass of `TrainingArguments` the help shows only the
+    arguments that the class declares itself and those of `TRAINER_GROUPS`.
 
     Args:
         dataclass_types: see [`~transformers.HfArgumentParser`].
         settings: those of [`~argparse.ArgumentParser`].
+
+    Attributes:
+        actions: the arguments by name. `--no_x`, the opposite of a switch `--x`, is not among them.
+        spellings: all option strings, such as `--max_steps` and `--max-steps`.
+        general: the group of the arguments that belong to no data class.
     """
 
     def __init__(self, dataclass_types: Iterable[type], **settings: Any):
-        super().__init__(dataclass_types, formatter_class=_Formatter, allow_abbrev=False, add_help=False, **settings)
-        general = self.add_argument_group("general")
-        general.add_argument("-h", "--help", action="help", help="show this and exit")
+        self.actions: dict[str, Action] = {}
+        self.spellings: list[str] = []
         self.shows_all = False
+        super().__init__(dataclass_types, allow_abbrev=False, add_help=False, usage="%(prog)s [options]", **settings)
+        self.general = self.add_argument_group("general")
+        self.general.add_argument("-h", "--help", action="help", help="show this help and exit")
         if any(issubclass(part, TrainingArguments) for part in self.dataclass_types):
-            general.add_argument(
-                "--help_all", action=_ShowAll, nargs=0, help="show all other arguments of transformers' Trainer, too"
+            self.general.add_argument(
+                "--help_all", action=_ShowAll, nargs=0, help="also show all other arguments of transformers' Trainer"
             )
-        self.general = general
-        self.usage = "%(prog)s [options]"
+
+    def add_argument(self, *names: Any, **settings: Any) -> Action:
+        return self._recorded(super().add_argument(*names, **settings))
+
+    def add_argument_group(self, *names: Any, **settings: Any) -> Any:
+        group = super().add_argument_group(*names, **settings)
+        add = group.add_argument
+        group.add_argument = lambda *names, **settings: self._recorded(add(*names, **settings))
+        return group
+
+    def _recorded(self, action: Action) -> Action:
+        self.actions.setdefault(action.dest, action)  # `--no_x` comes after `--x`
+        self.spellings += action.option_strings
+        return action
 
     def sections(self) -> dict[str, list[Action]]:
-        """Title -> actions, in the order of the help."""
-        actions = {action.dest: action for action in self._actions if not _is_complement(action)}
-        sections: dict[str, list[str]] = {"general": [action.dest for action in self.general._group_actions]}
-        rest: list[str] = []
+        """Title -> arguments, in the order of the help."""
+        of_classes = {item.name for part in self.dataclass_types for item in fields(part)}
+        sections = {"general": [name for name in self.actions if name not in of_classes]}
+        grouped = {name for group in TRAINER_GROUPS.values() for name in group}
         for part in self.dataclass_types:
             names = [item.name for item in fields(part) if item.init]
             title = getattr(part, "_argument_group_name", part.__name__)
             if not issubclass(part, TrainingArguments):
                 sections[title] = names
                 continue
-            grouped = {name for group in TRAINER_GROUPS.values() for name in group}
             declared = {"seed", *vars(part).get("__annotations__", ())}
             own = [name for name in names if name in declared - grouped and not _SETTLED.fullmatch(name)]
-            own.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
-            sections[title] = own
-            # Older transformers lack some.
-            for key, group in TRAINER_GROUPS.items():
-                sections[key] = [name for name in group if name in names]
-            rest = [name for name in names if name not in grouped | set(own)]
-        if self.shows_all and rest:
-            sections["all other arguments of transformers.TrainingArguments"] = rest
-        return {title: [actions[name] for name in names] for title, names in sections.items()}
+            sections[title] = sorted(own, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+            # Older versions of transformers lack some of these arguments.
+            sections |= {key: [name for name in group if name in names] for key, group in TRAINER_GROUPS.items()}
+            if self.shows_all and (rest := [name for name in names if name not in grouped | set(own)]):
+                sections["all other arguments of transformers.TrainingArguments"] = rest
+        return {title: [self.actions[name] for name in names] for title, names in sections.items()}
 
     def format_help(self) -> str:
         trainers = [part for part in self.dataclass_types if issubclass(part, TrainingArguments)]
         of_trainer = {item.name for part in trainers for item in fields(part)}
-        formatter = self._get_formatter()
-        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter = RawDescriptionHelpFormatter(self.prog, max_help_position=32)
+        formatter.add_usage(self.usage, [], [])
         formatter.add_text(self.description)
         for title, actions in self.sections().items():
             formatter.start_section(title)
-            for action in actions:
-                _plain(action, is_trainers=action.dest in of_trainer)
-            formatter.add_arguments(actions)
+            formatter.add_arguments([_shown(action, is_trainers=action.dest in of_trainer) for action in actions])
             formatter.end_section()
         return formatter.format_help()
-
-
-def _is_complement(action: Action) -> bool:
-    """`--no_x` of a switch that is on by default: `--x false` says the same."""
-    return any(re.match(r"--no[_-]", option) and option[5:] == action.dest for option in action.option_strings)
 
 
 class _ShowAll(Action):
@@ -162,6 +155,3 @@ class _ShowAll(Action):
         parser.shows_all = True
         parser.print_help()
         parser.exit()
-
-
-__all__ = ["TRAINER_GROUPS", "HelpParser"]

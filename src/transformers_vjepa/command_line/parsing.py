@@ -1,4 +1,4 @@
-"""What all scripts share of the command line: recipes under flags, and errors in one line."""
+"""What all commands share of the command line: recipes, the arguments that override them, and errors in one line."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import traceback
-from argparse import ArgumentError, ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -28,9 +28,7 @@ from .help_page import HelpParser
 RECIPES = Path(__file__).parents[1] / "recipes"
 #: Configurations for `accelerate launch`, to copy with `vjepa recipes`.
 LAUNCH_CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
-
-
-# What an argument takes, by what makes it of its text.
+# What an argument takes, by the function that converts its text.
 _KINDS = {int: "a whole number", float: "a number", string_to_bool: "true or false"}
 
 
@@ -41,10 +39,10 @@ def names_given(argv: Sequence[str]) -> set[str]:
 
 def recipe_path(name: str | Path) -> Path:
     """
-    The file of a recipe: a path, or the name of one that comes with the package (`tiny_cpu`).
+    The file of a recipe: a path, or the name of a recipe that comes with the package (`tiny_cpu`).
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: there is neither such a file nor such a recipe.
     """
     path = Path(name)
     if path.is_file():
@@ -53,7 +51,7 @@ def recipe_path(name: str | Path) -> Path:
     if path.name == str(path) and shipped.is_file():
         return shipped
     names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-    raise FileNotFoundError(f"{name} is no recipe: give a YAML file, or one of {names}")
+    raise FileNotFoundError(f"unknown recipe {name}: give a YAML file, or one of {names}")
 
 
 def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]:
@@ -61,69 +59,72 @@ def read_recipe(path: str | Path, dataclasses: Sequence[type]) -> dict[str, Any]
     The values of a recipe (YAML) by the names of arguments.
 
     Raises:
-        ValueError: it is no YAML, no mapping of names to values, or sets what is no argument.
+        ValueError: the file is not YAML, does not map names to values, or sets an unknown argument.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no recipe in YAML: {reason or type(error).__name__}") from error
+        raise ValueError(f"{path} is not valid YAML: {reason or type(error).__name__}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__} instead of names of arguments and their values")
+        raise ValueError(f"{path} holds a {type(values).__name__}: a recipe has lines of the form 'argument: value'")
     known = {item.name: item for part in dataclasses for item in fields(part)}
     if "activation_checkpointing" in values.keys() - known.keys() and "gradient_checkpointing" in known:
-        # Its name before transformers 5.23.
+        # The name of this argument before transformers 5.23.
         values["gradient_checkpointing"] = values.pop("activation_checkpointing")
     if unknown := sorted(str(name) for name in values if name not in known):
         close = get_close_matches(unknown[0], known, n=1)
         remedy = f": did you mean {close[0]}?" if close else ""
-        remedy = ": it is a recipe of another command" if Path(path).parent == RECIPES else remedy
-        raise ValueError(f"{path} sets what is no argument: {', '.join(unknown)}{remedy}")
+        remedy = ": this recipe is for another command" if Path(path).parent == RECIPES else remedy
+        raise ValueError(f"{path} sets unknown arguments ({', '.join(unknown)}){remedy}")
     for name, value in values.items():
         kind = str(known[name].type)
         if isinstance(value, str) and "list" in kind:
             values[name] = [value]
         if isinstance(value, list) and "list" not in kind:
-            raise ValueError(f"{path} sets {name} to a list, and it takes one value")
+            raise ValueError(f"{path} sets {name} to a list, but this argument takes one value")
         if value is None and "None" not in kind:
-            raise ValueError(f"{path} sets {name} to nothing: give a value, or leave it out")
+            raise ValueError(f"{path} sets {name} to nothing: give a value, or remove the line")
     return values
-
-
-def _as_arguments(values: Mapping[str, Any], path: str | Path) -> list[str]:
-    """Values of a recipe as they stand on a command line, where they are checked and take their types."""
-    arguments = []
-    for name, value in values.items():
-        if isinstance(value, list):
-            for item in value:
-                # What begins with a dash and is no number would be taken for the name of an argument.
-                if isinstance(item, (list, dict, type(None))) or re.match(r"-(?![\d.])", str(item)):
-                    raise ValueError(f"{path} sets {name} to a list with {item!r}: give numbers or names")
-            arguments += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            arguments.append(f"--{name}={_as_text(value)}")
-    return arguments
 
 
 def _as_text(value: Any) -> str:
     return json.dumps(value, default=str) if isinstance(value, dict) else str(value)
 
 
-def _check_values(parser: ArgumentParser, values: Mapping[str, Any], path: str | Path) -> None:
-    """Names recipe and key of a value that argparse would refuse as that of a flag which nobody has typed."""
+def _takes(action: Action, text: str) -> bool:
+    """Whether argparse accepts this text as a value of the argument."""
+    try:
+        value = action.type(text) if action.type else text
+    except (ArgumentTypeError, TypeError, ValueError):
+        return False
+    return not action.choices or value in action.choices
+
+
+def _as_arguments(values: Mapping[str, Any], path: str | Path, actions: Mapping[str, Action]) -> list[str]:
+    """
+    Values of a recipe as they are written on a command line, where argparse converts them. A wrong value is refused
+    here: argparse would blame a flag that the user has not typed.
+    """
+    arguments = []
     for name, value in values.items():
-        action = parser._option_string_actions[f"--{name}"]
         if value == []:
-            raise ValueError(f"{path} sets {name} to an empty list: give a value, or leave it out")
+            raise ValueError(f"{path} sets {name} to an empty list: give a value, or remove the line")
         for item in value if isinstance(value, list) else [value]:
-            if item is None:
-                continue
-            try:
-                parser._check_value(action, parser._get_value(action, _as_text(item)))
-            except ArgumentError as error:
-                kind = f"one of {', '.join(map(str, action.choices))}" if action.choices else _KINDS.get(action.type)
-                raise ValueError(f"{path} sets {name} to {item!r}: {'give ' + kind if kind else error}") from error
+            if item is not None and not _takes(actions[name], _as_text(item)):
+                choices, kind = actions[name].choices, actions[name].type
+                wanted = f"one of {', '.join(map(str, choices))}" if choices else _KINDS.get(kind, "another value")
+                raise ValueError(f"{path} sets {name} to {item!r}: give {wanted}")
+            # A text that begins with a dash and is not a number would be read as the name of an argument.
+            is_confusing = isinstance(item, (list, dict, type(None))) or re.match(r"-(?![\d.])", str(item))
+            if isinstance(value, list) and is_confusing:
+                raise ValueError(f"{path} sets {name} to a list with {item!r}: give numbers or names")
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={_as_text(value)}")
+    return arguments
 
 
 def parse_with_recipe(
@@ -138,15 +139,16 @@ def parse_with_recipe(
     **defaults: Any,
 ) -> tuple[Any, ...]:
     """
-    Command line over recipe (`--config`) over defaults.
+    Arguments of a command: the command line overrides the recipe (`--config`), which overrides the defaults.
 
     Args:
-        argv: the arguments, without the name of the script.
-        dataclasses: what to fill in; each is a group of `--help`.
+        argv: the arguments, without the name of the command.
+        dataclasses: the classes of the result; each is a group of `--help`.
         description: first lines of `--help`.
         recipe_help: help of `--config`.
-        dry_run_help: help of `--dry_run`, which the command finds in [`names_given`]; `None`: it takes none.
-        default_recipe: the recipe where no `--config` is given, from the names that are.
+        dry_run_help: help of `--dry_run`; `None` for a command without this option. The command finds the option
+            with [`names_given`].
+        default_recipe: the recipe to use without `--config`, from the names on the command line.
         overridden: names that the recipe must not set, from the names on the command line.
         defaults: defaults that depend on the machine.
 
@@ -154,8 +156,8 @@ def parse_with_recipe(
         One instance of each of `dataclasses`.
 
     Raises:
-        ValueError: see [`read_recipe`]; a value of the recipe that is none of its argument's; or one out of range.
-        SystemExit: such a value on the command line, after a line that says so.
+        ValueError: see [`read_recipe`]; a value in the recipe of the wrong type; or a value out of range.
+        SystemExit: a value on the command line of the wrong type, after a line that says so.
     """
     parser = HelpParser(dataclasses, description=description)
     parser.general.add_argument("--config", metavar="RECIPE", help=recipe_help)
@@ -165,7 +167,7 @@ def parse_with_recipe(
     config.add_argument("--config")
     recipe: Namespace = config.parse_known_args(argv)[0]
     given = names_given(argv)
-    # A recipe that holds only where nothing is given would be misleading as the defaults of --help.
+    # The default recipe does not apply to --help: its values hold only for a command without arguments.
     path = recipe.config or (None if given & {"help", "help_all"} or "-h" in argv else default_recipe(given))
     path = recipe_path(path) if path else None
     parser.set_defaults(**defaults)
@@ -173,34 +175,29 @@ def parse_with_recipe(
         values = read_recipe(path, dataclasses)
         replaced = overridden(given)
         values = {name: value for name, value in values.items() if name not in replaced}
-        _check_values(parser, values, path)
-        parser.set_defaults(**values)  # for --help, and for what is set to nothing
-        # Ends with an argument of one value, so that no list takes in what follows.
-        argv = [*_as_arguments(values, path), f"--config={path}", *argv]
+        from_recipe = _as_arguments(values, path, parser.actions)
+        parser.set_defaults(**values)  # for --help, and for values of `null`
+        # --config=... is last, because an argument that takes a list would also take the words that follow it.
+        argv = [*from_recipe, f"--config={path}", *argv]
     *parsed, _, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     if unknown:
-        options = [
-            option for option in parser._option_string_actions if option.startswith("--") and "-" not in option[2:]
-        ]
-        raise ValueError(_unknown_argument(unknown[0], options))
+        options = [option for option in parser.spellings if option.startswith("--") and "-" not in option[2:]]
+        name = unknown[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        close = get_close_matches(name, options, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "--help lists all arguments"
+        raise ValueError(f"unknown argument {unknown[0]}: {remedy}")
     return tuple(parsed)
-
-
-def _unknown_argument(given: str, options: Sequence[str]) -> str:
-    close = get_close_matches(given.partition("=")[0].replace("-", "_").replace("__", "--", 1), options, n=1)
-    remedy = f"did you mean {close[0]}?" if close else "--help lists them"
-    return f"{given} is no argument: {remedy}"
 
 
 def check_processes(world_size: int) -> None:
     """
-    Refuses several processes that know nothing of each other: each would do, and save, all of the work.
+    Refuses several processes that do not know of each other: each process would do, and save, all of the work.
 
     Args:
-        world_size: processes that the script sees.
+        world_size: number of processes that the command sees.
 
     Raises:
-        ValueError: the launcher started another number.
+        ValueError: the launcher started another number of processes.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes != world_size:
@@ -210,16 +207,16 @@ def check_processes(world_size: int) -> None:
         )
 
 
-#: What a script raises before it starts to work because its user has to mend something.
+#: Errors that a command raises before it starts to work, because its user has to correct something.
 MISTAKES = (ValueError, OSError, StrictDataclassError, pickle.UnpicklingError)
 
 
 @contextmanager
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     """
-    Ends the script with one line, `error: ...`, on what its user can mend: `kinds`, by default `MISTAKES`. With
-    TRANSFORMERS_VERBOSITY=debug the traceback is shown before it. While a model runs name `kinds`, or mistakes of ours
-    are hidden. Ctrl-C ends it in one line, too.
+    Ends the command with one line, `error: ...`, on an error that its user can correct: one of `kinds`, by default of
+    `MISTAKES`. With TRANSFORMERS_VERBOSITY=debug the traceback is shown before this line. While a model runs, name
+    `kinds`: the default would hide errors of our own code. Ctrl-C also ends the command in one line.
     """
     kinds = kinds or MISTAKES
     try:
@@ -228,25 +225,12 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
         if logging.get_verbosity() <= logging.DEBUG:  # TRANSFORMERS_VERBOSITY=debug
             print(without_secrets(traceback.format_exc()), file=sys.stderr)
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
-            error = error.__cause__  # without the name of the function that noticed
+            error = error.__cause__  # without the name of the validator
         is_refused = isinstance(error, pickle.UnpicklingError)
         message = refusal("a file of weights", error) if is_refused else str(error).strip()
-        # From a DataLoader worker the message is a traceback, whose last line is the error.
+        # From a DataLoader worker the message is a traceback; its last line is the error.
         message = message.splitlines()[-1] if message.startswith("Caught ") else re.sub(r"\s*\n\s*", " ", message)
         sys.exit(f"error: {log_line(message)}")
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-
-
-__all__ = [
-    "LAUNCH_CONFIGS",
-    "MISTAKES",
-    "RECIPES",
-    "check_processes",
-    "names_given",
-    "parse_with_recipe",
-    "read_recipe",
-    "recipe_path",
-    "user_errors",
-]

@@ -5,8 +5,8 @@ features, the nearest clips of a data set and, with a classifier, the most proba
     vjepa app                                                        # after vjepa demo
     vjepa app --model outputs/mine --dataset videos/ --classifier outputs/probe
 
-It listens on this machine only, fetches nothing, and shows what is uploaded to nobody else. Needs the extra "app":
-pip install 'transformers_vjepa[app]'.
+The app listens on this machine only and downloads nothing. It shows an upload only to the user who uploaded it.
+It needs the extra "app": pip install 'transformers_vjepa[app]'.
 """
 
 import sys
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from ..app.analysis import Looker
-from ..app.index import ClipIndex, LabelledCorpus, build_index, open_index, open_labelled, small_corpus
+from ..app.analysis import Classifier, ClipAnalyzer
+from ..app.index import ClipIndex, build_index, open_index, open_labelled, small_corpus
 from ..app.page import AppError, MissingAppError, build_app, check_port, launch_app, require_gradio
-from ..app.panels import AppModels, Classifier
+from ..app.panels import AppModels
 from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..evaluation.protocols import load_classifier
@@ -30,7 +30,7 @@ from ..pretraining.setup import synthetic_root
 
 @dataclass(kw_only=True)
 class AppArguments:
-    """What is looked at, and where."""
+    """The model and clips to show, and the address of the page."""
 
     _argument_group_name = "app"
 
@@ -38,17 +38,18 @@ class AppArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Examples and clips to find near ones in: a folder of videos, an index, tars, Parquet, or what "
-            "vjepa extract_features wrote for this model. By default the built-in corpus beside the model, or a "
-            "few clips of its kind."
+            "help": "Example clips, among which near clips are searched: a folder of videos, an index, tars, Parquet, "
+            "or features that vjepa extract_features wrote for this model. By default the built-in corpus beside the "
+            "model; without it, a few rendered clips of the same kind."
         },
     )
-    classifier: str | None = field(default=None, metadata={"help": "Folder of a classifier, to name classes."})
-    max_clips: int = field(default=2000, metadata={"help": "Most clips of the data set to look at, spread evenly."})
+    classifier: str | None = field(default=None, metadata={"help": "Folder of a classifier, to show classes."})
+    max_clips: int = field(default=2000, metadata={"help": "Largest number of clips to take, evenly spaced."})
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Where features of the data set are kept; app_cache in the model's folder."}
+        default=None,
+        metadata={"help": "Folder for the features of the data set; by default app_cache in the model's folder."},
     )
-    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 lets the network in."})
+    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 admits other machines."})
     port: int = field(default=7860, metadata={"help": "Port to listen on."})
     share: bool = field(default=False, metadata={"help": "Also open a public link through gradio's server."})
     use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU."})
@@ -58,83 +59,66 @@ class AppArguments:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"--{name} {getattr(self, name)} must lie in [{low}, {high}]")
 
-    @property
-    def cache(self) -> Path:
-        return Path(self.cache_dir) if self.cache_dir else Path(self.model) / "app_cache"
 
-
-def load_looker(arguments: AppArguments, device: torch.device) -> Looker:
-    """
-    Raises:
-        ValueError: no model, one without a predictor, or damaged weights.
-    """
-    if not (Path(arguments.model) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{arguments.model} holds no model (no config.json): run vjepa demo first, or name the folder of a "
-            "pretrained one with --model"
-        )
-    remedy = "the app shows predictions, so give a model from pretraining, with its predictor"
-    model = load_whole(VJEPAForPreTraining, arguments.model, remedy=remedy, local_files_only=True)
-    processor = load_processor(arguments.model, model.config)
-    sampling = processor.clip_sampling(num_frames=model.config.frames_per_clip)
-    return Looker(model.to(device).eval(), processor, sampling)
-
-
-def load_named_classifier(name: str | None, device: torch.device) -> Classifier | None:
-    """
-    Raises:
-        ValueError: it is none, or predicts numbers.
-    """
-    if name is None:
-        return None
+def check_folder(name: str, remedy: str) -> None:
+    """Raises a FileNotFoundError, with the remedy, for a folder without a model."""
     if not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(f"{name} holds no classifier (no config.json): train one with vjepa train_classifier")
+        raise FileNotFoundError(f"{name} has no model (no config.json): {remedy}")
+
+
+def load_analyzer(name: str, device: torch.device) -> ClipAnalyzer:
+    """
+    Raises:
+        FileNotFoundError: the folder has no model.
+        ValueError: the model has no predictor, or damaged weights.
+    """
+    check_folder(name, "run vjepa demo first, or give --model the folder of a pretrained model")
+    remedy = "the app shows predictions, so give a model from pretraining, with its predictor"
+    model = load_whole(VJEPAForPreTraining, name, remedy=remedy, local_files_only=True)
+    return ClipAnalyzer(model.to(device).eval(), load_processor(name, model.config))
+
+
+def load_named_classifier(name: str, device: torch.device) -> Classifier:
+    """
+    Raises:
+        FileNotFoundError: the folder has no model.
+        ValueError: the model is not a classifier, or predicts numbers.
+    """
+    check_folder(name, "train a classifier with vjepa train_classifier")
     model, processor = load_classifier(name)
     if model.config.problem_type == "regression" or model.config.num_labels < 2:
         raise ValueError(f"{name} has {model.config.num_labels} outputs and no classes: leave --classifier out")
     return Classifier(model.to(device), processor, Path(name).name)
 
 
-def find_clips(arguments: AppArguments, looker: Looker) -> LabelledCorpus | None:
-    """The clips to look at; nothing where the data set is a folder of features."""
-    if arguments.dataset is None:
-        root = synthetic_root(arguments.model)
-        if (root / "manifest.json").is_file():
-            return open_labelled(str(root), max_clips=arguments.max_clips)
-        return small_corpus(arguments.cache / "corpus", sampling=looker.sampling)
-    if (Path(arguments.dataset) / "settings.json").is_file():
-        return None
-    return open_labelled(arguments.dataset, max_clips=arguments.max_clips)
-
-
-def index_clips(arguments: AppArguments, looker: Looker, data: LabelledCorpus | None) -> ClipIndex:
-    """Features of the clips, read or written."""
-    settings = {"processor": looker.processor, "sampling": looker.sampling}
-    if data is None:
-        return open_index(arguments.dataset, looker.model.vjepa, max_clips=arguments.max_clips, **settings)
-    return build_index(looker.model.vjepa, data, folder=arguments.cache, **settings)
+def index_clips(arguments: AppArguments, analyzer: ClipAnalyzer) -> ClipIndex:
+    """The clips to show with their features, which are read or computed."""
+    cache = Path(arguments.cache_dir) if arguments.cache_dir else Path(arguments.model) / "app_cache"
+    dataset = str(synthetic_root(arguments.model)) if arguments.dataset is None else arguments.dataset
+    if arguments.dataset is None and not (Path(dataset) / "manifest.json").is_file():
+        return build_index(analyzer, small_corpus(cache / "corpus", sampling=analyzer.sampling), folder=cache)
+    if (Path(dataset) / "settings.json").is_file():  # features
+        return open_index(dataset, analyzer, max_clips=arguments.max_clips)
+    return build_index(analyzer, open_labelled(dataset, max_clips=arguments.max_clips), folder=cache)
 
 
 def parse_arguments(argv: Sequence[str]) -> AppArguments:
-    """Command line over recipe over defaults."""
-    [arguments] = parse_with_recipe(argv, (AppArguments,), description=__doc__)
-    return arguments
+    """The command line overrides the recipe, which overrides the defaults."""
+    return parse_with_recipe(argv, (AppArguments,), description=__doc__)[0]
 
 
 def load(argv: Sequence[str]) -> tuple[AppArguments, AppModels]:
-    """Everything that the page needs, from its command line."""
-    with user_errors(*MISTAKES, AppError, MissingAppError):
+    """The arguments of a command line, and the models and clips of the page."""
+    with user_errors(*MISTAKES, MissingAppError, TooManyBrokenVideosError):
         arguments = parse_arguments(argv)
-        require_gradio()  # before the work, not after
+        require_gradio()  # before the models are loaded
         check_port(arguments.host, arguments.port)
         has_accelerator = torch.accelerator.is_available() and not arguments.use_cpu
         device = torch.accelerator.current_accelerator() if has_accelerator else torch.device("cpu")
-        looker = load_looker(arguments, device)
-        classifier = load_named_classifier(arguments.classifier, device)
-        data = find_clips(arguments, looker)
-    with user_errors(*MISTAKES, TooManyBrokenVideosError):
-        index = index_clips(arguments, looker, data)
-    return arguments, AppModels(Path(arguments.model).resolve().name, looker, index, classifier)
+        analyzer = load_analyzer(arguments.model, device)
+        classifier = load_named_classifier(arguments.classifier, device) if arguments.classifier is not None else None
+        index = index_clips(arguments, analyzer)
+    return arguments, AppModels(Path(arguments.model).resolve().name, analyzer, index, classifier)
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """
-V-JEPA in minutes: render the built-in corpus, pretrain on it without labels, and show what the frozen features
-know about motion and appearance beside those of an untrained encoder. Run again, it goes on where it stopped.
+V-JEPA in minutes: render the built-in corpus, pretrain on it without labels, and compare what the frozen features
+know about motion and appearance with the features of an untrained encoder. The same command resumes a stopped demo.
 
     vjepa demo                       # five to ten minutes on two CPU cores
-    vjepa demo --max_steps 50        # any argument of pretrain but --dataset
+    vjepa demo --max_steps 50        # any argument of vjepa pretrain, except --dataset
+
+The defaults are those of the recipe tiny_cpu, except --output_dir outputs/demo, --seed 0 and --resume_from_checkpoint
+auto; checkpoints are kept for vjepa study. vjepa pretrain --help lists all arguments.
 """
 
 import json
@@ -17,15 +20,16 @@ from ..analysis.read_outs import encode_clips, labelled_subset, read_out
 from ..command_line.parsing import names_given
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.arguments import parse_arguments
-from ..pretraining.setup import build_model, clip_sampling, run_pretraining, synthetic_root
+from ..pretraining.setup import build_model, clip_sampling, synthetic_root
 from ..study.plan import SAVE_SHARE, StudyClips, built_in_clips
+from .pretrain import run as pretrain
 
 READ_OUTS = ("ridge", "attentive")
 LABELS = 200
 
 
 def accuracies(model: VJEPAModel, clips: StudyClips, *, seed: int) -> dict[str, dict[str, float]]:
-    """Accuracy on the test clips, in percent, of read-outs that know the labels of some training clips."""
+    """Accuracy on the test clips in percent, by task and read-out; read-outs are fitted to `LABELS` training clips."""
     features = {split: encode_clips(model, pixels) for split, pixels in clips.clips.items()}
     found = {}
     for task, parts in clips.labels.items():
@@ -38,8 +42,9 @@ def accuracies(model: VJEPAModel, clips: StudyClips, *, seed: int) -> dict[str, 
 
 
 def show(results: dict[str, dict[str, dict[str, float]]], clips: StudyClips) -> None:
+    """Prints the table of accuracies."""
     number = len(clips.clips["test"])
-    # Half the width of a 95 % interval at 50 %, the widest.
+    # Half the width of a 95 % interval at an accuracy of 50 %, where it is widest.
     margin = 196 * (0.25 / number) ** 0.5
     print(
         f"\nWhat frozen features know, read off {LABELS} labelled clips: "
@@ -54,33 +59,28 @@ def show(results: dict[str, dict[str, dict[str, float]]], clips: StudyClips) -> 
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"usage: vjepa demo [arguments of vjepa pretrain]\n{__doc__}")
-        print("Its defaults are those of the recipe tiny_cpu, but for --output_dir outputs/demo, --seed 0 and")
-        print(
-            f"--resume_from_checkpoint auto; a checkpoint is kept at every {SAVE_SHARE:.0%} of the steps, for a study."
-        )
-        print("vjepa pretrain --help lists all arguments.")
+        print(f"usage: vjepa demo [arguments of vjepa pretrain]\n{__doc__.rstrip()}")
         sys.exit(0)
     defaults = ["--config", "tiny_cpu", "--output_dir", "outputs/demo", "--resume_from_checkpoint", "auto"]
-    # As in a study, so that it can take this run for one of its own.
+    # The settings of a study, so that vjepa study can use this run.
     defaults += ["--seed", "0", "--save_steps", str(SAVE_SHARE), "--save_total_limit", "100"]
     argv = defaults + sys.argv[1:]
     if "dataset" in names_given(sys.argv):
-        sys.exit("error: the demo reads motion and appearance off its own corpus: use vjepa pretrain for --dataset")
-    trainer = run_pretraining(argv)
+        sys.exit("error: the demo needs the labels of its own corpus: use vjepa pretrain for --dataset")
+    trainer = pretrain(argv)
     if trainer is None:  # a dry run
         return
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
     model, data, training = parse_arguments(argv)
-    output_dir = Path(training.output_dir)
-    root = synthetic_root(training.output_dir)
+    output_dir, root = Path(training.output_dir), synthetic_root(training.output_dir)
     pretrained = VJEPAModel.from_pretrained(output_dir)
     set_seed(training.seed)
-    models = {"untrained": build_model(model, training).vjepa, "pretrained": pretrained}  # where it started
+    # With the seed of the run, the new network is the one from which pretraining started.
+    models = {"untrained": build_model(model, training).vjepa, "pretrained": pretrained}
     sampling = clip_sampling(data, pretrained.config)
     clips = built_in_clips(root, crop_size=pretrained.config.crop_size, sampling=sampling)
-    print("\nreading out what was learnt: probes on the features of both networks, a minute or more ...", flush=True)
+    print("\nmeasuring what the features know: probes on both networks, a minute or more ...", flush=True)
     results = {name: accuracies(network, clips, seed=training.seed) for name, network in models.items()}
     (output_dir / "readout.json").write_text(json.dumps(results, indent=2) + "\n")
     show(results, clips)

@@ -1,7 +1,7 @@
-"""What a run would be, found out without running it (`--dry_run`): sizes, memory, data, the first clips."""
+"""What `--dry_run` prints: sizes, memory, steps and data of a run, and its first clips, without the run itself."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import TrainingArguments
-from transformers.initialization import no_init_weights
 
 from ..data.corpora import Corpus, SequentialCorpus
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
@@ -17,10 +16,10 @@ from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..pretraining.masking import VJEPAMaskCollator
 from ..pretraining.trainer import VJEPATrainingArguments
 from ..safety.sanitizing import log_line
+from ..training.memory import training_memory
 
-# AdamW keeps two moments of each weight in float32.
-_ADAMW_BYTES = 8
-_FLOAT_BYTES = 4
+#: A name and its line or lines in a [`table`].
+Row = tuple[str, str | Sequence[str]]
 
 
 def count_text(number: int | float) -> str:
@@ -43,67 +42,14 @@ def parameters_text(parts: Mapping[str, nn.Module]) -> str:
     return f"{count_text(sum(numbers.values()))} parameters ({shown})"
 
 
-def training_memory(
-    build: Callable[[], nn.Module],
-    forward: Callable[[nn.Module, FakeTensorMode], Any],
-    *,
-    checkpointing: bool = False,
-    bf16: bool = False,
-) -> dict[str, int]:
-    """
-    Bytes that a process needs to train, without computing or allocating anything: the forward pass is run on fake
-    tensors, and what autograd would keep for the backward pass is added up.
-
-    Args:
-        build: makes the model; its weights are never filled.
-        forward: runs a batch of fake tensors through it.
-        checkpointing: keep the inputs of blocks only.
-        bf16: under autocast.
-
-    Returns:
-        Bytes of `weights` (moving averages among them), `gradients`, `optimizer` (AdamW) and `activations`. Workspaces
-        of kernels, fragmentation and what blocks compute again come on top.
-    """
-    activations: dict[int, int] = {}
-    kept = []  # must stay alive, or others get their addresses
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights and storage._cdata not in activations:
-            activations[storage._cdata] = storage.nbytes()
-            kept.append(storage)
-        return tensor
-
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        with no_init_weights():
-            model = build().train()
-        if checkpointing:
-            # Its name since transformers 5.23.
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-        ):
-            forward(model, mode)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return {
-        "weights": _FLOAT_BYTES * total,
-        "gradients": _FLOAT_BYTES * trained,
-        "optimizer": _ADAMW_BYTES * trained,
-        "activations": sum(activations.values()),
-    }
-
-
 def memory_text(memory: Mapping[str, int]) -> str:
-    """What [`training_memory`] found, in a line."""
+    """The result of [`training_memory`] in one line."""
     parts = ", ".join(f"{name} {bytes_text(number)}" for name, number in memory.items())
     return f"about {bytes_text(sum(memory.values()))} for each process ({parts})"
 
 
 def memory_note(needed: int, device: torch.device) -> list[str]:
-    """A line where a device has less memory than is needed, and what to do; else none."""
+    """A line with the remedy if a device has less memory than `needed` bytes; else nothing."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     elif device.type == "cpu" and hasattr(os, "sysconf"):
@@ -113,60 +59,53 @@ def memory_note(needed: int, device: torch.device) -> list[str]:
     if needed <= total:
         return []
     return [
-        f"more than the {bytes_text(total)} there are: lower --per_device_train_batch_size and raise "
+        f"more than the {bytes_text(total)} of this machine: lower --per_device_train_batch_size and raise "
         "--gradient_accumulation_steps, or recompute activations (--activation_checkpointing true)"
     ]
 
 
 def check_writable(output_dir: str | os.PathLike) -> None:
     """
-    Looks whether a run could write, without writing.
+    Checks whether a run could write to its output folder, without writing.
 
     Raises:
-        OSError: the output folder could not be made, or not be written.
+        OSError: the folder cannot be created or written.
     """
     path = Path(output_dir).absolute()
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"--output_dir {output_dir}: {there} is no folder; choose another")
+        raise NotADirectoryError(f"--output_dir {output_dir}: {there} is not a folder; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"--output_dir {output_dir}: {there} cannot be written; choose another")
+        raise PermissionError(f"--output_dir {output_dir}: no permission to write to {there}; choose another folder")
 
 
 def corpus_text(corpus: Corpus) -> str:
-    """How much a corpus holds."""
+    """The size of a corpus."""
     if isinstance(corpus, SequentialCorpus):
         return "streamed, of unknown size"
     classes = f" of {len(corpus.class_names)} classes" if corpus.class_names else ""
-    return f"{len(corpus):,} videos or pictures{classes}"
+    return f"{len(corpus):,} videos or images{classes}"
 
 
-def first_paths(corpus: Corpus, *, number: int = 3) -> list[str]:
-    """Names of the first videos of a corpus that can be read in any order."""
-    if isinstance(corpus, SequentialCorpus):
-        return []
-    return [log_line(corpus.describe(index)) for index in range(min(number, len(corpus)))]
-
-
-#: A name and a line, or several, of a [`table`].
-Row = tuple[str, str | Sequence[str]]
+def corpus_rows(corpora: Mapping[str, Corpus]) -> list[Row]:
+    """The sizes of corpora, by their names, and the first videos of the first corpus."""
+    first = next(iter(corpora.values()))
+    number = 0 if isinstance(first, SequentialCorpus) else min(3, len(first))
+    return [
+        ("data", [f"{name}: {corpus_text(corpus)}" for name, corpus in corpora.items()]),
+        ("first videos", [log_line(first.describe(index)) for index in range(number)] or ["not read"]),
+    ]
 
 
 def clip_text(config: VJEPAConfig) -> str:
-    """What the model sees at once."""
+    """The size of a clip in frames, pixels and tokens."""
     grid = " x ".join(map(str, config.grid_size))
     frames = f"{config.frames_per_clip} frames of " if config.frames_per_clip > 1 else ""
     return f"{frames}{config.crop_size} px: {config.num_patches:,} tokens ({grid})"
 
 
-def corpus_rows(corpora: Mapping[str, Corpus]) -> list[Row]:
-    """How many videos there are in corpora, by their names, and the first ones."""
-    found = [f"{name}: {corpus_text(corpus)}" for name, corpus in corpora.items()]
-    return [("data", found), ("first videos", first_paths(next(iter(corpora.values()))) or ["not looked at"])]
-
-
 def classifier_rows(model: VJEPAForVideoClassification, *, batch_size: int, finetune: bool, bf16: bool) -> list[Row]:
-    """Model, clip, classes and, where all of it is trained, memory; `model` may be on the meta device."""
+    """Model, clip, classes and, for fine-tuning, memory. `model` may be on the meta device."""
     config = model.config
     names = list(config.id2label.values())
     parts = {"encoder": model.vjepa, "pooler": model.pooler, "head": model.classifier}
@@ -190,22 +129,20 @@ def pretraining_sizes(
     """Model, clip, masks and memory of a pretraining run; `example` is a clip of its stream."""
     collator = VJEPAMaskCollator(config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed)
     batch = collator([example | {"clip_seed": seed} for seed in range(args.per_device_train_batch_size)])
+    masks = [batch["context_mask"], batch["target_mask"]]
 
     def forward(network: nn.Module, mode: FakeTensorMode) -> None:
-        masks = [[mode.from_tensor(mask) for mask in batch[name]] for name in ("context_mask", "target_mask")]
-        network(torch.empty(batch["pixel_values_videos"].shape), *masks)
+        fake = [[mode.from_tensor(mask) for mask in part] for part in masks]
+        network(torch.empty(batch["pixel_values_videos"].shape), *fake)
 
     checkpointing = getattr(args, "activation_checkpointing", False) or args.gradient_checkpointing
     memory = training_memory(lambda: model_class(config), forward, checkpointing=checkpointing, bf16=args.bf16)
     with torch.device("meta"):
         network = model_class(config)
     parts = {"context encoder": network.context_encoder, "target encoder": network.vjepa.encoder}
-    parts["predictor"] = network.vjepa.predictor
-    context, target = (
-        " and ".join(f"{mask.shape[1]:,}" for mask in batch[name]) for name in ("context_mask", "target_mask")
-    )
+    context, target = (" and ".join(f"{mask.shape[1]:,}" for mask in part) for part in masks)
     return [
-        ("model", parameters_text(parts)),
+        ("model", parameters_text(parts | {"predictor": network.vjepa.predictor})),
         ("clip", clip_text(config)),
         ("masks", f"{args.mask_strategy}: {context} tokens of context, {target} targets"),
         ("memory", [memory_text(memory), *memory_note(sum(memory.values()), args.device)]),
@@ -213,23 +150,24 @@ def pretraining_sizes(
 
 
 def pretraining_steps(args: VJEPATrainingArguments, *, num_videos: int | None) -> list[Row]:
-    """Steps and schedules of a pretraining run, and where it runs."""
+    """Steps and schedules of a pretraining run, and its device."""
     batch, steps, accumulated = args.per_device_train_batch_size, args.max_steps, args.gradient_accumulation_steps
     clips = batch * accumulated * args.world_size
     passes = f", {steps * clips / num_videos:,.1f} of each video" if num_videos else ""
-    warmup = args.get_warmup_steps(steps)
+    processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     return [
         (
             "steps",
-            f"{steps:,} of {clips:,} clips (batches of {batch}, {accumulated} accumulated, {args.world_size} "
-            f"process{'es' if args.world_size > 1 else ''} on {args.device.type}): {steps * clips:,} clips{passes}",
+            f"{steps:,} of {clips:,} clips (batches of {batch}, {accumulated} accumulated, {processes} on "
+            f"{args.device.type}): {steps * clips:,} clips{passes}",
         ),
         (
             "schedule",
             [
-                f"learning rate {args.start_learning_rate:g}, {args.learning_rate:g} from step {warmup:,}, down to "
-                f"{args.final_learning_rate:g}; EMA momentum {args.ema_momentum:g} to {args.final_ema_momentum:g};",
-                f"weight decay {args.weight_decay:g} to {args.final_weight_decay:g}; all laid out over "
+                f"learning rate {args.start_learning_rate:g}, {args.learning_rate:g} from step "
+                f"{args.get_warmup_steps(steps):,}, down to {args.final_learning_rate:g}; EMA momentum "
+                f"{args.ema_momentum:g} to {args.final_ema_momentum:g};",
+                f"weight decay {args.weight_decay:g} to {args.final_weight_decay:g}; schedules end at "
                 f"{args.schedule_scale:g} x the steps",
             ],
         ),
@@ -237,37 +175,16 @@ def pretraining_steps(args: VJEPATrainingArguments, *, num_videos: int | None) -
 
 
 def hub_text(args: TrainingArguments) -> str:
-    """What would be pushed, and where to; nothing is asked of the Hub."""
+    """What the run would upload to which repository. The Hub is not asked."""
     name = args.hub_model_id or Path(args.output_dir).absolute().name
     access = "private" if args.hub_private_repo else "public, unless it exists or --hub_private_repo true"
-    return f"{name} ({access}), strategy {args.hub_strategy.value}; token and name are not checked here"
+    return f"{name} ({access}), strategy {args.hub_strategy.value}; a dry run does not check token and name"
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Lines with a name in front; further lines of a row are indented under its first."""
-    rows = [(name, [text] if isinstance(text, str) else list(text)) for name, text in rows]
+    """Lines with a name in front; further lines of a row are indented under its first line."""
+    rows = [(name, [text] if isinstance(text, str) else text) for name, text in rows]
     width = max(len(name) for name, _ in rows) + 2
-    lines = []
-    for name, texts in rows:
-        for index, text in enumerate(texts):
-            lines.append(f"{name + ':' if index == 0 else '':{width}}{text}")
-    return "\n".join(lines)
-
-
-__all__ = [
-    "bytes_text",
-    "check_writable",
-    "classifier_rows",
-    "clip_text",
-    "corpus_rows",
-    "corpus_text",
-    "count_text",
-    "first_paths",
-    "hub_text",
-    "memory_text",
-    "parameters_text",
-    "pretraining_sizes",
-    "pretraining_steps",
-    "table",
-    "training_memory",
-]
+    return "\n".join(
+        f"{'' if index else f'{name}:':{width}}{text}" for name, texts in rows for index, text in enumerate(texts)
+    )

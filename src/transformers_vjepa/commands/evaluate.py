@@ -1,16 +1,17 @@
 """
-Evaluate a classifier on labelled videos or pictures: a saved probe or fine-tuned model, or a converted checkpoint.
+Evaluate a classifier on labelled videos or images: a saved probe or fine-tuned model, or a converted checkpoint.
 
     vjepa evaluate --model outputs/probe --dataset videos/ --output_dir outputs/evaluation
     accelerate launch -m transformers_vjepa evaluate --model models/vitl16-k400 --dataset k400_val.csv \\
         --protocol k400_16x8x3 --dtype bfloat16 --num_workers 8 --output_dir outputs/k400
 
-Run the same command again, with any number of processes, and it goes on where it stopped. The output folder gets
-results.json, predictions.parquet (classes and probabilities of every video), confusion.png and classes.png. Without
-labels there are predictions only.
+The same command resumes a stopped evaluation, with any number of processes. The output folder gets results.json,
+predictions.parquet (classes and probabilities of every video), confusion.png and classes.png. For data without labels
+it gets only the predictions.
 
-Protocols (frames x segments x views): k400_16x8x3 and ssv2_16x2x3 as published, for videos; in1k for pictures. The
-arguments of "protocol" override their parts. Without one, the centre of one clip in the middle of the video is seen.
+Protocols (frames x segments x views): k400_16x8x3 and ssv2_16x2x3 as published, for videos; in1k for images. The
+arguments of "protocol" override parts of the protocol. Without a protocol, the model sees the centre crop of one clip
+in the middle of the video.
 """
 
 import sys
@@ -49,99 +50,89 @@ from .dry_run import check_writable, classifier_rows, corpus_rows, table
 
 @dataclass(kw_only=True)
 class EvaluationArguments:
-    """What is evaluated."""
+    """The classifier to evaluate."""
 
     _argument_group_name = "evaluation"
 
     model: str = field(metadata={"help": "Classifier: a folder or Hub id."})
-    output_dir: str = field(metadata={"help": "Where results, predictions and pictures go."})
+    output_dir: str = field(metadata={"help": "Folder for results, predictions and charts."})
     dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
     label_matching: Literal["name", "number"] = field(
         default="name",
         metadata={
-            "help": "Match classes of data and model by name where both have names, or by number (for example of "
-            "folders named by WordNet ids, in their order)."
+            "help": "Match classes of data and model by name if both have names, or by number (for example folders "
+            "named by WordNet ids, in their order)."
         },
     )
 
 
 @dataclass(kw_only=True)
 class ProtocolArguments:
-    """Which clips and crops of a video are seen."""
+    """The clips and crops of a video that the model sees."""
 
     _argument_group_name = "protocol"
 
-    protocol: str | None = field(default=None, metadata={"help": "By name.", "choices": list(PROTOCOLS)})
-    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; as many as the model takes."})
-    num_segments: int | None = field(default=None, metadata={"help": "Clips of a video, spread evenly."})
+    protocol: str | None = field(default=None, metadata={"help": "Name of a protocol.", "choices": list(PROTOCOLS)})
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's number."})
+    num_segments: int | None = field(default=None, metadata={"help": "Clips of a video, evenly spaced."})
     num_views: int | None = field(default=None, metadata={"help": "Crops of a clip along its long side."})
     frame_step: int | None = field(
         default=None,
         metadata={"help": "Frames from one frame of a clip to the next; by default the protocol's or processor's."},
     )
     spacing: Literal["stride", "linspace"] | None = field(
-        default=None, metadata={"help": "At a true stride, or spread over the clip and rounded, as published."}
+        default=None, metadata={"help": "Frames at the exact step, or evenly spaced and rounded, as published."}
     )
 
 
-Arguments = tuple[EvaluationArguments, CorpusArguments, ProtocolArguments]
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Command line over recipe over defaults."""
+def parse_arguments(argv: Sequence[str]) -> tuple[EvaluationArguments, CorpusArguments, ProtocolArguments]:
+    """The command line overrides the recipe, which overrides the defaults."""
     return parse_with_recipe(
         argv,
         (EvaluationArguments, CorpusArguments, ProtocolArguments),
         description=__doc__,
-        dry_run_help="Say what would be done: model, protocol, data, first videos; then exit.",
+        dry_run_help="Show what the command would do: model, protocol, data, first videos; then exit.",
     )
 
 
-def details(
+def report(
+    shards: ShardFolder,
+    corpus: Corpus,
+    config: PreTrainedConfig,
     arguments: EvaluationArguments,
     data: CorpusArguments,
     protocol: EvaluationProtocol,
-    name: str | None,
-    shards: ShardFolder,
     *,
-    by_name: bool,
+    name: str | None,
 ) -> dict[str, Any]:
-    """What results.json records besides the results."""
-    settings = shards.settings
-    return {
+    """Writes the results of all processes; `name` is that of the protocol."""
+    by_name = arguments.label_matching == "name" and have_names(corpus, config)
+    details = {
         "model": arguments.model,
-        "model_weights_sha256": settings["weights"],
+        "model_weights_sha256": shards.settings["weights"],
         "dtype": arguments.dtype,
         "dataset": data.dataset,
-        "manifest_sha256": settings.get("manifest"),
+        "manifest_sha256": shards.settings.get("manifest"),
         "label_matching": "name" if by_name else "number",
         "protocol": {"name": name, **vars(protocol)},
-        "sampling": settings["sampling"],
+        "sampling": shards.settings["sampling"],
         "decoder": data.decoder,
     }
-
-
-def report(
-    shards: ShardFolder, corpus: Corpus, config: PreTrainedConfig, arguments: EvaluationArguments, **extra: Any
-) -> dict[str, Any]:
-    """Writes the results of all processes."""
-    label_map = align_labels(corpus, config, by=arguments.label_matching)
-    names = [config.id2label[label] for label in range(config.num_labels)]
     return write_prediction_report(
-        read_predictions(shards, label_map),
+        read_predictions(shards, align_labels(corpus, config, by=arguments.label_matching)),
         arguments.output_dir,
-        class_names=names,
+        class_names=[config.id2label[label] for label in range(config.num_labels)],
         broken=broken_videos(shards),
-        **extra,
+        details=details,
     )
 
 
 def describe(
     model: VJEPAForVideoClassification, corpus: Corpus, protocol: EvaluationProtocol, dataset: str, output_dir: str
 ) -> str:
-    """What would be done (`--dry_run`)."""
-    clips = protocol.num_segments * protocol.num_views
-    seen = f"{protocol.num_segments} segments x {protocol.num_views} views of each video, {clips} clips"
+    """What the command would do (`--dry_run`)."""
+    segments, views = protocol.num_segments, protocol.num_views
+    seen = f"{segments} segments x {views} views of each video, {segments * views} clips"
     rows = classifier_rows(model, batch_size=1, finetune=False, bf16=False)
     rate = f"every {protocol.frame_step} frames" if protocol.frame_step else f"{protocol.target_fps:g} frames a second"
     rows += [("protocol", f"{seen}; {rate}, {protocol.spacing}")]
@@ -151,14 +142,14 @@ def describe(
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
     """One evaluation from its command line; the results on the main process, `None` on the others and of a dry run."""
     with user_errors(*MISTAKES, ImportError):
-        check_scikit_learn()  # not after hours of computing
+        check_scikit_learn()  # before hours of computation
         arguments, data, choices = parse_arguments(argv)
         state = start_processes(use_cpu=data.use_cpu)
         corpus = data.open()
         model, processor = load_classifier(arguments.model, dtype=getattr(torch, arguments.dtype))
         changes = {name: value for name, value in vars(choices).items() if name != "protocol"}
         protocol = resolve_protocol(choices.protocol, processor=processor, **changes)
-        # Refuse what does not fit before anything is computed.
+        # Refuse a protocol or labels that do not fit before the computation starts.
         geometry = protocol.geometry(model.config, backend=data.decoder)
         check_protocol_fits(choices.protocol, corpus)
         align_labels(corpus, model.config, by=arguments.label_matching)
@@ -178,10 +169,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         state.wait_for_everyone()
         if not state.is_main_process:
             return None
-        by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
-        extra = details(arguments, data, protocol, choices.protocol, shards, by_name=by_name)
         with writing_errors(arguments.output_dir):
-            results = report(shards, corpus, model.config, arguments, details=extra)
+            results = report(shards, corpus, model.config, arguments, data, protocol, name=choices.protocol)
     print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
     return results
 

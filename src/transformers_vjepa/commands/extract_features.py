@@ -1,14 +1,14 @@
 """
-Write the features of a data set of videos or pictures to files.
+Write the features of a data set of videos or images to files.
 
     vjepa extract_features videos/ --model outputs/demo --kind mean --format parquet --output_dir features/
     accelerate launch -m transformers_vjepa extract_features k400.csv --model models/vitl16 --kind tokens \\
         --model_dtype bfloat16 --num_workers 8 --output_dir features/k400
 
-Run the same command again, with any number of processes, and it goes on where it stopped. Shards of safetensors are
-read with transformers_vjepa.evaluation.features.FeatureStore, one clip at a time; Parquet (pooled features) with
-datasets.load_dataset("parquet", data_files="FOLDER/*.parquet"). What made them is in settings.json, broken videos in
-summary.json.
+The same command resumes a stopped pass, with any number of processes. Read shards of safetensors with
+transformers_vjepa.evaluation.features.FeatureStore, one clip at a time, and Parquet (pooled features) with
+datasets.load_dataset("parquet", data_files="FOLDER/*.parquet"). settings.json holds the settings of the pass,
+summary.json the broken videos.
 """
 
 import json
@@ -36,65 +36,65 @@ from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_tex
 
 @dataclass(kw_only=True)
 class FeatureArguments:
-    """Which features are written, and how."""
+    """The features to write."""
 
     _argument_group_name = "features"
 
     model: str = field(
         metadata={
-            "help": "Folder or Hub id. Of a pretraining checkpoint the target encoder is used, of a classifier "
-            "its encoder."
+            "help": "Folder or Hub id. A pretraining checkpoint gives its target encoder, a classifier its encoder."
         }
     )
-    output_dir: str = field(metadata={"help": "Where the shards go."})
+    output_dir: str = field(metadata={"help": "Folder for the shards."})
     kind: Literal["tokens", "mean", "time_means"] = field(
         default="mean", metadata={"help": "All tokens, their mean, or their mean over space at each time step."}
     )
     format: Literal["safetensors", "parquet"] = field(
-        default="safetensors", metadata={"help": "Files to write; Parquet takes pooled features."}
+        default="safetensors", metadata={"help": "Format of the files; Parquet takes pooled features only."}
     )
     dtype: Dtype | None = field(
-        default=None, metadata={"help": "Type on disk; float32 of pooled features and float16 of tokens by default."}
+        default=None, metadata={"help": "Type on disk; by default float32 for pooled features and float16 for tokens."}
     )
     model_dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
     shard_size: int | None = field(
         default=None,
-        metadata={"help": "Videos of a shard; by default a sixteenth, at most 1,024 and 128 MiB."},
+        metadata={"help": "Videos per shard; by default a sixteenth of all, at most 1,024 and 128 MiB."},
     )
 
 
 @dataclass(kw_only=True)
 class SamplingArguments:
-    """Which clips and crops of a video are seen."""
+    """The clips and crops of a video that the model sees."""
 
     _argument_group_name = "clips"
 
-    num_segments: int = field(default=1, metadata={"help": "Clips of a video, spread evenly; one is in the middle."})
-    num_views: int = field(default=1, metadata={"help": "Crops of a clip along its long side; one is the centre."})
+    num_segments: int = field(default=1, metadata={"help": "Clips of a video, evenly spaced; one: in the middle."})
+    num_views: int = field(default=1, metadata={"help": "Crops of a clip along its long side; one: the centre."})
     frame_step: int | None = field(
         default=None,
         metadata={"help": "Frames from one frame of a clip to the next; by default the processor's."},
     )
-    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
-    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
+    target_fps: float | None = field(
+        default=None, metadata={"help": "Frames per second of a clip, instead of a step."}
+    )
+    clip_duration: float | None = field(
+        default=None, metadata={"help": "Seconds that a clip lasts, instead of a step."}
+    )
     spacing: Literal["stride", "linspace"] = field(
         default="stride",
-        metadata={"help": "At a true stride, or spread over the clip and rounded, as published."},
+        metadata={"help": "Frames at the exact step, or evenly spaced and rounded, as published."},
     )
     short_videos: Literal["repeat_last", "refuse"] = field(
         default="repeat_last",
         metadata={
-            "help": "Videos that end before a clip does: repeat their last frame, or take them for broken. Videos "
-            "with fewer frames than a clip are broken in any case."
+            "help": "Videos that end before the clip: repeat their last frame, or count them as broken. Videos with "
+            "fewer frames than a clip always count as broken."
         },
     )
 
 
-Arguments = tuple[FeatureArguments, CorpusArguments, SamplingArguments]
-
-
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Command line over recipe over defaults; the data set may come first, without its name."""
+def parse_arguments(argv: Sequence[str]) -> tuple[FeatureArguments, CorpusArguments, SamplingArguments]:
+    """Arguments of a command line, over a recipe, over the defaults. The data set may come first, without its name."""
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--dataset")
@@ -102,23 +102,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         argv,
         (FeatureArguments, CorpusArguments, SamplingArguments),
         description=__doc__,
-        dry_run_help="Say what would be done: model, size on disk, data, first videos; then exit.",
+        dry_run_help="Show what the command would do: model, features, data, first videos; then exit.",
     )
-
-
-def load_encoder(arguments: FeatureArguments) -> VJEPAModel:
-    """
-    Raises:
-        ValueError: a checkpoint without an encoder, or damaged weights.
-    """
-    dtype = getattr(torch, arguments.model_dtype)
-    return load_whole(VJEPAModel, arguments.model, remedy="it is no V-JEPA", add_predictor=False, dtype=dtype)
 
 
 def describe(
     model: VJEPAModel, corpus: Corpus, dataset: str, arguments: FeatureArguments, choices: SamplingArguments
 ) -> str:
-    """What would be done (`--dry_run`)."""
+    """What the command would do (`--dry_run`)."""
     config = model.config
     vectors = {"tokens": config.num_patches, "mean": 1, "time_means": config.grid_size[0]}[arguments.kind]
     vectors *= choices.num_views * (1 if arguments.kind == "mean" else choices.num_segments)
@@ -134,7 +125,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         arguments, data, choices = parse_arguments(argv)
         state = start_processes(use_cpu=data.use_cpu)
         corpus = data.open()
-        model = load_encoder(arguments)
+        encoder = {"add_predictor": False, "dtype": getattr(torch, arguments.model_dtype)}
+        model = load_whole(VJEPAModel, arguments.model, remedy="it is not a V-JEPA", **encoder)
         processor = load_processor(arguments.model, model.config)
         sampling = {
             "frame_step": choices.frame_step,
@@ -173,7 +165,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         with writing_errors(file):
             file.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
-    print(f"features: {arguments.output_dir}   (broken videos are named in summary.json)")
+    print(f"features: {arguments.output_dir}   (summary.json names the broken videos)")
     return summary
 
 

@@ -1,9 +1,7 @@
-"""The command `vjepa pretrain`: parse, build, train, report; `--dry_run` describes."""
+"""The command `vjepa pretrain`; with `--dry_run` it prints what the run would do."""
 
 import sys
 from itertools import islice
-
-from transformers.utils import logging
 
 from ..command_line.parsing import MISTAKES, check_processes, names_given, user_errors
 from ..data.corpora import SequentialCorpus
@@ -26,11 +24,9 @@ from ..safety.sanitizing import log_line
 from ..training.checkpoints import resolve_checkpoint
 from .dry_run import check_writable, corpus_text, hub_text, pretraining_sizes, pretraining_steps, table
 
-logger = logging.get_logger(__name__)
-
 
 def describe(argv: list[str]) -> str:
-    """What a command line would do (`--dry_run`): nothing is trained; only a built-in corpus is rendered."""
+    """What a command line would do (`--dry_run`). Nothing is trained, but a built-in corpus is rendered."""
     model, data, training = parse_arguments(argv)
     check_processes(training.world_size)
     check_writable(training.output_dir)
@@ -57,14 +53,14 @@ def describe(argv: list[str]) -> str:
             *pretraining_steps(training, num_videos=num_videos),
             ("data", found),
             ("first clips", [log_line(clip["path"]) for clip in clips]),
-            ("output", f"{training.output_dir}" + (f", going on from {checkpoint}" if checkpoint else "")),
+            ("output", f"{training.output_dir}" + (f", resuming from {checkpoint}" if checkpoint else "")),
             *([("Hub", hub_text(training))] if training.push_to_hub else []),
         ]
     )
 
 
 def run(argv: list[str]) -> VJEPATrainer | None:
-    """One pretraining run from its command line, or with `--dry_run` what it would do (returns `None`)."""
+    """One pretraining run from its command line; with `--dry_run` prints what it would do, and returns `None`."""
     if "dry_run" in names_given(argv):
         with user_errors(*MISTAKES, *FAULTS):
             print(describe(argv))
@@ -75,4 +71,4 @@ def run(argv: list[str]) -> VJEPATrainer | None:
 def main() -> None:
     trainer = run(sys.argv[1:])
     if trainer and trainer.stop_signal:
-        sys.exit(128 + trainer.stop_signal)  # the shell's convention for an end by signal
+        sys.exit(128 + trainer.stop_signal)  # as shells report the end by a signal

@@ -1,10 +1,10 @@
 """
-List recipes (--config of the other commands) and configurations for `accelerate launch`, or copy some to edit.
+List recipes (for --config of the other commands) and configurations for `accelerate launch`, or copy them to edit.
 
-    vjepa recipes                         # what there is
-    vjepa recipes vitl16 multi_node       # ./vitl16.yaml and ./multi_node.yaml
+    vjepa recipes                         # list all
+    vjepa recipes vitl16 multi_node       # copy to ./vitl16.yaml and ./multi_node.yaml
 
-A recipe is known by its name to --config; accelerate needs the file.
+--config takes the name of a recipe; accelerate needs the copied file.
 """
 
 import itertools
@@ -21,7 +21,7 @@ def shipped() -> dict[str, Path]:
 
 
 def first_sentence(file: Path) -> str:
-    """What a file says it is for."""
+    """The first sentence of the comment at the top of a file, which says what the file is for."""
     lines = itertools.takewhile(lambda line: line.startswith("# "), file.read_text(encoding="utf-8").splitlines())
     return " ".join(line.removeprefix("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
 
@@ -31,15 +31,15 @@ def copy(names: list[str], folder: Path) -> list[Path]:
     Copies shipped files into a folder.
 
     Raises:
-        ValueError: no file of that name is shipped.
-        FileExistsError: there is such a file in the folder, perhaps edited.
+        ValueError: no shipped file has this name.
+        FileExistsError: the folder has a file of this name, which may have been edited.
     """
     files = shipped()
     if unknown := [name for name in names if name not in files]:
-        raise ValueError(f"{', '.join(unknown)} is no recipe: choose from {', '.join(files)}")
+        raise ValueError(f"unknown recipe {', '.join(unknown)}: choose from {', '.join(files)}")
     copies = {folder / files[name].name: files[name] for name in names}
     if present := [path for path in copies if path.exists()]:
-        raise FileExistsError(f"{present[0]} exists and may have been edited: remove it, or copy elsewhere (--to)")
+        raise FileExistsError(f"{present[0]} exists and may have been edited: remove it, or choose another --to")
     for path, source in copies.items():
         path.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     return list(copies)
@@ -47,8 +47,8 @@ def copy(names: list[str], folder: Path) -> list[Path]:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to copy; none: list")
-    parser.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="where to (this folder)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to copy; without a name, list all")
+    parser.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="folder of the copies (this folder)")
     arguments = parser.parse_args(sys.argv[1:])
     if arguments.names:
         with user_errors():

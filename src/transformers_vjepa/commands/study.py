@@ -1,13 +1,13 @@
 """
-The paper's findings in miniature, with intervals: V-JEPA against an untrained network, against the same network that
-predicts pixels in equal time, against other masks and hand-made descriptions of motion, for several seeds.
+The paper's findings in miniature, with confidence intervals: V-JEPA against an untrained network, against the same
+network that predicts pixels in equal time, against other masks and hand-crafted descriptors, for several seeds.
 
     vjepa study                                           # more than an hour on two CPU cores
     vjepa study --arms vjepa untrained --seeds 0
     vjepa study --dataset videos/ --output_dir outputs/mine/study -- --frame_step 8
 
-What stands behind "--" goes to every run of vjepa pretrain. The output folder gets study.json and the report. Ctrl-C
-stops whenever you like: the same command goes on from there, and does again only what is missing.
+Arguments after "--" go to every run of vjepa pretrain. The output folder gets study.json and the report. Ctrl-C stops
+the study; the same command resumes it, and runs only what is missing.
 """
 
 import json
@@ -23,22 +23,21 @@ from ..study.runs import Study, StudyError, run_side_by_side
 
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
-    """One study from its command line; `None` where only a job of it was wanted."""
+    """One study from its command line; `None` for a single job of a study."""
     with user_errors(*MISTAKES, ImportError, StudyError):
-        check_scikit_learn()  # not after an hour of computing
+        check_scikit_learn()  # before an hour of computation
         study = Study(argv)
         study.prepare()
         names = {job.name: job for job in study.jobs}
-        if study.arguments.job:
-            if study.arguments.job not in names:
-                raise ValueError(f"--job {study.arguments.job} is no part of this study: {', '.join(names)}")
+        if study.arguments.job and study.arguments.job not in names:
+            raise ValueError(f"--job {study.arguments.job} is not in this study: choose from {', '.join(names)}")
     if study.arguments.job:
         with user_errors(StudyError):
             study.do(names[study.arguments.job])
         return None
-    behind = ["--", *study.extra] if study.extra else []
+    extra = ["--", *study.extra] if study.extra else []
     start = [sys.executable, "-m", "transformers_vjepa", "study"]
-    commands = {name: [*start, *study.argv, "--job", name, *behind] for name in names}
+    commands = {name: [*start, *study.argv, "--job", name, *extra] for name in names}
     with user_errors(StudyError):
         run_side_by_side(commands, logs=study.folder / "logs", num_processes=study.arguments.num_processes)
     results = study.collect()
@@ -48,8 +47,5 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    if run(sys.argv[1:]) is None:
-        return
-
-    folder = Study(sys.argv[1:]).folder
-    print(f"report:  {write_report(folder)}")
+    if run(sys.argv[1:]) is not None:
+        print(f"report:  {write_report(Study(sys.argv[1:]).folder)}")

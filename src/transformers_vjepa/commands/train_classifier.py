@@ -1,10 +1,9 @@
-"""The command `vjepa train_classifier`: parse, build, train, report; `--dry_run` describes."""
+"""The command `vjepa train_classifier`; with `--dry_run` it prints what the run would do."""
 
 import sys
 from collections.abc import Sequence
 
 import torch
-from transformers.utils import logging
 
 from ..command_line.parsing import MISTAKES, names_given, user_errors
 from ..data.clip_loader import WorkersLostError
@@ -19,11 +18,19 @@ from ..training.progress import no_bars
 from ..training.stream_trainer import DivergedError
 from .dry_run import bytes_text, check_writable, classifier_rows, corpus_rows, table
 
-logger = logging.get_logger(__name__)
+# Errors that end a run with one line: the user has to correct something other than the command line.
+_FAULTS = (
+    UnusableCheckpointError,
+    DivergedError,
+    StreamError,
+    TooManyBrokenVideosError,
+    UnusableSplitError,
+    WorkersLostError,
+)
 
 
 def describe(argv: Sequence[str]) -> str:
-    """What a command line would do (`--dry_run`): nothing is trained or written."""
+    """What a command line would do (`--dry_run`). Nothing is trained or written."""
     parsed = parse_arguments(argv)
     check_writable(parsed.training.output_dir)
     config = load_config(parsed)
@@ -34,19 +41,14 @@ def describe(argv: Sequence[str]) -> str:
         model = VJEPAForVideoClassification(classifier_config(arguments, config, names))
     epoch = training.lay_out_steps(num_clips=len(corpora["train"]), has_validation="validation" in corpora)
     finetune = arguments.mode == "finetune"
-    rows = classifier_rows(
-        model, batch_size=training.per_device_train_batch_size, finetune=finetune, bf16=training.bf16
-    )
-    clips = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
-    rows.append(
-        (
-            "steps",
-            f"{training.max_steps:,} of {clips} clips, {epoch:,} an epoch; evaluation every {training.save_steps:,}",
-        )
-    )
+    batch_size = training.per_device_train_batch_size
+    rows = classifier_rows(model, batch_size=batch_size, finetune=finetune, bf16=training.bf16)
+    clips = batch_size * training.gradient_accumulation_steps * training.world_size
+    steps = f"{training.max_steps:,} of {clips} clips, {epoch:,} per epoch; evaluation every {training.save_steps:,}"
+    rows.append(("steps", steps))
     if not finetune:
         rates, decays = (" ".join(map(str, values)) for values in (training.learning_rates, training.weight_decays))
-        rows.append(("probes", f"learning rates {rates}, each with weight decays {decays}"))
+        rows.append(("probes", f"learning rates {rates}, each with the weight decays {decays}"))
         if not data.augment:
             tokens = 1 if model.config.pooling == "mean" else model.config.num_patches
             size = getattr(torch, data.feature_dtype).itemsize * tokens * data.num_segments * model.config.hidden_size
@@ -56,7 +58,7 @@ def describe(argv: Sequence[str]) -> str:
 
 
 def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
-    """One training run from its command line, `None` of a dry one; what the user can mend ends it with one line."""
+    """One training run from its command line; with `--dry_run` prints what it would do, and returns `None`."""
     if "dry_run" in names_given(argv):
         with user_errors(*MISTAKES, TooManyBrokenVideosError):
             print(describe(argv))
@@ -64,14 +66,7 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
     with user_errors(*MISTAKES, TooManyBrokenVideosError):
         job = build(*parse_arguments(argv))
     trainer = job.trainer
-    with user_errors(
-        UnusableCheckpointError,
-        DivergedError,
-        StreamError,
-        TooManyBrokenVideosError,
-        UnusableSplitError,
-        WorkersLostError,
-    ):
+    with user_errors(*_FAULTS):
         job.train()
         if not trainer.stop_signal:
             with no_bars(wanted=trainer.args.disable_tqdm):
@@ -88,4 +83,4 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
 def main() -> None:
     trainer = run(sys.argv[1:])
     if trainer and trainer.stop_signal:
-        sys.exit(128 + trainer.stop_signal)  # the shell's convention for an end by signal
+        sys.exit(128 + trainer.stop_signal)  # as shells report the end by a signal

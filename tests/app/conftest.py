@@ -1,0 +1,47 @@
+"""What the tests of the app share: a model with a corpus beside it, and one start of the app."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from studies import write_models
+from videos import write_video
+
+from transformers_vjepa.app.panels import AppModels, example_choice
+from transformers_vjepa.commands import app as command
+from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
+
+TINY = {
+    "crop_size": 32,
+    "patch_size": 8,
+    "frames_per_clip": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_size": 24,
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """A model, and the built-in corpus beside it, as the demo leaves them."""
+    root = tmp_path_factory.mktemp("app")
+    write_models(root)
+    shutil.move(root / "runs" / "vjepa-seed0", root / "demo")
+    build_corpus(root / "synthetic", config=CorpusConfig(num_train=1, num_test=16), num_processes=1)
+    write_video(root / "mine.mp4", level=90, num_frames=20)
+    write_video(root / "short.mp4", level=90, num_frames=3)
+    (root / "broken.mp4").write_bytes(b"no video" * 100)
+    return root
+
+
+@pytest.fixture(scope="session")
+def models(folder) -> AppModels:
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'transformers_vjepa[app]'")
+    return command.load(["--model", str(folder / "demo"), "--use_cpu", "true"])[1]
+
+
+@pytest.fixture
+def clip(models) -> torch.Tensor:
+    """The first clip of the index."""
+    return example_choice(models, 0).read(models.analyzer)
