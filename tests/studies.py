@@ -1,4 +1,4 @@
-"""A study folder as `scripts/study.py` leaves it, with invented numbers, tiny random models and rendered clips."""
+"""A study folder as `vjepa study` writes it, with invented numbers, tiny random models and rendered clips."""
 
 import json
 from pathlib import Path

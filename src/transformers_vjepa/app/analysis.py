@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -16,7 +15,16 @@ from ..data.corpora import IndexedCorpus
 from ..data.evaluation_clips import EvaluationClips
 from ..data.synthetic import encode_frames
 from ..figures.charts import Curve, curves
-from ..figures.images import Strip, draw_feature_colors, draw_strips, frame_titles, frames_of, heat_colors
+from ..figures.images import (
+    Strip,
+    draw_feature_colors,
+    draw_strips,
+    frame_titles,
+    heat_colors,
+    heat_limits,
+    middle_frames,
+    tubelet_frames,
+)
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
@@ -166,12 +174,6 @@ def explained_variance(tokens: Tensor) -> float:
     return float(variances[:3].sum() / variances.sum().clamp_min(1e-12))
 
 
-def limits(values: Tensor) -> tuple[float, float]:
-    """From where to where the colours of a map go: 5th to 95th percentile, without NaN."""
-    low, high = np.nanpercentile(values.numpy(), [5, 95])
-    return float(low), float(high)
-
-
 def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -> Figure:
     """
     The frames with, in the place of each target token, the error of its prediction; one row per mask.
@@ -179,8 +181,8 @@ def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -
     Args:
         clip: uint8 (frames, 3, height, width).
     """
-    frames = frames_of(clip[None], config)[0]
-    low, high = limits(errors.tokens)
+    frames = tubelet_frames(clip[None], config)[0]
+    low, high = heat_limits(errors.tokens)
     strips = []
     for number, (values, mean) in enumerate(zip(errors.tokens, errors.means.tolist(), strict=True), start=1):
         heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=False)
@@ -190,24 +192,9 @@ def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -
     return draw_strips(strips, titles=frame_titles(config))
 
 
-def draw_surprise_map(clip: Tensor, surprise: Tensor, *, config: VJEPAConfig) -> Figure:
-    """
-    The frames, and over them from the second time step on how wrong the prediction is.
-
-    Args:
-        clip: uint8 (frames, 3, height, width).
-        surprise: (time, rows, columns), see [`VJEPAForPreTraining.surprise`].
-    """
-    frames = frames_of(clip[None], config)[0]
-    low, high = limits(surprise)
-    heat = heat_colors(frames, surprise.nan_to_num(low), low=low, high=high, smooth=False)
-    heat[0] = 0.25 * frames[0].mean(dim=-1, keepdim=True) + 0.55  # nothing precedes it
-    return draw_strips([Strip("clip", frames), Strip("surprise", heat)], titles=frame_titles(config))
-
-
 def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
     """Mean surprise of every time step from the second on, over the frames in its middle."""
-    steps = config.tubelet_size * (np.arange(1, len(surprise)) + 0.5) - 0.5
+    steps = middle_frames(config)[1:]
     line = Curve("surprise", "vjepa", steps, surprise[1:].mean(dim=(1, 2)).numpy())
     figure = curves([line], title="Mean of each time step", xlabel="frame of the clip", ylabel="mean L1 error")
     figure.set_size_inches(4.6, 2.4)
@@ -250,10 +237,8 @@ __all__ = [
     "draw_features",
     "draw_mask_errors",
     "draw_surprise_curve",
-    "draw_surprise_map",
     "encode_video",
     "explained_variance",
-    "limits",
     "read_clip_of",
     "strategies",
     "top_classes",

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.corpora import NO_LABEL, FileCorpus, IndexedCorpus
-from ..figures.images import draw_masks
-from ..figures.style import inline_picture, percent, theme
+from ..figures.images import draw_masks, draw_surprise, heat_limits
+from ..figures.style import inline_figure, percent, theme
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .analysis import (
@@ -19,10 +19,8 @@ from .analysis import (
     draw_features,
     draw_mask_errors,
     draw_surprise_curve,
-    draw_surprise_map,
     encode_video,
     explained_variance,
-    limits,
     read_clip_of,
     strategies,
     top_classes,
@@ -146,7 +144,7 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
         ]
     means = " and ".join(f"{mean:.3f}" for mean in errors.means.tolist())
     guess = " and ".join(f"{mean:.3f}" for mean in errors.guess.tolist())
-    low, high = limits(errors.tokens)
+    low, high = heat_limits(errors.tokens)
     return _panel(
         "What is hidden, and how well it is predicted",
         "The context encoder sees what is left as it is; the predictor must find the features of the blue tokens. "
@@ -199,11 +197,11 @@ def _surprise_panel(looker: Looker, clip: torch.Tensor) -> str:
         return _panel(title, "This model sees a single time step, which nothing precedes.")
     means = surprise[1:].mean(dim=(1, 2))
     step = int(means.argmax()) + 1
-    low, high = limits(surprise)
+    low, high = heat_limits(surprise)
     first = step * looker.config.tubelet_size
     pictures = [
         _picture(
-            draw_surprise_map(clip, surprise, config=looker.config),
+            draw_surprise([("clip", clip, surprise)], config=looker.config),
             name="surprise",
             alt="surprise at every token, dark to bright, over the frames",
         )
@@ -301,7 +299,7 @@ def _status(choice: Choice) -> str:
 
 
 def _picture(figure: Any, *, name: str, alt: str) -> str:
-    picture = inline_picture(figure, name=name, alt=alt)
+    picture = inline_figure(figure, name=name, alt=alt)
     return f'<figure class="{name}" role="img" aria-label="{text_of(alt)}">{picture.svg}</figure>'
 
 
