@@ -17,7 +17,6 @@ from transformers_vjepa.figures.charts import (  # noqa: E402
     curves,
     dots,
     draw_confusion_matrix,
-    pairs,
     plot_class_accuracies,
     plot_confusion_matrix,
     plot_training_curves,
@@ -70,15 +69,19 @@ def test_dots_show_mean_interval_and_seeds():
     assert to_hex(hollow.get_markerfacecolor()) == color("paper")
 
 
-def test_differences_have_a_true_minus():
-    figure = dots([Dot("a", "wrong", -3.0, -5.0, -1.0)], title="t", xlabel="x", with_sign=True)
+def test_a_row_may_have_its_own_text():
+    figure = dots([Dot("a", "wrong", -3.0, -5.0, -1.0, text="−3.0")], title="t", xlabel="x")
     assert texts(figure) == ["−3.0"]
 
 
-def test_pairs_show_the_difference():
-    figure = pairs([("a", "vjepa", 60.0, 42.5)], names=("attentive", "mean"), title="t", xlabel="x", reference=12.5)
-    assert texts(figure) == ["+17.5"]
+def test_two_dots_of_a_row_have_names():
+    row = Dot("a", "vjepa", 60.0, 60.0, 42.5, other=42.5)
+    figure = dots([row], names=("attentive", "mean"), title="t", xlabel="x", reference=12.5, reference_label="")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["attentive", "mean"]
+    _, filled, hollow = figure.axes[0].lines[:3]
+    assert (filled.get_xdata()[0], hollow.get_xdata()[0]) == (60.0, 42.5)
+    faces = [to_hex(line.get_markerfacecolor()) for line in (filled, hollow)]
+    assert faces == [color("vjepa"), color("paper")]
 
 
 def test_curves_on_a_logarithmic_axis():
@@ -105,10 +108,10 @@ def test_training_curves_have_a_panel_for_each_group_of_values(tmp_path, written
     [figure] = written
     assert figure.get_suptitle() == "Mine"
     panels = {axis.get_title(loc="left"): axis for axis in figure.axes}
-    assert list(panels) == ["Loss", "Learning rate", "Masks"]
+    assert list(panels) == ["Loss", "Learning rate", "Masks (share of tokens)"]
     [loss] = panels["Loss"].lines
     assert (loss.get_xdata().tolist(), loss.get_ydata().tolist()) == ([10.0, 20.0], [0.8, 0.7])
-    masks = {line.get_label(): line.get_ydata().tolist() for line in panels["Masks"].lines}
+    masks = {line.get_label(): line.get_ydata().tolist() for line in panels["Masks (share of tokens)"].lines}
     assert masks == {"context, mask 0": [0.4, 0.4], "context, mask 1": [0.2, 0.2]}
     assert {axis.get_xlabel() for axis in figure.axes} == {"optimizer step"}
 

@@ -11,10 +11,10 @@ from PIL import Image  # noqa: E402
 from transformers_vjepa.figures.images import (  # noqa: E402
     Strip,
     draw_feature_colors,
+    draw_heat,
     draw_masks,
     draw_neighbours,
     draw_strips,
-    draw_surprise,
     frame_titles,
     heat_colors,
     heat_limits,
@@ -218,14 +218,15 @@ def test_heat_is_dark_at_low_and_bright_at_high():
     assert heat_limits(torch.tensor([float("nan"), *range(101)])) == pytest.approx((5, 95))
 
 
-def test_surprise_is_drawn_from_the_second_time_step_on_and_on_one_scale():
+def test_maps_are_drawn_over_grey_frames_on_one_scale_and_steps_without_a_map_are_pale():
     surprise = torch.full((2, 2, 2), float("nan"))
     surprise[1] = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
-    clips = [("a", white_clips(1)[0], surprise), ("b", white_clips(1)[0], surprise.nan_to_num(5.0))]
-    figure = draw_surprise(clips, config=CONFIG)
+    clip = white_clips(1)[0]
+    clips = [("a", clip, {"surprise": surprise}), ("b", clip, {"surprise": surprise.nan_to_num(5.0)})]
+    figure = draw_heat(clips, limits=(0.0, 1.0), config=CONFIG, smooth=False)
     assert labels_of(figure) == ["a", "surprise", "b", "surprise"]
     _, first, _, second = images_of(figure)
-    assert (first[:, :128, :3] == first[0, 0, :3]).all()  # no map at the first step
+    assert first[0, 0, :3].tolist() == [204, 204, 204] and (first[:, :128, :3] == 204).all()
     step = 128 + 128 // 26
     dark, bright = first[-1, step], first[0, step + 100]
     assert bright[:3].astype(int).sum() > dark[:3].astype(int).sum() + 30

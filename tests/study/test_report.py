@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 from studies import write_study  # noqa: E402
 
 from transformers_vjepa.analysis.read_outs import fit_probe  # noqa: E402
-from transformers_vjepa.study import views  # noqa: E402
+from transformers_vjepa.study import plan, views  # noqa: E402
 from transformers_vjepa.study.report import write_report  # noqa: E402
 from transformers_vjepa.study.results import StudyResults  # noqa: E402
 
@@ -59,7 +59,7 @@ def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # the fewest steps and clips that give a figure
         patch.setattr(views, "_DECODER_STEPS", 3)
         patch.setattr(views, "_ERROR_CLIPS", 20)
-        patch.setattr(views, "SURPRISE_PAIRS", 4)
+        patch.setattr(plan, "SURPRISE_PAIRS", 4)
         patch.setattr(views, "fit_probe", partial(fit_probe, steps=2))
         return write_report(folder)
 

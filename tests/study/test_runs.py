@@ -97,7 +97,7 @@ def in_this_process():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "TrainingImages", lambda *args, **kwargs: TrainerCallback())
-        patch.setattr(runs, "SURPRISE_PAIRS", 8)
+        patch.setattr(plan, "SURPRISE_PAIRS", 8)
         for module in (study, runs):
             patch.setattr(module, "run_side_by_side", run_here)
         yield
@@ -165,8 +165,7 @@ def test_the_same_command_does_only_what_is_missing(small, monkeypatch, capsys):
     file.write_text(json.dumps(rows[1:]))
     read, calls = plan.read_out, []
     monkeypatch.setattr(plan, "read_out", lambda *args, **kwargs: calls.append(args[0]) or read(*args, **kwargs))
-    for module in (pretrain, runs):
-        monkeypatch.setattr(module, "run_pretraining", None)
+    monkeypatch.setattr(setup, "run_pretraining", None)
     again = study.run(argv)
     assert calls == [rows[0]["read_out"]]
     assert sorted(map(str, again["rows"])) == sorted(map(str, found["rows"]))

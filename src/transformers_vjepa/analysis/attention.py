@@ -26,6 +26,3 @@ def attention_weights(pooler: VJEPAAttentivePooler, tokens: Tensor) -> Tensor:
 def attended_tokens(weights: Tensor) -> Tensor:
     """Number of tokens over which attention (..., tokens) is spread: the exponential of its entropy."""
     return torch.special.entr(weights).sum(dim=-1).exp()
-
-
-__all__ = ["attended_tokens", "attention_weights"]

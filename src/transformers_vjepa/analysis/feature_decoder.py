@@ -56,31 +56,16 @@ def unpatchify(patches: torch.Tensor, *, config: VJEPAConfig) -> torch.Tensor:
     return clips.reshape(-1, time * tubelet, channels, rows * patch, columns * patch)
 
 
-class FeatureDecoder(nn.Module):
+def new_decoder(config: VJEPAConfig) -> nn.Sequential:
     """
-    Decodes the normalised features of a token into the pixels of its tubelet: an MLP with two hidden layers, the same
-    for all tokens.
-
-    Args:
-        config: of the model whose features are decoded.
+    An MLP with two hidden layers, the same for all tokens. It decodes normalised features (batch, tokens, hidden_size)
+    into the pixels of their tubelets (batch, tokens, channels * tubelet_size * patch_size^2).
     """
-
-    def __init__(self, config: VJEPAConfig):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(config.hidden_size, _WIDTH),
-            nn.GELU(),
-            nn.Linear(_WIDTH, _WIDTH),
-            nn.GELU(),
-            nn.Linear(_WIDTH, config.in_chans * config.tubelet_size * config.patch_size**2),
-        )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """`features` (batch, tokens, hidden_size): (batch, tokens, channels * tubelet_size * patch_size^2)."""
-        return self.layers(features)
+    hidden = [nn.Linear(config.hidden_size, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU()]
+    return nn.Sequential(*hidden, nn.Linear(_WIDTH, config.in_chans * config.tubelet_size * config.patch_size**2))
 
 
-def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *, steps: int) -> FeatureDecoder:
+def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *, steps: int) -> nn.Sequential:
     """
     Trains a decoder on whole clips, with the mean squared error of the normalised pixels, AdamW and a cosine schedule.
     The model gets no gradient, and the global random state does not change.
@@ -100,7 +85,7 @@ def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *
         raise ValueError(f"steps={steps} with {len(batches)} batches: pass at least one step and one batch")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        decoder = FeatureDecoder(model.config)
+        decoder = new_decoder(model.config)
     decoder.to(model.device)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     warmup = max(1, round(_WARMUP * steps))
@@ -145,7 +130,7 @@ class DecodedClips:
 @torch.no_grad()
 def decode_predictions(
     model: VJEPAForPreTraining,
-    decoder: FeatureDecoder,
+    decoder: nn.Sequential,
     pixel_values_videos: torch.Tensor,
     *,
     context_mask: torch.Tensor,
@@ -203,13 +188,3 @@ def draw_decoded_clip(
             frames = torch.where(hidden, torch.tensor(TARGET_COLOR), frames)
         strips.append(Strip(label, frames))
     return draw_strips(strips, titles=frame_titles(config))
-
-
-__all__ = [
-    "DecodedClips",
-    "FeatureDecoder",
-    "decode_predictions",
-    "draw_decoded_clip",
-    "train_decoder",
-    "unpatchify",
-]

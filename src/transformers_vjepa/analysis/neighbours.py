@@ -28,6 +28,3 @@ def nearest_clips(features: Tensor, *, number: int) -> Tensor:
     similarity = directions @ directions.T
     similarity.fill_diagonal_(-2)
     return similarity.topk(number, dim=1).indices
-
-
-__all__ = ["nearest_clips", "standardised_directions"]

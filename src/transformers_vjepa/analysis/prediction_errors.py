@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from ..figures.images import HEAT, Strip, draw_strips, frame_titles, heat_colors, heat_limits, tubelet_frames
+from ..figures.images import HEAT, frame_titles
 from ..figures.style import SHEET_WIDTH, color, new_figure
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, prediction_error
@@ -76,23 +76,3 @@ def draw_error_maps(errors: PredictionErrors, *, config: VJEPAConfig) -> Figure:
     bar.ax.tick_params(labelsize=9)
     bar.outline.set_visible(False)
     return figure
-
-
-def draw_error_example(
-    clips: Tensor, errors: PredictionErrors, *, shown: int, name: str, config: VJEPAConfig
-) -> Figure:
-    """
-    Frames of a clip, and the prediction error over them. The scale is that of all clips.
-
-    Args:
-        clips: uint8 (clips, frames, 3, height, width).
-        shown: index of the clip to show.
-        name: label of the clip.
-    """
-    (frames,) = tubelet_frames(clips[shown, None], config)
-    low, high = heat_limits(errors.tokens)
-    heat = heat_colors(frames, errors.tokens[shown].nan_to_num(0), low=low, high=high)
-    return draw_strips([Strip(name, frames), Strip("error", heat)], titles=frame_titles(config))
-
-
-__all__ = ["PredictionErrors", "draw_error_example", "draw_error_maps", "prediction_errors"]

@@ -34,7 +34,7 @@ import torch
 from ..data.synthetic import APPEARANCES, MOTIONS, SPLITS, CorpusConfig, render_clip
 from ..evaluation.statistics import accuracy_interval
 from ..figures.charts import Curve, curves
-from ..figures.images import draw_surprise, middle_frames
+from ..figures.images import draw_heat, heat_limits, middle_frames
 from ..models.vjepa.clip_transforms import normalize_clips, resize_and_center_crop
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
@@ -263,12 +263,10 @@ def draw_surprise_curves(result: Surprise, *, config: VJEPAConfig) -> Figure:
 
 def draw_surprise_example(result: Surprise, *, config: VJEPAConfig) -> Figure:
     """The first undisturbed clip and the disturbed clip with the same beginning, with their surprise."""
-    pairs = result.pairs
-    clips = [
-        ("undisturbed", pairs.undisturbed[0, 0], result.undisturbed[0, 0]),
-        ("disturbed", pairs.disturbed[0, 0], result.disturbed[0, 0]),
-    ]
-    return draw_surprise(clips, config=config)
+    shown = {name: getattr(result, name)[0, 0] for name in ("undisturbed", "disturbed")}
+    clips = [(name, getattr(result.pairs, name)[0, 0], {"surprise": errors}) for name, errors in shown.items()]
+    limits = heat_limits(torch.stack(list(shown.values())))
+    return draw_heat(clips, limits=limits, config=config, smooth=False)
 
 
 __all__ = [

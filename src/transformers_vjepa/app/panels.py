@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.corpora import NO_LABEL, FileCorpus, IndexedCorpus
-from ..figures.images import draw_masks, draw_surprise, heat_limits
+from ..figures.images import draw_heat, draw_masks, heat_limits
 from ..figures.style import inline_figure, percent, theme
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
@@ -201,7 +201,9 @@ def _surprise_panel(looker: Looker, clip: torch.Tensor) -> str:
     first = step * looker.config.tubelet_size
     pictures = [
         _picture(
-            draw_surprise([("clip", clip, surprise)], config=looker.config),
+            draw_heat(
+                [("clip", clip, {"surprise": surprise})], limits=(low, high), config=looker.config, smooth=False
+            ),
             name="surprise",
             alt="surprise at every token, dark to bright, over the frames",
         )

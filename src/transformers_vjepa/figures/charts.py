@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,48 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import SHEET_WIDTH, color, new_figure, signed, write_figure
+from .style import SHEET_WIDTH, color, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _ROW = 0.29  # inches
-# Panels of the training curves: title, label of the axis, log scale, and the keys to draw with their names in the
-# legend. A key that ends in "_" stands for all keys with a number after it.
-_PANELS: tuple[tuple[str, str, bool, dict[str, str]], ...] = (
-    ("Loss", "training objective", False, {"loss": "train", "eval_loss": "eval"}),
-    ("Validation", "share of clips", False, {"eval_accuracy": "accuracy", "eval_macro_f1": "macro F1"}),
-    ("Validation loss", "cross-entropy", False, {"eval_cross_entropy": "validation"}),
-    ("Learning rate", "learning rate", False, {"learning_rate": "learning rate"}),
-    ("Weight decay", "weight decay", False, {"weight_decay": "weight decay"}),
-    ("EMA momentum", "momentum", False, {"ema_momentum": "momentum"}),
-    (
-        "Spread of features",
-        "standard deviation",
-        False,
-        {
-            "target_std_over_clips": "target, over clips",
-            "target_std_over_tokens": "target, over tokens",
-            "predictor_std": "predictor",
-        },
-    ),
-    (
-        "Rank of target features",
-        "effective rank",
-        False,
-        {"target_rank_over_clips": "over clips", "target_rank_over_tokens": "over tokens"},
-    ),
-    (
-        "Gradient norm before clipping",
-        "norm",
-        True,
-        {"encoder_grad_norm": "encoder", "predictor_grad_norm": "predictor"},
-    ),
-    ("Masks", "share of tokens", False, {"context_ratio_": "context, mask", "target_ratio_": "target, mask"}),
-    ("Throughput", "clips / s", False, {"clips_per_second": "clips / s"}),
-    ("Waiting for data", "share of the step", False, {"data_wait_share": "data wait"}),
-)
+# Panels of the training curves: the keys to draw by the title of the panel, and their names in the legend. A key that
+# ends in "_" stands for all keys with a number after it.
+_GRADIENTS = "Gradient norm before clipping"
+_PANELS: dict[str, dict[str, str]] = {
+    "Loss": {"loss": "train", "eval_loss": "eval"},
+    "Validation (share of clips)": {"eval_accuracy": "accuracy", "eval_macro_f1": "macro F1"},
+    "Validation loss (cross-entropy)": {"eval_cross_entropy": "validation"},
+    "Learning rate": {"learning_rate": "learning rate"},
+    "Weight decay": {"weight_decay": "weight decay"},
+    "EMA momentum": {"ema_momentum": "momentum"},
+    "Standard deviation of features": {
+        "target_std_over_clips": "target, over clips",
+        "target_std_over_tokens": "target, over tokens",
+        "predictor_std": "predictor",
+    },
+    "Effective rank of target features": {
+        "target_rank_over_clips": "over clips",
+        "target_rank_over_tokens": "over tokens",
+    },
+    _GRADIENTS: {"encoder_grad_norm": "encoder", "predictor_grad_norm": "predictor"},
+    "Masks (share of tokens)": {"context_ratio_": "context, mask", "target_ratio_": "target, mask"},
+    "Throughput (clips / s)": {"clips_per_second": "clips / s"},
+    "Waiting for data (share of the step)": {"data_wait_share": "data wait"},
+}
 _LINE_COLORS = ("vjepa", "pixels", "random_tube", "causal", "untrained", "published_truncation")
 # Above this number, the names of classes cannot be read beside a confusion matrix.
 _MAX_NAMED_CLASSES = 60
@@ -60,7 +50,19 @@ _MAX_NAMED_CLASSES = 60
 
 @dataclass(frozen=True)
 class Dot:
-    """A row of [`dots`]: a mean, its interval and single values. `color` is a name of [`~figures.style.COLORS`]."""
+    """
+    A row of [`dots`].
+
+    Attributes:
+        label: on the left.
+        color: a name of [`~figures.style.COLORS`].
+        mean: place of the large dot.
+        low, high: ends of the line.
+        values: places of small dots above the line.
+        other: place of a second, hollow dot.
+        hollow: whether the large dot is hollow.
+        text: on the right; by default the mean.
+    """
 
     label: str
     color: str
@@ -68,7 +70,9 @@ class Dot:
     low: float
     high: float
     values: Sequence[float] = ()
+    other: float | None = None
     hollow: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,66 +95,45 @@ def dots(
     reference: float | None = None,
     reference_label: str = "chance",
     limits: tuple[float, float] | None = None,
-    with_sign: bool = False,
+    names: tuple[str, str] | None = None,
 ) -> Figure:
     """
-    One row per entry: the mean (large dot), its interval (line) and its values (small dots above the line), with the
-    mean as a number on the right.
+    One row per entry: a large dot on a line, with a number on the right.
 
     Args:
         rows: from top to bottom.
         reference: place of a vertical line, such as chance.
         limits: of the horizontal axis.
-        with_sign: write the numbers with their signs.
+        names: of the filled and of the hollow dots, for a legend.
     """
-    axis = _axis_of_rows([row.label for row in rows], height=1.0, title=title, xlabel=xlabel)
+    axis = new_figure(SHEET_WIDTH, 1.0 + (0.35 if names else 0) + _ROW * len(rows)).subplots()
     for place, row in enumerate(rows):
-        shade = color(row.color)
-        face = color("paper") if row.hollow else shade
+        shade, clear = color(row.color), color("paper")
         axis.plot([row.low, row.high], [place, place], color=shade, linewidth=2, solid_capstyle="round", zorder=3)
         # Not clipped: a mean of 0 or 100 % lies on the edge of the axes.
-        axis.plot(row.mean, place, "o", markersize=7.5, mfc=face, mec=shade, mew=1.8, zorder=5, clip_on=False)
+        look = {"mec": shade, "mew": 1.8, "clip_on": False}
+        axis.plot(row.mean, place, "o", markersize=7.5, mfc=clear if row.hollow else shade, zorder=5, **look)
+        if row.other is not None:
+            axis.plot(row.other, place, "o", markersize=7, mfc=clear, zorder=4, **look)
         if len(row.values) > 1:
             axis.plot(row.values, [place - 0.3] * len(row.values), "o", color=shade, markersize=3, zorder=4)
-        _number_on_the_right(axis, place, signed(row.mean) if with_sign else f"{row.mean:.1f}")
+        text = row.text or f"{row.mean:.1f}"
+        axis.text(1.015, place, text, transform=axis.get_yaxis_transform(), va="center")
     if reference is not None:
         axis.axvline(reference, **_dashed())
         where = {"xy": (reference, 1), "xycoords": ("data", "axes fraction"), "xytext": (0, 1), "ha": "center"}
-        _name_reference(axis, reference_label, **where)
+        axis.annotate(reference_label, **where, **_small())
+    if names is not None:
+        shared: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": color("muted"), "markersize": 7}
+        filled, hollow = axis.plot([], [], **shared) + axis.plot([], [], mfc=color("paper"), mew=1.8, **shared)
+        _legend_below(axis, [filled, hollow], names, columns=2)
+    axis.set_yticks(range(len(rows)), [row.label for row in rows])
+    axis.set_ylim(len(rows) - 0.45, -0.7)
     if limits is not None:
         axis.set_xlim(*limits)
-    return axis.figure
-
-
-def pairs(
-    rows: Sequence[tuple[str, str, float, float]],
-    *,
-    names: tuple[str, str],
-    title: str,
-    xlabel: str,
-    reference: float | None = None,
-) -> Figure:
-    """
-    Two values of each row, joined by a line: the first as a filled dot, the second as a hollow one.
-
-    Args:
-        rows: label, name of the colour, first and second value.
-        names: of the two values.
-        reference: place of a vertical line, such as chance.
-    """
-    axis = _axis_of_rows([row[0] for row in rows], height=1.35, title=title, xlabel=xlabel)
-    for place, (_, name, first, second) in enumerate(rows):
-        shade = color(name)
-        axis.plot([first, second], [place, place], color=shade, linewidth=1.5, zorder=2)
-        axis.plot(first, place, "o", color=shade, markersize=8, zorder=4)
-        axis.plot(second, place, "o", markersize=7, mfc=color("paper"), mec=shade, mew=1.8, zorder=3)
-        _number_on_the_right(axis, place, signed(first - second))
-    if reference is not None:
-        axis.axvline(reference, **_dashed())
-    shared: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": color("muted"), "markersize": 7}
-    filled = axis.plot([], [], label=names[0], **shared)
-    hollow = axis.plot([], [], label=names[1], markerfacecolor=color("paper"), markeredgewidth=1.8, **shared)
-    _legend_below(axis, [*filled, *hollow], names, columns=2)
+    _dress(axis, title=title, xlabel=xlabel, grid="x")
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
     return axis.figure
 
 
@@ -188,7 +171,7 @@ def curves(
     if reference is not None:
         axis.axhline(reference, **_dashed())
         where = {"xy": (1, reference), "xycoords": ("axes fraction", "data"), "xytext": (0, 2), "ha": "right"}
-        _name_reference(axis, "chance", **where)
+        axis.annotate("chance", **where, **_small())
     if vertical is not None:
         axis.axvline(vertical, **_dashed())
     if log_ticks is not None:
@@ -206,17 +189,6 @@ def curves(
     return axis.figure
 
 
-def _axis_of_rows(labels: Sequence[str], *, height: float, title: str, xlabel: str) -> Axes:
-    """The axes of a new figure with one row per label, the first on top; `height` in inches without the rows."""
-    axis = new_figure(SHEET_WIDTH, height + _ROW * len(labels)).subplots()
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set_ylim(len(labels) - 0.45, -0.7)
-    _dress(axis, title=title, xlabel=xlabel, grid="x")
-    axis.tick_params(axis="y", length=0)
-    axis.spines["left"].set_visible(False)
-    return axis
-
-
 def _dress(axis: Axes, *, title: str, xlabel: str, grid: str) -> None:
     # At the left edge of the figure, not of the axes: there is room for long titles.
     axis.figure.suptitle(title, x=0.005, ha="left", fontsize=11, fontweight="bold")
@@ -227,16 +199,12 @@ def _dress(axis: Axes, *, title: str, xlabel: str, grid: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _number_on_the_right(axis: Axes, place: float, text: str) -> None:
-    axis.text(1.015, place, text, transform=axis.get_yaxis_transform(), va="center")
-
-
 def _dashed() -> dict[str, Any]:
     return {"color": color("muted"), "linewidth": 1.1, "linestyle": (0, (4, 3)), "zorder": 1}
 
 
-def _name_reference(axis: Axes, name: str, **where: Any) -> None:
-    axis.annotate(name, textcoords="offset points", fontsize=9, va="bottom", color=color("muted"), **where)
+def _small() -> dict[str, Any]:
+    return {"textcoords": "offset points", "fontsize": 9, "va": "bottom", "color": color("muted")}
 
 
 def _legend_below(axis: Axes, handles: Sequence[Any], names: Sequence[str], *, columns: int) -> None:
@@ -259,7 +227,7 @@ def plot_training_curves(
         ValueError: no entry has a step and a known value.
         ImportError: matplotlib is missing.
     """
-    panels = [(*panel, found) for *panel, keys in _PANELS if (found := _logged_curves(log_history, keys))]
+    panels = [(title, found) for title, keys in _PANELS.items() if (found := _logged_curves(log_history, keys))]
     if not panels:
         raise ValueError(
             f"none of the {len(log_history)} entries of `log_history` has a `step` and a known value such as "
@@ -284,32 +252,25 @@ def _logged_curves(
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Steps and values by name in the legend, of the keys that occur."""
     found: dict[str, tuple[list[float], list[float]]] = {}
-    for entry in log_history:
-        if "step" not in entry:
-            continue
-        for key, label in keys.items():
-            for name in sorted(entry):
-                number = name.removeprefix(key)
-                if name != key and not (key.endswith("_") and name.startswith(key) and number.isdigit()):
-                    continue
-                steps, values = found.setdefault(label if name == key else f"{label} {number}", ([], []))
+    entries = [entry for entry in log_history if "step" in entry]
+    for entry, (key, label) in itertools.product(entries, keys.items()):
+        for name in sorted(entry):
+            if match := re.fullmatch(rf"{key}(\d+)" if key.endswith("_") else rf"{key}()", name):
+                steps, values = found.setdefault(f"{label} {match[1]}".strip(), ([], []))
                 steps.append(float(entry["step"]))
                 values.append(float(entry[name]))
     return found
 
 
-def _draw_panel(
-    axis: Axes, title: str, label: str, log: bool, lines: Mapping[str, tuple[list[float], list[float]]]
-) -> None:
+def _draw_panel(axis: Axes, title: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> None:
     for shade, (name, (steps, values)) in zip(itertools.cycle(_LINE_COLORS), lines.items(), strict=False):
         marker = "o" if len(steps) < 30 else None
         axis.plot(steps, values, color=color(shade), label=name, linewidth=1.6, marker=marker, markersize=3)
-    if log and all(value > 0 for _, values in lines.values() for value in values):
+    if title == _GRADIENTS and all(value > 0 for _, values in lines.values() for value in values):
         axis.set_yscale("log")
     else:
         axis.ticklabel_format(axis="y", useOffset=False)  # a momentum reads 0.9985, not 5e-4 + 9.98e-1
     axis.set_title(title, fontsize=11, loc="left", fontweight="bold")
-    axis.set_ylabel(label, fontsize=9)
     axis.tick_params(which="both", labelsize=8)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -498,16 +459,3 @@ def _check_classes(class_names: Sequence[str], number: int) -> None:
 
 def _shortened(names: Sequence[str], *, length: int = 28) -> list[str]:
     return [name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}" for name in names]
-
-
-__all__ = [
-    "Curve",
-    "Dot",
-    "curves",
-    "dots",
-    "draw_confusion_matrix",
-    "pairs",
-    "plot_class_accuracies",
-    "plot_confusion_matrix",
-    "plot_training_curves",
-]

@@ -361,46 +361,36 @@ def principal_colors(features: Tensor, *, before: Tensor | None = None) -> tuple
     return components, colors.unflatten(0, features.shape[:2])
 
 
-# Attention, surprise, neighbours
+# Heat maps and neighbours
 
 
-def draw_attention(
-    clips: Tensor, weights: Sequence[tuple[str, Tensor]], *, shown: int, name: str, config: VJEPAConfig
+def draw_heat(
+    clips: Sequence[tuple[str, Tensor, Mapping[str, Tensor]]],
+    *,
+    limits: tuple[float, float],
+    config: VJEPAConfig,
+    smooth: bool = True,
 ) -> Figure:
     """
-    Attention over the frames of one clip: dark without attention, brightest at three times an even share or more.
+    Maps over grey frames ([`heat_colors`]) below the frames of each clip, such as attention, errors or surprise.
 
     Args:
-        clips: uint8 (clips, frames, 3, height, width).
-        weights: label and float (clips, tokens).
-        shown: index of the clip to show.
-        name: label of the clip.
+        clips: label, uint8 (frames, 3, height, width), and maps (time, rows, columns) by label. A time step without a
+            map is NaN; its frame is pale.
+        limits: values of the darkest and the brightest colour; see [`heat_limits`].
+        smooth: blur the maps between tokens.
     """
-    (frames,) = tubelet_frames(clips[shown, None], config)
-    strips = [Strip(name, frames)]
-    for label, values in weights:
-        maps = values[shown].view(config.grid_size)
-        strips.append(Strip(label, heat_colors(frames, maps, high=3 / maps.numel())))
-    return draw_strips(strips, titles=frame_titles(config))
-
-
-def draw_surprise(clips: Sequence[tuple[str, Tensor, Tensor]], *, config: VJEPAConfig, title: str = "") -> Figure:
-    """
-    The frames of clips, and the surprise over them from the second time step on; all maps on one scale.
-
-    Args:
-        clips: label, uint8 (frames, 3, height, width), and surprise (time, rows, columns), NaN at the first step; see
-            [`VJEPAForPreTraining.surprise`].
-        title: above the figure.
-    """
-    low, high = heat_limits(torch.stack([surprise for _, _, surprise in clips]))
+    low, high = limits
     strips = []
-    for label, clip, surprise in clips:
+    for label, clip, maps in clips:
         (frames,) = tubelet_frames(clip[None], config)
-        heat = heat_colors(frames, surprise.nan_to_num(low), low=low, high=high, smooth=False)
-        heat[0] = 0.25 * frames[0].mean(dim=-1, keepdim=True) + 0.55  # no step precedes the first one
-        strips += [Strip(label, frames, is_first=True), Strip("surprise", heat)]
-    return draw_strips(strips, titles=frame_titles(config), title=title)
+        strips.append(Strip(label, frames, is_first=True))
+        for name, values in maps.items():
+            heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=smooth)
+            pale = 0.25 * frames.mean(dim=-1, keepdim=True) + 0.55
+            is_empty = values.isnan().all(dim=(1, 2))[:, None, None, None]
+            strips.append(Strip(name, torch.where(is_empty, pale, heat)))
+    return draw_strips(strips, titles=frame_titles(config))
 
 
 def draw_neighbours(
@@ -442,12 +432,11 @@ def short_name(name: str) -> str:
 
 __all__ = [
     "Strip",
-    "draw_attention",
     "draw_feature_colors",
+    "draw_heat",
     "draw_masks",
     "draw_neighbours",
     "draw_strips",
-    "draw_surprise",
     "frame_titles",
     "heat_colors",
     "heat_limits",

@@ -168,18 +168,3 @@ def inline_figure(figure: Figure, *, name: str, alt: str, max_width: float = mat
     svg = re.sub("#[0-9a-f]{6}", lambda found: variables.get(found[0], found[0]), svg)
     width = float(figure.get_figwidth()) * _PIXELS_PER_INCH
     return InlineFigure(svg, width=min(width, max_width), least_width=0.8 * width, alt=alt)
-
-
-__all__ = [
-    "COLORS",
-    "SHEET_WIDTH",
-    "InlineFigure",
-    "color",
-    "inline_figure",
-    "new_figure",
-    "percent",
-    "report_figure",
-    "signed",
-    "theme",
-    "write_figure",
-]

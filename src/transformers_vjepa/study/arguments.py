@@ -62,6 +62,3 @@ class CorpusArguments:
             "help": "Regular expression whose bracket finds the group of a clip in its path. No group is divided."
         },
     )
-
-
-__all__ = ["REAL_ARMS", "CorpusArguments", "StudyArguments"]

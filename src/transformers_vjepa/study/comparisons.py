@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..figures.charts import Curve, Dot, curves, dots, pairs
+from ..figures.charts import Curve, Dot, curves, dots
 from ..figures.style import InlineFigure, percent, signed
 from .page import Section, Table
 from .plan import ARMS, LABEL_ARMS, MAIN_READ_OUTS, MASK_ARMS
@@ -93,8 +93,12 @@ def pooling(study: StudyResults, draw: Draw) -> Section:
         both = [(arm, attentive[arm], mean[arm]) for arm in attentive if arm in mean]
         if not both:
             continue
-        figure = pairs(
-            [(arm_label(arm), ARMS[arm].color, first.mean, second.mean) for arm, first, second in both],
+        marks = []
+        for arm, first, second in both:
+            values = {"mean": first.mean, "low": first.mean, "high": second.mean, "other": second.mean}
+            marks.append(Dot(arm_label(arm), ARMS[arm].color, **values, text=signed(first.mean - second.mean)))
+        figure = dots(
+            marks,
             names=("attentive", "mean"),
             title=task.capitalize(),
             xlabel=f"accuracy in %, {study.labels} labelled clips",
@@ -283,7 +287,7 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
             if item["name"] == name:
                 found, values = verdict(item), (item["difference"], item["low"], item["high"])
                 label = f"{item['task']}, {item['read_out']}"
-                marks.append(Dot(label, shades[found], *values, hollow=found != "met"))
+                marks.append(Dot(label, shades[found], *values, hollow=found != "met", text=signed(values[0])))
         figure = dots(
             marks,
             title=_shown_name(name),
@@ -291,7 +295,6 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
             reference=0,
             reference_label="",
             limits=(low - margin, high + margin),
-            with_sign=True,
         )
         section.figures.append(draw(figure, name=f"expectation-{place}", alt=f"{name}; {_BELOW}"))
     section.how = (
@@ -395,5 +398,3 @@ COMPARISONS: tuple[Callable[[StudyResults, Draw], Section], ...] = (
     training,
     expectations,
 )
-
-__all__ = ["COMPARISONS", "Draw", "arm_label", "listed"]

@@ -99,6 +99,3 @@ class ReportInputs:
         if arm not in self._models:
             self._models[arm] = VJEPAModel.from_pretrained(self.study.run_folder(arm), add_predictor=False)
         return self._models[arm]
-
-
-__all__ = ["CLIPS_FILE", "MissingInputError", "ReportInputs"]

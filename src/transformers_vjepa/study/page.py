@@ -79,6 +79,3 @@ def render_page(page: Page) -> str:
     template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
     style = (folder / "page.css").read_text(encoding="utf-8")
     return template.render(page=page, style=style, light=light, dark=dark)
-
-
-__all__ = ["Card", "Page", "Section", "Table", "render_page"]

@@ -277,29 +277,3 @@ def baseline_features(name: str, clips: StudyClips) -> Features:
     """Descriptors of a baseline, the same for every measurement."""
     both = {split: BASELINES[name](pixels) for split, pixels in clips.clips.items()}
     return lambda item: (both, {})
-
-
-__all__ = [
-    "ARMS",
-    "CHOICES",
-    "LABEL_ARMS",
-    "MAIN_READ_OUTS",
-    "MASK_ARMS",
-    "MASK_SHARE",
-    "SAVE_SHARE",
-    "SURPRISE_PAIRS",
-    "TRAINED_ARMS",
-    "Arm",
-    "Job",
-    "Measurement",
-    "StudyClips",
-    "baseline_features",
-    "built_in_clips",
-    "evaluate",
-    "jobs",
-    "kept_steps",
-    "labelled_clips",
-    "measurements",
-    "model_features",
-    "scores",
-]

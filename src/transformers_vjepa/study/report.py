@@ -136,6 +136,3 @@ def _facts(study: StudyResults) -> list[tuple[str, str]]:
     minutes = sum(run["seconds"] for run in study.trained_runs) / 60
     facts += [("pretraining", f"{len(study.trained_runs)} runs, {minutes:.0f} minutes in all")] if study.runs else []
     return [(name, value) for name, value in facts if value]
-
-
-__all__ = ["write_report"]

@@ -167,6 +167,13 @@ class StudyResults:
     Args:
         folder: holds `study.json`.
 
+    Attributes:
+        settings, rows, runs, contrasts, machine, surprise: the parts of `study.json`.
+        trained_runs: runs with at least one step.
+        tasks: such as motion and appearance.
+        labels: labelled clips of the main table.
+        first_seed: seed of the models that images show.
+
     Raises:
         FileNotFoundError: the folder has no `study.json`.
         ValueError: `study.json` is not JSON, or lacks settings or rows.
@@ -189,28 +196,12 @@ class StudyResults:
         self.contrasts: list[dict[str, Any]] = data.get("contrasts") or []
         self.machine: dict[str, Any] = data.get("machine") or {}
         self.surprise: dict[str, dict[str, Any]] = data.get("surprise") or {}
+        self.trained_runs = [run for run in self.runs if run["steps"] > 0]
+        self.tasks = list(self.settings.get("classes") or dict.fromkeys(row["task"] for row in self.rows))
+        self.labels = int(self.settings["labels"])
+        self.first_seed: int = min(self.settings.get("seeds") or [0])
         self._final = final_rows(self.rows)
         self._summaries: dict[tuple, Summary | None] = {}
-
-    @property
-    def tasks(self) -> list[str]:
-        """Tasks such as motion and appearance."""
-        return list(self.settings.get("classes") or dict.fromkeys(row["task"] for row in self.rows))
-
-    @property
-    def labels(self) -> int:
-        """Labelled clips of the main table."""
-        return int(self.settings["labels"])
-
-    @property
-    def first_seed(self) -> int:
-        """The seed of the models that images show."""
-        return min(self.settings.get("seeds") or [0])
-
-    @property
-    def trained_runs(self) -> list[dict[str, Any]]:
-        """Runs with at least one step."""
-        return [run for run in self.runs if run["steps"] > 0]
 
     def chance(self, task: str) -> float | None:
         """Accuracy of guessing, in percent."""
@@ -259,18 +250,3 @@ def _summarise(rows: Sequence[dict[str, Any]]) -> Summary:
     values = tuple(float(row["accuracy"]) for row in rows)
     _, low, high = paired_bootstrap(_hits(rows), draws=1000)
     return Summary(float(np.mean(values)), 100 * low, 100 * high, values)
-
-
-__all__ = [
-    "READ_OUTS",
-    "STUDY_FILE",
-    "StudyResults",
-    "Summary",
-    "Verdict",
-    "contrasts",
-    "describe",
-    "describe_machine",
-    "final_rows",
-    "run_history",
-    "verdict",
-]

@@ -22,39 +22,13 @@ from ..analysis.surprise import measure_disturbances, summarise
 from ..data.splits import SplitPlan, labelled_splits, write_manifests
 from ..data.synthetic import build_corpus
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
+from ..pretraining import setup
 from ..pretraining.arguments import parse_arguments
-from ..pretraining.setup import (
-    build_config,
-    build_model,
-    clip_sampling,
-    learning_arguments,
-    run_pretraining,
-    synthetic_root,
-    video_processor,
-)
 from ..training.checkpoints import trained_steps
+from . import plan
 from .arguments import REAL_ARMS, CorpusArguments, StudyArguments
 from .inputs import CLIPS_FILE
-from .plan import (
-    ARMS,
-    CHOICES,
-    MASK_ARMS,
-    MASK_SHARE,
-    SAVE_SHARE,
-    SURPRISE_PAIRS,
-    TRAINED_ARMS,
-    Features,
-    Job,
-    StudyClips,
-    baseline_features,
-    built_in_clips,
-    evaluate,
-    jobs,
-    kept_steps,
-    labelled_clips,
-    measurements,
-    model_features,
-)
+from .plan import ARMS, Features, Job, StudyClips
 from .results import contrasts, describe_machine, run_history
 
 #: Beginning of the command line of a new process.
@@ -85,14 +59,14 @@ class StudyRunner:
         self.arguments, self.data, self.extra = arguments, data, extra
         self.folder = Path(arguments.output_dir)
         self.root = self._built_in_root()
-        self.jobs = jobs(arguments.arms or (CHOICES if self.root else REAL_ARMS), arguments.seeds)
+        self.jobs = plan.jobs(arguments.arms or (plan.CHOICES if self.root else REAL_ARMS), arguments.seeds)
         _, _, training = parse_arguments(self.pretraining(self.folder, steps=None))
         self.steps, self.batch_size = training.max_steps, training.per_device_train_batch_size
 
     def _built_in_root(self) -> Path | None:
         """Folder of the built-in corpus; `None` for real videos."""
         if self.data.dataset == "synthetic":
-            return synthetic_root(self.arguments.output_dir)
+            return setup.synthetic_root(self.arguments.output_dir)
         root = Path(self.data.dataset)
         return root if (root / "manifest.json").is_file() and (root / "labels.csv").is_file() else None
 
@@ -111,7 +85,7 @@ class StudyRunner:
         choices = {name: value for name, value in asdict(self.data).items() if name != "dataset"}
         choices |= {"probe_steps": self.arguments.probe_steps}
         parsed = parse_arguments(self.pretraining(self.folder, steps=self.steps))
-        wanted = json.loads(json.dumps({"study": choices, **learning_arguments(*parsed)}))
+        wanted = json.loads(json.dumps({"study": choices, **setup.learning_arguments(*parsed)}))
         file = self.folder / "settings.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,24 +102,24 @@ class StudyRunner:
     def _geometry(self) -> dict[str, Any]:
         """Crop size and frame sampling of the clips."""
         model, data, _ = parse_arguments(self.pretraining(self.folder, steps=self.steps))
-        config = build_config(model)
-        return {"crop_size": config.crop_size, "sampling": clip_sampling(data, config)}
+        config = setup.build_config(model)
+        return {"crop_size": config.crop_size, "sampling": setup.clip_sampling(data, config)}
 
     def _read_clips(self) -> StudyClips:
         if self.root:
-            return built_in_clips(self.root, **self._geometry())
+            return plan.built_in_clips(self.root, **self._geometry())
         held_out = self.data.num_folds is None and self.data.test_dataset is None
-        plan = SplitPlan(
-            # Probes hold out training clips of their own: the validation clips of this plan are the test clips.
+        split = SplitPlan(
+            # Probes hold out training clips of their own: the validation clips of this split are the test clips.
             validation_fraction=self.data.test_fraction if held_out else 0,
             num_folds=self.data.num_folds,
             fold=self.data.fold,
             group_pattern=self.data.group_pattern,
         )
-        splits = labelled_splits(self.data.dataset, plan, test_dataset=self.data.test_dataset)
+        splits = labelled_splits(self.data.dataset, split, test_dataset=self.data.test_dataset)
         splits = {"train": splits["train"], "test": splits["validation" if held_out else "test"]}
         write_manifests(splits, self.folder)
-        return labelled_clips(splits, **self._geometry())
+        return plan.labelled_clips(splits, **self._geometry())
 
     @cached_property
     def clips(self) -> StudyClips:
@@ -160,7 +134,7 @@ class StudyRunner:
         return [
             *("--config", "tiny_cpu", "--dataset", str(videos), "--output_dir", str(folder)),
             *(("--max_steps", str(steps)) if steps else ()),
-            *("--seed", str(seed), "--save_steps", str(SAVE_SHARE), "--save_total_limit", "100"),
+            *("--seed", str(seed), "--save_steps", str(plan.SAVE_SHARE), "--save_total_limit", "100"),
             *("--resume_from_checkpoint", "auto", "--disable_tqdm", "true"),
             *self.extra,
             *ARMS[arm].arguments,
@@ -190,8 +164,8 @@ class StudyRunner:
         """Steps of a job: 0 for the untrained network, `None` for baselines."""
         if job.arm == "pixels":
             return self.pixel_steps()
-        if job.arm in MASK_ARMS:
-            return math.ceil(self.steps * MASK_SHARE)
+        if job.arm in plan.MASK_ARMS:
+            return math.ceil(self.steps * plan.MASK_SHARE)
         return {"untrained": 0, "baselines": None}.get(job.arm, self.steps)
 
     def folder_of(self, job: Job) -> Path:
@@ -200,10 +174,12 @@ class StudyRunner:
         if job.arm != "vjepa" or folder.exists() or not (demo / "arguments.json").is_file():
             return folder
         parsed = parse_arguments(self.pretraining(folder, steps=self.steps, seed=job.seed))
-        wanted = json.loads(json.dumps(learning_arguments(*parsed)))
+        wanted = json.loads(json.dumps(setup.learning_arguments(*parsed)))
         recorded = json.loads((demo / "arguments.json").read_text())
         same = wanted.items() <= recorded.items()
-        kept = all((demo / f"checkpoint-{step}" / "model.safetensors").is_file() for step in kept_steps(self.steps))
+        kept = all(
+            (demo / f"checkpoint-{step}" / "model.safetensors").is_file() for step in plan.kept_steps(self.steps)
+        )
         return demo if same and kept and is_complete(demo, steps=self.steps) else folder
 
     def do(self, job: Job) -> None:
@@ -211,22 +187,22 @@ class StudyRunner:
         folder, steps = self.folder_of(job), self.steps_of(job)
         if job.arm == "baselines":
             for name in BASELINES:
-                self._evaluate(name, None, None, baseline_features(name, self.clips))
+                self._evaluate(name, None, None, plan.baseline_features(name, self.clips))
             return
         if job.arm == "untrained" and not (folder / "model.safetensors").is_file():
             self._save_untrained(folder, seed=job.seed)
-        if job.arm in TRAINED_ARMS and not is_complete(folder, steps=steps):
-            trainer = run_pretraining(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
+        if job.arm in plan.TRAINED_ARMS and not is_complete(folder, steps=steps):
+            trainer = setup.run_pretraining(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
             if trainer.stop_signal:
                 sys.exit(128 + trainer.stop_signal)
-        self._evaluate(job.arm, job.seed, steps, model_features(folder, self.clips, steps=steps))
+        self._evaluate(job.arm, job.seed, steps, plan.model_features(folder, self.clips, steps=steps))
 
     def _save_untrained(self, folder: Path, *, seed: int) -> None:
         """Saves the initial network of the V-JEPA run with this seed."""
         model, data, training = parse_arguments(self.pretraining(folder, steps=self.steps, seed=seed))
         set_seed(seed)
-        network: VJEPAForPreTraining = build_model(model, training)
-        video_processor(data, network.config).save_pretrained(folder)
+        network: VJEPAForPreTraining = setup.build_model(model, training)
+        setup.video_processor(data, network.config).save_pretrained(folder)
         network.save_pretrained(folder)
 
     # Results
@@ -241,9 +217,9 @@ class StudyRunner:
         return self.folder / "evaluations" / f"{Job(arm, seed).name}.json"
 
     def _evaluate(self, arm: str, seed: int | None, steps: int | None, features: Features) -> None:
-        wanted = measurements(arm, steps=steps, tasks=self.clips.classes, **self._counts())
+        wanted = plan.measurements(arm, steps=steps, tasks=self.clips.classes, **self._counts())
         path, probe_steps = self._results_of(arm, seed), self.arguments.probe_steps
-        evaluate(wanted, features, self.clips, arm=arm, seed=seed, path=path, probe_steps=probe_steps)
+        plan.evaluate(wanted, features, self.clips, arm=arm, seed=seed, path=path, probe_steps=probe_steps)
 
     def collect(self) -> dict[str, Any]:
         """The content of `study.json`."""
@@ -282,7 +258,7 @@ class StudyRunner:
             return {}
         file = self.folder / "surprise.json"
         if not file.exists():
-            settings = {"frame_step": frame_step, "num_pairs": SURPRISE_PAIRS}
+            settings = {"frame_step": frame_step, "num_pairs": plan.SURPRISE_PAIRS}
             settings["size"] = json.loads((self.root / "manifest.json").read_text())["size"]
             models = (VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for job in both)
             trained, untrained = (measure_disturbances(model, **settings) for model in models)
@@ -353,6 +329,3 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], *, logs: Path, num_p
         bar.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-__all__ = ["VJEPA", "StudyError", "StudyRunner", "is_complete", "run_side_by_side"]

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..analysis import surprise as surprises
 from ..analysis.attention import attended_tokens, attention_weights
 from ..analysis.feature_decoder import decode_predictions, draw_decoded_clip, train_decoder
 from ..analysis.neighbours import nearest_clips
-from ..analysis.prediction_errors import draw_error_example, draw_error_maps, prediction_errors
+from ..analysis.prediction_errors import draw_error_maps, prediction_errors
 from ..analysis.read_outs import fit_probe, time_means
-from ..analysis.surprise import (
-    DISTURBANCES,
-    disturbed_pairs,
-    draw_surprise_curves,
-    draw_surprise_example,
-    measure_surprise,
-    summarise,
-)
 from ..evaluation.probing import fit_read_out
+from ..figures import images
 from ..figures.charts import Curve, Dot, curves, dots, draw_confusion_matrix
-from ..figures.images import (
-    draw_attention,
-    draw_feature_colors,
-    draw_masks,
-    draw_neighbours,
-    middle_frames,
-    short_name,
-)
-from ..figures.style import percent
+from ..figures.style import InlineFigure, percent
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..pretraining.masking import Masks, sample_masks
+from . import plan
 from .comparisons import Draw, arm_label, listed
 from .inputs import ReportInputs
 from .page import Section, Table
-from .plan import ARMS, MASK_ARMS, SURPRISE_PAIRS
+from .plan import ARMS, MASK_ARMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Batch size of the recipe: the published truncation cuts to the shortest mask of the batch.
 _BATCH_SIZE = 32
@@ -60,6 +50,24 @@ def shown_clips(inputs: ReportInputs, *, number: int, limit: int | None = None) 
     chosen = list(first.values())
     places = np.linspace(0, len(chosen) - 1, min(number, len(chosen))).round().astype(int)
     return [chosen[place] for place in places]
+
+
+def _clip_figures(
+    inputs: ReportInputs,
+    draw: Draw,
+    draw_clip: Callable[[int], Figure],
+    *,
+    name: str,
+    alt: str,
+    number: int = 4,
+    limit: int | None = None,
+) -> list[InlineFigure]:
+    """A figure of each of the [`shown_clips`]."""
+    chosen = enumerate(shown_clips(inputs, number=number, limit=limit), start=1)
+    return [
+        draw(draw_clip(index), name=f"{name}-{place}", alt=f"{alt}: {inputs.class_text(index)}")
+        for place, index in chosen
+    ]
 
 
 def arm_masks(config: VJEPAConfig, arm: str, *, batch_size: int) -> Masks:
@@ -91,7 +99,7 @@ def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
         except ValueError:  # the study trained with other masks: the masks of this arm do not fit its clips
             continue
         name = "multi-block (V-JEPA)" if arm == "multiblock" else arm_label(arm)
-        figure = draw_masks(clip, masks.context_mask, masks.target_mask, config=inputs.config, title=name)
+        figure = images.draw_masks(clip, masks.context_mask, masks.target_mask, config=inputs.config, title=name)
         section.figures.append(draw(figure, name=f"masks-shown-{arm}", alt=f"context and targets: {name}"))
         both = zip(masks.context_mask, masks.target_mask, strict=True)
         for number, pair in enumerate(both, start=1):
@@ -112,12 +120,12 @@ def feature_colors(inputs: ReportInputs, draw: Draw) -> Section:
     """Principal components of features as colours."""
     section = Section("features", "What features see")
     features = [(arm_label(arm), inputs.test_features(arm)) for arm in inputs.arms]
-    for place, index in enumerate(shown_clips(inputs, number=4), start=1):
-        name = inputs.class_text(index)
-        figure = draw_feature_colors(
-            inputs.test, features, shown=index, name=inputs.class_text(index, "\n"), config=inputs.config
-        )
-        section.figures.append(draw(figure, name=f"features-{place}", alt=f"features as colours: {name}"))
+
+    def colors(index: int) -> Figure:
+        name = inputs.class_text(index, "\n")
+        return images.draw_feature_colors(inputs.test, features, shown=index, name=name, config=inputs.config)
+
+    section.figures = _clip_figures(inputs, draw, colors, name="features", alt="features as colours")
     rows = []
     for arm, values in features:
         by_place = values.flatten(1, 2)
@@ -140,7 +148,7 @@ def attention(inputs: ReportInputs, draw: Draw) -> Section:
     """Tokens that the query of attentive probes attends to."""
     section = Section("attention", "Where the probe looks")
     tokens = inputs.test_features("vjepa").flatten(1, 2)
-    maps, rows, parts = [], [], []
+    maps, rows, parts = {}, [], []
     for task in inputs.class_names:
         features, labels = inputs.labelled_features("vjepa", task)
         grid = fit_probe("attentive", features.flatten(1, 2), labels, seed=inputs.study.first_seed)
@@ -148,16 +156,17 @@ def attention(inputs: ReportInputs, draw: Draw) -> Section:
         with torch.inference_mode():
             right = grid(tokens[:, None]).logits[:, 0].argmax(-1).numpy() == inputs.labels(task)
         by_step = weights.unflatten(1, (inputs.config.grid_size[0], -1)).sum(dim=2).mean(dim=0)
-        maps.append((task, weights))
+        maps[task] = weights
         spread = f"{attended_tokens(weights).mean():.0f} of {tokens.shape[1]}"
         rows.append([task, f"{100 * right.mean():.1f}", spread, ", ".join(map(percent, by_step.tolist()))])
         parts.append(f"for {task} over {spread} tokens")
-    for place, index in enumerate(shown_clips(inputs, number=4), start=1):
-        name = inputs.class_text(index)
-        figure = draw_attention(
-            inputs.test, maps, shown=index, name=inputs.class_text(index, "\n"), config=inputs.config
-        )
-        section.figures.append(draw(figure, name=f"attention-{place}", alt=f"attention of probes: {name}"))
+
+    def heat(index: int) -> Figure:
+        shown = {task: weights[index].view(inputs.config.grid_size) for task, weights in maps.items()}
+        clips = [(inputs.class_text(index, "\n"), inputs.test[index], shown)]
+        return images.draw_heat(clips, limits=(0, 3 / tokens.shape[1]), config=inputs.config)
+
+    section.figures = _clip_figures(inputs, draw, heat, name="attention", alt="attention of probes")
     section.reading = (
         f"The attention of a probe on V-JEPA's features is spread {listed(parts)} (mean of the test clips)."
     )
@@ -181,11 +190,13 @@ def neighbours(inputs: ReportInputs, draw: Draw) -> Section:
         same = [(values[nearest[arm]] == values[:, None]).mean() for values in labels.values()]
         shares[arm] = [f"{100 * share:.1f}" for share in same]
     chance = [f"{100 * np.mean([(values == value).mean() for value in values]):.1f}" for values in labels.values()]
-    settings = {"class_names": inputs.class_names, "config": inputs.config}
-    for place, query in enumerate(shown_clips(inputs, number=4), start=1):
-        figure = draw_neighbours(inputs.test, nearest["vjepa"][query].tolist(), labels, query=query, **settings)
-        alt = f"{inputs.class_text(query)}, and its {_NEIGHBOURS} nearest clips by V-JEPA's features"
-        section.figures.append(draw(figure, name=f"neighbours-{place}", alt=alt))
+
+    def nearest_to(query: int) -> Figure:
+        settings = {"query": query, "class_names": inputs.class_names, "config": inputs.config}
+        return images.draw_neighbours(inputs.test, nearest["vjepa"][query].tolist(), labels, **settings)
+
+    alt = f"{_NEIGHBOURS} nearest clips by V-JEPA's features"
+    section.figures = _clip_figures(inputs, draw, nearest_to, name="neighbours", alt=alt)
     parts = [
         f"{share} % share its {task} (chance {by_chance} %)"
         for share, task, by_chance in zip(shares["vjepa"], labels, chance, strict=True)
@@ -209,7 +220,7 @@ def errors(inputs: ReportInputs, draw: Draw) -> Section:
     found = prediction_errors(inputs.pretraining_model("vjepa"), inputs.normalized(clips))
     alt = "mean prediction error at every place of the token grid, per time step"
     section.figures.append(draw(draw_error_maps(found, config=config), name="errors-map", alt=alt))
-    steps = middle_frames(config)
+    steps = images.middle_frames(config)
     by_step = found.tokens.nanmean(dim=(0, 2, 3)), found.reference.mean(dim=(0, 2, 3))
     lines = [
         Curve("predictor", "vjepa", steps, by_step[0].numpy()),
@@ -218,10 +229,13 @@ def errors(inputs: ReportInputs, draw: Draw) -> Section:
     figure = curves(lines, title="Error over time", xlabel="frame of the clip", ylabel="mean L1 error", from_zero=True)
     alt = "error of the prediction and of the average feature over time"
     section.figures.append(draw(figure, name="errors-time", alt=alt))
-    for place, index in enumerate(shown_clips(inputs, number=2, limit=len(clips)), start=1):
-        name = inputs.class_text(index)
-        figure = draw_error_example(clips, found, shown=index, name=inputs.class_text(index, "\n"), config=config)
-        section.figures.append(draw(figure, name=f"errors-{place}", alt=f"prediction error over the frames: {name}"))
+
+    def heat(index: int) -> Figure:
+        shown = [(inputs.class_text(index, "\n"), clips[index], {"error": found.tokens[index]})]
+        return images.draw_heat(shown, limits=images.heat_limits(found.tokens), config=config)
+
+    alt = "prediction error over the frames"
+    section.figures += _clip_figures(inputs, draw, heat, name="errors", alt=alt, number=2, limit=len(clips))
     error, reference = float(found.tokens.nanmean()), float(found.reference.mean())
     section.reading = (
         f"The mean L1 error of the predictor to the normalised target features is {error:.3f}; that of the average "
@@ -247,10 +261,12 @@ def decoded(inputs: ReportInputs, draw: Draw) -> Section:
     masks = arm_masks(inputs.config, "vjepa", batch_size=len(clips))
     context, target = masks.context_mask[0], masks.target_mask[0]
     found = decode_predictions(model, decoder, inputs.normalized(clips), context_mask=context, target_mask=target)
-    for place, index in enumerate(shown_clips(inputs, number=4, limit=len(clips)), start=1):
-        figure = draw_decoded_clip(found, shown=index, processor=inputs.processor, config=inputs.config)
-        alt = f"predictions decoded into pixels: {inputs.class_text(index)}"
-        section.figures.append(draw(figure, name=f"decoded-{place}", alt=alt))
+
+    def rows_of(index: int) -> Figure:
+        return draw_decoded_clip(found, shown=index, processor=inputs.processor, config=inputs.config)
+
+    alt = "predictions decoded into pixels"
+    section.figures = _clip_figures(inputs, draw, rows_of, name="decoded", alt=alt, limit=len(clips))
     hidden = target.shape[1] / inputs.config.num_patches
     sources = {
         "target features": found.from_targets,
@@ -278,24 +294,24 @@ def surprise(inputs: ReportInputs, draw: Draw) -> Section:
     if not inputs.is_built_in:
         section.missing = "Not shown: disturbed clips can be rendered for the built-in corpus only."
         return section
-    settings = {"config": inputs.config, "frame_step": inputs.processor.frame_step, "num_pairs": SURPRISE_PAIRS}
-    pairs = {kind: disturbed_pairs(kind, **settings) for kind in DISTURBANCES}
+    settings = {"config": inputs.config, "frame_step": inputs.processor.frame_step, "num_pairs": plan.SURPRISE_PAIRS}
+    pairs = {kind: surprises.disturbed_pairs(kind, **settings) for kind in surprises.DISTURBANCES}
     found = {}
     for arm in (arm for arm in inputs.arms if arm != "pixels"):
         model = inputs.pretraining_model(arm)
         found[arm] = {
-            kind: measure_surprise(model, clips, processor=inputs.processor) for kind, clips in pairs.items()
+            kind: surprises.measure_surprise(model, clips, processor=inputs.processor) for kind, clips in pairs.items()
         }
-    numbers = inputs.study.surprise or summarise(found["vjepa"], untrained=found.get("untrained"))
+    numbers = inputs.study.surprise or surprises.summarise(found["vjepa"], untrained=found.get("untrained"))
     marks, rows = _surprise_numbers(numbers)
     labels = {"title": "Which clips are disturbed", "xlabel": "pairs told right, %"}
     alt = "; ".join(f"{mark.label} {mark.mean:.1f} %" for mark in marks)
     section.figures.append(draw(dots(marks, **labels, reference=50, limits=(0, 100)), name="surprise", alt=alt))
     for kind, result in found["vjepa"].items():
-        figure = draw_surprise_curves(result, config=inputs.config)
+        figure = surprises.draw_surprise_curves(result, config=inputs.config)
         alt = f"surprise over time of disturbed and undisturbed clips: {kind}"
         section.figures.append(draw(figure, name=f"surprise-{kind}", alt=alt))
-        figure = draw_surprise_example(result, config=inputs.config)
+        figure = surprises.draw_surprise_example(result, config=inputs.config)
         alt = f"an undisturbed and a disturbed clip, and their surprise: {kind}"
         section.figures.append(draw(figure, name=f"surprise-{kind}-clips", alt=alt))
     parts = [f"{mark.label.split(',')[0]} {mark.mean:.0f} %" for mark in marks if mark.color == "vjepa"]
@@ -336,7 +352,7 @@ def confusions(inputs: ReportInputs, draw: Draw) -> Section:
         predicted = fitted.predict(time_means(inputs.test_features("vjepa")).numpy())
         matrix = np.zeros((len(names), len(names)), dtype=int)
         np.add.at(matrix, (inputs.labels(task), predicted), 1)
-        names = [short_name(name) for name in names]
+        names = [images.short_name(name) for name in names]
         right, total = np.trace(matrix), matrix.sum()
         figure = draw_confusion_matrix(matrix, names)
         alt = f"confusion matrix of {task}: {right} of {total} right"
@@ -367,5 +383,3 @@ VIEWS: tuple[Callable[[ReportInputs, Draw], Section], ...] = (
     confusions,
     surprise,
 )
-
-__all__ = ["VIEWS", "arm_masks", "shown_clips"]
