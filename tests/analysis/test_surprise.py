@@ -96,9 +96,9 @@ def test_disturbed_clips_are_undisturbed_ones_with_exchanged_ends(kind):
 
 
 def test_clips_come_from_the_scenes_of_the_corpus_after_both_splits():
-    pairs = disturbed_pairs("vanish", num_pairs=2, config=CONFIG, frame_step=2, size=16, seed=5)
+    pairs = disturbed_pairs("vanish", num_pairs=2, config=CONFIG, frame_step=2, size=16)
     # The clip reads frames 2, 4 ... 16 of 17; 16 pixels are resized to 18 (16 x 256 / 224), and the middle cut out.
-    video = render_clip(motion="right", appearance="ring", seed=[5, 2, 1], size=16, num_frames=17)
+    video = render_clip(motion="right", appearance="ring", seed=[0, 2, 1], size=16, num_frames=17)
     frames = torch.from_numpy(video[2::2].copy()).permute(0, 3, 1, 2).float()
     resized = nn.functional.interpolate(frames, size=18, mode="bilinear", align_corners=False)[..., 1:17, 1:17]
     assert (pairs.undisturbed[1, 0].float() - resized).abs().max() < 1.01

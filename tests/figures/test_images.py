@@ -212,7 +212,7 @@ def test_feature_pca_refuses_other_shapes(tmp_path):
 def test_heat_is_dark_at_low_and_bright_at_high():
     frames = torch.full((1, 4, 4, 3), 0.5)
     dark, bright = (
-        heat_colors(frames, torch.full((1, 2, 2), value), low=1.0, high=3.0).mean() for value in (1.0, 3.0)
+        heat_colors(frames, torch.full((1, 2, 2), value), limits=(1.0, 3.0)).mean() for value in (1.0, 3.0)
     )
     assert float(dark) == pytest.approx(0.42 * 0.5, abs=0.01) and float(bright) > 0.6
     assert heat_limits(torch.tensor([float("nan"), *range(101)])) == pytest.approx((5, 95))
@@ -223,7 +223,7 @@ def test_maps_are_drawn_over_grey_frames_on_one_scale_and_steps_without_a_map_ar
     surprise[1] = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     clip = white_clips(1)[0]
     clips = [("a", clip, {"surprise": surprise}), ("b", clip, {"surprise": surprise.nan_to_num(5.0)})]
-    figure = draw_heat(clips, limits=(0.0, 1.0), config=CONFIG, smooth=False)
+    figure = draw_heat(clips, limits=(0.0, 1.0), config=CONFIG)
     assert labels_of(figure) == ["a", "surprise", "b", "surprise"]
     _, first, _, second = images_of(figure)
     assert first[0, 0, :3].tolist() == [204, 204, 204] and (first[:, :128, :3] == 204).all()

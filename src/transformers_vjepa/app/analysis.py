@@ -182,10 +182,10 @@ def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -
         clip: uint8 (frames, 3, height, width).
     """
     frames = tubelet_frames(clip[None], config)[0]
-    low, high = heat_limits(errors.tokens)
+    limits = heat_limits(errors.tokens)
     strips = []
     for number, (values, mean) in enumerate(zip(errors.tokens, errors.means.tolist(), strict=True), start=1):
-        heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=False)
+        heat = heat_colors(frames, values.nan_to_num(limits[0]), limits=limits)
         target = values.isfinite()[:, None].float()
         is_target = interpolate(target, size=tuple(frames.shape[1:3]), mode="nearest")[:, 0, :, :, None] > 0
         strips.append(Strip(f"mask {number}\nerror {mean:.2f}", torch.where(is_target, heat, frames)))

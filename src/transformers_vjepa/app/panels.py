@@ -201,9 +201,7 @@ def _surprise_panel(looker: Looker, clip: torch.Tensor) -> str:
     first = step * looker.config.tubelet_size
     pictures = [
         _picture(
-            draw_heat(
-                [("clip", clip, {"surprise": surprise})], limits=(low, high), config=looker.config, smooth=False
-            ),
+            draw_heat([("clip", clip, {"surprise": surprise})], limits=(low, high), config=looker.config),
             name="surprise",
             alt="surprise at every token, dark to bright, over the frames",
         )

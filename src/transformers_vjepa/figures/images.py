@@ -142,18 +142,12 @@ def tubelet_frames(clips: Tensor, config: VJEPAConfig) -> Tensor:
     return frames[..., :3] if frames.shape[-1] >= 3 else frames[..., :1].expand(*frames.shape[:-1], 3)
 
 
-def heat_colors(frames: Tensor, values: Tensor, *, low: float = 0.0, high: float, smooth: bool = True) -> Tensor:
-    """
-    Grey frames (time, height, width, 3) under a map (time, rows, columns), dark at `low` and bright at `high`.
-
-    Args:
-        smooth: blur the map between tokens; else each token is a square.
-    """
+def heat_colors(frames: Tensor, values: Tensor, *, limits: tuple[float, float]) -> Tensor:
+    """Grey frames (time, height, width, 3) under a map (time, rows, columns), dark to bright between the limits."""
     from matplotlib import colormaps
 
-    size = tuple(frames.shape[1:3])
-    scaled = (values[:, None].float() - low) / max(high - low, 1e-12)
-    enlarged = interpolate(scaled, size=size, mode="bilinear" if smooth else "nearest")[:, 0].clamp(0, 1)
+    scaled = (values[:, None].float() - limits[0]) / max(limits[1] - limits[0], 1e-12)
+    enlarged = interpolate(scaled.clamp(0, 1), size=tuple(frames.shape[1:3]), mode="nearest")[:, 0]
     colors = torch.from_numpy(colormaps[HEAT](enlarged.numpy())[..., :3]).float()
     return 0.42 * frames.mean(-1, keepdim=True) + 0.58 * colors
 
@@ -226,7 +220,7 @@ def plot_masked_clips(
     for clip, images in enumerate(frames):
         strips.append(Strip(f"clip {clip}", images, is_first=True))
         strips += _mask_strips(images, context_mask, target_mask, row=clip, first=0, config=config)
-    title = "Unchanged: context, seen by the encoder. Blue: target, predicted. Crossed out: dropped, neither."
+    title = "Unchanged: context. Blue: target. Crossed out: dropped."
     return write_figure(draw_strips(strips, titles=frame_titles(config), title=title, cell=_FILE_CELL), path)
 
 
@@ -365,11 +359,7 @@ def principal_colors(features: Tensor, *, before: Tensor | None = None) -> tuple
 
 
 def draw_heat(
-    clips: Sequence[tuple[str, Tensor, Mapping[str, Tensor]]],
-    *,
-    limits: tuple[float, float],
-    config: VJEPAConfig,
-    smooth: bool = True,
+    clips: Sequence[tuple[str, Tensor, Mapping[str, Tensor]]], *, limits: tuple[float, float], config: VJEPAConfig
 ) -> Figure:
     """
     Maps over grey frames ([`heat_colors`]) below the frames of each clip, such as attention, errors or surprise.
@@ -378,15 +368,13 @@ def draw_heat(
         clips: label, uint8 (frames, 3, height, width), and maps (time, rows, columns) by label. A time step without a
             map is NaN; its frame is pale.
         limits: values of the darkest and the brightest colour; see [`heat_limits`].
-        smooth: blur the maps between tokens.
     """
-    low, high = limits
     strips = []
     for label, clip, maps in clips:
         (frames,) = tubelet_frames(clip[None], config)
         strips.append(Strip(label, frames, is_first=True))
         for name, values in maps.items():
-            heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=smooth)
+            heat = heat_colors(frames, values.nan_to_num(limits[0]), limits=limits)
             pale = 0.25 * frames.mean(dim=-1, keepdim=True) + 0.55
             is_empty = values.isnan().all(dim=(1, 2))[:, None, None, None]
             strips.append(Strip(name, torch.where(is_empty, pale, heat)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..figures.charts import Curve, Dot, curves, dots
 from ..figures.style import InlineFigure, percent, signed
-from .page import Section, Table
+from .page import Section, Table, checked, new_section
 from .plan import ARMS, LABEL_ARMS, MAIN_READ_OUTS, MASK_ARMS
 from .results import READ_OUTS, StudyResults, Summary, verdict
 
@@ -20,7 +20,6 @@ Draw = Callable[..., InlineFigure]
 
 _DESCRIPTORS = tuple(name for name, arm in ARMS.items() if arm.is_baseline)
 _LEARNT = (*LABEL_ARMS, *_DESCRIPTORS)
-_INTERVALS = "Large dots: means over seeds, small ones: seeds, lines: 95 % intervals over seeds and test clips"
 _BELOW = "numbers in the table below"
 
 
@@ -37,14 +36,10 @@ def listed(parts: Sequence[str]) -> str:
 def learnt(study: StudyResults, draw: Draw) -> Section:
     """V-JEPA beside an untrained network, pixel prediction and hand-crafted descriptors."""
     figures = _dot_figures(study, draw, _LEARNT, name="learnt", read_outs=("ridge", "neighbours", "attentive"))
-    section = Section("learnt", "What was learnt", figures=figures, tables=[_accuracy_table(study, _LEARNT)])
+    section = new_section("learnt", labels=study.labels)
+    section.figures, section.tables = figures, [_accuracy_table(study, _LEARNT)]
     section.reading = " ".join(_learnt_sentence(study, task) for task in study.tasks).strip()
-    section.how = (
-        f"{_INTERVALS}. Encoders are frozen; all read-outs learn from the same {study.labels} labelled clips. Ridge "
-        "regression and nearest neighbours have no training loop that could hide the content of features. "
-        "Hand-crafted descriptors (brown) have no seed."
-    )
-    return _checked(section, "study.json has no accuracy of any arm")
+    return checked(section, "study.json has no accuracy of any arm")
 
 
 def _learnt_sentence(study: StudyResults, task: str) -> str:
@@ -70,7 +65,8 @@ def _learnt_sentence(study: StudyResults, task: str) -> str:
 def masks(study: StudyResults, draw: Draw) -> Section:
     """Multi-block masks beside tubes, causal masks and the published truncation."""
     figures = _dot_figures(study, draw, MASK_ARMS, name="masks", read_outs=MAIN_READ_OUTS, least=2)
-    section = Section("masks", "Which masks teach", figures=figures, tables=[_accuracy_table(study, MASK_ARMS)])
+    section = new_section("masks")
+    section.figures, section.tables = figures, [_accuracy_table(study, MASK_ARMS)]
     sentences = []
     for task in study.tasks:
         by_read_out = {kind: _summaries(study, MASK_ARMS, task=task, read_out=kind) for kind in MAIN_READ_OUTS}
@@ -79,13 +75,12 @@ def masks(study: StudyResults, draw: Draw) -> Section:
             parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in by_read_out[read_out].items()]
             sentences.append(f"{task.capitalize()}, {READ_OUTS[read_out]}: {listed(parts)} %.")
     section.reading = " ".join(sentences)
-    section.how = f"{_INTERVALS}. All arms have equal numbers of steps, fewer than V-JEPA in the other sections."
-    return _checked(section, "the study has no arm with other masks than those of V-JEPA")
+    return checked(section, "the study has no arm with other masks than those of V-JEPA")
 
 
 def pooling(study: StudyResults, draw: Draw) -> Section:
     """Attentive beside mean pooling."""
-    section = Section("pooling", "Attentive or mean pooling")
+    section = new_section("pooling")
     sentences, rows = [], []
     arms = (*LABEL_ARMS, *MASK_ARMS[1:])
     for task in study.tasks:
@@ -114,18 +109,14 @@ def pooling(study: StudyResults, draw: Draw) -> Section:
             if arm == "vjepa"
         ]
     section.reading = " ".join(sentences)
-    section.how = (
-        "Filled: one learned query attends to all tokens. Hollow: a linear layer on the mean of all tokens. Dashed: "
-        "chance. Numbers: the difference in points."
-    )
     header = ["task", "encoder", "attentive", "mean", "difference"]
     section.tables = [Table("Accuracy in % [95 % interval]", header, rows, first_number=2)]
-    return _checked(section, "the study has no arm with both an attentive and a mean-pooled probe")
+    return checked(section, "the study has no arm with both an attentive and a mean-pooled probe")
 
 
 def label_efficiency(study: StudyResults, draw: Draw) -> Section:
     """Accuracy against the number of labels."""
-    section = Section("labels", "How few labels are enough")
+    section = new_section("labels")
     sentences, rows = [], []
     for read_out, task in product(MAIN_READ_OUTS, study.tasks):
         found = {}
@@ -157,10 +148,9 @@ def label_efficiency(study: StudyResults, draw: Draw) -> Section:
             sentences.append(f"{task}, {READ_OUTS[read_out]}: {', '.join(parts)}")
     if sentences:
         section.reading = f"V-JEPA's lead over the untrained network in points: {'; '.join(sentences)}."
-    section.how = "Bands: 95 % intervals over seeds and test clips. The horizontal axis is logarithmic."
     header = ["task", "read-out", "encoder", "labelled clips", "accuracy in %"]
     section.tables = [Table("Accuracy by number of labels", header, rows, first_number=3)]
-    return _checked(section, "the study evaluated one number of labels only")
+    return checked(section, "the study evaluated one number of labels only")
 
 
 def _count_ticks(counts: Sequence[int], *, main: int) -> list[tuple[float, str]]:
@@ -174,7 +164,7 @@ def _count_ticks(counts: Sequence[int], *, main: int) -> list[tuple[float, str]]
 
 def during_training(study: StudyResults, draw: Draw) -> Section:
     """Accuracy and effective rank against pretraining steps."""
-    section = Section("steps", "What pretraining adds, step by step")
+    section = new_section("steps")
     sentences, rows = [], []
     for task in study.tasks:
         lines = []
@@ -201,13 +191,9 @@ def during_training(study: StudyResults, draw: Draw) -> Section:
     if section.figures:
         section.figures += _rank_figure(study, draw)
     section.reading = f"Accuracy in %: {'; '.join(sentences)}."
-    section.how = (
-        "Step 0 is the untrained network. Effective rank: the number of directions in which target features of "
-        "different clips differ at the same position; it approaches 1 if features collapse."
-    )
     header = ["task", "read-out", "step", "accuracy in %"]
     section.tables = [Table(f"Accuracy by step, {study.labels} labelled clips", header, rows, first_number=2)]
-    return _checked(section, "the study evaluated no checkpoint before the last step")
+    return checked(section, "the study evaluated no checkpoint before the last step")
 
 
 def _rank_figure(study: StudyResults, draw: Draw) -> list[InlineFigure]:
@@ -225,7 +211,7 @@ def _rank_figure(study: StudyResults, draw: Draw) -> list[InlineFigure]:
 
 def training(study: StudyResults, draw: Draw) -> Section:
     """Loss and rank of all runs."""
-    section = Section("training", "Training curves")
+    section = new_section("training")
     minutes: dict[str, list[float]] = {}
     for run in study.trained_runs:
         minutes.setdefault(run["arm"], []).append(run["seconds"] / 60)
@@ -242,10 +228,6 @@ def training(study: StudyResults, draw: Draw) -> Section:
             section.figures.append(draw(figure, name=name, alt=f"{title} against pretraining steps, {shown}"))
     times = [f"{arm_label(arm)} {np.mean(values):.1f}" for arm, values in minutes.items()]
     section.reading = f"Minutes per run, mean over seeds: {listed(times)}."
-    section.how = (
-        "Lines: mean over seeds; bands: from the lowest seed to the highest. Losses of different targets cannot be "
-        "compared, and a lower loss does not mean better features: masks and targets differ."
-    )
     if equal := study.settings.get("equal_time"):
         section.how += (
             f" Pixel prediction needs no target features, so its steps are {equal['ratio']:.2f} times as fast. Its "
@@ -258,7 +240,7 @@ def training(study: StudyResults, draw: Draw) -> Section:
         rows.append([arm_label(run["arm"]), *numbers, *last])
     header = ["arm", "seed", "steps", "minutes", "last loss", "last rank"]
     section.tables = [Table("All runs", header, rows)]
-    return _checked(section, "study.json has no run with a step")
+    return checked(section, "study.json has no run with a step")
 
 
 def _history_curves(study: StudyResults, arm: str, key: str) -> list[Curve]:
@@ -276,7 +258,8 @@ def _history_curves(study: StudyResults, arm: str, key: str) -> list[Curve]:
 
 def expectations(study: StudyResults, draw: Draw) -> Section:
     """The paper's findings as differences with intervals."""
-    section = Section("expectations", "What the paper expects", reading=_expectations_sentence(study))
+    section = new_section("expectations")
+    section.reading = _expectations_sentence(study)
     low = min([0, *(item["low"] for item in study.contrasts)])
     high = max([0, *(item["high"] for item in study.contrasts)])
     margin = 0.04 * (high - low) or 1.0
@@ -297,11 +280,6 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
             limits=(low - margin, high + margin),
         )
         section.figures.append(draw(figure, name=f"expectation-{place}", alt=f"{name}; {_BELOW}"))
-    section.how = (
-        "The paper expects every difference to be positive. Blue, filled: the whole 95 % interval (paired bootstrap "
-        "over seeds and test clips) is positive. Grey, hollow: 0 lies in the interval, so these runs do not decide. "
-        "Orange, hollow: the whole interval is negative. Intervals are per row and not corrected for their number."
-    )
     rows = [
         [
             *(_shown_name(item["name"]), item["task"], item["read_out"], f"{item['labels']:,}"),
@@ -311,7 +289,7 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
     ]
     header = ["contrast", "task", "read-out", "labels", "difference", "95 % interval", "expectation"]
     section.tables = [Table("All contrasts", header, rows, first_number=3)]
-    return _checked(section, "study.json has no contrast")
+    return checked(section, "study.json has no contrast")
 
 
 def _shown_name(contrast: str) -> str:
@@ -378,14 +356,6 @@ def _curve(
 ) -> Curve:
     band = ([value.low for value in values], [value.high for value in values])
     return Curve(label or arm_label(arm), ARMS[arm].color, places, [value.mean for value in values], band, style)
-
-
-def _checked(section: Section, missing: str) -> Section:
-    """The section, or without figures a section with the reason."""
-    if section.figures:
-        section.tables = [table for table in section.tables if table.rows]
-        return section
-    return Section(section.key, section.title, missing=f"Not shown: {missing}.")
 
 
 #: In the order of the report; each takes the results and the drawing function.

@@ -1,14 +1,18 @@
-"""The page of a report: its content as objects, and the HTML made from `page.html.jinja` and `page.css`."""
+"""The page of a report: its content as objects, and the HTML from `page.html.jinja` and `page.css`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from yaml import safe_load
 
 from ..figures.style import COLORS, InlineFigure
+
+_FOLDER = files(__package__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,20 @@ class Section:
     missing: str = ""
 
 
+def new_section(key: str, **values: Any) -> Section:
+    """A section with its texts from `sections.yaml`; `values` are filled in."""
+    text = safe_load((_FOLDER / "sections.yaml").read_text(encoding="utf-8"))[key]
+    return Section(key, text["title"], how=text["how"].format(**values))
+
+
+def checked(section: Section, missing: str) -> Section:
+    """The section without empty tables; a section without figures gives the reason instead."""
+    if not section.figures:
+        return Section(section.key, section.title, missing=f"Not shown: {missing}.")
+    section.tables = [table for table in section.tables if table.rows]
+    return section
+
+
 @dataclass(frozen=True)
 class Card:
     """A main number at the top of the page."""
@@ -72,10 +90,9 @@ class Page:
 
 def render_page(page: Page) -> str:
     """The page as one HTML document that loads nothing else."""
-    folder = files(__package__)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["units"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     light, dark = ("".join(f"--{name}: {pair[tone]}; " for name, pair in COLORS.items()) for tone in (0, 1))
-    template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
-    style = (folder / "page.css").read_text(encoding="utf-8")
+    template = environment.from_string((_FOLDER / "page.html.jinja").read_text(encoding="utf-8"))
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     return template.render(page=page, style=style, light=light, dark=dark)

@@ -23,7 +23,7 @@ from ..pretraining.masking import Masks, sample_masks
 from . import plan
 from .comparisons import Draw, arm_label, listed
 from .inputs import ReportInputs
-from .page import Section, Table
+from .page import Section, Table, checked, new_section
 from .plan import ARMS, MASK_ARMS
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def arm_masks(config: VJEPAConfig, arm: str, *, batch_size: int) -> Masks:
 
 def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
     """The visible part of a clip under the masks of every arm."""
-    section = Section("mask-pictures", "What the masks hide")
+    section = new_section("mask-pictures", batch_size=_BATCH_SIZE)
     clip = inputs.test[shown_clips(inputs, number=1)[0]]
     arms = {run["arm"] for run in inputs.study.runs} | {"multiblock"}
     rows = []
@@ -109,16 +109,13 @@ def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
         "part crossed out in red is in neither mask: it is cut off so that all clips of a batch have masks of one "
         "length."
     )
-    section.how = (
-        f"One clip and its masks, from a batch of {_BATCH_SIZE}. The first frame of every time step is shown."
-    )
     section.tables = [Table("Share of tokens", ["masks", "generator", "context", "target"], rows)]
     return section
 
 
 def feature_colors(inputs: ReportInputs, draw: Draw) -> Section:
     """Principal components of features as colours."""
-    section = Section("features", "What features see")
+    section = new_section("features")
     features = [(arm_label(arm), inputs.test_features(arm)) for arm in inputs.arms]
 
     def colors(index: int) -> Figure:
@@ -138,7 +135,6 @@ def feature_colors(inputs: ReportInputs, draw: Draw) -> Section:
         "Features as colours: their first three principal components over all test clips, as red, green and blue. "
         f"Share of the variance of tokens in these components: {listed([f'{arm} {share}' for arm, share, _ in rows])}."
     )
-    section.how = "Tokens of one colour have similar features. Colours of different encoders cannot be compared."
     header = ["features", "variance in 3 components", "variance by position alone"]
     section.tables = [Table("Variance of tokens", header, rows)]
     return section
@@ -146,7 +142,7 @@ def feature_colors(inputs: ReportInputs, draw: Draw) -> Section:
 
 def attention(inputs: ReportInputs, draw: Draw) -> Section:
     """Tokens that the query of attentive probes attends to."""
-    section = Section("attention", "Where the probe looks")
+    section = new_section("attention", labels=inputs.study.labels)
     tokens = inputs.test_features("vjepa").flatten(1, 2)
     maps, rows, parts = {}, [], []
     for task in inputs.class_names:
@@ -170,11 +166,6 @@ def attention(inputs: ReportInputs, draw: Draw) -> Section:
     section.reading = (
         f"The attention of a probe on V-JEPA's features is spread {listed(parts)} (mean of the test clips)."
     )
-    section.how = (
-        f"Probes of {inputs.study.labels} labelled clips; weights of their query, averaged over heads, over grey "
-        "frames. Dark: no attention; brightest: three times an even share or more. Tokens also contain information "
-        "about their neighbours."
-    )
     header = ["probe", "accuracy in %", "attended tokens (exp. of entropy)", "share of each time step"]
     section.tables = [Table("Attention", header, rows)]
     return section
@@ -182,7 +173,7 @@ def attention(inputs: ReportInputs, draw: Draw) -> Section:
 
 def neighbours(inputs: ReportInputs, draw: Draw) -> Section:
     """The nearest clips by feature."""
-    section = Section("neighbours", "Nearest clips by feature")
+    section = new_section("neighbours", task=next(iter(inputs.class_names)))
     labels = {task: inputs.labels(task) for task in inputs.class_names}
     shares, nearest = {}, {}
     for arm in inputs.arms:
@@ -202,11 +193,6 @@ def neighbours(inputs: ReportInputs, draw: Draw) -> Section:
         for share, task, by_chance in zip(shares["vjepa"], labels, chance, strict=True)
     ]
     section.reading = f"Of the {_NEIGHBOURS} nearest test clips of a test clip, by V-JEPA's features, {listed(parts)}."
-    section.how = (
-        "By the cosine of features averaged over space at each time step, standardised. Queries are selected at "
-        f"random. Border: blue if the clip shares the {next(iter(labels))} of the query, else orange; ✓ and ✗ mark "
-        "each label."
-    )
     rows = [[arm_label(arm), *values] for arm, values in shares.items()] + [["chance", *chance]]
     title = f"Share of the {_NEIGHBOURS} nearest test clips with the label of the query, %"
     section.tables = [Table(title, ["features", *labels], rows)]
@@ -215,8 +201,8 @@ def neighbours(inputs: ReportInputs, draw: Draw) -> Section:
 
 def errors(inputs: ReportInputs, draw: Draw) -> Section:
     """Prediction error over space and time."""
-    section = Section("errors", "Where the prediction errs")
     clips, config = inputs.test[:_ERROR_CLIPS], inputs.config
+    section = new_section("errors", number=len(clips))
     found = prediction_errors(inputs.pretraining_model("vjepa"), inputs.normalized(clips))
     alt = "mean prediction error at every place of the token grid, per time step"
     section.figures.append(draw(draw_error_maps(found, config=config), name="errors-map", alt=alt))
@@ -242,10 +228,6 @@ def errors(inputs: ReportInputs, draw: Draw) -> Section:
         f"feature of each place, which needs no context, is {reference:.3f}. The error of the predictor is "
         f"{percent(abs(1 - error / reference))} {'smaller' if error < reference else 'larger'}."
     )
-    section.how = (
-        f"{len(clips)} test clips, multi-block masks, each token as target of several masks. Over the frames, dark to "
-        "bright: 5th to 95th percentile of all errors."
-    )
     rows = [[f"{step:g}", f"{by_step[0][place]:.3f}", f"{by_step[1][place]:.3f}"] for place, step in enumerate(steps)]
     section.tables = [Table("Mean L1 error by time step", ["frame (middle)", "predictor", "average feature"], rows, 0)]
     return section
@@ -253,7 +235,7 @@ def errors(inputs: ReportInputs, draw: Draw) -> Section:
 
 def decoded(inputs: ReportInputs, draw: Draw) -> Section:
     """Predictions as pixels, through a decoder trained on features of the target encoder."""
-    section = Section("decoded", "What the predictor imagines")
+    section = new_section("decoded")
     model = inputs.pretraining_model("vjepa")
     batches = [inputs.normalized(part) for part in inputs.training_batches(batch_size=32, number=_DECODER_BATCHES)]
     decoder = train_decoder(model, batches, steps=_DECODER_STEPS)
@@ -278,11 +260,6 @@ def decoded(inputs: ReportInputs, draw: Draw) -> Section:
         "Features decoded into pixels. In the hidden region the mean squared error of normalised pixels is "
         f"{listed([f'{loss:.3f} from the {name}' for name, loss in losses.items()])}."
     )
-    section.how = (
-        "The decoder sees one token at a time and is trained on features of the target encoder, not on predictions. "
-        "Details that are missing in the third row are missing in the features. The last row shows the prediction "
-        "from the context; blur means that the predictor averages over several possibilities."
-    )
     rows = [[name, f"{loss:.4f}"] for name, loss in losses.items()]
     section.tables = [Table("Hidden region, mean squared error of normalised pixels", ["decoded from", "error"], rows)]
     return section
@@ -290,10 +267,9 @@ def decoded(inputs: ReportInputs, draw: Draw) -> Section:
 
 def surprise(inputs: ReportInputs, draw: Draw) -> Section:
     """Prediction errors of disturbed and undisturbed clips."""
-    section = Section("surprise", "What surprises the predictor")
+    section = new_section("surprise")
     if not inputs.is_built_in:
-        section.missing = "Not shown: disturbed clips can be rendered for the built-in corpus only."
-        return section
+        return checked(section, "disturbed clips can be rendered for the built-in corpus only")
     settings = {"config": inputs.config, "frame_step": inputs.processor.frame_step, "num_pairs": plan.SURPRISE_PAIRS}
     pairs = {kind: surprises.disturbed_pairs(kind, **settings) for kind in surprises.DISTURBANCES}
     found = {}
@@ -319,11 +295,6 @@ def surprise(inputs: ReportInputs, draw: Draw) -> Section:
         "Pairs of clips, undisturbed and with exchanged ends: share of pairs in which the disturbed clips have the "
         f"larger prediction error at the first step after the exchange: {', '.join(parts)}; by chance 50 %."
     )
-    section.how = (
-        "The predictor sees the preceding time steps and predicts the next one. Disturbed and undisturbed clips have "
-        "the same targets, so only the prediction can tell them apart. Lines: 95 % intervals over pairs. Curves: "
-        "means over pairs; dashed: the exchange."
-    )
     section.tables = [Table("Pairs", ["disturbance", "model", "pairs", "right", "%", "95 % interval"], rows, 2)]
     return section
 
@@ -344,7 +315,7 @@ def _surprise_numbers(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[Do
 
 def confusions(inputs: ReportInputs, draw: Draw) -> Section:
     """Confusion matrices."""
-    section = Section("confusions", "What is mistaken for what")
+    section = new_section("confusions", labels=inputs.study.labels)
     sentences = []
     for task, names in inputs.class_names.items():
         features, labels = inputs.labelled_features("vjepa", task)
@@ -368,7 +339,6 @@ def confusions(inputs: ReportInputs, draw: Draw) -> Section:
                 f"taken for {names[taken]} ({share} of its clips)."
             )
     section.reading = " ".join(sentences)
-    section.how = f"Ridge regression on V-JEPA's features, {inputs.study.labels} labelled clips, first seed."
     return section
 
 
