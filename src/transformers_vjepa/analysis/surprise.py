@@ -191,15 +191,23 @@ def measure_surprise(
 
 
 def measure_disturbances(
-    model: VJEPAForPreTraining,
+    models: Mapping[str, VJEPAForPreTraining],
     *,
     frame_step: int,
-    num_pairs: int = 200,
+    num_pairs: int,
     size: int = CorpusConfig.size,
-) -> dict[Disturbance, Surprise]:
-    """[`measure_surprise`] for every kind of disturbance; for the arguments see [`disturbed_pairs`]."""
-    geometry = {"config": model.config, "frame_step": frame_step, "num_pairs": num_pairs, "size": size}
-    return {kind: measure_surprise(model, disturbed_pairs(kind, **geometry)) for kind in DISTURBANCES}
+    processor: VJEPAVideoProcessor | None = None,
+) -> dict[str, dict[Disturbance, Surprise]]:
+    """
+    [`measure_surprise`] of several models with one geometry, on the same clips of every kind of disturbance. For the
+    other arguments see [`disturbed_pairs`].
+    """
+    geometry = {"config": next(iter(models.values())).config, "frame_step": frame_step, "size": size}
+    pairs = [disturbed_pairs(kind, num_pairs=num_pairs, **geometry) for kind in DISTURBANCES]
+    return {
+        name: {clips.kind: measure_surprise(model, clips, processor=processor) for clips in pairs}
+        for name, model in models.items()
+    }
 
 
 def pairwise_accuracy(hits: torch.Tensor) -> dict[str, float]:

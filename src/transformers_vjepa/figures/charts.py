@@ -44,6 +44,8 @@ _PANELS: dict[str, dict[str, str]] = {
     "Waiting for data (share of the step)": {"data_wait_share": "data wait"},
 }
 _LINE_COLORS = ("vjepa", "pixels", "random_tube", "causal", "untrained", "published_truncation")
+_DASHED: dict[str, Any] = {"color": color("muted"), "linewidth": 1.1, "linestyle": (0, (4, 3)), "zorder": 1}
+_SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "va": "bottom", "color": color("muted")}
 # Above this number, the names of classes cannot be read beside a confusion matrix.
 _MAX_NAMED_CLASSES = 60
 
@@ -120,9 +122,9 @@ def dots(
         text = row.text or f"{row.mean:.1f}"
         axis.text(1.015, place, text, transform=axis.get_yaxis_transform(), va="center")
     if reference is not None:
-        axis.axvline(reference, **_dashed())
+        axis.axvline(reference, **_DASHED)
         where = {"xy": (reference, 1), "xycoords": ("data", "axes fraction"), "xytext": (0, 1), "ha": "center"}
-        axis.annotate(reference_label, **where, **_small())
+        axis.annotate(reference_label, **where, **_SMALL)
     if names is not None:
         shared: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": color("muted"), "markersize": 7}
         filled, hollow = axis.plot([], [], **shared) + axis.plot([], [], mfc=color("paper"), mew=1.8, **shared)
@@ -169,11 +171,11 @@ def curves(
         (drawn,) = axis.plot(line.x, line.y, line.style, color=shade, linewidth=1.9, marker=marker, markersize=4.5)
         handles.setdefault(line.label, drawn)
     if reference is not None:
-        axis.axhline(reference, **_dashed())
+        axis.axhline(reference, **_DASHED)
         where = {"xy": (1, reference), "xycoords": ("axes fraction", "data"), "xytext": (0, 2), "ha": "right"}
-        axis.annotate("chance", **where, **_small())
+        axis.annotate("chance", **where, **_SMALL)
     if vertical is not None:
-        axis.axvline(vertical, **_dashed())
+        axis.axvline(vertical, **_DASHED)
     if log_ticks is not None:
         axis.set_xscale("log")
         axis.set_xticks([place for place, _ in log_ticks], [name for _, name in log_ticks])
@@ -197,14 +199,6 @@ def _dress(axis: Axes, *, title: str, xlabel: str, grid: str) -> None:
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _dashed() -> dict[str, Any]:
-    return {"color": color("muted"), "linewidth": 1.1, "linestyle": (0, (4, 3)), "zorder": 1}
-
-
-def _small() -> dict[str, Any]:
-    return {"textcoords": "offset points", "fontsize": 9, "va": "bottom", "color": color("muted")}
 
 
 def _legend_below(axis: Axes, handles: Sequence[Any], names: Sequence[str], *, columns: int) -> None:

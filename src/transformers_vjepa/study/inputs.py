@@ -31,7 +31,7 @@ class ReportInputs:
     Attributes:
         config: geometry of the V-JEPA model.
         processor: its mean and standard deviation of the pixels, and the sampling of its clips.
-        test: uint8 (clips, frames, 3, height, width), in the order of the study.
+        train, test: uint8 (clips, frames, 3, height, width), in the order of the study.
         class_names: names of the classes by task.
         arms: arms whose models exist.
 
@@ -49,7 +49,7 @@ class ReportInputs:
         self.config = VJEPAConfig.from_pretrained(folder)
         self.processor = VJEPAVideoProcessor.from_pretrained(folder)
         self._clips = StudyClips.load(study.folder / CLIPS_FILE)
-        self.test = self._clips.clips["test"].permute(0, 1, 4, 2, 3)
+        self.train, self.test = (self._clips.clips[split].permute(0, 1, 4, 2, 3) for split in ("train", "test"))
         self.class_names = self._clips.classes
         self.arms = [arm for arm in ("untrained", "pixels", "vjepa") if study.run_folder(arm) is not None]
         self._models: dict[str, VJEPAModel] = {}
@@ -80,11 +80,6 @@ class ReportInputs:
     def normalized(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 clips (clips, frames, 3, height, width) as input of the networks: float32 of the same shape."""
         return normalize_clips(clips, mean=self.processor.image_mean, std=self.processor.image_std)
-
-    def training_batches(self, *, batch_size: int, number: int) -> list[torch.Tensor]:
-        """The first clips of the training split in batches of uint8 (batch, frames, 3, height, width)."""
-        clips = self._clips.clips["train"][: batch_size * number].permute(0, 1, 4, 2, 3)
-        return list(clips.split(batch_size))
 
     @property
     def is_built_in(self) -> bool:

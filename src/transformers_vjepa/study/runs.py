@@ -252,17 +252,17 @@ class StudyRunner:
 
     def _surprise(self) -> dict[str, Any]:
         """The surprise of V-JEPA and of the untrained network (first seed) on the built-in corpus; measured once."""
-        both = [Job(arm, self.arguments.seeds[0]) for arm in ("vjepa", "untrained")]
+        both = {arm: Job(arm, self.arguments.seeds[0]) for arm in ("vjepa", "untrained")}
         frame_step = self._geometry()["sampling"].frame_step
-        if not self.root or frame_step is None or not set(both) <= set(self.jobs):
+        if not self.root or frame_step is None or not set(both.values()) <= set(self.jobs):
             return {}
         file = self.folder / "surprise.json"
         if not file.exists():
             settings = {"frame_step": frame_step, "num_pairs": plan.SURPRISE_PAIRS}
             settings["size"] = json.loads((self.root / "manifest.json").read_text())["size"]
-            models = (VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for job in both)
-            trained, untrained = (measure_disturbances(model, **settings) for model in models)
-            file.write_text(json.dumps(summarise(trained, untrained=untrained), indent=2) + "\n")
+            models = {arm: VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for arm, job in both.items()}
+            found = measure_disturbances(models, **settings)
+            file.write_text(json.dumps(summarise(found["vjepa"], untrained=found["untrained"]), indent=2) + "\n")
         return {"surprise": json.loads(file.read_text())}
 
 

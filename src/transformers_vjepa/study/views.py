@@ -34,7 +34,7 @@ _BATCH_SIZE = 32
 _NEIGHBOURS = 5
 _HALF_WIDTH = 490  # CSS pixels: two figures side by side
 _ERROR_CLIPS = 200
-_DECODER_BATCHES = 20
+_DECODER_CLIPS = 640
 _DECODER_STEPS = 200
 _DISTURBANCES = {"jump": "shapes jump", "vanish": "shapes vanish", "reverse": "motion reverses"}
 
@@ -237,7 +237,7 @@ def decoded(inputs: ReportInputs, draw: Draw) -> Section:
     """Predictions as pixels, through a decoder trained on features of the target encoder."""
     section = new_section("decoded")
     model = inputs.pretraining_model("vjepa")
-    batches = [inputs.normalized(part) for part in inputs.training_batches(batch_size=32, number=_DECODER_BATCHES)]
+    batches = [inputs.normalized(part) for part in inputs.train[:_DECODER_CLIPS].split(_BATCH_SIZE)]
     decoder = train_decoder(model, batches, steps=_DECODER_STEPS)
     clips = inputs.test[:_ERROR_CLIPS]
     masks = arm_masks(inputs.config, "vjepa", batch_size=len(clips))
@@ -270,14 +270,9 @@ def surprise(inputs: ReportInputs, draw: Draw) -> Section:
     section = new_section("surprise")
     if not inputs.is_built_in:
         return checked(section, "disturbed clips can be rendered for the built-in corpus only")
-    settings = {"config": inputs.config, "frame_step": inputs.processor.frame_step, "num_pairs": plan.SURPRISE_PAIRS}
-    pairs = {kind: surprises.disturbed_pairs(kind, **settings) for kind in surprises.DISTURBANCES}
-    found = {}
-    for arm in (arm for arm in inputs.arms if arm != "pixels"):
-        model = inputs.pretraining_model(arm)
-        found[arm] = {
-            kind: surprises.measure_surprise(model, clips, processor=inputs.processor) for kind, clips in pairs.items()
-        }
+    models = {arm: inputs.pretraining_model(arm) for arm in inputs.arms if arm != "pixels"}
+    settings = {"frame_step": inputs.processor.frame_step, "processor": inputs.processor}
+    found = surprises.measure_disturbances(models, num_pairs=plan.SURPRISE_PAIRS, **settings)
     numbers = inputs.study.surprise or surprises.summarise(found["vjepa"], untrained=found.get("untrained"))
     marks, rows = _surprise_numbers(numbers)
     labels = {"title": "Which clips are disturbed", "xlabel": "pairs told right, %"}
