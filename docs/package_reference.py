@@ -53,8 +53,6 @@ def parser_of(command: str) -> ArgumentParser:
         try:
             if hasattr(module, "parse_arguments"):  # before anything asks for optional packages
                 module.parse_arguments(_WITHOUT_RECIPE)
-            elif command == "study":
-                module.Study(_WITHOUT_RECIPE)
             else:
                 module.main()
         except _Found as found:

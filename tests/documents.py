@@ -91,7 +91,7 @@ def run_command(words: list[str]) -> None:
     command, *arguments = words or ["--help"]
     assert command in COMMANDS or command in ("--help", "--version"), f"unknown command vjepa {command}"
     if command == "study":
-        import_module("transformers_vjepa.commands.study").Study(arguments)
+        import_module("transformers_vjepa.commands.study").parse_arguments(arguments)
         return
     if command == "app":  # would serve until it is stopped; tests/app/test_page.py starts it
         import_module("transformers_vjepa.commands.app").parse_arguments(arguments)

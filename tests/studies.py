@@ -8,8 +8,7 @@ import torch
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
 from transformers_vjepa.data.synthetic import APPEARANCES, MOTIONS, render_clip
-from transformers_vjepa.evaluation.statistics import accuracy_interval
-from transformers_vjepa.study.plan import StudyClips
+from transformers_vjepa.study.plan import StudyClips, scores
 from transformers_vjepa.study.results import contrasts
 
 CLASSES = {"motion": list(MOTIONS), "appearance": list(APPEARANCES)}
@@ -42,13 +41,9 @@ def row(
     # The same clips are difficult for every arm: a clip is a hit if its difficulty is below the level.
     hard = np.random.default_rng(list(CLASSES).index(task)).permutation(num_test) / num_test * 100
     own = np.random.default_rng([seed or 0, sum(map(ord, arm + read_out)), labels, step or 0]).normal(0, 12, num_test)
-    hits = hard + own < level
-    low, high = accuracy_interval(int(hits.sum()), num_test)
-    values = {"accuracy": 100 * float(hits.mean()), "low": 100 * low, "high": 100 * high}
     names = {"arm": arm, "seed": seed, "step": step, "labels": labels, "task": task, "read_out": read_out}
-    if step is not None:
-        values["rank"] = 9 + 0.05 * step + seed
-    return {**names, **values, "hits": "".join("01"[int(hit)] for hit in hits)}
+    rank = {} if step is None else {"rank": 9 + 0.05 * step + seed}
+    return {**names, **scores(hard + own < level), **rank}
 
 
 def rows(*, num_test: int, steps: int) -> list[dict]:

@@ -1,3 +1,5 @@
+"""Hand-crafted descriptors of clips, checked by hand."""
+
 import math
 from pathlib import Path
 
@@ -137,7 +139,7 @@ def test_one_frame_has_no_motion(name):
         BASELINES[name](torch.zeros(1, 1, 16, 16, 3, dtype=torch.uint8))
 
 
-def test_pictures_smaller_than_a_window_are_refused():
+def test_images_smaller_than_a_window_are_refused():
     with pytest.raises(ValueError, match="clips of 8 x 16 pixels: flow needs at least 9"):
         optical_flow(torch.zeros(1, 2, 8, 16, 3, dtype=torch.uint8))
 

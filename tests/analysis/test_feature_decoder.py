@@ -1,10 +1,19 @@
-"""Features back into pixels: the inverse of patchify, training, what is decoded where, and the picture."""
+"""Features decoded into pixels: the inverse of patchify, training, the decoded places, and the figure."""
 
+import numpy as np
 import pytest
 import torch
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining
-from transformers_vjepa.analysis.feature_decoder import FeatureDecoder, decode_predictions, train_decoder, unpatchify
+from transformers_vjepa.analysis.feature_decoder import (
+    DecodedClips,
+    decode_predictions,
+    draw_decoded_clip,
+    new_decoder,
+    train_decoder,
+    unpatchify,
+)
+from transformers_vjepa.models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 CONFIG = VJEPAConfig(  # grid 2 x 4 x 4
     crop_size=16,
@@ -45,9 +54,9 @@ def test_unpatchify_is_the_inverse_of_patchify(model):
     patches, _ = model.vjepa.encoder.embeddings.patchify(clips)
     assert torch.equal(unpatchify(patches, config=CONFIG), clips)
     one_frame = VJEPAConfig(**{**CONFIG.to_diff_dict(), "frames_per_clip": 1, "tubelet_size": 1})
-    pictures = clips[:, :1]
-    patches, _ = VJEPAForPreTraining(one_frame).vjepa.encoder.embeddings.patchify(pictures)
-    assert torch.equal(unpatchify(patches, config=one_frame), pictures)
+    images = clips[:, :1]
+    patches, _ = VJEPAForPreTraining(one_frame).vjepa.encoder.embeddings.patchify(images)
+    assert torch.equal(unpatchify(patches, config=one_frame), images)
     with pytest.raises(ValueError, match=r"shape \(3, 16, 48\) do not make clips of 4 x 16 x 16.*\(batch, 32, 96\)"):
         unpatchify(torch.zeros(3, 16, 48), config=CONFIG)
 
@@ -64,7 +73,7 @@ def test_decoder_learns_a_handful_of_clips_and_leaves_the_model_alone(model):
     clips = random_clips()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    decoder = train_decoder(model, [clips[:2], clips[2:]], steps=400, learning_rate=5e-3)
+    decoder = train_decoder(model, [clips[:2], clips[2:]], steps=600)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -79,14 +88,16 @@ def test_decoder_learns_a_handful_of_clips_and_leaves_the_model_alone(model):
 
 def test_training_is_seeded_and_reads_batches_again(model):
     clips = random_clips()
-    twice = [train_decoder(model, [clips], steps=3, seed=1).state_dict() for _ in range(2)]
-    other = train_decoder(model, [clips], steps=3, seed=2).state_dict()
-    assert all(torch.equal(twice[0][name], twice[1][name]) for name in other)
-    assert not torch.equal(twice[0]["layers.0.weight"], other["layers.0.weight"])
-    train_decoder(model, iter([clips, clips, clips]), steps=3)
-    with pytest.raises(ValueError, match="`batches` has no more clips"):
-        train_decoder(model, iter([clips, clips]), steps=3)
-    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+    first, second, repeated = (
+        train_decoder(model, batches, steps=3).state_dict() for batches in ([clips], [clips], [clips] * 3)
+    )
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert all(torch.equal(value, repeated[name]) for name, value in first.items())
+    other = train_decoder(model, [clips, clips + 1], steps=3).state_dict()
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    with pytest.raises(ValueError, match="steps=3 with 0 batches: pass at least one step and one batch"):
+        train_decoder(model, [], steps=3)
+    with pytest.raises(ValueError, match="steps=0 with 1 batches"):
         train_decoder(model, [clips], steps=0)
 
 
@@ -94,7 +105,7 @@ def test_what_is_decoded_where(model):
     clips = random_clips(2)
     context, target = torch.tensor([[0, 5], [1, 6]]), torch.tensor([[2, 9, 31], [3, 8, 30]])
     torch.manual_seed(0)
-    decoder = FeatureDecoder(CONFIG, width=8)
+    decoder = new_decoder(CONFIG)
     decoded = decode_predictions(model, decoder, clips, context_mask=context, target_mask=target)
     assert torch.equal(decoded.original, clips)
     for clip in range(2):
@@ -112,3 +123,20 @@ def test_what_is_decoded_where(model):
             patches, _ = model.vjepa.encoder.embeddings.patchify(getattr(decoded, name))
             for clip in range(2):
                 torch.testing.assert_close(patches[clip, target[clip]], decoder(features[0])[clip])
+
+
+def test_a_decoded_clip_is_drawn_with_its_hidden_part_in_blue():
+    pytest.importorskip("matplotlib")
+    grey, hidden = torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 16, 16, dtype=torch.bool)
+    hidden[1, :, :8] = True
+    processor = VJEPAVideoProcessor.for_config(CONFIG)
+    decoded = DecodedClips(grey, grey, hidden, grey, grey + 1)
+    figure = draw_decoded_clip(decoded, shown=1, processor=processor, config=CONFIG)
+    labels = [axis.texts[0].get_text() for axis in figure.axes]
+    assert labels == ["clip", "context", "from target\nfeatures", "from\npredictions"]
+    clip, context, _, predictions = (axis.images[0].get_array() for axis in figure.axes)
+    mean, std = (np.array(values) for values in (processor.image_mean, processor.image_std))
+    for image, expected in ((clip, mean), (predictions, mean + std)):
+        assert np.abs(image[0, 0, :3] - 255 * expected).max() <= 1
+    assert np.abs(context[0, 0, :3] - 255 * np.array([0.16, 0.38, 0.75])).max() <= 1
+    assert np.array_equal(context[-1], clip[-1])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from reference import TINY
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from transformers_vjepa import VJEPAConfig, VJEPAModel
-from transformers_vjepa.analysis import read_outs
 from transformers_vjepa.analysis.read_outs import encode_clips, fit_probe, labelled_subset, read_out, time_means
 from transformers_vjepa.data.splits import SplitError
 from transformers_vjepa.models.vjepa.clip_transforms import normalize_clips
@@ -31,7 +31,7 @@ def test_labelled_subsets_are_nested_and_balanced():
 
 
 def test_too_few_or_too_many_labels_are_refused():
-    with pytest.raises(ValueError, match=r"count=17 labelled clips of 16: it must lie in \[1, 16\]"):
+    with pytest.raises(ValueError, match=r"count=17 labelled clips must lie in \[1, 16\]"):
         labelled_subset(np.arange(16) % 8, count=17, seed=0)
     with pytest.raises(SplitError, match="would keep none"):
         labelled_subset(np.arange(80) % 8, count=2, seed=0)
@@ -84,35 +84,36 @@ def test_closed_forms_take_flat_features():
     assert read_out("ridge", time_means(train), labels, time_means(train), labels, seed=0).all()
 
 
-def test_the_rate_is_chosen_on_held_out_clips_and_all_clips_are_used_then(monkeypatch):
-    seen, train = [], read_outs._train
-
-    def record(kind, tokens, labels, settings, **kwargs):
-        seen.append((len(tokens), [item.learning_rate for item in settings]))
-        return train(kind, tokens, labels, settings, **kwargs)
-
-    monkeypatch.setattr(read_outs, "_train", record)
-    features, labels = easy_features(60, 0)
-    probe = fit_probe("attentive", features.flatten(1, 2), labels, seed=0, steps=20)
-    assert seen[0] == (45, [3e-4, 1e-3, 3e-3])
-    assert seen[1][0] == 60 and len(seen[1][1]) == 1
-    assert [item.learning_rate for item in probe.settings] == seen[1][1] and seen[1][1][0] in seen[0][1]
-
-
-def test_probes_see_every_clip_often_enough(monkeypatch):
+def test_the_rate_is_chosen_on_three_quarters_and_all_clips_are_then_seen_often_enough():
     steps = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: steps.append(1))
-    labels = np.arange(320) % 2
-    read_outs._train("mean", torch.zeros(320, 1, 4), labels, [_setting()], num_labels=2, seed=0, steps=5)
-    assert len(steps) == 100  # 40 times 320 clips, 128 at a time
+
+    def record(optimizer, *_):
+        steps.append(sorted({group["initial_lr"] for group in optimizer.param_groups}))
+
+    features, labels = easy_features(320, 0)
+    hook = register_optimizer_step_post_hook(record)
+    try:
+        probe = fit_probe("mean", features.flatten(1, 2), labels, seed=0, steps=5)
+    finally:
+        hook.remove()
+    # 40 passes over 240 clips with three rates, then over all 320 with one of them; 128 clips in a batch.
+    assert steps[:75] == [[3e-4, 1e-3, 3e-3]] * 75
+    (chosen,) = probe.settings
+    assert steps[75:] == [[chosen.learning_rate]] * 100 and chosen.learning_rate in steps[0]
 
 
-def _setting():
-    (setting,) = read_outs.probe_settings([1e-3], [0.0])
-    return setting
+def test_probes_train_for_at_least_the_given_steps():
+    steps = []
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    features, labels = easy_features(60, 0)
+    try:
+        fit_probe("attentive", features.flatten(1, 2), labels, seed=0, steps=45)
+    finally:
+        hook.remove()
+    assert len(steps) == 2 * 45
 
 
 def test_unknown_kinds_are_refused():
     features, labels = easy_features(6, 0)
-    with pytest.raises(ValueError, match="kind='oracle' is no read-out: choose one of ridge, neighbours, attentive"):
+    with pytest.raises(ValueError, match="unknown read-out kind='oracle': choose one of ridge, neighbours, attentive"):
         read_out("oracle", features, labels, features, labels, seed=0)

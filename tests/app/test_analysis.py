@@ -9,12 +9,11 @@ from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification
 from transformers_vjepa.app.analysis import (
     Classifier,
     draw_mask_errors,
-    draw_surprise_map,
     encode_video,
     explained_variance,
     strategies,
 )
-from transformers_vjepa.figures.images import draw_feature_colors
+from transformers_vjepa.figures.images import draw_feature_colors, draw_heat, heat_limits
 from transformers_vjepa.models.vjepa.decoding import probe_video
 from transformers_vjepa.pretraining.masking import Masks
 
@@ -56,7 +55,9 @@ def test_context_stays_as_it_is_in_the_map_of_errors(models, clip):
 
 def test_only_the_first_step_of_the_surprise_map_is_grey(models, clip):
     surprise = models.analyzer.surprise(clip)
-    axes = draw_surprise_map(clip, surprise, config=models.analyzer.config).axes
+    axes = draw_heat(
+        [("clip", clip, {"surprise": surprise})], limits=heat_limits(surprise), config=models.analyzer.config
+    ).axes
     [image] = axes[1].get_images()
     shown = np.asarray(image.get_array())[..., :3]
     factor, step = shown.shape[0] // 32, shown.shape[1] // 4

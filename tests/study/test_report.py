@@ -1,4 +1,4 @@
-"""The report of an invented study with tiny models: its numbers, its pictures, and how a browser shows it."""
+"""The report of an invented study with tiny models: its numbers, its figures, and how a browser shows it."""
 
 import html
 import json
@@ -14,11 +14,11 @@ pytest.importorskip("matplotlib")
 from studies import write_study  # noqa: E402
 
 from transformers_vjepa.analysis.read_outs import fit_probe  # noqa: E402
-from transformers_vjepa.study import views as report_views  # noqa: E402
+from transformers_vjepa.study import plan, views  # noqa: E402
 from transformers_vjepa.study.report import write_report  # noqa: E402
-from transformers_vjepa.study.results import Study  # noqa: E402
+from transformers_vjepa.study.results import StudyResults  # noqa: E402
 
-# The page in frames of both widths: what sticks out, and which pictures do not load.
+# The page in frames of both widths: what sticks out, and which images do not load.
 _PROBE = """<!DOCTYPE html><body><pre id="found"></pre>
 <iframe src="report.html" style="width: 1200px; height: 900px"></iframe>
 <iframe src="report.html" style="width: 420px; height: 900px"></iframe>
@@ -56,15 +56,15 @@ window.onload = async () => {
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = write_study(tmp_path_factory.mktemp("study"))
-    with pytest.MonkeyPatch.context() as patch:  # as few steps and clips as give a picture
-        patch.setattr(report_views, "_DECODER_STEPS", 3)
-        patch.setattr(report_views, "_ERROR_CLIPS", 20)
-        patch.setattr(report_views, "_SURPRISE_PAIRS", 4)
-        patch.setattr(report_views, "fit_probe", partial(fit_probe, steps=2))
+    with pytest.MonkeyPatch.context() as patch:  # the fewest steps and clips that give a figure
+        patch.setattr(views, "_DECODER_STEPS", 3)
+        patch.setattr(views, "_ERROR_CLIPS", 20)
+        patch.setattr(plan, "SURPRISE_PAIRS", 4)
+        patch.setattr(views, "fit_probe", partial(fit_probe, steps=2))
         return write_report(folder)
 
 
-def test_every_section_has_pictures_and_each_of_them_is_a_png_too(report):
+def test_every_section_has_figures_and_each_of_them_is_a_png_too(report):
     page = report.read_text()
     sections = re.findall(r'<section id="([^"]+)">(.*?)</section>', page, re.DOTALL)
     assert [name for name, _ in sections] == [
@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_study(report):
     assert f"Motion, ridge regression: V-JEPA {mean:.1f} %, untrained " in page
     assert "What V-JEPA learns in 8 minutes without labels" in page
     assert "Some <CPU> & more" in page
-    contrasts = Study(report.parent).contrasts
+    contrasts = StudyResults(report.parent).contrasts
     met = sum(item["low"] > 0 for item in contrasts)
     assert f"<b>{met} of {len(contrasts)}</b> expectations of the paper met" in page
 
@@ -121,8 +121,8 @@ def test_a_study_without_models_and_with_few_numbers_says_what_is_missing(tmp_pa
     assert (tmp_path / "elsewhere" / "page_pictures" / "learnt-motion-ridge.png").is_file()
     missing = re.findall(r'<p class="missing">Not shown: (.*?)</p>', page)
     assert len(missing) == 7
-    assert "study.json holds no contrast." in missing
-    assert "study.json names no folder with a V-JEPA model that is still there." in missing
+    assert "study.json has no contrast." in missing
+    assert "study.json names no existing folder with a V-JEPA model." in missing
 
 
 def test_without_the_clips_the_numbers_are_shown(tmp_path):
@@ -135,7 +135,7 @@ def test_without_the_clips_the_numbers_are_shown(tmp_path):
     (study / "study.json").write_text(
         json.dumps({"settings": data["settings"], "rows": data["rows"], "runs": data["runs"]})
     )
-    assert "has no clips.pt, which holds the clips of the study." in write_report(study).read_text()
+    assert "has no clips.pt, the file with the clips of the study." in write_report(study).read_text()
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):

@@ -1,24 +1,24 @@
-"""Sums over the rows of a study: which rows count, means, intervals and verdicts."""
+"""The results of a study: final rows, means, intervals, contrasts, verdicts, and the table."""
 
 import json
 
+import numpy as np
 import pytest
 
-from transformers_vjepa.figures.style import percent, signed
-from transformers_vjepa.study.results import Study, verdict
+from transformers_vjepa.evaluation.statistics import paired_bootstrap
+from transformers_vjepa.study.plan import scores
+from transformers_vjepa.study.results import StudyResults, contrasts, describe, final_rows, run_history, verdict
 
 
-def row(arm="vjepa", seed=0, step=10, labels=200, hits="1100", **changes):
-    accuracy = 100 * hits.count("1") / max(len(hits), 1)
-    values = {"accuracy": accuracy, "low": accuracy - 5, "high": accuracy + 7, "hits": hits}
-    names = {"arm": arm, "seed": seed, "step": step, "labels": labels, "task": "motion", "read_out": "ridge"}
-    return {**names, **values, **changes}
+def row(arm="vjepa", hits="1100", *, seed=0, step=10, labels=200, read_out="ridge", **changes):
+    names = {"arm": arm, "seed": seed, "step": step, "labels": labels, "task": "motion", "read_out": read_out}
+    return {**names, **scores(np.array([hit == "1" for hit in hits])), **changes}
 
 
 def write(folder, rows, **others):
     data = {"settings": {"labels": 200, "seeds": [0, 1], "chance": {"motion": 12.5}}, "rows": rows, **others}
     (folder / "study.json").write_text(json.dumps(data))
-    return Study(folder)
+    return StudyResults(folder)
 
 
 def test_rows_of_checkpoints_count_only_where_a_step_is_asked_for(tmp_path):
@@ -28,8 +28,8 @@ def test_rows_of_checkpoints_count_only_where_a_step_is_asked_for(tmp_path):
     assert study.summary("vjepa", task="motion", read_out="ridge", step=5).seeds == (25.0,)
     assert study.summary("vjepa", task="motion", read_out="ridge", labels=50).mean == 0.0
     assert study.summary("vjepa", task="motion", read_out="attentive") is None
-    assert study.label_counts(arm="vjepa", task="motion", read_out="ridge") == [50, 200]
-    assert study.steps(arm="vjepa", task="motion", read_out="ridge") == [5, 10]
+    assert study.values("labels", arm="vjepa", task="motion", read_out="ridge", final=True) == [50, 200]
+    assert study.values("step", arm="vjepa", task="motion", read_out="ridge") == [5, 10]
     assert study.tasks == ["motion"] and study.chance("motion") == 12.5 and study.chance("label") is None
 
 
@@ -48,14 +48,6 @@ def test_interval_is_that_of_the_binomial_and_wider_where_seeds_differ(tmp_path)
     rows = [row(seed=seed, hits=hits) for seed, hits in enumerate(("1" * 320 + "0" * 80, half, "1" * 80 + "0" * 320))]
     apart = write(tmp_path / "b", rows).summary("vjepa", task="motion", read_out="ridge")
     assert apart.mean == pytest.approx(50) and apart.high - apart.low > 2 * (one.high - one.low)
-
-
-def test_without_hits_the_intervals_of_the_rows_are_averaged(tmp_path):
-    rows = [row(hits="1100"), row(seed=1, hits="1110", accuracy=75.0)]
-    for one in rows:
-        del one["hits"]
-    summary = write(tmp_path, rows).summary("vjepa", task="motion", read_out="ridge")
-    assert (summary.mean, summary.low, summary.high) == (62.5, 57.5, 69.5)
 
 
 def test_models_are_found_relative_to_the_study_and_absolute(tmp_path):
@@ -78,26 +70,96 @@ def test_ranks_by_step(tmp_path):
     rows = [row(rank=3.0), row(read_out="attentive", rank=3.0), row(seed=1, rank=5.0), row(step=5)]
     study = write(tmp_path, rows)
     assert study.ranks("vjepa", step=10) == [3.0, 5.0] and study.ranks("vjepa", step=5) == []
-    assert study.all_steps("vjepa") == [5, 10]
+    assert study.values("step", arm="vjepa") == [5, 10]
 
 
 def test_verdicts_follow_the_interval():
     assert verdict({"low": 0.1, "high": 3.0}) == "met"
-    assert verdict({"low": -0.1, "high": 3.0, "expected": "positive"}) == "open"
+    assert verdict({"low": -0.1, "high": 3.0}) == "open"
     assert verdict({"low": -3.0, "high": -0.1}) == "contradicted"
-    assert verdict({"low": -3.0, "high": -0.1, "expected": "negative"}) == "met"
-
-
-def test_numbers_as_text():
-    assert percent(0.254) == "25 %" and signed(-3.14) == "−3.1" and signed(2) == "+2.0"
 
 
 def test_errors_name_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no study.json: run vjepa study"):
-        Study(tmp_path)
+        StudyResults(tmp_path)
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        Study(tmp_path)
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        StudyResults(tmp_path)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(ValueError, match="lacks rows, settings"):
-        Study(tmp_path)
+        StudyResults(tmp_path)
+
+
+# Contrasts and the table
+
+
+def test_bootstrap_of_differences_that_are_all_equal_has_no_width():
+    assert paired_bootstrap(np.full((3, 50), 0.5)) == (0.5, 0.5, 0.5)
+
+
+def test_bootstrap_over_clips_by_hand():
+    # One seed, 100 clips, of which one half differs by 1: the mean has the deviation sqrt(1/4 / 100) = 0.05.
+    mean, low, high = paired_bootstrap(np.arange(100)[None] % 2.0)
+    assert mean == 0.5
+    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.01) and high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.01)
+
+
+def test_bootstrap_draws_seeds_too():
+    # All clips of a seed agree, so new clips change nothing; the mean of seeds 0, 0, 1 is 0, 1/3, 2/3 or 1.
+    table = np.repeat([[0.0], [0.0], [1.0]], 100, axis=1)
+    mean, low, high = paired_bootstrap(table)
+    # P(0) = 8/27 and P(1) = 1/27 = 3.7 %, so both ends of a 95 % interval are reached.
+    assert (round(mean, 9), low, high) == (round(1 / 3, 9), 0.0, 1.0)
+    assert paired_bootstrap(table) == (mean, low, high)
+
+
+def test_contrasts_of_hand_made_hits():
+    rows = [
+        row("vjepa", "1110"),
+        row("vjepa", "0000", step=5),  # a checkpoint on the way does not count
+        row("vjepa", "1111", labels=400),
+        row("vjepa", "1100", seed=1),
+        row("untrained", "1000", step=0),
+        row("untrained", "1110", step=0, labels=400),
+        row("optical_flow", "1111", seed=None, step=None),
+    ]
+    found = contrasts(rows, tasks=["motion"], labels=200, label_counts=[200, 400])
+    # Seed 1 has no partner. Of the lead of 50 points with 200 labels 25 are left with 400.
+    assert [(item["name"], item["difference"]) for item in found] == [
+        ("features - untrained", 50.0),
+        ("lead over untrained, 200 - 400 labels", 25.0),
+    ]
+    assert all(item["low"] <= item["difference"] <= item["high"] for item in found)
+    assert {item["expected"] for item in found} == {"positive"}
+    assert len(final_rows(rows)) == len(rows) - 1
+
+
+def test_attentive_against_mean_pooling():
+    rows = [row("vjepa", "1110", read_out="attentive"), row("vjepa", "1000", read_out="mean")]
+    (found,) = contrasts(rows, tasks=["motion"], labels=200, label_counts=[200])
+    assert (found["name"], found["difference"], found["read_out"]) == ("attentive - mean pooling", 50.0, "attentive")
+
+
+def test_the_history_of_a_run(tmp_path):
+    log = [
+        {"step": 10, "loss": 0.5, "clips_per_second": 32.0, "target_rank_over_clips": 3.0},
+        {"step": 15, "loss": 0.25, "clips_per_second": 16.0},
+        {"step": 15, "train_runtime": 99.0},
+    ]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert run_history(tmp_path, batch_size=64) == {
+        "steps": 15,
+        "seconds": 10 * 64 / 32 + 5 * 64 / 16,
+        "loss": [[10, 0.5], [15, 0.25]],
+        "rank": [[10, 3.0]],
+    }
+
+
+def test_the_table_names_what_is_met_and_what_is_not():
+    settings = {"num_test": 4, "labels": 200, "seeds": [0, 1], "chance": {"motion": 12.5}}
+    rows = [row("vjepa", "1110"), row("vjepa", "1000", seed=1), row("untrained", "1000", step=0)]
+    item = {"task": "motion", "read_out": "ridge", "labels": 200, "expected": "positive", "difference": 1.0}
+    made = [item | {"name": name, "low": low, "high": high} for name, low, high in (("a", 1, 2), ("b", -1, 1))]
+    text = describe({"settings": settings, "rows": rows, "contrasts": made})
+    assert "vjepa                                 50.0" in text  # the mean of 75 and 25
+    assert [line.rsplit(maxsplit=1)[-1] for line in text.splitlines()[-2:]] == ["yes", "open"]

@@ -1,9 +1,9 @@
 """
-Hand-made descriptions of clips, for the read-outs that features go through: what anyone gets without learning.
+Hand-crafted descriptors of clips, for the same read-outs as learned features: results without learning.
 
-Each of [`BASELINES`] takes uint8 clips (clips, frames, height, width, 3) and gives float32 (clips, numbers). The
-first two say whether a label can be had without motion, the next two whether it can be had without an idea of motion,
-and `optical_flow` what an idea of motion from a textbook is worth.
+Each of [`BASELINES`] takes uint8 clips (clips, frames, height, width, 3) and returns float32 (clips, numbers). The
+first two descriptors contain no motion. The next two contain all frames, but do not describe motion. `optical_flow`
+describes motion by a textbook method.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,21 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-#: Directions that `optical_flow` tells apart: the first is to the right, the others follow clockwise on the screen.
+#: Bins of directions in `optical_flow`: the first is to the right, the others follow clockwise on the screen.
 NUM_DIRECTIONS = 8
-_SIDE = 16  # pixels, of the pictures that the baselines on pixels see
+_SIDE = 16  # pixels of the reduced images
 _WINDOW, _STRIDE = 9, 4  # pixels, of the windows in which flow is estimated
-_BLUR = 1.0  # standard deviation in pixels: gradients of a blurred picture hold for displacements of about a pixel
+_BLUR = 1.0  # standard deviation in pixels: gradients of a blurred image hold for displacements of about a pixel
 _CLIPS_AT_ONCE = 128
 
 
-def _check_clips(clips: torch.Tensor) -> None:
+def _check_clips(clips: torch.Tensor, *, least_frames: int = 1) -> None:
     if clips.ndim != 5 or clips.shape[-1] != 3 or clips.dtype != torch.uint8 or 0 in clips.shape:
         raise ValueError(
             f"clips of shape {tuple(clips.shape)} and type {clips.dtype}: pass uint8 (clips, frames, height, width, 3)"
         )
+    if clips.shape[1] < least_frames:
+        raise ValueError(f"clips of {clips.shape[1]} frame: differences and flow need at least {least_frames} frames")
 
 
 def _small(clips: torch.Tensor) -> torch.Tensor:
@@ -38,7 +40,7 @@ def _small(clips: torch.Tensor) -> torch.Tensor:
 
 def mean_colours(clips: torch.Tensor) -> torch.Tensor:
     """
-    The mean of every frame and channel, in [0, 1].
+    The mean of every channel of every frame, in [0, 1].
 
     Args:
         clips: uint8 (clips, frames, height, width, 3).
@@ -50,15 +52,15 @@ def mean_colours(clips: torch.Tensor) -> torch.Tensor:
         ValueError: clips of another shape or type.
     """
     _check_clips(clips)
-    # Chunk by chunk, as floats take eight times the memory.
+    # In chunks, because doubles take eight times the memory.
     means = [chunk.double().mean(dim=(2, 3)) / 255.0 for chunk in clips.split(_CLIPS_AT_ONCE)]
     return torch.cat(means).flatten(1).float()
 
 
 def single_frame(clips: torch.Tensor) -> torch.Tensor:
     """
-    The middle frame (of an even number the second of the two) at 16 x 16: red, green, blue and their mean.
-    Arguments and errors are those of [`mean_colours`]; float32 (clips, 4 * 256).
+    The middle frame (of an even number the second of the two) at 16 x 16: red, green, blue and their mean, as float32
+    (clips, 4 * 256). Arguments and errors: see [`mean_colours`].
     """
     _check_clips(clips)
     middle = clips.shape[1] // 2
@@ -67,24 +69,17 @@ def single_frame(clips: torch.Tensor) -> torch.Tensor:
 
 
 def raw_pixels(clips: torch.Tensor) -> torch.Tensor:
-    """
-    All frames at 16 x 16. Arguments and errors are those of [`mean_colours`]; float32 (clips, frames * 3 * 256).
-    """
+    """All frames at 16 x 16: float32 (clips, frames * 3 * 256). Arguments and errors: see [`mean_colours`]."""
     return _small(clips).flatten(1)
 
 
 def frame_differences(clips: torch.Tensor) -> torch.Tensor:
     """
-    Every frame at 16 x 16 less the one before. Arguments and errors are those of [`mean_colours`], and at least two
-    frames are needed; float32 (clips, (frames - 1) * 3 * 256).
+    Differences of successive frames at 16 x 16: float32 (clips, (frames - 1) * 3 * 256). Arguments and errors: see
+    [`mean_colours`]; at least two frames are needed.
     """
-    return _moving(_small(clips)).diff(dim=1).flatten(1)
-
-
-def _moving(clips: torch.Tensor) -> torch.Tensor:
-    if clips.shape[1] < 2:
-        raise ValueError(f"clips of {clips.shape[1]} frame: differences and flow need at least 2")
-    return clips
+    _check_clips(clips, least_frames=2)
+    return _small(clips).diff(dim=1).flatten(1)
 
 
 def _blurred_grey(clips: torch.Tensor) -> torch.Tensor:
@@ -100,8 +95,8 @@ def _blurred_grey(clips: torch.Tensor) -> torch.Tensor:
 
 def local_motion(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    How the picture moves, turns and grows in small windows: Lucas and Kanade's least squares (1981), with rotation and
-    scale as unknowns beside the displacement. A window at which nothing can be seen to move gives zeros.
+    Displacement, rotation and growth of the image in small windows: the least squares of Lucas and Kanade (1981), with
+    rotation and scale as unknowns beside the displacement. A window without visible motion gives zeros.
 
     Args:
         clips: uint8 (clips, frames, height, width, 3), at least 2 frames and 9 x 9 pixels.
@@ -109,15 +104,15 @@ def local_motion(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         float32 (clips, frames - 1, windows, 4): displacement to the right and downwards, in pixels per frame,
         growth of lengths (as a share) and clockwise turn (radians) per frame; and the weight of each window, float32
-        (clips, frames - 1, windows): the contrast in it, in [0, 1].
+        (clips, frames - 1, windows): its contrast, in [0, 1].
 
     Raises:
         ValueError: clips of another shape or type, or too small.
     """
-    _check_clips(clips)
+    _check_clips(clips, least_frames=2)
     if min(clips.shape[2:4]) < _WINDOW:
-        raise ValueError(f"clips of {clips.shape[2]} x {clips.shape[3]} pixels: flow needs at least {_WINDOW}")
-    grey = _blurred_grey(_moving(clips))
+        raise ValueError(f"clips of {clips.shape[2]} x {clips.shape[3]} pixels: flow needs at least {_WINDOW} pixels")
+    grey = _blurred_grey(clips)
     mean = (grey[:, 1:] + grey[:, :-1]) / 2.0
     along_y, along_x = torch.gradient(mean, dim=(2, 3))
     parts = torch.stack([along_x, along_y, grey.diff(dim=1)], dim=2).flatten(0, 1)
@@ -126,12 +121,12 @@ def local_motion(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     offsets = torch.arange(_WINDOW, dtype=torch.float32) - _WINDOW // 2
     y, x = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
     near = torch.exp(-0.5 * (x.square() + y.square()) / (_WINDOW / 4.0) ** 2)
-    # Brightness stays with the point: gradient . velocity = -change; velocity = (u + g x - c y, v + g y + c x).
+    # A moving point keeps its brightness: gradient . velocity = -change; velocity = (u + g x - c y, v + g y + c x).
     seen = torch.stack([along_x, along_y, along_x * x + along_y * y, along_y * x - along_x * y], dim=-1)
     weighted = (seen * near[:, None]).transpose(-1, -2)
     normal, right = weighted @ seen, -weighted @ along_t[..., None]
-    # Without a ridge a straight edge, along which any displacement fits, would give a huge one. Growth and turn move
-    # the pixels of a window by some 2 per unit, so they weigh four times as much.
+    # The ridge prevents a huge displacement along a straight edge, where every displacement fits. Growth and turn move
+    # the pixels of a window by about 2 pixels per unit, so their weight is four times as large.
     ridge = 1e-3 * torch.diag(torch.tensor([1.0, 1.0, 4.0, 4.0]))
     motion = torch.linalg.solve(normal + ridge, right)[..., 0]
     contrast = ((along_x.square() + along_y.square()) @ near / near.sum()).sqrt()
@@ -141,15 +136,15 @@ def local_motion(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def optical_flow(clips: torch.Tensor) -> torch.Tensor:
     """
-    A histogram of [`local_motion`] over a whole clip, with the contrast of the windows as their weights.
+    A histogram of [`local_motion`] over a whole clip; the weight of a window is its contrast.
 
     Args:
         clips: see [`local_motion`].
 
     Returns:
-        float32 (clips, 8 + 7): the mean speed in pixels per frame of what moves in each of eight directions (to the
-        right, then clockwise on the screen, each 45 degrees wide); the mean displacement to the right and downwards;
-        of growth and of clockwise turn the means of their positive and of their negative parts; the mean speed.
+        float32 (clips, 8 + 7): the mean speed in pixels per frame in each of eight directions (to the right, then
+        clockwise on the screen, each 45 degrees wide); the mean displacement to the right and downwards; the means of
+        the positive and of the negative parts of growth and of clockwise turn; the mean speed.
 
     Raises:
         ValueError: see [`local_motion`].
@@ -168,7 +163,7 @@ def _flow_histogram(clips: torch.Tensor) -> torch.Tensor:
     return torch.cat([histogram, torch.stack([(weights * s).sum(dim=1) for s in statistics], dim=1)], dim=1)
 
 
-#: Name of each description of clips, for tables, and the function that makes it.
+#: Name of each descriptor, and its function.
 BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean_colours": mean_colours,
     "single_frame": single_frame,

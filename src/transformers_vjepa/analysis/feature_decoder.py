@@ -1,19 +1,19 @@
 """
-Features back into pixels, to see what they hold and what the predictor imagines.
+Features decoded into pixels, to see what features hold and what the predictor predicts.
 
-The decoder is trained on the features of a frozen target encoder, normalised as the predictor has to predict them,
-and only then shown what the predictor says about masked regions. It sees one token at a time: whatever a picture shows
-at a place was in the features of that place, and nothing was filled in from around it.
+The decoder is trained on features of a frozen target encoder, normalised like the targets of the predictor. Then it
+decodes the predictions for masked regions. The decoder sees one token at a time: the image at a place comes from the
+features of that place, and nothing is filled in from its surroundings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from ..figures.images import TARGET_COLOR, Strip, draw_strips, frame_titles
@@ -21,8 +21,12 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, gather_tokens
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
-# Warm-up of the learning rate, as a share of the steps; a cosine to 0 follows.
-_WARMUP = 0.05
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIDTH = 256  # of the hidden layers
+_LEARNING_RATE, _WEIGHT_DECAY = 2e-3, 0.01
+_WARMUP = 0.05  # share of the steps
 
 
 def unpatchify(patches: torch.Tensor, *, config: VJEPAConfig) -> torch.Tensor:
@@ -37,7 +41,7 @@ def unpatchify(patches: torch.Tensor, *, config: VJEPAConfig) -> torch.Tensor:
         (batch, frames, channels, height, width).
 
     Raises:
-        ValueError: patches that do not fit `config`.
+        ValueError: the patches do not fit `config`.
     """
     (time, rows, columns), channels = config.grid_size, config.in_chans
     tubelet, patch = config.tubelet_size, config.patch_size
@@ -52,91 +56,49 @@ def unpatchify(patches: torch.Tensor, *, config: VJEPAConfig) -> torch.Tensor:
     return clips.reshape(-1, time * tubelet, channels, rows * patch, columns * patch)
 
 
-class FeatureDecoder(nn.Module):
+def new_decoder(config: VJEPAConfig) -> nn.Sequential:
     """
-    The pixels of a token's tubelet from its normalised features: an MLP with two hidden layers, the same for all
-    tokens.
+    An MLP with two hidden layers, the same for all tokens. It decodes normalised features (batch, tokens, hidden_size)
+    into the pixels of their tubelets (batch, tokens, channels * tubelet_size * patch_size^2).
+    """
+    hidden = [nn.Linear(config.hidden_size, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU()]
+    return nn.Sequential(*hidden, nn.Linear(_WIDTH, config.in_chans * config.tubelet_size * config.patch_size**2))
+
+
+def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *, steps: int) -> nn.Sequential:
+    """
+    Trains a decoder on whole clips, with the mean squared error of the normalised pixels, AdamW and a cosine schedule.
+    The model gets no gradient, and the global random state does not change.
 
     Args:
-        config: of the model whose features it decodes.
-        width: of the hidden layers.
-    """
-
-    def __init__(self, config: VJEPAConfig, *, width: int = 256):
-        super().__init__()
-        self.config = config
-        self.layers = nn.Sequential(
-            nn.Linear(config.hidden_size, width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Linear(width, config.in_chans * config.tubelet_size * config.patch_size**2),
-        )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """`features` (batch, tokens, hidden_size): (batch, tokens, channels * tubelet_size * patch_size^2)."""
-        return self.layers(features)
-
-
-@torch.no_grad()
-def _target_features(model: VJEPAForPreTraining, patches: torch.Tensor, grid_size: tuple[int, int, int]):
-    """What the predictor has to predict of every token: (batch, num_patches, hidden_size)."""
-    features = model.vjepa.encoder(patches, grid_size).last_hidden_state
-    return nn.functional.layer_norm(features, features.shape[-1:])
-
-
-def _endless(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    while True:
-        number = 0
-        for number, batch in enumerate(batches, start=1):  # noqa: B007
-            yield batch
-        if not number:
-            raise ValueError("`batches` has no more clips: pass a list, a DataLoader, or an iterator that goes on")
-
-
-def train_decoder(
-    model: VJEPAForPreTraining,
-    batches: Iterable[torch.Tensor],
-    *,
-    steps: int = 300,
-    learning_rate: float = 2e-3,
-    width: int = 256,
-    seed: int = 0,
-) -> FeatureDecoder:
-    """
-    Trains a decoder on whole clips, with the mean squared error of the (normalised) pixels, AdamW and a cosine
-    schedule. The model is only read: no gradient reaches it. Its random state is put back afterwards.
-
-    Args:
-        model: gives the features; the decoder is made on its device.
-        batches: normalised clips (batch, frames, channels, height, width), begun again where they end.
+        model: encodes the clips; the decoder is created on its device.
+        batches: normalised clips (batch, frames, channels, height, width), used in turn.
         steps: optimizer steps, of one batch each.
-        learning_rate: its highest value.
-        width: see [`FeatureDecoder`].
-        seed: of the initial weights.
 
     Returns:
         The decoder, in evaluation mode.
 
     Raises:
-        ValueError: fewer than one step, or no clips.
+        ValueError: fewer than one step, or no batch.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
+    if steps < 1 or not batches:
+        raise ValueError(f"steps={steps} with {len(batches)} batches: pass at least one step and one batch")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        decoder = FeatureDecoder(model.config, width=width)
+        torch.manual_seed(0)
+        decoder = new_decoder(model.config)
     decoder.to(model.device)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     warmup = max(1, round(_WARMUP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
-    source = _endless(batches)
-    for _ in range(steps):
-        patches, grid_size = model.vjepa.encoder.embeddings.patchify(next(source).to(model.device))
-        decoded = decoder(_target_features(model, patches, grid_size))
-        loss = nn.functional.mse_loss(decoded, patches)
+    for step in range(steps):
+        clips = batches[step % len(batches)].to(model.device)
+        with torch.no_grad():
+            patches, grid_size = model.vjepa.encoder.embeddings.patchify(clips)
+            features = model.vjepa.encoder(patches, grid_size).last_hidden_state
+            targets = nn.functional.layer_norm(features, features.shape[-1:])
+        loss = nn.functional.mse_loss(decoder(targets), patches)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -147,15 +109,15 @@ def train_decoder(
 @dataclass(frozen=True)
 class DecodedClips:
     """
-    Clips (batch, frames, channels, height, width) in normalised pixels; 0, the mean colour, where nothing is known.
+    Clips (batch, frames, channels, height, width) in normalised pixels; unknown pixels are 0, the mean colour.
 
     Attributes:
-        original: as they are.
-        context: what the context encoder sees.
-        hidden: bool (batch, frames, height, width), where it sees nothing.
-        from_targets: context, and the target tokens decoded from the features of the target encoder: the best that
-            predictions could look like.
-        from_predictions: context, and the target tokens decoded from what the predictor predicts.
+        original: the clips.
+        context: the part that the context encoder sees.
+        hidden: bool (batch, frames, height, width), the part that the context encoder does not see.
+        from_targets: context, and target tokens decoded from features of the target encoder: the best possible result
+            of a prediction.
+        from_predictions: context, and target tokens decoded from the predictions.
     """
 
     original: torch.Tensor
@@ -168,21 +130,20 @@ class DecodedClips:
 @torch.no_grad()
 def decode_predictions(
     model: VJEPAForPreTraining,
-    decoder: FeatureDecoder,
+    decoder: nn.Sequential,
     pixel_values_videos: torch.Tensor,
     *,
     context_mask: torch.Tensor,
     target_mask: torch.Tensor,
 ) -> DecodedClips:
     """
-    What the predictor imagines where it sees nothing. The model should be in evaluation mode.
+    Predictions decoded into pixels. The model should be in evaluation mode.
 
     Args:
         model: frozen.
-        decoder: trained on the features of `model`.
+        decoder: trained on features of `model`.
         pixel_values_videos: normalised clips (batch, frames, channels, height, width).
-        context_mask, target_mask: int64 token indices (batch, tokens) of the first mask generator. Tokens in neither
-            stay 0.
+        context_mask, target_mask: int64 token indices (batch, tokens) of one mask. Tokens in neither stay 0.
 
     Raises:
         ValueError: see [`VJEPAForPreTraining.forward`].
@@ -205,13 +166,12 @@ def draw_decoded_clip(
     decoded: DecodedClips, *, shown: int, processor: VJEPAVideoProcessor, config: VJEPAConfig
 ) -> Figure:
     """
-    A clip as it is, what the context encoder sees of it (the hidden part is blue), and the rest decoded from
-    features: those of the target encoder, and those that the predictor imagines.
+    A clip, its context (the hidden part is blue), and the hidden part decoded from target features and from
+    predictions, one row each.
 
     Args:
-        decoded: what [`~analysis.feature_decoder.decode_predictions`] gives.
-        shown: which clip to show.
-        processor: has the mean and standard deviation that the pixels were normalised with.
+        shown: index of the clip to show.
+        processor: has the mean and the standard deviation that the pixels were normalised with.
     """
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (processor.image_mean, processor.image_std))
     rows = {
@@ -228,13 +188,3 @@ def draw_decoded_clip(
             frames = torch.where(hidden, torch.tensor(TARGET_COLOR), frames)
         strips.append(Strip(label, frames))
     return draw_strips(strips, titles=frame_titles(config))
-
-
-__all__ = [
-    "DecodedClips",
-    "FeatureDecoder",
-    "decode_predictions",
-    "draw_decoded_clip",
-    "train_decoder",
-    "unpatchify",
-]

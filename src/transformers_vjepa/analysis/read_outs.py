@@ -1,4 +1,4 @@
-"""What frozen features know: four ways to read it off, on features that fit into memory."""
+"""Four classifiers on frozen features that fit into memory: what do the features contain?"""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.splits import stratified_fraction, stratified_split
-from ..evaluation.probing import ProbeGrid, best_probe, fit_read_out, probe_settings, selection_score
+from ..evaluation.probing import ProbeGrid, ProbeSettings, best_probe, fit_read_out, probe_settings, selection_score
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAModel
@@ -16,21 +16,21 @@ from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 ReadOut = Literal["ridge", "neighbours", "attentive", "mean"]
 
-#: Closed-form read-outs see the features averaged over space, at each time step; probes see all tokens.
+#: Closed-form read-outs use features averaged over space at each time step; probes use all tokens.
 CLOSED_FORM = ("ridge", "neighbours")
 PROBES = ("attentive", "mean")
 
-# One of these is chosen on clips that are held out of the labelled ones.
+# One of these rates is selected on held-out labelled clips.
 _LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 _WEIGHT_DECAY = 0.01
 _HELD_OUT = 0.25
 _BATCH = 128
 _WARMUP_STEPS = 20
-# A probe that stops too early makes good features look bad: each clip is seen at least so often.
+# A probe that stops too early makes good features look bad.
 _LEAST_EPOCHS = 40
 
 
-@torch.no_grad()  # not inference mode, whose tensors cannot be trained on
+@torch.no_grad()  # not inference mode: probes train on these tensors
 def encode_clips(
     model: VJEPAModel, clips: torch.Tensor, *, processor: VJEPAVideoProcessor | None = None, batch_size: int = 100
 ) -> torch.Tensor:
@@ -38,9 +38,9 @@ def encode_clips(
     Encoder tokens of clips.
 
     Args:
-        model: the frozen encoder; runs on its own device.
-        clips: uint8 (clips, frames, height, width, 3), as [`~data.evaluation_clips.read_evaluation_clips`] gives them.
-        processor: gives mean and standard deviation of the pixels; ImageNet's by default.
+        model: the frozen encoder; it runs on its own device.
+        clips: uint8 (clips, frames, height, width, 3), from [`~data.evaluation_clips.read_evaluation_clips`].
+        processor: has the mean and the standard deviation of the pixels; ImageNet's by default.
         batch_size: clips at a time.
 
     Returns:
@@ -58,13 +58,14 @@ def encode_clips(
 
 
 def time_means(features: torch.Tensor) -> torch.Tensor:
-    """(clips, time, cells, width) -> (clips, time * width): the order of events stays readable, places do not."""
+    """(clips, time, cells, width) -> (clips, time * width): means over space keep the order of events, not places."""
     return features.mean(dim=2).flatten(1)
 
 
 def labelled_subset(labels: Sequence[int], *, count: int, seed: int) -> np.ndarray:
     """
-    About `count` clips, the same share of every class, rounded half up. Of one seed, fewer are a part of more.
+    About `count` clips, the same share of every class, rounded half up. With one seed, a smaller subset is part of
+    every larger one.
 
     Args:
         labels: class of every clip.
@@ -74,10 +75,10 @@ def labelled_subset(labels: Sequence[int], *, count: int, seed: int) -> np.ndarr
         Indices of the clips, ascending.
 
     Raises:
-        ValueError: more than there are, none, or so few that a class has none.
+        ValueError: `count` is out of range, or a class gets no clip.
     """
     if not 1 <= count <= len(labels):
-        raise ValueError(f"count={count} labelled clips of {len(labels)}: it must lie in [1, {len(labels)}]")
+        raise ValueError(f"count={count} labelled clips must lie in [1, {len(labels)}], the number of clips")
     return stratified_fraction(labels, fraction=count / len(labels), seed=seed)
 
 
@@ -92,23 +93,22 @@ def read_out(
     probe_steps: int = 400,
 ) -> np.ndarray:
     """
-    Which test clips a classifier of frozen features gets right.
+    The test clips that a classifier of frozen features gets right.
 
     Args:
         kind: `"ridge"` or `"neighbours"` of [`~evaluation.probing.fit_read_out`], on means over space at
-            each time step; or an `"attentive"` or `"mean"` pooling probe on all tokens, trained to convergence
-            (see [`fit_probe`]).
-        train_features, test_features: (clips, time, cells, width), as [`encode_clips`] gives them; for the closed
-            forms also (clips, values) of anything.
+            each time step; or an `"attentive"` or `"mean"` pooling probe on all tokens (see [`fit_probe`]).
+        train_features, test_features: (clips, time, cells, width) from [`encode_clips`]; for the closed forms also
+            (clips, values).
         train_labels, test_labels: int64 (clips,).
-        seed: of a probe's first weights, batches and held-out clips; the closed forms have no chance in them.
-        probe_steps: least steps of a probe.
+        seed: of the first weights, batches and held-out clips of a probe; the closed forms are deterministic.
+        probe_steps: least number of steps of a probe.
 
     Returns:
         bool (test clips,).
 
     Raises:
-        ValueError: another kind.
+        ValueError: an unknown kind.
         ImportError: scikit-learn, which the closed forms need, is missing.
     """
     if kind in PROBES:
@@ -116,7 +116,7 @@ def read_out(
         probe = fit_probe(kind, tokens, train_labels, seed=seed, steps=probe_steps)
         return _logits(probe, test_tokens)[:, 0].argmax(axis=1) == test_labels
     if kind not in CLOSED_FORM:
-        raise ValueError(f"kind={kind!r} is no read-out: choose one of {', '.join((*CLOSED_FORM, *PROBES))}")
+        raise ValueError(f"unknown read-out kind={kind!r}: choose one of {', '.join((*CLOSED_FORM, *PROBES))}")
     means = [time_means(part) if part.ndim == 4 else part for part in (train_features, test_features)]
     fitted = fit_read_out(kind, means[0], torch.from_numpy(train_labels))
     return fitted.predict(means[1].numpy()) == test_labels
@@ -126,22 +126,22 @@ def fit_probe(
     kind: Literal["attentive", "mean"], tokens: torch.Tensor, labels: np.ndarray, *, seed: int, steps: int = 400
 ) -> ProbeGrid:
     """
-    A probe at the best of several learning rates: chosen by what probes trained on three quarters of the clips make
-    of the last quarter, then trained anew on all of them. AdamW and a cosine schedule, as many steps as it
-    takes to see each clip 40 times, but at least `steps`.
+    A probe at the best of several learning rates. Probes of all rates are trained on three quarters of the clips; the
+    last quarter selects the rate; then a new probe is trained on all clips. AdamW and a cosine schedule, 40 passes
+    over the clips, but at least `steps` steps.
 
     Args:
-        kind: how tokens are pooled.
+        kind: pooling of the tokens.
         tokens: float32 (clips, tokens, width).
         labels: int64 (clips,), at least two clips of every class.
-        seed: of first weights, batches and the choice of the quarter.
-        steps: least number.
+        seed: of the first weights, the batches and the held-out quarter.
+        steps: least number of steps.
 
     Returns:
-        A grid of this one probe.
+        A grid with one probe.
 
     Raises:
-        ValueError: a class with one clip.
+        ValueError: a class has one clip only.
     """
     kept, held_out = stratified_split(labels, fraction=_HELD_OUT, seed=seed)
     settings = probe_settings(_LEARNING_RATES, [_WEIGHT_DECAY])
@@ -153,8 +153,17 @@ def fit_probe(
     return _train(kind, tokens, labels, [chosen], num_labels=num_labels, seed=seed, steps=steps)
 
 
-def _train(kind, tokens, labels, settings, *, num_labels: int, seed: int, steps: int) -> ProbeGrid:
-    """All probes of `settings` in one pass; from the same seed each as it would be alone."""
+def _train(
+    kind: Literal["attentive", "mean"],
+    tokens: torch.Tensor,
+    labels: np.ndarray,
+    settings: Sequence[ProbeSettings],
+    *,
+    num_labels: int,
+    seed: int,
+    steps: int,
+) -> ProbeGrid:
+    """Trains all probes of `settings` together; with one seed, each is trained as it would be alone."""
     heads = next(heads for heads in (4, 3, 2, 1) if tokens.shape[-1] % heads == 0)  # of the attentive pooler
     config = VJEPAConfig(hidden_size=tokens.shape[-1], num_attention_heads=heads, pooling=kind, num_labels=num_labels)
     with torch.random.fork_rng(devices=[]):

@@ -1,25 +1,25 @@
 """
-What does the predictor know? Clips in which something impossible happens half-way should surprise it.
+Does the predictor notice an impossible event? In the middle of a clip something impossible happens, and the prediction
+error should rise.
 
-The surprise of a time step is the error of its prediction from the steps before it
-([`VJEPAForPreTraining.surprise`]). It also grows with what there is to predict: an empty step is always easy. So
-clips are compared in matched sets, in which the same steps occur in disturbed and undisturbed clips (Riochet et al.,
-"IntPhys", arXiv 1803.07616). Two clips that are both as they should be,
+The surprise of a time step is the error of its prediction from the preceding steps ([`VJEPAForPreTraining.surprise`]).
+The surprise also depends on the content of the step: an empty step is always easy. So clips are compared in matched
+sets, in which the same steps occur in disturbed and undisturbed clips (Riochet et al., "IntPhys", arXiv 1803.07616).
+Two undisturbed clips
 
 ```
     a    a0 a1 | a2 a3        b    b0 b1 | b2 b3
 ```
 
-exchange their ends: "a0 a1 | b2 b3" and "b0 b1 | a2 a3" are disturbed. Of one scene, `b` is the clip whose shapes
-are elsewhere (`"jump"`), that has none (`"vanish"`; the exchange also makes them appear), or that runs backwards
-(`"reverse"`). At the first step after the exchange the disturbed clips have the same targets as the undisturbed ones,
-so that nothing but the prediction can tell them apart; a set counts as right where the two disturbed clips together
-surprise more there than the two undisturbed ones. By chance that is 50 %: also for untrained models, on average over
-their seeds, while a single one may lean to a side (all sets that a shape vanishes in are alike to it), so that its
-figure belongs beside that of the trained model.
+exchange their ends: "a0 a1 | b2 b3" and "b0 b1 | a2 a3" are disturbed. Both clips show one scene; in `b` the shapes
+are elsewhere (`"jump"`), missing (`"vanish"`; the exchange also makes shapes appear), or move backwards (`"reverse"`).
+At the first step after the exchange, disturbed and undisturbed clips have the same targets, so only the prediction can
+tell them apart. A set counts as right if the two disturbed clips together have the larger surprise at that step. By
+chance 50 % are right. This also holds for untrained models on average over their seeds, but not for every single one,
+because all sets of a kind are similar: report the figure of an untrained model beside that of the trained one.
 
-A reversal is the hardest of the three: the clip goes back to where it has just been, which surprises a predictor that
-takes everything to stay in place less than going on would.
+A reversal is the hardest kind: the clip returns to where it has just been. A predictor that expects no motion is less
+surprised by a reversal than by the normal continuation.
 """
 
 from __future__ import annotations
@@ -33,32 +33,28 @@ import torch
 
 from ..data.synthetic import APPEARANCES, MOTIONS, SPLITS, CorpusConfig, render_clip
 from ..evaluation.statistics import accuracy_interval
-from ..figures.charts import new_figure
-from ..figures.images import draw_frames, tubelet_frames
+from ..figures.charts import Curve, curves
+from ..figures.images import draw_heat, heat_limits, middle_frames
 from ..models.vjepa.clip_transforms import normalize_clips, resize_and_center_crop
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Disturbance = Literal["jump", "vanish", "reverse"]
 DISTURBANCES: tuple[Disturbance, ...] = get_args(Disturbance)
 
-# Blue and orange can be told apart with any kind of colour vision.
-_COLORS = {"undisturbed": "#1f5fa8", "disturbed": "#d9772b"}
-
 
 @dataclass(frozen=True)
 class DisturbedPairs:
     """
-    Pairs of clips and what becomes of them when they exchange their ends.
+    Pairs of clips, and the same clips with exchanged ends.
 
     Attributes:
-        kind: what is impossible about the disturbed clips.
-        step: time step of the token grid, the first after the exchange.
+        kind: the impossible event in the disturbed clips.
+        step: first time step of the token grid after the exchange.
         undisturbed: uint8 (pairs, 2, frames, 3, crop, crop).
         disturbed: likewise; clip i of a pair begins as undisturbed clip i and ends as the other one.
     """
@@ -85,14 +81,14 @@ class Surprise:
 
     @property
     def hits(self) -> torch.Tensor:
-        """Whether the disturbed clips of a pair together surprise more than the undisturbed: bool (pairs,)."""
+        """Whether the disturbed clips of a pair together have the larger surprise: bool (pairs,)."""
         return self._at_the_step(self.disturbed).sum(dim=1) > self._at_the_step(self.undisturbed).sum(dim=1)
 
     @property
     def single_hits(self) -> torch.Tensor:
         """
-        Whether the first disturbed clip of a pair surprises more than the undisturbed clip that begins as it does:
-        bool (pairs,). Here the steps that are compared differ in what there is to predict.
+        Whether the first disturbed clip of a pair has a larger surprise than the undisturbed clip with the same
+        beginning: bool (pairs,). Here the compared steps have different targets.
         """
         return self._at_the_step(self.disturbed)[:, 0] > self._at_the_step(self.undisturbed)[:, 0]
 
@@ -108,37 +104,35 @@ def disturbed_pairs(
     frame_step: int,
     num_pairs: int = 200,
     size: int = CorpusConfig.size,
-    seed: int = 0,
 ) -> DisturbedPairs:
     """
-    Renders scenes of the built-in corpus that are in neither of its splits, every motion and appearance as often as
-    any other, and cuts clips out of them as the evaluation does (but for the video codec). The ends that are exchanged
-    begin with a time step, so that no token spans frames of both clips.
+    Renders scenes of the built-in corpus that are in neither of its splits, with every motion and appearance equally
+    often, and cuts clips as the evaluation does, but without a video codec. The exchanged ends begin with a time step,
+    so no token spans frames of both clips.
 
     Args:
-        kind: see the head of this module.
+        kind: see the docstring of this module.
         config: geometry of the clips.
         frame_step: frames of the video from one frame of the clip to the next.
-        num_pairs: a multiple of 40 has each pair of motion and appearance equally often.
+        num_pairs: a multiple of 40 gives each combination of motion and appearance equally often.
         size: side of the rendered videos, in pixels.
-        seed: of the corpus.
 
     Raises:
-        ValueError: an unknown kind, numbers below 1, or clips of a single time step.
+        ValueError: an unknown kind, a number below 1, or clips of a single time step.
     """
     if kind not in DISTURBANCES:
-        raise ValueError(f"kind={kind!r} is no disturbance: choose one of {', '.join(DISTURBANCES)}")
+        raise ValueError(f"unknown disturbance kind={kind!r}: choose one of {', '.join(DISTURBANCES)}")
     for name, value in (("frame_step", frame_step), ("num_pairs", num_pairs)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     step = config.grid_size[0] // 2
     if step < 1:
         raise ValueError(
-            f"clips of {config.frames_per_clip} frames have a single time step, which nothing precedes: use a model "
-            f"of at least {2 * config.tubelet_size} frames"
+            f"clips of {config.frames_per_clip} frames have a single time step, so no step precedes another: use a "
+            f"model of at least {2 * config.tubelet_size} frames"
         )
     cut = step * config.tubelet_size
-    sets = [_natural_clips(kind, index, config, cut, frame_step, size=size, seed=seed) for index in range(num_pairs)]
+    sets = [_natural_clips(kind, index, config, cut, frame_step, size=size) for index in range(num_pairs)]
     frames = torch.from_numpy(np.stack(sets)).permute(0, 1, 2, 5, 3, 4)
     cropped = resize_and_center_crop(frames.flatten(0, 2), size=config.crop_size)
     undisturbed = cropped.unflatten(0, frames.shape[:3])
@@ -147,18 +141,18 @@ def disturbed_pairs(
 
 
 def _natural_clips(
-    kind: Disturbance, index: int, config: VJEPAConfig, cut: int, frame_step: int, *, size: int, seed: int
+    kind: Disturbance, index: int, config: VJEPAConfig, cut: int, frame_step: int, *, size: int
 ) -> np.ndarray:
     """
     Two clips of one scene, uint8 (2, frames, size, size, 3). The last frame before the exchange, `cut` - 1, lies in
-    the middle of the video: there a video that runs backwards shows the same picture.
+    the middle of the video, where the reversed video shows the same image.
     """
     frames = config.frames_per_clip
-    start = (frames + 1 - 2 * cut) * frame_step  # never the first frame, which a disturbance leaves as it is
+    start = (frames + 1 - 2 * cut) * frame_step  # never the first frame, which a disturbance does not change
     scene = {
         "motion": MOTIONS[index % len(MOTIONS)],
         "appearance": APPEARANCES[index % len(APPEARANCES)],
-        "seed": [seed, len(SPLITS), index],  # the splits have the numbers before
+        "seed": [0, len(SPLITS), index],  # the splits use the smaller numbers
         "size": size,
         "num_frames": 2 * (frames - cut) * frame_step + 1,
     }
@@ -176,10 +170,10 @@ def measure_surprise(
     batch_size: int = 64,
 ) -> Surprise:
     """
-    The surprise of a frozen model over all clips of `pairs`. Runs on the model's device, in evaluation mode.
+    The surprise of a frozen model over all clips of `pairs`. The model runs on its device, in evaluation mode.
 
     Args:
-        processor: gives mean and standard deviation of the pixels; ImageNet's by default.
+        processor: has the mean and the standard deviation of the pixels; ImageNet's by default.
         batch_size: clips at a time.
     """
     processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
@@ -197,24 +191,28 @@ def measure_surprise(
 
 
 def measure_disturbances(
-    model: VJEPAForPreTraining,
+    models: Mapping[str, VJEPAForPreTraining],
     *,
     frame_step: int,
-    processor: VJEPAVideoProcessor | None = None,
-    num_pairs: int = 200,
+    num_pairs: int,
     size: int = CorpusConfig.size,
-    seed: int = 0,
-) -> dict[Disturbance, Surprise]:
-    """[`measure_surprise`] for every kind of disturbance; the arguments are those of [`disturbed_pairs`]."""
-    geometry = {"config": model.config, "frame_step": frame_step, "num_pairs": num_pairs, "size": size, "seed": seed}
+    processor: VJEPAVideoProcessor | None = None,
+) -> dict[str, dict[Disturbance, Surprise]]:
+    """
+    [`measure_surprise`] of several models with one geometry, on the same clips of every kind of disturbance. For the
+    other arguments see [`disturbed_pairs`].
+    """
+    geometry = {"config": next(iter(models.values())).config, "frame_step": frame_step, "size": size}
+    pairs = [disturbed_pairs(kind, num_pairs=num_pairs, **geometry) for kind in DISTURBANCES]
     return {
-        kind: measure_surprise(model, disturbed_pairs(kind, **geometry), processor=processor) for kind in DISTURBANCES
+        name: {clips.kind: measure_surprise(model, clips, processor=processor) for clips in pairs}
+        for name, model in models.items()
     }
 
 
 def pairwise_accuracy(hits: torch.Tensor) -> dict[str, float]:
     """
-    How often the disturbed clips were found out.
+    How often the disturbed clips were recognised.
 
     Args:
         hits: bool (pairs,): `hits` or `single_hits` of [`Surprise`].
@@ -231,8 +229,8 @@ def summarise(
     results: Mapping[str, Surprise], *, untrained: Mapping[str, Surprise] | None = None
 ) -> dict[str, dict[str, Any]]:
     """
-    The accuracies by kind of disturbance, as JSON takes them: [`pairwise_accuracy`] of matched pairs, and under
-    `single` that of single clips; with `untrained` results of the same pairs, under `untrained` the same of those.
+    The accuracies by kind of disturbance, for JSON: [`pairwise_accuracy`] of matched pairs, and under `single` that of
+    single clips. If `untrained` results of the same pairs are given, their accuracies are under `untrained`.
     """
     summary = {}
     for kind, result in results.items():
@@ -243,77 +241,38 @@ def summarise(
     return summary
 
 
-def draw_surprise(results: Mapping[str, Surprise], *, config: VJEPAConfig, example: int = 0) -> Figure:
+def draw_surprise_curves(result: Surprise, *, config: VJEPAConfig) -> Figure:
     """
-    One row per kind of disturbance: the mean surprise of disturbed and undisturbed clips over time, with the 95 %
-    interval of their difference within pairs; and beside it an undisturbed clip and the disturbed one that begins as
-    it does, with their surprise over space and time.
+    The mean surprise of undisturbed and disturbed clips over time, with the 95 % interval of their difference within
+    pairs; a dashed line marks the exchange.
 
     Args:
-        results: by kind, as [`measure_disturbances`] gives them.
         config: geometry of the clips.
-        example: number of the pair to show.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    steps = config.grid_size[0]
-    figure = new_figure(4.0 + 0.95 * steps + 0.9, 4.1 * len(results))
-    rows = figure.subfigures(len(results), 1, squeeze=False)[:, 0]
-    for row, (kind, result) in zip(rows, results.items(), strict=True):
-        left, right = row.subfigures(1, 2, width_ratios=(4.0, 0.95 * steps + 0.9))
-        accuracy = pairwise_accuracy(result.hits)
-        share = accuracy["correct"] / accuracy["pairs"]
-        left.suptitle(f"{kind}: {share:.0%} of {accuracy['pairs']} pairs", fontsize=11, fontweight="bold")
-        _draw_curves(left.subplots(), result)
-        axes = right.subplots(4, steps, squeeze=False)
-        _draw_example(axes, result, config=config, example=example)
-    return figure
+    # One value for the two clips of a pair, which are not independent.
+    clips, disturbed = (errors[:, :, 1:].mean(dim=(1, 3, 4)) for errors in (result.undisturbed, result.disturbed))
+    # Clips differ more from each other than the two of a pair: an interval of the means would hide the difference.
+    half = 1.96 * (disturbed - clips).std(dim=0, correction=0) / len(clips) ** 0.5
+    mean, steps = disturbed.mean(dim=0), middle_frames(config)[1:]
+    lines = [
+        Curve("undisturbed", "vjepa", steps, clips.mean(dim=0).numpy()),
+        Curve("disturbed", "pixels", steps, mean.numpy(), ((mean - half).numpy(), (mean + half).numpy())),
+    ]
+    accuracy = pairwise_accuracy(result.hits)
+    title = f"{result.pairs.kind}: {accuracy['correct'] / accuracy['pairs']:.0%} of {accuracy['pairs']} pairs"
+    exchange = result.pairs.step * config.tubelet_size - 0.5
+    return curves(lines, title=title, xlabel="frame of the clip", ylabel="mean L1 error", vertical=exchange)
 
 
-def _draw_curves(axis: Axes, result: Surprise) -> None:
-    # The two clips of a pair belong together: one value for both.
-    curves = {name: getattr(result, name)[:, :, 1:].mean(dim=(1, 3, 4)) for name in _COLORS}
-    steps = np.arange(1, result.disturbed.shape[2])
-    for name, color in _COLORS.items():
-        axis.plot(steps, curves[name].mean(dim=0), color=color, label=name, linewidth=1.6, marker="o", markersize=4)
-    # Clips differ far more from each other than the two of a pair: an interval of the means would show nothing.
-    difference = curves["disturbed"] - curves["undisturbed"]
-    half = 1.96 * difference.std(dim=0, correction=0) / len(difference) ** 0.5
-    mean, color = curves["disturbed"].mean(dim=0), _COLORS["disturbed"]
-    label = "difference, 95 % interval"
-    axis.fill_between(steps, mean - half, mean + half, color=color, alpha=0.25, linewidth=0, label=label)
-    axis.axvline(result.pairs.step - 0.5, color="#555555", linewidth=1, linestyle="--")
-    axis.set_xticks(steps)
-    axis.set_xlabel("time step", fontsize=9)
-    axis.set_ylabel("surprise (L1 error of the features)", fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(y=0.25)
-    axis.legend(fontsize=8, frameon=False, loc="upper right")
-
-
-def _draw_example(axes: np.ndarray, result: Surprise, *, config: VJEPAConfig, example: int) -> None:
-    """Frames and surprise of an undisturbed and a disturbed clip with the same beginning, (4, steps) axes."""
-    shown = torch.cat([getattr(result, name)[example, 0, 1:].flatten() for name in _COLORS])
-    limits = {"vmin": float(shown.min()), "vmax": float(shown.max())}
-    for name, (frames, maps) in zip(_COLORS, (axes[:2], axes[2:]), strict=True):
-        clip = getattr(result.pairs, name)[example, :1]
-        draw_frames(frames, tubelet_frames(clip, config)[0], name)
-        for axis, errors in zip(maps, getattr(result, name)[example, 0], strict=True):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            if errors.isnan().all():
-                axis.set_facecolor("#eeeeee")
-                axis.set_aspect("equal")
-                axis.text(0.5, 0.5, "nothing\nbefore", ha="center", va="center", fontsize=7, transform=axis.transAxes)
-            else:
-                axis.imshow(errors.numpy(), cmap="inferno", interpolation="nearest", **limits)
-        maps[0].set_ylabel("surprise", rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
-    for step, axis in enumerate(axes[0]):
-        axis.set_title(f"step {step}", fontsize=8)
+def draw_surprise_example(result: Surprise, *, config: VJEPAConfig) -> Figure:
+    """The first undisturbed clip and the disturbed clip with the same beginning, with their surprise."""
+    shown = {name: getattr(result, name)[0, 0] for name in ("undisturbed", "disturbed")}
+    clips = [(name, getattr(result.pairs, name)[0, 0], {"surprise": errors}) for name, errors in shown.items()]
+    limits = heat_limits(torch.stack(list(shown.values())))
+    return draw_heat(clips, limits=limits, config=config)
 
 
 __all__ = [
@@ -322,7 +281,8 @@ __all__ = [
     "DisturbedPairs",
     "Surprise",
     "disturbed_pairs",
-    "draw_surprise",
+    "draw_surprise_curves",
+    "draw_surprise_example",
     "measure_disturbances",
     "measure_surprise",
     "pairwise_accuracy",

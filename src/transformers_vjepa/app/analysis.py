@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,7 +16,7 @@ from ..data.corpora import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.synthetic import encode_frames
 from ..figures.charts import Curve, curves
-from ..figures.images import Strip, draw_strips, frame_titles, frames_of, heat_colors
+from ..figures.images import Strip, draw_strips, frame_titles, heat_colors, heat_limits, middle_frames, tubelet_frames
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
@@ -183,20 +182,6 @@ def explained_variance(tokens: Tensor) -> float:
     return float(variances[:3].sum() / variances.sum().clamp_min(1e-12))
 
 
-def limits(values: Tensor) -> tuple[float, float]:
-    """The values that a map draws darkest and brightest: 5th and 95th percentile, without NaN."""
-    low, high = np.nanpercentile(values.numpy(), [5, 95])
-    return float(low), float(high)
-
-
-def _heat(frames: Tensor, values: Tensor, *, scale: tuple[float, float], elsewhere: Tensor) -> Tensor:
-    """A map (time, rows, columns) over frames (time, height, width, 3), and `elsewhere` where the map is NaN."""
-    low, high = scale
-    heat = heat_colors(frames, values.nan_to_num(low), low=low, high=high, smooth=False)
-    known = interpolate(values.isfinite()[:, None].float(), size=tuple(frames.shape[1:3]), mode="nearest")
-    return torch.where(known[:, 0, :, :, None] > 0, heat, elsewhere)
-
-
 def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -> Figure:
     """
     The frames, with the error of the prediction in the place of each target token; one row per mask.
@@ -204,32 +189,19 @@ def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -
     Args:
         clip: uint8 (frames, 3, height, width).
     """
-    frames, scale = frames_of(clip[None], config)[0], limits(errors.tokens)
-    rows = zip(errors.tokens, errors.means.tolist(), strict=True)
-    strips = [
-        Strip(f"mask {number}\nerror {mean:.2f}", _heat(frames, values, scale=scale, elsewhere=frames))
-        for number, (values, mean) in enumerate(rows, start=1)
-    ]
+    (frames,), limits = tubelet_frames(clip[None], config), heat_limits(errors.tokens)
+    strips = []
+    for number, (values, mean) in enumerate(zip(errors.tokens, errors.means.tolist(), strict=True), start=1):
+        heat = heat_colors(frames, values.nan_to_num(limits[0]), limits=limits)
+        known = interpolate(values.isfinite()[:, None].float(), size=tuple(frames.shape[1:3]), mode="nearest")
+        heat = torch.where(known[:, 0, :, :, None] > 0, heat, frames)
+        strips.append(Strip(f"mask {number}\nerror {mean:.2f}", heat))
     return draw_strips(strips, titles=frame_titles(config))
-
-
-def draw_surprise_map(clip: Tensor, surprise: Tensor, *, config: VJEPAConfig) -> Figure:
-    """
-    The frames, and the frames under the surprise of their tokens; the first time step has none and is grey.
-
-    Args:
-        clip: uint8 (frames, 3, height, width).
-        surprise: (time, rows, columns), see [`VJEPAForPreTraining.surprise`].
-    """
-    frames = frames_of(clip[None], config)[0]
-    grey = 0.25 * frames.mean(dim=-1, keepdim=True) + 0.55
-    heat = _heat(frames, surprise, scale=limits(surprise), elsewhere=grey)
-    return draw_strips([Strip("clip", frames), Strip("surprise", heat)], titles=frame_titles(config))
 
 
 def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
     """Mean surprise of each time step from the second on, at the middle frame of the step."""
-    steps = config.tubelet_size * (np.arange(1, len(surprise)) + 0.5) - 0.5
+    steps = middle_frames(config)[1:]
     line = Curve("surprise", "vjepa", steps, surprise[1:].mean(dim=(1, 2)).numpy())
     figure = curves([line], title="Mean of each time step", xlabel="frame of the clip", ylabel="mean L1 error")
     figure.set_size_inches(4.6, 2.4)

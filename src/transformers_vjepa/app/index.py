@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..analysis.prediction_errors import standardised_directions
+from ..analysis.neighbours import standardised_directions
 from ..analysis.read_outs import time_means
 from ..data.corpora import Corpus, FileCorpus, IndexedCorpus, SequentialCorpus, SubsetCorpus, open_corpus
 from ..data.evaluation_clips import ClipGeometry

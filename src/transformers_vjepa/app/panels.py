@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.corpora import NO_LABEL, FileCorpus, IndexedCorpus
-from ..figures.images import draw_feature_colors, draw_masks
-from ..figures.style import inline_picture, percent, theme
+from ..figures.images import draw_feature_colors, draw_heat, draw_masks, heat_limits
+from ..figures.style import inline_figure, percent, theme
 from .analysis import (
     Classifier,
     ClipAnalyzer,
     ClipError,
     draw_mask_errors,
     draw_surprise_curve,
-    draw_surprise_map,
     encode_video,
     explained_variance,
-    limits,
     strategies,
 )
 from .index import ClipIndex, Neighbour, votes
@@ -130,7 +128,7 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
         drawn = draw_mask_errors(clip, errors, config=config)
         figures += _figure(drawn, name="errors", alt="error of the prediction at every target token, dark to bright")
     means, guess = (" and ".join(f"{mean:.3f}" for mean in values.tolist()) for values in (errors.means, errors.guess))
-    low, high = limits(errors.tokens)
+    low, high = heat_limits(errors.tokens)
     return _panel(
         "What is hidden, and how well it is predicted",
         "The context encoder sees the unchanged tokens. The predictor must find the features of the blue tokens: its "
@@ -167,8 +165,8 @@ def _surprise_panel(analyzer: ClipAnalyzer, clip: torch.Tensor) -> str:
     if surprise is None:
         return _panel(title, "This model sees a single time step, so no step precedes another.")
     means = surprise[1:].mean(dim=(1, 2))
-    low, high = limits(surprise)
-    drawn = draw_surprise_map(clip, surprise, config=config)
+    low, high = heat_limits(surprise)
+    drawn = draw_heat([("clip", clip, {"surprise": surprise})], limits=(low, high), config=config)
     figures = _figure(drawn, name="surprise", alt="surprise at every token, dark to bright, over the frames")
     if len(means) > 1:
         values = ", ".join(f"{value:.2f}" for value in means.tolist())
@@ -259,7 +257,7 @@ def _status(choice: Choice) -> str:
 
 
 def _figure(figure: Any, *, name: str, alt: str) -> str:
-    svg = inline_picture(figure, name=name, alt=alt).svg
+    svg = inline_figure(figure, name=name, alt=alt).svg
     return f'<figure class="{name}" role="img" aria-label="{text_of(alt)}">{svg}</figure>'
 
 

@@ -15,18 +15,32 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..command_line.parsing import MISTAKES, user_errors
+from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
 from ..evaluation.metrics import check_scikit_learn
+from ..study.arguments import CorpusArguments, StudyArguments
 from ..study.report import write_report
-from ..study.results import describe
-from ..study.runs import Study, StudyError, run_side_by_side
+from ..study.results import STUDY_FILE, describe
+from ..study.runs import VJEPA, StudyError, StudyRunner, run_side_by_side
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of the study itself, and those after "--", which every run of vjepa pretrain gets."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return list(argv[:place]), list(argv[place + 1 :])
+
+
+def parse_arguments(argv: Sequence[str]) -> StudyRunner:
+    """The study of a command line."""
+    own, extra = _split(argv)
+    arguments, data = parse_with_recipe(own, (StudyArguments, CorpusArguments), description=__doc__)
+    return StudyRunner(arguments, data, extra=extra)
 
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
     """One study from its command line; `None` for a single job of a study."""
     with user_errors(*MISTAKES, ImportError, StudyError):
         check_scikit_learn()  # before an hour of computation
-        study = Study(argv)
+        study = parse_arguments(argv)
         study.prepare()
         names = {job.name: job for job in study.jobs}
         if study.arguments.job and study.arguments.job not in names:
@@ -35,17 +49,17 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         with user_errors(StudyError):
             study.do(names[study.arguments.job])
         return None
-    extra = ["--", *study.extra] if study.extra else []
-    start = [sys.executable, "-m", "transformers_vjepa", "study"]
-    commands = {name: [*start, *study.argv, "--job", name, *extra] for name in names}
+    own, extra = _split(argv)
+    commands = {name: [*VJEPA, "study", *own, "--job", name, "--", *extra] for name in names}
     with user_errors(StudyError):
         run_side_by_side(commands, logs=study.folder / "logs", num_processes=study.arguments.num_processes)
     results = study.collect()
-    (study.folder / "study.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{describe(results)}\n\nresults: {study.folder / 'study.json'}")
+    file = study.folder / STUDY_FILE
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{describe(results)}\n\nresults: {file}")
     return results
 
 
 def main() -> None:
     if run(sys.argv[1:]) is not None:
-        print(f"report:  {write_report(Study(sys.argv[1:]).folder)}")
+        print(f"report:  {write_report(parse_arguments(sys.argv[1:]).folder)}")

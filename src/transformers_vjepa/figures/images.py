@@ -1,34 +1,29 @@
-"""The pictures of a report: what masks hide, what features see, what a probe looks at and where a predictor errs."""
+"""Images of clips: frames, masks, features as colours, attention, errors and neighbours. Needs the extra `viz`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from .charts import new_figure, save_figure
-from .style import color, percent
+from .style import SHEET_WIDTH, color, new_figure, percent, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-SHEET_WIDTH = 4.6  # inches, as the charts have
-_LABEL_WIDTH = 1.15
-_CELL_PIXELS = 128  # of a frame inside a picture, about
 HEAT = "inferno"
+TARGET_COLOR = (0.16, 0.38, 0.75)
+_DROPPED_COLOR = (0.85, 0.10, 0.10)
+_LABEL_WIDTH, _CELL, _FILE_CELL = 1.15, 1.0, 1.1  # inches: the labels, and at most an image in a report and in a file
+_CELL_PIXELS = 128  # of an enlarged image, about
 
 
 @dataclass(frozen=True)
@@ -37,10 +32,10 @@ class Strip:
     One row of images.
 
     Attributes:
-        label: stands on its left.
+        label: text on the left.
         images: float (time, height, width, 3) in [0, 1].
-        border: a name of `report_page.COLORS`, for a frame around the row.
-        is_first: a gap above sets it off.
+        border: a name of [`~figures.style.COLORS`], for a frame around each image.
+        is_first: begins a group of rows, with a gap above.
     """
 
     label: str
@@ -49,30 +44,37 @@ class Strip:
     is_first: bool = False
 
 
-def draw_strips(strips: Sequence[Strip], *, titles: Sequence[str], title: str = "") -> Figure:
+def draw_strips(
+    strips: Sequence[Strip], *, titles: Sequence[str], title: str = "", cell: float | None = None
+) -> Figure:
     """
     Rows of images as one figure.
 
     Args:
-        strips: from top to bottom, each with as many images.
+        strips: from top to bottom, each with the same number of images.
         titles: one per column.
-        title: over all of them.
-    """
-    from matplotlib.figure import Figure
+        title: above all rows; it is wrapped to the width of the figure.
+        cell: side of an image in inches; by default the figure has the width of a chart.
 
-    steps, label_width = len(titles), _LABEL_WIDTH
-    cell = min((SHEET_WIDTH - label_width) / steps, 1.0)
-    # Inches: between rows, above a first one, for the titles.
-    gap, space, top = 0.05, 0.14, 0.54 if title else 0.24
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    steps = len(titles)
+    cell = min((SHEET_WIDTH - _LABEL_WIDTH) / steps, _CELL) if cell is None else cell
+    width = _LABEL_WIDTH + steps * cell
+    title_lines = textwrap.wrap(title, int(9 * width))  # letters per inch at this size
+    # Inches: between rows, above a group, and above the first row.
+    gap, space, top = 0.05, 0.14, 0.24 + 0.18 * len(title_lines) + (0.12 if title else 0)
     places, height = [], top
     for index, strip in enumerate(strips):
         height += space if strip.is_first and index else 0
         places.append(height)
         height += cell + gap
-    width = label_width + steps * cell
-    figure = Figure(figsize=(width, height))
+    figure = new_figure(width, height, layout="none")
     for strip, place in zip(strips, places, strict=True):
-        axis = figure.add_axes((label_width / width, 1 - (place + cell) / height, steps * cell / width, cell / height))
+        axis = figure.add_axes(
+            (_LABEL_WIDTH / width, 1 - (place + cell) / height, steps * cell / width, cell / height)
+        )
         axis.imshow(_joined(strip), interpolation="none", extent=(0, steps, 0, 1), aspect="auto")
         axis.axis("off")
         axis.text(-0.09, 0.5, strip.label, ha="right", va="center", fontsize=9.5, linespacing=1.25)
@@ -80,30 +82,30 @@ def draw_strips(strips: Sequence[Strip], *, titles: Sequence[str], title: str = 
             for column, name in enumerate(titles):
                 axis.text(column + 0.5, 1.06, name, ha="center", va="bottom", fontsize=9, color=color("muted"))
     if title:
-        figure.text(0, 1 - 0.04 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
+        text = "\n".join(title_lines)
+        figure.text(0.04 / width, 1 - 0.06 / height, text, ha="left", va="top", fontsize=11, fontweight="bold")
     return figure
 
 
 def _joined(strip: Strip) -> np.ndarray:
-    """The images side by side with clear gaps: RGBA uint8, enlarged by whole factors."""
+    """The images side by side with transparent gaps: RGBA uint8, enlarged by whole factors."""
+    from matplotlib.colors import to_rgb
 
     factor = max(1, round(_CELL_PIXELS / strip.images.shape[1]))
     images = strip.images.clamp(0, 1).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     if strip.border is not None:
         edge = torch.tensor(to_rgb(color(strip.border)))
-        images = images.clone()
         width = max(2, images.shape[1] // 22)
         for side in (images[:, :width], images[:, -width:], images[:, :, :width], images[:, :, -width:]):
             side[:] = edge
     opaque = torch.cat([images, torch.ones(*images.shape[:3], 1)], dim=-1)
-    gap = max(2, images.shape[1] // 26)
-    padded = torch.nn.functional.pad(opaque, (0, 0, 0, gap))  # transparent at the right of each image
+    padded = pad(opaque, (0, 0, 0, max(2, images.shape[1] // 26)))
     joined = padded.permute(1, 0, 2, 3).flatten(1, 2)
     return (joined * 255).round().byte().numpy()
 
 
 def frame_titles(config: VJEPAConfig) -> list[str]:
-    """A title for every time step, the frames of the clip that its tokens span; of many a short one, not for all."""
+    """A title for each time step: the frames that its tokens span. With more than 8 steps, some titles are empty."""
     size, steps = config.tubelet_size, config.grid_size[0]
     titles = []
     for step in range(steps):
@@ -115,21 +117,48 @@ def frame_titles(config: VJEPAConfig) -> list[str]:
     return titles
 
 
-def frames_of(clips: Tensor, config: VJEPAConfig) -> Tensor:
-    return tubelet_frames(clips, config)
+def middle_frames(config: VJEPAConfig) -> np.ndarray:
+    """The middle of the frames of each time step: float (time,)."""
+    return config.tubelet_size * (np.arange(config.grid_size[0]) + 0.5) - 0.5
 
 
-def heat_colors(frames: Tensor, values: Tensor, *, low: float = 0.0, high: float, smooth: bool = True) -> Tensor:
+def tubelet_frames(clips: Tensor, config: VJEPAConfig) -> Tensor:
     """
-    Frames (time, height, width, 3) in grey under a map (time, rows, columns), dark at `low`, bright at `high`; blurred
-    between the tokens, or each token a square.
-    """
+    The first frame of every tubelet as RGB in [0, 1]: (batch, time, height, width, 3).
 
-    size = tuple(frames.shape[1:3])
-    scaled = (values[:, None].float() - low) / max(high - low, 1e-12)
-    enlarged = interpolate(scaled, size=size, mode="bilinear" if smooth else "nearest")[:, 0].clamp(0, 1)
+    Args:
+        clips: uint8 (batch, frames, channels, height, width) of the size of `config`.
+
+    Raises:
+        ValueError: clips of another type or shape.
+    """
+    expected = (config.frames_per_clip, config.in_chans, config.crop_size, config.crop_size)
+    if clips.dtype != torch.uint8 or clips.ndim != 5 or tuple(clips.shape[1:]) != expected or len(clips) == 0:
+        raise ValueError(
+            f"`clips` is {clips.dtype} of shape {tuple(clips.shape)} and must be torch.uint8 of shape "
+            f"(batch, {', '.join(map(str, expected))}): pass the frames before normalisation, cropped to `config`"
+        )
+    frames = clips[:, :: config.tubelet_size].cpu().permute(0, 1, 3, 4, 2).float() / 255
+    return frames[..., :3] if frames.shape[-1] >= 3 else frames[..., :1].expand(*frames.shape[:-1], 3)
+
+
+def heat_colors(frames: Tensor, values: Tensor, *, limits: tuple[float, float]) -> Tensor:
+    """Grey frames (time, height, width, 3) under a map (time, rows, columns), dark to bright between the limits."""
+    from matplotlib import colormaps
+
+    scaled = (values[:, None].float() - limits[0]) / max(limits[1] - limits[0], 1e-12)
+    enlarged = interpolate(scaled.clamp(0, 1), size=tuple(frames.shape[1:3]), mode="nearest")[:, 0]
     colors = torch.from_numpy(colormaps[HEAT](enlarged.numpy())[..., :3]).float()
     return 0.42 * frames.mean(-1, keepdim=True) + 0.58 * colors
+
+
+def heat_limits(values: Tensor) -> tuple[float, float]:
+    """Values of the darkest and the brightest colour of a map: 5th and 95th percentile, without NaN."""
+    low, high = np.nanpercentile(values.numpy(), [5, 95])
+    return float(low), float(high)
+
+
+# Masks
 
 
 def draw_masks(
@@ -139,121 +168,23 @@ def draw_masks(
     *,
     config: VJEPAConfig,
     title: str = "",
-    row: int = 0,
 ) -> Figure:
     """
-    What is context (as it is), target (blue) and neither (crossed out) in a clip, one row per mask generator.
+    Context tokens (unchanged), target tokens (blue) and dropped tokens (crossed out) of a clip, one row per mask.
 
     Args:
-        clip: uint8 (frames, 3, height, width).
-        context_mask: token indices (batch, context tokens), one tensor per context; `row` of the batch is shown.
-        target_mask: token indices (batch, target tokens), one tensor per target.
-        title: over the figure.
+        clip: uint8 (frames, channels, height, width).
+        context_mask: token indices (batch, context tokens); a single mask is shared by all targets. The first row of
+            the batch is shown.
+        target_mask: token indices (batch, target tokens).
+        title: above the figure.
+
+    Raises:
+        ValueError: the numbers of context and target masks do not match.
     """
-    frames = frames_of(clip[None], config)[0]
-    strips = []
-    contexts = list(context_mask) * (len(target_mask) // len(context_mask))
-    for index, (context, target) in enumerate(zip(contexts, target_mask, strict=True)):
-        kinds = _token_kinds(context[row], target[row], config)
-        shares = [
-            f"{name} {percent(float((kinds == kind).float().mean()))}"
-            for kind, name in enumerate(("context", "target"))
-        ]
-        dropped = float((kinds == 2).float().mean())
-        shares += [f"dropped {percent(dropped)}"] if dropped else []
-        strips.append(
-            Strip("\n".join([f"mask {index + 1}", *shares]), _paint_tokens(frames, kinds, config.patch_size))
-        )
+    (frames,) = tubelet_frames(clip[None], config)
+    strips = _mask_strips(frames, context_mask, target_mask, row=0, first=1, config=config)
     return draw_strips(strips, titles=frame_titles(config), title=title)
-
-
-def draw_feature_colors(
-    clips: Tensor, features: Sequence[tuple[str, Tensor]], *, shown: int, name: str, config: VJEPAConfig
-) -> Figure:
-    """
-    The first three principal components of features as red, green and blue, under the frames.
-
-    Args:
-        clips: uint8 (clips, frames, 3, height, width).
-        features: label and float (clips, time, cells, width); components are over all these clips.
-        shown: which clip to show.
-        name: what it is, to stand beside it.
-    """
-    strips = [Strip(name, frames_of(clips[shown, None], config)[0])]
-    for label, values in features:
-        _, colors = _principal_colors(values.flatten(1, 2), None)
-        strips.append(Strip(label, colors[shown].unflatten(0, config.grid_size)))
-    return draw_strips(strips, titles=frame_titles(config))
-
-
-def draw_attention(
-    clips: Tensor, weights: Sequence[tuple[str, Tensor]], *, shown: int, name: str, config: VJEPAConfig
-) -> Figure:
-    """
-    Attention over frames: dark where there is none, brightest from three times the share of even attention on.
-
-    Args:
-        clips: uint8 (clips, frames, 3, height, width).
-        weights: label and float (clips, tokens).
-        shown: which clip to show.
-        name: what it is, to stand beside it.
-    """
-    frames = frames_of(clips[shown, None], config)[0]
-    strips = [Strip(name, frames)]
-    for label, values in weights:
-        maps = values[shown].view(config.grid_size)
-        strips.append(Strip(label, heat_colors(frames, maps, high=3 / maps.numel())))
-    return draw_strips(strips, titles=frame_titles(config))
-
-
-def draw_neighbours(
-    clips: Tensor,
-    nearest: Tensor,
-    labels: dict[str, np.ndarray],
-    *,
-    query: int,
-    class_names: dict[str, list[str]],
-    config: VJEPAConfig,
-) -> Figure:
-    """
-    A clip and its nearest ones, with a mark for every label that they share with it; the border is that of the first.
-
-    Args:
-        clips: uint8 (clips, frames, 3, height, width).
-        nearest: int64 (number,), from the nearest on.
-        labels: class of every clip by task.
-        query: the clip.
-        class_names: by task.
-    """
-    tasks = list(labels)
-    frames = frames_of(clips[[query, *nearest.tolist()]], config)
-    names = [short_name(class_names[task][labels[task][query]]) for task in tasks]
-    strips = [Strip("\n".join(["query", *names]), frames[0])]
-    for place, index in enumerate(nearest.tolist()):
-        same = [labels[task][index] == labels[task][query] for task in tasks]
-        names = [short_name(class_names[task][labels[task][index]]) for task in tasks]
-        lines = [f"{name} {'✓' if right else '✗'}" for name, right in zip(names, same, strict=True)]
-        border = "right" if same[0] else "wrong"
-        strips.append(Strip("\n".join(lines), frames[place + 1], border=border, is_first=place == 0))
-    return draw_strips(strips, titles=frame_titles(config))
-
-
-def short_name(name: str) -> str:
-    """A class name that fits beside a strip or an axis."""
-    name = name.replace("counterclockwise", "ccw").replace("clockwise", "cw").replace("_", " ")
-    return name if len(name) <= 14 else name[:13] + "…"
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-TARGET_COLOR = (0.16, 0.38, 0.75)
-_DROPPED_COLOR = (0.85, 0.10, 0.10)
-# Columns of frames beside whose width a legend or a title fits in one line, in inches the least width else.
-_WIDE = 5
-_MIN_WIDTH = 3.2
 
 
 def plot_masked_clips(
@@ -266,9 +197,8 @@ def plot_masked_clips(
     max_clips: int = 4,
 ) -> Path:
     """
-    A sheet of what the networks see: per clip one row with the frames, and one per mask pair. Context tokens
-    are left as they are, target tokens are tinted blue, tokens in neither (dropped to make lengths equal) are
-    crossed out in red. One frame per tubelet, its first.
+    Writes one row of frames per clip, and below it one row per mask: context tokens are unchanged, target tokens are
+    blue, dropped tokens (in neither mask) are crossed out in red. Only the first frame of each tubelet is shown.
 
     Args:
         clips: uint8 (batch, frames, channels, height, width) of the size of `config`.
@@ -276,51 +206,96 @@ def plot_masked_clips(
         target_mask: LongTensors (batch, target tokens).
         config: geometry of the tokens.
         path: file to write.
-        max_clips: rows of clips to draw, from the first.
+        max_clips: largest number of clips to draw, from the first.
 
     Raises:
-        ValueError: clips that do not match `config`, or numbers of context and target masks that do not match.
+        ValueError: the clips do not match `config`, or the numbers of masks or of their rows do not match.
         ImportError: matplotlib is missing.
     """
     frames = tubelet_frames(clips[:max_clips], config)
-    if len(context_mask) not in (1, len(target_mask)):
-        raise ValueError(
-            f"{len(context_mask)} context masks do not go with {len(target_mask)} target masks: pass one per target, "
-            "or a single one for all"
-        )
     for mask in (*context_mask, *target_mask):
         if len(mask) < len(frames):
-            raise ValueError(
-                f"a mask of {len(mask)} clips does not go with {len(frames)} clips: pass one row per clip"
-            )
-    steps, num_masks = frames.shape[1], len(target_mask)
-    contexts = list(context_mask) * (num_masks if len(context_mask) == 1 else 1)
-    rows = len(frames) * (1 + num_masks)
-    figure = _sheet(steps, 1.12 * rows + 0.9)
-    axes = figure.subplots(rows, steps, squeeze=False)
-    for clip, clip_frames in enumerate(frames):
-        first = clip * (1 + num_masks)
-        draw_frames(axes[first], clip_frames, f"clip {clip}")
-        for index, (context, target) in enumerate(zip(contexts, target_mask, strict=True)):
-            kinds = _token_kinds(context[clip], target[clip], config)
-            shares = f"context {(kinds == 0).float().mean():.0%}\ntarget {(kinds == 1).float().mean():.0%}"
-            dropped = (kinds == 2).float().mean()
-            shares += f"\ndropped {dropped:.0%}" if dropped > 0 else ""
-            masked = _paint_tokens(clip_frames, kinds, config.patch_size)
-            draw_frames(axes[first + 1 + index], masked, f"mask {index}\n{shares}")
-    _title_frames(axes[0], config)
-    _mask_legend(figure, columns=3 if steps >= _WIDE else 1)
-    return save_figure(figure, path)
+            raise ValueError(f"a mask of {len(mask)} clips for {len(frames)} clips: pass one row per clip")
+    strips = []
+    for clip, images in enumerate(frames):
+        strips.append(Strip(f"clip {clip}", images, is_first=True))
+        strips += _mask_strips(images, context_mask, target_mask, row=clip, first=0, config=config)
+    title = "Unchanged: context. Blue: target. Crossed out: dropped."
+    return write_figure(draw_strips(strips, titles=frame_titles(config), title=title, cell=_FILE_CELL), path)
+
+
+def _mask_strips(
+    frames: Tensor,
+    context_mask: Sequence[Tensor],
+    target_mask: Sequence[Tensor],
+    *,
+    row: int,
+    first: int,
+    config: VJEPAConfig,
+) -> list[Strip]:
+    """One strip per mask, of a row of the batch; masks are numbered from `first`."""
+    if len(context_mask) not in (1, len(target_mask)):
+        raise ValueError(
+            f"{len(context_mask)} context masks for {len(target_mask)} target masks: pass one per target, or a single "
+            "one for all"
+        )
+    contexts = list(context_mask) * (len(target_mask) // len(context_mask))
+    strips = []
+    for number, (context, target) in enumerate(zip(contexts, target_mask, strict=True), start=first):
+        kinds = torch.full((config.num_patches,), 2)  # 0 context, 1 target, 2 dropped
+        kinds[target[row].cpu()] = 1
+        kinds[context[row].cpu()] = 0
+        shares = (kinds[:, None] == torch.arange(3)).float().mean(dim=0).tolist()
+        parts = zip(("context", "target", "dropped"), shares, strict=True)
+        lines = [f"{name} {percent(share)}" for name, share in parts if share or name != "dropped"]
+        images = _paint_tokens(frames, kinds.view(config.grid_size), config.patch_size)
+        strips.append(Strip("\n".join([f"mask {number}", *lines]), images))
+    return strips
+
+
+def _paint_tokens(frames: Tensor, kinds: Tensor, patch_size: int) -> Tensor:
+    """Frames (time, height, width, 3) with target tokens (kind 1) in blue and dropped tokens (kind 2) crossed out."""
+    pixels = interpolate(kinds[:, None].float(), scale_factor=patch_size)[:, 0, :, :, None]
+    grey = frames.mean(-1, keepdim=True)
+    tinted = 0.22 * grey + 0.78 * torch.tensor(TARGET_COLOR)
+    rows = torch.arange(patch_size)
+    cross = (rows[:, None] - rows).abs().lt(max(1, patch_size // 8)) | (
+        (rows[:, None] + rows - patch_size + 1).abs() < max(1, patch_size // 8)
+    )
+    cross = cross.repeat(kinds.shape[1], kinds.shape[2])[None, :, :, None]
+    dropped = torch.where(cross, torch.tensor(_DROPPED_COLOR), 0.75 + 0.25 * grey)
+    return torch.where(pixels == 1, tinted, torch.where(pixels == 2, dropped, frames))
+
+
+# Features
+
+
+def draw_feature_colors(
+    clips: Tensor, features: Sequence[tuple[str, Tensor]], *, shown: int, name: str, config: VJEPAConfig
+) -> Figure:
+    """
+    Features of one clip as colours ([`principal_colors`]) under its frames, one row per encoder.
+
+    Args:
+        clips: uint8 (clips, frames, 3, height, width).
+        features: label and float (clips, time, cells, width); the components are those of all these clips.
+        shown: index of the clip to show.
+        name: label of the clip.
+    """
+    strips = [Strip(name, tubelet_frames(clips[shown, None], config)[0])]
+    for label, values in features:
+        _, colors = principal_colors(values.flatten(1, 2))
+        strips.append(Strip(label, colors[shown].unflatten(0, config.grid_size)))
+    return draw_strips(strips, titles=frame_titles(config))
 
 
 def plot_feature_pca(
     clips: Tensor, snapshots: Sequence[tuple[int | str, Tensor]], *, config: VJEPAConfig, path: str | Path
 ) -> Path:
     """
-    Features as colours: their first three principal components over all tokens of the clips, as red, green
-    and blue, one image per tubelet under its frame. Rows are snapshots of the same clips during training, so
-    that one sees structure appear, or collapse. Components are computed per snapshot; their signs follow the
-    snapshot before, so that colours change as little as possible.
+    Writes features as colours ([`principal_colors`]) under the frames of each clip. The rows are snapshots of the same
+    clips during training: they show how structure appears or collapses. Components are computed per snapshot; their
+    signs follow the preceding snapshot, so that colours change little.
 
     Args:
         clips: uint8 (batch, frames, channels, height, width) of the size of `config`.
@@ -336,78 +311,34 @@ def plot_feature_pca(
     if not snapshots:
         raise ValueError("`snapshots` is empty: pass at least one pair (step, features)")
     expected = (len(clips), config.num_patches)
+    rows, components = [], None
     for step, features in snapshots:
         if features.ndim != 3 or tuple(features.shape[:2]) != expected or features.shape[2] < 3:
             raise ValueError(
-                f"the features of step {step} have shape {tuple(features.shape)}, and the clips want "
-                f"({expected[0]}, {expected[1]}, channels) with at least 3 channels: pass all tokens of these clips"
+                f"the features of step {step} have shape {tuple(features.shape)} and must have ({expected[0]}, "
+                f"{expected[1]}, channels) with at least 3 channels: pass all tokens of these clips"
             )
-    steps = frames.shape[1]
-    rows = len(frames) * (1 + len(snapshots))
-    figure = _sheet(steps, 1.12 * rows + 0.7)
-    axes = figure.subplots(rows, steps, squeeze=False)
-    before: Tensor | None = None
-    for index, (step, features) in enumerate(snapshots):
-        components, colors = _principal_colors(features, before)
-        before = components
-        maps = colors.unflatten(1, config.grid_size)
-        for clip, clip_maps in enumerate(maps):
-            draw_frames(
-                axes[clip * (1 + len(snapshots)) + 1 + index],
-                clip_maps,
-                f"step {step:,}" if isinstance(step, int) else step,
-            )
-    for clip, clip_frames in enumerate(frames):
-        draw_frames(axes[clip * (1 + len(snapshots))], clip_frames, f"clip {clip}")
-    _title_frames(axes[0], config)
-    space = " " if steps >= _WIDE else "\n"
-    figure.suptitle(f"Features: first three{space}principal components", fontsize=13, fontweight="bold")
-    return save_figure(figure, path)
+        components, colors = principal_colors(features, before=components)
+        rows.append((f"step {step:,}" if isinstance(step, int) else step, colors.unflatten(1, config.grid_size)))
+    strips = []
+    for clip, images in enumerate(frames):
+        strips.append(Strip(f"clip {clip}", images, is_first=True))
+        strips += [Strip(label, colors[clip]) for label, colors in rows]
+    title = "Features: first three principal components"
+    return write_figure(draw_strips(strips, titles=frame_titles(config), title=title, cell=_FILE_CELL), path)
 
 
-def _sheet(steps: int, height: float) -> Figure:
-    """A figure for `steps` frames side by side, with room for what stands above a few of them in several lines."""
-    return new_figure(max(1.1 * steps + 1.6, _MIN_WIDTH), height + (0 if steps >= _WIDE else 0.4))
-
-
-def tubelet_frames(clips: Tensor, config: VJEPAConfig) -> Tensor:
-    """The first frame of every tubelet, as RGB in [0, 1]: (batch, time steps, height, width, 3)."""
-    expected = (config.frames_per_clip, config.in_chans, config.crop_size, config.crop_size)
-    if clips.dtype != torch.uint8 or clips.ndim != 5 or tuple(clips.shape[1:]) != expected or len(clips) == 0:
-        raise ValueError(
-            f"`clips` is {clips.dtype} of shape {tuple(clips.shape)}, and a picture wants torch.uint8 of shape "
-            f"(batch, {', '.join(map(str, expected))}): pass the frames before normalisation, cropped to `config`"
-        )
-    frames = clips[:, :: config.tubelet_size].cpu().permute(0, 1, 3, 4, 2).float() / 255
-    return frames[..., :3] if frames.shape[-1] >= 3 else frames[..., :1].expand(*frames.shape[:-1], 3)
-
-
-def _token_kinds(context: Tensor, target: Tensor, config: VJEPAConfig) -> Tensor:
-    """0 context, 1 target, 2 neither, on the token grid (time, height, width)."""
-    kinds = torch.full((config.num_patches,), 2)
-    kinds[target.cpu()] = 1
-    kinds[context.cpu()] = 0
-    return kinds.view(config.grid_size)
-
-
-def _paint_tokens(frames: Tensor, kinds: Tensor, patch_size: int) -> Tensor:
-    """Frames (time, height, width, 3) with target tokens tinted and dropped tokens crossed out."""
-    pixels = interpolate(kinds[:, None].float(), scale_factor=patch_size)[:, 0, :, :, None]
-    grey = frames.mean(-1, keepdim=True)
-    tinted = 0.22 * grey + 0.78 * torch.tensor(TARGET_COLOR)
-    rows = torch.arange(patch_size)
-    cross = (rows[:, None] - rows).abs().lt(max(1, patch_size // 8)) | (
-        (rows[:, None] + rows - patch_size + 1).abs() < max(1, patch_size // 8)
-    )
-    cross = cross.repeat(kinds.shape[1], kinds.shape[2])[None, :, :, None]
-    dropped = torch.where(cross, torch.tensor(_DROPPED_COLOR), 0.75 + 0.25 * grey)
-    return torch.where(pixels == 1, tinted, torch.where(pixels == 2, dropped, frames))
-
-
-def _principal_colors(features: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+def principal_colors(features: Tensor, *, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """
-    The first three principal components of features (batch, tokens, channels), as directions (channels, 3) with
-    signs close to `before`, and as colours in [0, 1] (batch, tokens, 3), 1st to 99th percentile per component.
+    The first three principal components of features as red, green and blue.
+
+    Args:
+        features: (batch, tokens, channels).
+        before: earlier components; the signs of the new ones follow them.
+
+    Returns:
+        The components as directions (channels, 3), and the colours in [0, 1] (batch, tokens, 3), from the 1st to the
+        99th percentile of each component.
     """
     tokens = features.detach().cpu().float().flatten(0, 1)
     tokens = tokens - tokens.mean(0)
@@ -415,7 +346,7 @@ def _principal_colors(features: Tensor, before: Tensor | None) -> tuple[Tensor, 
     components = directions[:, -3:].flip(1)
     if before is not None and before.shape == components.shape:
         agreement = (components * before).sum(0)
-    else:  # any rule will do, as long as it is the same on every machine: the largest weight is positive
+    else:  # a rule that gives the same signs on every machine: the largest weight is positive
         agreement = components.gather(0, components.abs().argmax(0, keepdim=True))[0]
     components = torch.where(agreement < 0, -components, components)
     values = tokens @ components
@@ -424,40 +355,83 @@ def _principal_colors(features: Tensor, before: Tensor | None) -> tuple[Tensor, 
     return components, colors.unflatten(0, features.shape[:2])
 
 
-def draw_frames(axes: Sequence[Axes], frames: Tensor, label: str) -> None:
-    """Draws images (time, height, width, 3) into a row of axes, with a label on its left."""
-    for axis, frame in zip(axes, frames, strict=True):
-        axis.imshow(frame.numpy(), interpolation="nearest")
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.spines[:].set_visible(False)
-    axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, labelpad=6)
+# Heat maps and neighbours
 
 
-def _title_frames(axes: Sequence[Axes], config: VJEPAConfig) -> None:
-    for index, axis in enumerate(axes):
-        axis.set_title(f"frame {index * config.tubelet_size}", fontsize=8)
+def draw_heat(
+    clips: Sequence[tuple[str, Tensor, Mapping[str, Tensor]]], *, limits: tuple[float, float], config: VJEPAConfig
+) -> Figure:
+    """
+    Maps over grey frames ([`heat_colors`]) below the frames of each clip, such as attention, errors or surprise.
+
+    Args:
+        clips: label, uint8 (frames, 3, height, width), and maps (time, rows, columns) by label. A time step without a
+            map is NaN; its frame is pale.
+        limits: values of the darkest and the brightest colour; see [`heat_limits`].
+    """
+    strips = []
+    for label, clip, maps in clips:
+        (frames,) = tubelet_frames(clip[None], config)
+        strips.append(Strip(label, frames, is_first=True))
+        for name, values in maps.items():
+            heat = heat_colors(frames, values.nan_to_num(limits[0]), limits=limits)
+            pale = 0.25 * frames.mean(dim=-1, keepdim=True) + 0.55
+            is_empty = values.isnan().all(dim=(1, 2))[:, None, None, None]
+            strips.append(Strip(name, torch.where(is_empty, pale, heat)))
+    return draw_strips(strips, titles=frame_titles(config))
 
 
-def _mask_legend(figure: Figure, *, columns: int) -> None:
+def draw_neighbours(
+    clips: Tensor,
+    nearest: Sequence[int],
+    labels: Mapping[str, np.ndarray],
+    *,
+    query: int,
+    class_names: Mapping[str, Sequence[str]],
+    config: VJEPAConfig,
+) -> Figure:
+    """
+    A clip and its nearest clips, with a mark for every label that they share; the border marks the first label.
 
-    handles = [
-        Patch(facecolor="white", edgecolor="black", label="context: seen by the encoder"),
-        Patch(facecolor=TARGET_COLOR, label="target: predicted"),
-        Patch(facecolor="#e8e8e8", edgecolor=_DROPPED_COLOR, hatch="xxx", label="dropped: neither"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
+    Args:
+        clips: uint8 (clips, frames, 3, height, width).
+        nearest: indices of clips, from the nearest on.
+        labels: class of every clip by task.
+        query: index of the clip.
+        class_names: by task.
+    """
+    frames = tubelet_frames(clips[[query, *nearest]], config)
+    names = [short_name(class_names[task][values[query]]) for task, values in labels.items()]
+    strips = [Strip("\n".join(["query", *names]), frames[0])]
+    for place, index in enumerate(nearest):
+        same = [values[index] == values[query] for values in labels.values()]
+        names = [short_name(class_names[task][values[index]]) for task, values in labels.items()]
+        lines = [f"{name} {'✓' if right else '✗'}" for name, right in zip(names, same, strict=True)]
+        border = "right" if same[0] else "wrong"
+        strips.append(Strip("\n".join(lines), frames[place + 1], border=border, is_first=place == 0))
+    return draw_strips(strips, titles=frame_titles(config))
+
+
+def short_name(name: str) -> str:
+    """A class name that fits beside a strip or an axis."""
+    name = name.replace("counterclockwise", "ccw").replace("clockwise", "cw").replace("_", " ")
+    return name if len(name) <= 14 else name[:13] + "…"
 
 
 __all__ = [
     "Strip",
-    "draw_attention",
     "draw_feature_colors",
+    "draw_heat",
     "draw_masks",
     "draw_neighbours",
     "draw_strips",
     "frame_titles",
+    "heat_colors",
+    "heat_limits",
+    "middle_frames",
     "plot_feature_pca",
     "plot_masked_clips",
+    "principal_colors",
     "short_name",
+    "tubelet_frames",
 ]

@@ -1,32 +1,24 @@
-"""Colours, number formats and SVG files that follow the colour scheme of the page."""
+"""The look of all figures: colours, number formats, figures as files and figures inside a page."""
+
+from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as whole percent."""
-    return f"{100 * share:.0f} %"
-
-
-def signed(points: float) -> str:
-    """Points with their sign and one digit."""
-    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-#: Name: (colour on white, colour on the dark page). Figures are drawn in the first; in the page every one of them
-#: is a CSS variable. The arms are told apart with any kind of colour vision (after Okabe and Ito, "Color Universal
-#: Design").
+#: Inches. A figure of this width fills a phone, and two of them stand side by side on a desktop.
+SHEET_WIDTH = 4.6
+#: Name: (colour on white, colour on the dark page). Figures are drawn with the first colour; inside a page each colour
+#: is a CSS variable. The arms can be told apart with every kind of colour vision (after Okabe and Ito, "Color
+#: Universal Design").
 COLORS: dict[str, tuple[str, str]] = {
     "ink": ("#1c2127", "#e8ebee"),
     "muted": ("#5a6470", "#a3adb8"),
@@ -39,61 +31,66 @@ COLORS: dict[str, tuple[str, str]] = {
     "causal": ("#b8569a", "#e994cb"),
     "published_truncation": ("#b98a00", "#edbb36"),
     "baseline": ("#6b5848", "#bfa690"),
-    "right": ("#0b6cb6", "#50b1f3"),
-    "wrong": ("#d2570d", "#ff8c48"),
 }
-# Colours of other drawing functions, and what takes their place in the page.
-_FIXED = {"#555555": "muted", "#bbbbbb": "line", "#eeeeee": "line", "#1f5fa8": "vjepa", "#d9772b": "pixels"}
+COLORS |= {"right": COLORS["vjepa"], "wrong": COLORS["pixels"]}
+_FILE_DPI, _REPORT_DPI = 110, 130
 _PIXELS_PER_INCH = 96  # of CSS
-_PNG_DPI = 130
+_MISSING = "figures need matplotlib, which is not installed: pip install transformers_vjepa[viz]"
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent."""
+    return f"{100 * share:.0f} %"
+
+
+def signed(points: float) -> str:
+    """Points with their sign and one digit."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def color(name: str) -> str:
-    """What to draw with in a figure, by a name of `COLORS`."""
+    """The colour on white of a name of `COLORS`, to draw with."""
     return COLORS[name][0]
 
 
-@dataclass(frozen=True)
-class Picture:
+def new_figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
     """
-    A figure as inline SVG.
-
-    Attributes:
-        svg: the element.
-        width: CSS pixels that it takes where there is room.
-        least_width: CSS pixels below which its text is too small: it scrolls where there is less room.
-        alt: what it shows.
-        name: unique on the page.
-    """
-
-    svg: str
-    width: float
-    least_width: float
-    alt: str
-    name: str
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether it has to scroll on a telephone."""
-        return self.least_width > 390
-
-
-@contextmanager
-def theme() -> Iterator[None]:
-    """
-    The look of all figures, those of [`~visualization`] included.
+    An empty figure, with a size in inches.
 
     Raises:
         ImportError: matplotlib is missing.
     """
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("a report needs matplotlib and jinja2: pip install transformers_vjepa[viz]") from error
-    ink, muted, line = color("ink"), color("muted"), color("line")
+        raise ImportError(_MISSING) from error
+    # Without pyplot: no display, no global state, nothing to close.
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def write_figure(figure: Figure, path: str | Path) -> Path:
+    """Writes a figure, makes its folder if needed, and returns the path. The suffix sets the format."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_FILE_DPI)
+    return path
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """
+    Draws all figures within this context in the colours and fonts of a page.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib import rc_context
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    ink, muted = color("ink"), color("muted")
     look = {
-        "svg.fonttype": "none",  # text stays text: it can be searched, and follows the fonts of the page
-        "svg.hashsalt": "report",  # the same figure gives the same file
+        "svg.fonttype": "none",  # keep text as text: it can be searched, and uses the fonts of the page
         "font.size": 10,
         "text.color": ink,
         "axes.labelcolor": ink,
@@ -105,85 +102,69 @@ def theme() -> Iterator[None]:
         "ytick.color": muted,
         "xtick.labelcolor": ink,
         "ytick.labelcolor": ink,
-        "grid.color": line,
+        "grid.color": color("line"),
         "grid.alpha": 1.0,
         "legend.labelcolor": ink,
     }
-    with matplotlib.rc_context(look):
+    with rc_context(look):
         yield
 
 
-def save_picture(
-    drawn: Figure | Callable[[Path], Any], *, name: str, alt: str, folder: Path, max_width: float = math.inf
-) -> Picture:
+@dataclass(frozen=True)
+class InlineFigure:
     """
-    Writes a figure as PNG into a folder, on white, and gives it as SVG for the page. Call it inside [`theme`].
+    A figure as an SVG element inside a page.
+
+    Attributes:
+        svg: the element; its colours are the CSS variables of `COLORS`.
+        width: largest width in CSS pixels.
+        least_width: CSS pixels below which the text is too small; on a narrower screen the figure scrolls.
+        alt: description for readers who do not see the figure.
+    """
+
+    svg: str
+    width: float
+    least_width: float
+    alt: str
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the figure scrolls on a phone."""
+        return self.least_width > 390
+
+
+def report_figure(figure: Figure, *, name: str, alt: str, folder: Path, max_width: float = math.inf) -> InlineFigure:
+    """
+    Writes a figure as a PNG on white into a folder, and returns the figure for a page. Call it inside [`theme`].
 
     Args:
-        drawn: a figure, or a function that writes one into the file it is given, as those of [`~visualization`] do.
-        name: of the file, without suffix, and of the picture in the page; unique in a report.
-        alt: what the picture shows, for those who do not see it.
-        folder: where the PNG goes.
-        max_width: CSS pixels in the page.
+        name: file name without suffix; unique in a page.
+        alt: see [`InlineFigure`].
+        folder: folder of the PNG.
+        max_width: largest width in the page, in CSS pixels.
     """
-
     folder.mkdir(parents=True, exist_ok=True)
-    png = folder / f"{name}.png"
-    if callable(drawn):
-        with TemporaryDirectory() as temporary:
-            with rc_context({"savefig.facecolor": "white"}):
-                drawn(png)
-            with rc_context({"savefig.facecolor": "none"}):
-                drawn(Path(temporary) / "picture.svg")
-            svg = (Path(temporary) / "picture.svg").read_text(encoding="utf-8")
-    else:
-        drawn.savefig(png, dpi=_PNG_DPI, facecolor="white")
-        drawn.set_layout_engine("none")  # laid out already: the same places, and half the time
-        return inline_picture(drawn, name=name, alt=alt, max_width=max_width)
-    body, width = _themed_svg(svg, name=name)
-    return Picture(body, width=min(width, max_width), least_width=0.8 * width, alt=alt, name=name)
+    figure.savefig(folder / f"{name}.png", dpi=_REPORT_DPI, facecolor="white")
+    figure.set_layout_engine("none")  # saving has set the layout; a second pass would double the time
+    return inline_figure(figure, name=name, alt=alt, max_width=max_width)
 
 
-def inline_picture(figure: Figure, *, name: str, alt: str, max_width: float = math.inf) -> Picture:
-    """A figure as SVG for a page, without a file; the arguments are those of [`save_picture`]."""
+def inline_figure(figure: Figure, *, name: str, alt: str, max_width: float = math.inf) -> InlineFigure:
+    """A figure for a page, without a file. Arguments: see [`report_figure`]."""
+    from matplotlib import rc_context
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=_PNG_DPI, facecolor="none")
-    body, width = _themed_svg(buffer.getvalue(), name=name)
-    return Picture(body, width=min(width, max_width), least_width=0.8 * width, alt=alt, name=name)
-
-
-def _themed_svg(svg: str, *, name: str) -> tuple[str, float]:
-    """An SVG of matplotlib for use inside a page, and its natural width in CSS pixels."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # A style element inside an inline picture would hold for the whole page.
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    head, rest = body.split(">", 1)
-    width = float(re.search(r'\bwidth="([\d.]+)pt"', head)[1]) * _PIXELS_PER_INCH / 72
-    view = re.search(r'\bviewBox="[^"]+"', head)[0]
-    head = (
-        f'<svg {view} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" aria-hidden="true"'
-    )
-    # Names are unique in a file only, and not even there where nothing refers to them.
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', rest))
-    rest = re.sub(r'\s\bid="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", rest)
-    rest = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", rest)
-    # The fonts that the figure was laid out with are as wide as any: those of the page fit in their place.
-    rest = re.sub(r"(px |font-family: )'[^;\"]*", r"\1var(--sans)", rest)
-    for grey, variable in _FIXED.items():
-        rest = rest.replace(grey, f"var(--{variable})")
-    for variable, (light, _) in COLORS.items():
-        rest = rest.replace(light, f"var(--{variable})")
-    return f"{head}>{rest}".strip(), width
-
-
-__all__ = [
-    "COLORS",
-    "Picture",
-    "color",
-    "inline_picture",
-    "percent",
-    "save_picture",
-    "signed",
-    "theme",
-]
+    # Ids that the SVG refers to are hashes of the content and of this salt, so they are unique in the page.
+    with rc_context({"svg.hashsalt": name}):
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", dpi=_REPORT_DPI, facecolor="none", metadata=no_metadata)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip().replace("<svg ", '<svg aria-hidden="true" ', 1)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # would apply to the whole page
+    # Ids such as "axes_1" and "image3b9f" repeat, and nothing refers to them.
+    svg = re.sub(r' id="([^"_]+_\d+|image\w+)"', "", svg)
+    svg = re.sub(r"(px |font-family: )'[^;\"]*", r"\1var(--sans)", svg)  # matplotlib's font is as wide as any
+    variables = {light: f"var(--{variable})" for variable, (light, _) in reversed(COLORS.items())}
+    svg = re.sub("#[0-9a-f]{6}", lambda found: variables.get(found[0], found[0]), svg)
+    width = float(figure.get_figwidth()) * _PIXELS_PER_INCH
+    return InlineFigure(svg, width=min(width, max_width), least_width=0.8 * width, alt=alt)

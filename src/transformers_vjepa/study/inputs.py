@@ -1,57 +1,57 @@
-"""What the pictures of a report are made from: the clips of a study, and the encoders that see them."""
+"""The inputs of the images of a report: the clips of a study, and the encoders applied to them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..analysis.read_outs import encode_clips, labelled_subset
+from ..figures.images import short_name
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .plan import StudyClips
-from .results import Study
+from .results import StudyResults
 
 CLIPS_FILE = "clips.pt"
 
 
 class MissingInputError(ValueError):
-    """A picture cannot be made because what it shows is not there; the message says what."""
+    """Images cannot be drawn because clips or models are missing; the message names them."""
 
 
 class ReportInputs:
     """
-    Clips, labels and features of a study; features are computed when a picture first asks for them.
+    Clips, labels and features of a study. Features are computed on first use.
 
     Args:
-        study: the numbers, which name the folders of the models.
+        study: the results, which name the folders of the models.
 
     Attributes:
         config: geometry of the V-JEPA model.
-        processor: its mean and standard deviation of the pixels, and which frames make a clip.
-        test: uint8 (clips, frames, 3, height, width), in the order of the study.
+        processor: its mean and standard deviation of the pixels, and the sampling of its clips.
+        train, test: uint8 (clips, frames, 3, height, width), in the order of the study.
         class_names: names of the classes by task.
+        arms: arms whose models exist.
 
     Raises:
-        MissingInputError: the V-JEPA models of the study or its clips are not there.
+        MissingInputError: the V-JEPA models of the study or its clips do not exist.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: StudyResults) -> None:
         folder = study.run_folder("vjepa")
         if folder is None:
-            raise MissingInputError("study.json names no folder with a V-JEPA model that is still there")
+            raise MissingInputError("study.json names no existing folder with a V-JEPA model")
         if not (study.folder / CLIPS_FILE).is_file():
-            raise MissingInputError(f"{study.folder.name} has no {CLIPS_FILE}, which holds the clips of the study")
+            raise MissingInputError(f"{study.folder.name} has no {CLIPS_FILE}, the file with the clips of the study")
         self.study = study
-        self.folder: Path = folder
         self.config = VJEPAConfig.from_pretrained(folder)
         self.processor = VJEPAVideoProcessor.from_pretrained(folder)
         self._clips = StudyClips.load(study.folder / CLIPS_FILE)
-        self.test = self._clips.clips["test"].permute(0, 1, 4, 2, 3)
+        self.train, self.test = (self._clips.clips[split].permute(0, 1, 4, 2, 3) for split in ("train", "test"))
         self.class_names = self._clips.classes
+        self.arms = [arm for arm in ("untrained", "pixels", "vjepa") if study.run_folder(arm) is not None]
         self._models: dict[str, VJEPAModel] = {}
         self._test_features: dict[str, torch.Tensor] = {}
 
@@ -59,38 +59,31 @@ class ReportInputs:
         """Classes of the test clips, int64 (clips,)."""
         return self._clips.labels[task]["test"].numpy()
 
-    @property
-    def arms(self) -> list[str]:
-        """Arms whose features can be shown: those whose models are there."""
-        return [arm for arm in ("untrained", "pixels", "vjepa") if self.study.run_folder(arm) is not None]
+    def class_text(self, index: int, separator: str = ", ") -> str:
+        """Short names of the classes of a test clip."""
+        return separator.join(short_name(names[self.labels(task)[index]]) for task, names in self.class_names.items())
 
     def test_features(self, arm: str) -> torch.Tensor:
         """Features of the test clips, of an arm of `arms`: float32 (clips, time, cells, width)."""
         if arm not in self._test_features:
-            self._test_features[arm] = encode_clips(
-                self._model(arm), self._clips.clips["test"], processor=self.processor
-            )
+            clips = self._clips.clips["test"]
+            self._test_features[arm] = encode_clips(self._model(arm), clips, processor=self.processor)
         return self._test_features[arm]
 
     def labelled_features(self, arm: str, task: str) -> tuple[torch.Tensor, np.ndarray]:
-        """Features and labels of the labelled clips behind the main numbers of the first seed."""
+        """Features and labels of the labelled clips of the main table, for the first seed."""
         labels = self._clips.labels[task]["train"].numpy()
         chosen = labelled_subset(labels, count=min(self.study.labels, len(labels)), seed=self.study.first_seed)
         clips = self._clips.clips["train"][torch.from_numpy(chosen)]
         return encode_clips(self._model(arm), clips, processor=self.processor), labels[chosen]
 
     def normalized(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 clips (clips, frames, 3, height, width) as the networks take them: float32 of the same shape."""
+        """uint8 clips (clips, frames, 3, height, width) as input of the networks: float32 of the same shape."""
         return normalize_clips(clips, mean=self.processor.image_mean, std=self.processor.image_std)
-
-    def training_batches(self, *, batch_size: int, number: int) -> list[torch.Tensor]:
-        """The first clips of the training split in batches of uint8 (batch, frames, 3, height, width)."""
-        clips = self._clips.clips["train"][: batch_size * number].permute(0, 1, 4, 2, 3)
-        return list(clips.split(batch_size))
 
     @property
     def is_built_in(self) -> bool:
-        """Whether the clips are of the built-in corpus, of which others like them can be rendered."""
+        """Whether the clips are of the built-in corpus, which can render further clips."""
         return set(self.class_names) == {"motion", "appearance"}
 
     def pretraining_model(self, arm: str) -> VJEPAForPreTraining:
@@ -99,9 +92,5 @@ class ReportInputs:
 
     def _model(self, arm: str) -> VJEPAModel:
         if arm not in self._models:
-            folder = self.study.run_folder(arm)
-            self._models[arm] = VJEPAModel.from_pretrained(folder, add_predictor=False)
+            self._models[arm] = VJEPAModel.from_pretrained(self.study.run_folder(arm), add_predictor=False)
         return self._models[arm]
-
-
-__all__ = ["CLIPS_FILE", "MissingInputError", "ReportInputs"]

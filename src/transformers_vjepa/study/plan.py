@@ -1,8 +1,8 @@
 """
-The paper's findings in miniature: which runs are compared, what is read off each, and what follows from it.
+The plan of a study: its arms, runs and measurements.
 
-A study is a folder. Every run and every evaluation leaves its result there as soon as it has it, so a study that was
-interrupted does only what is missing; `study.json` is made of them at the end.
+A study is a folder. Every run and every evaluation writes its result there as soon as it is known, so an interrupted
+study continues with what is missing.
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..analysis.baselines import BASELINES
@@ -19,42 +20,63 @@ from ..analysis.read_outs import CLOSED_FORM, PROBES, encode_clips, labelled_sub
 from ..data.corpora import IndexedCorpus
 from ..data.evaluation_clips import read_evaluation_clips
 from ..data.synthetic import APPEARANCES, MOTIONS, load_labels
+from ..evaluation.statistics import accuracy_interval
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.collapse import center_over_clips, effective_rank
 from ..safety.atomic_files import atomic_path, write_text_atomically
 from ..safety.safe_loading import read_checkpoint
-from .results import scores
 
-#: What each arm changes of the recipe, as arguments of pretrain.py. The first is V-JEPA itself; pixels do not
-#: collapse, so their arm goes without the terms against it.
-TRAINED_ARMS: dict[str, tuple[str, ...]] = {
-    "vjepa": (),
-    "pixels": (
-        *("--prediction_target", "pixels"),
-        *("--context_variance_weight", "0", "--context_covariance_weight", "0"),
-    ),
-    "multiblock": (),
-    "random_tube": ("--mask_strategy", "random_tube"),
-    "causal": ("--mask_strategy", "causal_multiblock_6"),
-    "published_truncation": ("--mask_truncation", "published"),
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One line of a comparison.
+
+    Attributes:
+        label: name in figures and tables.
+        color: a name of [`~figures.style.COLORS`].
+        arguments: arguments of `vjepa pretrain` that differ from the recipe; `None` if the arm is not trained.
+        is_baseline: a hand-crafted descriptor, without network and seed.
+    """
+
+    label: str
+    color: str
+    arguments: tuple[str, ...] | None = None
+    is_baseline: bool = False
+
+
+# Pixel prediction cannot collapse, so this arm disables the VICReg terms.
+_PIXELS = ("--prediction_target", "pixels", "--context_variance_weight", "0", "--context_covariance_weight", "0")
+ARMS: dict[str, Arm] = {
+    "vjepa": Arm("V-JEPA", "vjepa", ()),
+    "pixels": Arm("pixel prediction", "pixels", _PIXELS),
+    "multiblock": Arm("multi-block", "vjepa", ()),
+    "random_tube": Arm("random tubes", "random_tube", ("--mask_strategy", "random_tube")),
+    "causal": Arm("causal multi-block", "causal", ("--mask_strategy", "causal_multiblock_6")),
+    "published_truncation": Arm("published truncation", "published_truncation", ("--mask_truncation", "published")),
+    "untrained": Arm("untrained", "untrained"),
+    **{name: Arm(name.replace("_", " "), "baseline", is_baseline=True) for name in BASELINES},
 }
-#: Masks are compared with one another in shorter runs (`MASK_SHARE` of the steps): `multiblock` is V-JEPA's among
-#: them.
+TRAINED_ARMS = tuple(name for name, arm in ARMS.items() if arm.arguments is not None)
+#: Values of `--arms`; all baselines are one of them.
+CHOICES = (*TRAINED_ARMS, "untrained", "baselines")
+#: Masks are compared in shorter runs, of a share of the steps; `multiblock` has the masks of `vjepa`.
 MASK_ARMS = ("multiblock", "random_tube", "causal", "published_truncation")
 MASK_SHARE = 1 / 3
-ARMS = (*TRAINED_ARMS, "untrained", "baselines")
-# Arms whose need of labels is compared.
-_LABEL_ARMS = ("vjepa", "untrained", "pixels")
+#: Arms that are compared over the number of labels.
+LABEL_ARMS = ("vjepa", "untrained", "pixels")
 #: The read-outs in which arms, label counts and checkpoints are compared.
 MAIN_READ_OUTS = ("ridge", "attentive")
 #: Share of a run from one kept checkpoint to the next.
 SAVE_SHARE = 0.2
+#: Pairs of clips for each kind of disturbance; a multiple of 40 gives each pair of labels equally often.
+SURPRISE_PAIRS = 200
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run and its evaluation; the hand-made baselines have no seed."""
+    """One run and its evaluation; the baselines have no seed."""
 
     arm: str
     seed: int | None = None
@@ -66,30 +88,27 @@ class Job:
 
 def jobs(arms: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """
-    Everything there is to do, longest first.
+    All jobs of a study. The long runs of all seeds come first, so that no core is idle for long at the end.
 
     Raises:
-        ValueError: an arm that does not exist, no seed, or one twice.
+        ValueError: an unknown arm, no seed, or a repeated seed.
     """
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        raise ValueError(f"unknown arm {unknown[0]!r}: choose of {', '.join(ARMS)}")
+    if unknown := [arm for arm in arms if arm not in CHOICES]:
+        raise ValueError(f"unknown arm {unknown[0]!r}: choose from {', '.join(CHOICES)}")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={list(seeds)}: give at least one, and each once")
-    # The long ones of all seeds first: a short one at the end leaves no core idle for long.
-    runs = [Job(arm, seed) for seed in seeds for arm in ("vjepa", "pixels") if arm in arms]
-    runs += [
-        Job(arm, seed) for seed in seeds for arm in ARMS if arm in arms and arm not in ("vjepa", "pixels", "baselines")
-    ]
+        raise ValueError(f"seeds={list(seeds)}: give at least one seed, and each seed once")
+    groups = ("vjepa", "pixels"), (*MASK_ARMS, "untrained")
+    runs = [Job(arm, seed) for group in groups for seed in seeds for arm in group if arm in arms]
     return runs + [Job("baselines")] * ("baselines" in arms)
 
 
-# --- Clips and labels.
+# Clips and labels
 
 
 @dataclass(frozen=True)
 class StudyClips:
     """
-    What models and baselines see.
+    The clips of a study.
 
     Args:
         clips: by split (`train`, `test`): uint8 (clips, frames, height, width, 3).
@@ -107,7 +126,7 @@ class StudyClips:
 
     @classmethod
     def load(cls, path: Path) -> "StudyClips":
-        return cls(**read_checkpoint(path))  # mapped: one copy in memory, however many processes
+        return cls(**read_checkpoint(path))  # memory-mapped: all processes share one copy
 
 
 def built_in_clips(root: Path, *, crop_size: int, sampling: ClipSampling) -> StudyClips:
@@ -137,19 +156,19 @@ def labelled_clips(splits: Mapping[str, IndexedCorpus], *, crop_size: int, sampl
     clips, labels = {}, {}
     for split in ("train", "test"):
         clips[split], labels[split], _ = read_evaluation_clips(splits[split], crop_size=crop_size, sampling=sampling)
-    if strange := sorted(set(labels["test"].tolist()) - set(labels["train"].tolist())):
-        raise ValueError(f"test clips have the labels {strange[:5]}, of which no training clip is: split otherwise")
+    if unseen := sorted(set(labels["test"].tolist()) - set(labels["train"].tolist())):
+        raise ValueError(f"no training clip has the labels {unseen[:5]} of test clips: choose other splits")
     number = int(labels["train"].max()) + 1
     names = list(getattr(splits["train"], "class_names", ())) or [str(label) for label in range(number)]
     return StudyClips(clips, {"label": labels}, {"label": names})
 
 
-# --- What is read off which model.
+# Measurements
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One accuracy: of a model after `step` steps, read off about `labels` labelled clips."""
+    """One accuracy: of a model after `step` steps, with a read-out trained on about `labels` labelled clips."""
 
     step: int | None
     labels: int
@@ -158,7 +177,7 @@ class Measurement:
 
 
 def kept_steps(steps: int) -> list[int]:
-    """Steps after which a run that saves every `SAVE_SHARE` keeps a checkpoint, without the last."""
+    """Steps at which a run that saves every `SAVE_SHARE` keeps a checkpoint, without the last step."""
     return list(range(math.ceil(steps * SAVE_SHARE), steps, math.ceil(steps * SAVE_SHARE)))
 
 
@@ -166,27 +185,28 @@ def measurements(
     arm: str, *, steps: int | None, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
 ) -> list[Measurement]:
     """
-    What is read off a run of `arm`, each once.
+    All measurements of a run of `arm`, each once.
 
     Args:
         steps: of the run; 0 for the untrained network, `None` for baselines.
         labels: labelled clips of the main table.
-        label_counts: numbers of labelled clips that are compared.
+        label_counts: numbers of labelled clips to compare.
     """
     wanted = []
     for task in tasks:
-        if arm in BASELINES:
+        if ARMS[arm].is_baseline:
             counts = (labels, max(label_counts))
             wanted += [Measurement(steps, count, task, kind) for count in counts for kind in CLOSED_FORM]
             continue
         wanted += [Measurement(steps, labels, task, kind) for kind in (*CLOSED_FORM, *PROBES)]
-        if arm in _LABEL_ARMS:
+        if arm in LABEL_ARMS:
             wanted += [Measurement(steps, count, task, kind) for count in label_counts for kind in MAIN_READ_OUTS]
         if arm == "vjepa":
             wanted += [Measurement(step, labels, task, kind) for step in kept_steps(steps) for kind in MAIN_READ_OUTS]
     return list(dict.fromkeys(wanted))
 
 
+#: Returns the features of both splits for a measurement, and further values of its row.
 Features = Callable[[Measurement], tuple[dict[str, torch.Tensor], dict[str, Any]]]
 
 
@@ -201,11 +221,10 @@ def evaluate(
     probe_steps: int,
 ) -> list[dict[str, Any]]:
     """
-    Rows of `study.json`, those of an earlier call taken from `path`; every new one is written there at once.
+    Rows of `study.json`. Rows of an earlier call are read from `path`; each new row is written there at once.
 
     Args:
-        features: gives the features of both splits for a measurement, and what rows should say besides.
-        seed: also decides which clips are labelled; `None` takes 0.
+        seed: also selects the labelled clips; `None` selects like 0.
         path: a JSON file of this arm and seed.
         probe_steps: see [`~analysis.read_outs.read_out`].
     """
@@ -218,23 +237,23 @@ def evaluate(
         both, details = features(item)
         labels = {split: values.numpy() for split, values in clips.labels[item.task].items()}
         chosen = labelled_subset(labels["train"], count=item.labels, seed=seed or 0)
-        train_features, train_labels = both["train"][torch.from_numpy(chosen)], labels["train"][chosen]
-        hits = read_out(
-            item.read_out,
-            train_features,
-            train_labels,
-            both["test"],
-            labels["test"],
-            seed=seed or 0,
-            probe_steps=probe_steps,
-        )
+        known = both["train"][torch.from_numpy(chosen)], labels["train"][chosen]
+        asked = both["test"], labels["test"]
+        hits = read_out(item.read_out, *known, *asked, seed=seed or 0, probe_steps=probe_steps)
         rows.append({"arm": arm, "seed": seed, **asdict(item), **scores(hits), **details})
         write_text_atomically(path, json.dumps(rows))
     return rows
 
 
+def scores(hits: np.ndarray) -> dict[str, Any]:
+    """Accuracy and its interval (Wilson, 95 %) in percent, and `hits` as a string of 0 and 1."""
+    low, high = accuracy_interval(int(hits.sum()), len(hits))
+    text = "".join("1" if hit else "0" for hit in hits)
+    return {"accuracy": 100 * float(hits.mean()), "low": 100 * low, "high": 100 * high, "hits": text}
+
+
 def model_features(folder: Path, clips: StudyClips, *, steps: int) -> Features:
-    """Features of the target encoder of a run, at its end (`steps`) or of a kept checkpoint; the last one is kept."""
+    """Features of the target encoder of a run, at its end (`steps`) or of a kept checkpoint; keeps the last ones."""
     last: dict[int, tuple] = {}
 
     def features(item: Measurement) -> tuple:
@@ -252,29 +271,6 @@ def model_features(folder: Path, clips: StudyClips, *, steps: int) -> Features:
 
 
 def baseline_features(name: str, clips: StudyClips) -> Features:
+    """Descriptors of a baseline, the same for every measurement."""
     both = {split: BASELINES[name](pixels) for split, pixels in clips.clips.items()}
     return lambda item: (both, {})
-
-
-# --- Runs side by side.
-
-
-__all__ = [
-    "ARMS",
-    "MAIN_READ_OUTS",
-    "MASK_ARMS",
-    "MASK_SHARE",
-    "SAVE_SHARE",
-    "TRAINED_ARMS",
-    "Job",
-    "Measurement",
-    "StudyClips",
-    "baseline_features",
-    "built_in_clips",
-    "evaluate",
-    "jobs",
-    "kept_steps",
-    "labelled_clips",
-    "measurements",
-    "model_features",
-]

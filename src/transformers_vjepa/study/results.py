@@ -1,4 +1,4 @@
-"""What a study found: accuracies with intervals, the paper's expectations as differences, and a table."""
+"""The results of a study: accuracies with intervals, the paper's expectations as differences, and a table."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..analysis.read_outs import CLOSED_FORM, PROBES
-from ..evaluation.statistics import accuracy_interval, paired_bootstrap
+from ..evaluation.statistics import paired_bootstrap
+from .plan import MAIN_READ_OUTS
 
-# Read-outs in which expectations are put to the test: a closed form and the published probe.
-_READ_OUTS = ("ridge", "attentive")
-# Pairs of arms that the paper has an opinion on: the first is expected to be the better one.
+STUDY_FILE = "study.json"
+READ_OUTS = {
+    "ridge": "ridge regression",
+    "neighbours": "nearest neighbours",
+    "attentive": "attentive probe",
+    "mean": "mean-pooled probe",
+}
+# Pairs of arms in the paper: the first one is expected to be better.
 _PAIRS = {
     "features - untrained": ("vjepa", "untrained"),
     "features - pixels": ("vjepa", "pixels"),
@@ -26,18 +32,11 @@ _PAIRS = {
     "multi-block - causal": ("multiblock", "causal"),
     "balanced - published truncation": ("multiblock", "published_truncation"),
 }
+Verdict = Literal["met", "open", "contradicted"]
 
 
-def scores(hits: np.ndarray) -> dict[str, Any]:
-    """Accuracy and its interval (Wilson, 95 %) in percent, and `hits` as a string of 0 and 1."""
-    low, high = accuracy_interval(int(hits.sum()), len(hits))
-    text = "".join("1" if hit else "0" for hit in hits)
-    return {"accuracy": 100 * float(hits.mean()), "low": 100 * low, "high": 100 * high, "hits": text}
-
-
-def final_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def final_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of finished runs: those of the last step of their arm and seed."""
-    rows = list(rows)
     last: dict[tuple, int] = {}
     for row in rows:
         key = row["arm"], row["seed"]
@@ -45,49 +44,58 @@ def final_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if (row["step"] or 0) == last[row["arm"], row["seed"]]]
 
 
+def _hits(rows: Iterable[dict[str, Any]]) -> np.ndarray:
+    """(rows, test clips), 0 or 1."""
+    return np.array([[hit == "1" for hit in row["hits"]] for row in rows], dtype=float)
+
+
 def contrasts(
-    rows: Iterable[dict[str, Any]], *, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
+    rows: Sequence[dict[str, Any]], *, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The paper's expectations as differences in points of accuracy, positive where they hold; of what there is."""
-    hits: dict[tuple, dict[int, np.ndarray]] = {}
+    """
+    The paper's expectations as differences in points of accuracy, positive where they hold. Expectations about arms
+    that were not evaluated are left out.
+    """
+    by_key: dict[tuple, dict[int, dict[str, Any]]] = {}
     for row in final_rows(rows):
-        key = row["arm"], row["task"], row["read_out"], row["labels"]
-        hits.setdefault(key, {})[row["seed"]] = np.array([hit == "1" for hit in row["hits"]], dtype=float)
-
+        by_key.setdefault((row["arm"], row["task"], row["read_out"], row["labels"]), {})[row["seed"]] = row
+    few, most = min(label_counts), max(label_counts)
     found = []
-
-    def add(name: str, task: str, read_out: str, count: int, *terms: tuple[int, tuple]) -> None:
-        shared = set.intersection(*(set(hits.get(key, ())) for _, key in terms))
-        if shared:
-            table = sum(sign * np.stack([hits[key][seed] for seed in sorted(shared)]) for sign, key in terms)
-            values = (100 * value for value in paired_bootstrap(table))
-            found.append(
-                {"name": name, "task": task, "read_out": read_out, "labels": count, "expected": "positive"}
-                | dict(zip(("difference", "low", "high"), values, strict=True))
-            )
-
-    few, all_of_them = min(label_counts), max(label_counts)
     for task in tasks:
-        for kind in _READ_OUTS:
-            for name, (better, worse) in _PAIRS.items():
-                add(name, task, kind, labels, (1, (better, task, kind, labels)), (-1, (worse, task, kind, labels)))
+        # Name, read-out, labels, and the arms to add and to subtract.
+        wanted: list[tuple[str, str, int, list[tuple[int, tuple]]]] = []
+        for kind in MAIN_READ_OUTS:
+            for name, arms in _PAIRS.items():
+                terms = [(sign, (arm, task, kind, labels)) for sign, arm in zip((1, -1), arms, strict=True)]
+                wanted.append((name, kind, labels, terms))
             lead = [
                 (sign * side, (arm, task, kind, count))
-                for sign, count in ((1, few), (-1, all_of_them))
+                for sign, count in ((1, few), (-1, most))
                 for side, arm in ((1, "vjepa"), (-1, "untrained"))
             ]
-            name = f"lead over untrained, {few} - {all_of_them} labels"
-            add(name, task, kind, few, *lead)
+            wanted.append((f"lead over untrained, {few} - {most} labels", kind, few, lead))
         pooled = [(sign, ("vjepa", task, kind, labels)) for sign, kind in ((1, "attentive"), (-1, "mean"))]
-        add("attentive - mean pooling", task, "attentive", labels, *pooled)
+        wanted.append(("attentive - mean pooling", "attentive", labels, pooled))
+        for name, kind, count, terms in wanted:
+            seeds = sorted(set.intersection(*(set(by_key.get(key, ())) for _, key in terms)))
+            if seeds:
+                table = sum(sign * _hits(by_key[key][seed] for seed in seeds) for sign, key in terms)
+                names = {"name": name, "task": task, "read_out": kind, "labels": count, "expected": "positive"}
+                values = (100 * value for value in paired_bootstrap(table))
+                found.append(names | dict(zip(("difference", "low", "high"), values, strict=True)))
     return found
 
 
+def verdict(contrast: dict[str, Any]) -> Verdict:
+    """
+    Compares an interval with the expected positive sign: "met" (the interval is positive), "contradicted" (the
+    interval is negative) or "open" (0 lies inside).
+    """
+    return "met" if contrast["low"] > 0 else "contradicted" if contrast["high"] < 0 else "open"
+
+
 def run_history(folder: Path, *, batch_size: int) -> dict[str, Any]:
-    """
-    Loss and effective rank as a run logged them, and the seconds that its steps took, pauses between sessions not
-    counted.
-    """
+    """Logged loss and effective rank of a run, and the seconds of its steps, without pauses between sessions."""
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     log = [entry for entry in log if "loss" in entry]
     seconds, before = 0.0, 0
@@ -104,16 +112,12 @@ def run_history(folder: Path, *, batch_size: int) -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
+    """Processor, number of cores and versions, for `study.json`."""
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def describe(study: dict[str, Any]) -> str:
@@ -124,10 +128,9 @@ def describe(study: dict[str, Any]) -> str:
         f"Accuracy in % on {settings['num_test']} test clips, read off {labels} labelled clips "
         f"(mean of seeds {', '.join(map(str, settings['seeds']))})"
     ]
-    arms = dict.fromkeys(row["arm"] for row in rows)
     for task, chance in settings["chance"].items():
         lines += ["", f"{task} (chance {chance:.1f})".ljust(30) + "".join(kind.rjust(12) for kind in kinds)]
-        for arm in arms:
+        for arm in dict.fromkeys(row["arm"] for row in rows):
             cells = []
             for kind in kinds:
                 key = (arm, task, kind, labels)
@@ -135,55 +138,13 @@ def describe(study: dict[str, Any]) -> str:
                 cells.append(f"{np.mean(found):12.1f}" if found else " " * 12)
             lines.append(arm.ljust(30) + "".join(cells))
     lines += ["", "In points, with 95 % intervals over seeds and test clips; the paper expects all to be positive", ""]
+    words = {"met": "yes", "contradicted": "no", "open": "open"}
     for item in study["contrasts"]:
-        verdict = "yes" if item["low"] > 0 else "no" if item["high"] < 0 else "open"
         lines.append(
             f"{item['name']:44}{item['task']:12}{item['read_out']:12}"
-            f"{item['difference']:+7.1f} [{item['low']:+.1f}, {item['high']:+.1f}]  {verdict}"
+            f"{item['difference']:+7.1f} [{item['low']:+.1f}, {item['high']:+.1f}]  {words[verdict(item)]}"
         )
     return "\n".join(lines)
-
-
-STUDY_FILE = "study.json"
-_DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Arm:
-    """
-    One line of a comparison.
-
-    Attributes:
-        label: its name in pictures and tables.
-        color: a name of [`~figures.style.COLORS`].
-        is_baseline: a descriptor made by hand, with no network and no seed.
-    """
-
-    label: str
-    color: str
-    is_baseline: bool = False
-
-
-ARMS: dict[str, Arm] = {
-    "vjepa": Arm("V-JEPA", "vjepa"),
-    "untrained": Arm("untrained", "untrained"),
-    "pixels": Arm("pixel prediction", "pixels"),
-    "multiblock": Arm("multi-block", "vjepa"),
-    "random_tube": Arm("random tubes", "random_tube"),
-    "causal": Arm("causal multi-block", "causal"),
-    "published_truncation": Arm("published truncation", "published_truncation"),
-    "mean_colours": Arm("mean colours", "baseline", is_baseline=True),
-    "single_frame": Arm("single frame", "baseline", is_baseline=True),
-    "raw_pixels": Arm("raw pixels", "baseline", is_baseline=True),
-    "frame_differences": Arm("frame differences", "baseline", is_baseline=True),
-    "optical_flow": Arm("optical flow", "baseline", is_baseline=True),
-}
-READ_OUTS = {
-    "ridge": "ridge regression",
-    "neighbours": "nearest neighbours",
-    "attentive": "attentive probe",
-    "mean": "mean-pooled probe",
-}
 
 
 @dataclass(frozen=True)
@@ -199,16 +160,23 @@ class Summary:
         return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-class Study:
+class StudyResults:
     """
-    A study folder.
+    The results in a study folder.
 
     Args:
         folder: holds `study.json`.
 
+    Attributes:
+        settings, rows, runs, contrasts, machine, surprise: the parts of `study.json`.
+        trained_runs: runs with at least one step.
+        tasks: such as motion and appearance.
+        labels: labelled clips of the main table.
+        first_seed: seed of the models that images show.
+
     Raises:
-        FileNotFoundError: there is no `study.json`.
-        ValueError: it is no JSON, or lacks settings or rows.
+        FileNotFoundError: the folder has no `study.json`.
+        ValueError: `study.json` is not JSON, or lacks settings or rows.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -219,141 +187,66 @@ class Study:
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is no JSON ({error}): remove it, and run the study again") from error
-        missing = {"settings", "rows"} - data.keys()
-        if missing:
-            raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: it is not what vjepa study writes")
+            raise ValueError(f"{file} is not valid JSON ({error}): remove the file and repeat the study") from error
+        if missing := {"settings", "rows"} - data.keys():
+            raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: pass a file that vjepa study has written")
         self.settings: dict[str, Any] = data["settings"]
         self.rows: list[dict[str, Any]] = data["rows"]
         self.runs: list[dict[str, Any]] = data.get("runs") or []
         self.contrasts: list[dict[str, Any]] = data.get("contrasts") or []
         self.machine: dict[str, Any] = data.get("machine") or {}
         self.surprise: dict[str, dict[str, Any]] = data.get("surprise") or {}
+        self.trained_runs = [run for run in self.runs if run["steps"] > 0]
+        self.tasks = list(self.settings.get("classes") or dict.fromkeys(row["task"] for row in self.rows))
+        self.labels = int(self.settings["labels"])
+        self.first_seed: int = min(self.settings.get("seeds") or [0])
+        self._final = final_rows(self.rows)
         self._summaries: dict[tuple, Summary | None] = {}
-        self._last_steps: dict[tuple[str, Any], int] = {}
-        for row in self.rows:
-            key = (row["arm"], row["seed"])
-            self._last_steps[key] = max(self._last_steps.get(key, 0), row["step"] or 0)
-
-    @property
-    def tasks(self) -> list[str]:
-        """What was read off, such as motion and appearance."""
-        return list(self.settings.get("classes") or dict.fromkeys(row["task"] for row in self.rows))
-
-    @property
-    def labels(self) -> int:
-        """Labelled clips behind the main numbers."""
-        return int(self.settings["labels"])
-
-    @property
-    def first_seed(self) -> int:
-        """The seed whose models the pictures show."""
-        return min(self.settings.get("seeds") or [0])
-
-    @property
-    def trained_runs(self) -> list[dict[str, Any]]:
-        """Runs that took a step."""
-        return [run for run in self.runs if run["steps"] > 0]
 
     def chance(self, task: str) -> float | None:
-        """Percent of hits of a guess."""
+        """Accuracy of guessing, in percent."""
         return (self.settings.get("chance") or {}).get(task)
 
     def run_folder(self, arm: str) -> Path | None:
-        """The model of the first seed of an arm that is still there."""
+        """Folder of the existing model of an arm with the smallest seed."""
         for run in sorted((run for run in self.runs if run["arm"] == arm), key=lambda run: run["seed"]):
-            folder = self.folder / run["folder"]  # stays as it is where it is absolute
+            folder = self.folder / run["folder"]  # an absolute path stays absolute
             if (folder / "config.json").is_file():
                 return folder
         return None
 
-    def is_final(self, row: dict[str, Any]) -> bool:
-        """Whether a row is of the end of its run, not of a checkpoint on the way."""
-        return (row["step"] or 0) == self._last_steps[row["arm"], row["seed"]]
+    def select(self, *, final: bool = False, **wanted: Any) -> list[dict[str, Any]]:
+        """Rows with the `wanted` values; with `final`, only rows of finished runs. A step of `None` counts as 0."""
+        rows = self._final if final else self.rows
+        return [row for row in rows if all((row[name] or 0) == (value or 0) for name, value in wanted.items())]
+
+    def values(self, name: str, *, final: bool = False, **wanted: Any) -> list[int]:
+        """The different values of a column in [`select`] rows, ascending."""
+        return sorted({row[name] or 0 for row in self.select(final=final, **wanted)})
 
     def summary(
         self, arm: str, *, task: str, read_out: str, labels: int | None = None, step: int | None = None
     ) -> Summary | None:
         """
-        Accuracy of an arm, or `None` where it was not evaluated so.
+        Accuracy of an arm, or `None` without such an evaluation.
 
         Args:
-            labels: labelled clips; those of the main numbers by default.
+            labels: labelled clips; those of the main table by default.
             step: of pretraining; the last one by default.
         """
         wanted = {"arm": arm, "task": task, "read_out": read_out, "labels": self.labels if labels is None else labels}
         key = (*wanted.values(), step)
         if key not in self._summaries:
-            rows = [
-                row
-                for row in self.rows
-                if all(row[name] == value for name, value in wanted.items())
-                and (self.is_final(row) if step is None else (row["step"] or 0) == step)
-            ]
-            self._summaries[key] = _summed_up(rows) if rows else None
+            rows = self.select(final=True, **wanted) if step is None else self.select(step=step, **wanted)
+            self._summaries[key] = _summarise(rows) if rows else None
         return self._summaries[key]
 
     def ranks(self, arm: str, *, step: int) -> list[float]:
         """Effective rank of the features of the test clips after a step, of every seed that has it."""
-        rows = [row for row in self.rows if row["arm"] == arm and (row["step"] or 0) == step and "rank" in row]
-        return list({row["seed"]: row["rank"] for row in rows}.values())
-
-    def label_counts(self, *, arm: str, task: str, read_out: str) -> list[int]:
-        """Numbers of labelled clips that the end of an arm was evaluated with, ascending."""
-        return self._values("labels", arm=arm, task=task, read_out=read_out, final=True)
-
-    def steps(self, *, arm: str, task: str, read_out: str) -> list[int]:
-        """Pretraining steps that an arm was evaluated at, with the labels of the main numbers, ascending."""
-        return self._values("step", arm=arm, task=task, read_out=read_out, labels=self.labels)
-
-    def all_steps(self, arm: str) -> list[int]:
-        """Steps that an arm was evaluated at in any way, ascending."""
-        return self._values("step", arm=arm)
-
-    def _values(self, name: str, *, final: bool = False, **wanted: Any) -> list[int]:
-        return sorted(
-            {
-                row[name] or 0
-                for row in self.rows
-                if all(row[key] == value for key, value in wanted.items()) and (self.is_final(row) or not final)
-            }
-        )
+        return list({row["seed"]: row["rank"] for row in self.select(arm=arm, step=step) if "rank" in row}.values())
 
 
-def _summed_up(rows: Sequence[dict[str, Any]]) -> Summary:
+def _summarise(rows: Sequence[dict[str, Any]]) -> Summary:
     values = tuple(float(row["accuracy"]) for row in rows)
-    hits = [row.get("hits") or "" for row in rows]
-    if not hits[0] or len({len(one) for one in hits}) > 1:
-        low, high = (float(np.mean([row[bound] for row in rows])) for bound in ("low", "high"))
-        return Summary(float(np.mean(values)), low, high, values)
-    matrix = np.array([[character == "1" for character in one] for one in hits], dtype=float)
-    _, low, high = paired_bootstrap(matrix, draws=_DRAWS)
+    _, low, high = paired_bootstrap(_hits(rows), draws=1000)
     return Summary(float(np.mean(values)), 100 * low, 100 * high, values)
-
-
-def verdict(contrast: dict[str, Any]) -> str:
-    """
-    What an interval says about an expected sign: "met" (all of it on the expected side of 0), "contradicted" (all on
-    the other side) or "open" (0 lies inside).
-    """
-    low, high = contrast["low"], contrast["high"]
-    if contrast.get("expected", "positive") != "positive":
-        low, high = -high, -low
-    return "met" if low > 0 else "contradicted" if high < 0 else "open"
-
-
-__all__ = [
-    "ARMS",
-    "READ_OUTS",
-    "STUDY_FILE",
-    "Arm",
-    "Study",
-    "Summary",
-    "contrasts",
-    "describe",
-    "describe_machine",
-    "final_rows",
-    "run_history",
-    "scores",
-    "verdict",
-]
