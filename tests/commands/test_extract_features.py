@@ -164,4 +164,4 @@ def test_help_names_the_defaults(capsys):
         script.run(["--help"])
     assert info.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "Processes that decode" in text and "(mean)" in text
+    assert "Decoding processes" in text and "(mean)" in text

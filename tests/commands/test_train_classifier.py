@@ -431,7 +431,7 @@ def test_without_arguments_it_probes_the_demo():
         ({"validation_fraction": 2}, "error: validation_fraction=2.0 must lie in"),
         ({"train_fraction": 0.01}, "error: class 'bright' has 6 clips and would keep none at fraction=0.01"),
         ({"group_pattern": "scene([0-9])"}, r"error: 'scene\(\[0-9\]\)' does not match"),
-        ({"num_folds": 2, "fold": 0}, "error: folds are made of groups"),
+        ({"num_folds": 2, "fold": 0}, "error: folds consist of groups"),
         ({"num_segments": 0}, "error: `num_segments`=0 must be at least 1"),
         ({"learning_rate": 0.1, "mixup": 1}, "error: --learning_rate, --mixup has no effect with --mode probe"),
         ({"mode": "finetune", "weight_decays": 0}, "error: --weight_decays has no effect with --mode finetune"),

@@ -215,6 +215,7 @@ def test_other_models_have_no_released_card():
 def test_versions_for_readers_without_this_package_are_those_it_asks_for(file):
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
-    wanted = dict(line.split(" >= ") for line in setup["options"]["install_requires"].splitlines() if " >= " in line)
+    lower = re.compile(r"^(\w+) >= ([\d.]+)", re.MULTILINE)
+    wanted = dict(lower.findall(setup["options"]["install_requires"]))
     stated = dict(re.findall(r"`(transformers|torch|torchvision|av)>=([\d.]+)`", file.read_text()))
     assert stated == {name: wanted[name] for name in ("transformers", "torch", "torchvision", "av")}

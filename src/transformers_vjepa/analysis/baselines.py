@@ -171,15 +171,3 @@ BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "frame_differences": frame_differences,
     "optical_flow": optical_flow,
 }
-
-
-__all__ = [
-    "BASELINES",
-    "NUM_DIRECTIONS",
-    "frame_differences",
-    "local_motion",
-    "mean_colours",
-    "optical_flow",
-    "raw_pixels",
-    "single_frame",
-]

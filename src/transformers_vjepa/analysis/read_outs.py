@@ -192,15 +192,3 @@ def _train(
 def _logits(grid: ProbeGrid, tokens: torch.Tensor) -> np.ndarray:
     """(clips, probes, classes)."""
     return torch.cat([grid(part[:, None]).logits for part in tokens.split(400)]).numpy()
-
-
-__all__ = [
-    "CLOSED_FORM",
-    "PROBES",
-    "ReadOut",
-    "encode_clips",
-    "fit_probe",
-    "labelled_subset",
-    "read_out",
-    "time_means",
-]

@@ -273,18 +273,3 @@ def draw_surprise_example(result: Surprise, *, config: VJEPAConfig) -> Figure:
     clips = [(name, getattr(result.pairs, name)[0, 0], {"surprise": errors}) for name, errors in shown.items()]
     limits = heat_limits(torch.stack(list(shown.values())))
     return draw_heat(clips, limits=limits, config=config)
-
-
-__all__ = [
-    "DISTURBANCES",
-    "Disturbance",
-    "DisturbedPairs",
-    "Surprise",
-    "disturbed_pairs",
-    "draw_surprise_curves",
-    "draw_surprise_example",
-    "measure_disturbances",
-    "measure_surprise",
-    "pairwise_accuracy",
-    "summarise",
-]

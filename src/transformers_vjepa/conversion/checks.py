@@ -80,6 +80,3 @@ def reference_differences(
             )
         differences[name] = (output - reference[name]).abs().max().item()
     return differences
-
-
-__all__ = ["differing_tensors", "reference_differences"]

@@ -314,19 +314,3 @@ def published_probe(state: Weights, config: VJEPAConfig) -> dict[str, Any]:
     for name, shape in zip(layout.UNUSED, ((width, width), (width,)), strict=True):
         weights[name] = torch.zeros(shape, dtype=weights["linear.weight"].dtype)
     return {"classifier": {f"module.{name}": value for name, value in weights.items()}, "epoch": 0}
-
-
-__all__ = [
-    "build_model",
-    "classifier_config",
-    "convert_checkpoint",
-    "convert_encoder_and_probe",
-    "convert_network",
-    "convert_weights",
-    "dropped_entries",
-    "load_published_checkpoint",
-    "load_published_classifier",
-    "published_checkpoint",
-    "published_probe",
-    "read_folder",
-]

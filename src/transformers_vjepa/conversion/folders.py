@@ -111,12 +111,3 @@ def write_published(folder: Path, output_dir: Path) -> tuple[dict[str, Path], in
     if different := differing_tensors(state, again):
         raise CheckpointError(f"{paths['checkpoint']} differs from {folder} in {', '.join(different)}: do not use it")
     return paths, len(state)
-
-
-__all__ = [
-    "REFERENCE_TOLERANCE",
-    "check_folder",
-    "check_outputs",
-    "save_folder",
-    "write_published",
-]

@@ -157,21 +157,3 @@ def check_top_level(checkpoint: Mapping[str, Any], parts: tuple[str, ...], kind:
         problems.append(f"unknown entries: {_listed(unknown)}")
     if problems:
         raise CheckpointError(f"not a published {kind}: {'; '.join(problems)}")
-
-
-__all__ = [
-    "BLOCKS",
-    "BOOKKEEPING",
-    "NETWORKS",
-    "PATCHES",
-    "TABLES",
-    "UNUSED",
-    "Weights",
-    "check_names",
-    "check_top_level",
-    "count_blocks",
-    "mask_token_names",
-    "network_kind",
-    "network_layout",
-    "published_network",
-]

@@ -265,6 +265,3 @@ def recognise_config(
         fields["pred_num_attention_heads"] = heads if pred_num_attention_heads is None else pred_num_attention_heads
     config = VJEPAConfig(**fields)
     return Recognition(config, matching, source, check_positions(encoder, config))
-
-
-__all__ = ["TABLE_TOLERANCE", "Recognition", "check_positions", "position_table", "recognise_config"]

@@ -74,6 +74,3 @@ def start_processes(*, use_cpu: bool) -> PartialState:
     state = PartialState(cpu=use_cpu or not torch.accelerator.is_available(), timeout=timedelta(days=7))
     check_processes(state.num_processes)
     return state
-
-
-__all__ = ["CorpusArguments", "Dtype", "start_processes"]

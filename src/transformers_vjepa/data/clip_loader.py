@@ -284,6 +284,3 @@ class _Workers:
         for process in self._processes:
             process.join(timeout=_SECONDS_TO_DIE)  # not forever: a process that waits for a dead disk does not end
         self._batches = None
-
-
-__all__ = ["BATCHES_PER_RESTART", "MAX_RESTARTS", "MAX_RESTARTS_IN_A_ROW", "ClipLoader", "WorkersLostError"]

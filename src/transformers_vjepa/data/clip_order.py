@@ -105,6 +105,3 @@ def _shares(sizes: Sequence[int | None], weights: Sequence[float | None]) -> tup
             f"at least {1 / MIX_BLOCK:.1%} of the weight"
         )
     return tuple(shares)
-
-
-__all__ = ["MIX_BLOCK", "ClipOrder", "Draw"]

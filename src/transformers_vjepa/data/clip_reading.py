@@ -233,20 +233,3 @@ def _read_image(data: str | bytes, *, name: str) -> torch.Tensor:
     if isinstance(data, str) and not os.path.isfile(data):
         raise FileNotFoundError(f"{name} is not a regular file")
     return torch.from_numpy(read_image(data, name)).permute(2, 0, 1)
-
-
-__all__ = [
-    "BROKEN_VIDEO_ERRORS",
-    "BROKEN_WINDOW",
-    "MIN_BROKEN",
-    "BrokenVideoMonitor",
-    "Decoding",
-    "Reading",
-    "ReadingWatch",
-    "RefusedClipError",
-    "TooManyBrokenVideosError",
-    "check_broken_share",
-    "describe_error",
-    "last_reading",
-    "read_frames",
-]

@@ -764,24 +764,3 @@ def open_corpus(
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
     return _open_hub(source, split=split, video_column=video_column)
-
-
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "NO_LABEL",
-    "VIDEO_EXTENSIONS",
-    "Corpus",
-    "EncodedClip",
-    "FileCorpus",
-    "IndexedCorpus",
-    "PackedStrings",
-    "ParquetCorpus",
-    "RelabelledCorpus",
-    "SequentialCorpus",
-    "SubsetCorpus",
-    "TarCorpus",
-    "encoded_clip",
-    "extension",
-    "is_corpus",
-    "open_corpus",
-]

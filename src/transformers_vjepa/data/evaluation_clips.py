@@ -191,12 +191,3 @@ def read_evaluation_clips(
     clips = torch.stack([item["pixel_values_videos"][0, 0].permute(0, 2, 3, 1).contiguous() for item in readable])
     labels = torch.tensor([item["label"] for item in readable], dtype=torch.int64)
     return clips, labels, [item["path"] for item in readable]
-
-
-__all__ = [
-    "ClipGeometry",
-    "EvaluationClips",
-    "StreamedEvaluationClips",
-    "collate_evaluation_clips",
-    "read_evaluation_clips",
-]

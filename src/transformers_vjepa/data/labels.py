@@ -202,14 +202,3 @@ def _align_names(ours: Sequence[str], theirs: Sequence[str], used: np.ndarray | 
 def _some(names: Sequence[str], *, number: int = 5) -> str:
     rest = f" and {len(names) - number} more" if len(names) > number else ""
     return ", ".join(repr(name) for name in names[:number]) + rest
-
-
-__all__ = [
-    "LabelError",
-    "LabelMismatchError",
-    "align_labels",
-    "find_class_names",
-    "have_names",
-    "public_class_names",
-    "read_class_names",
-]

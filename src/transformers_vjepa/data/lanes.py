@@ -189,6 +189,3 @@ def read_cursor(cursor: str) -> dict[str, Any]:
     if not is_sound:
         raise StreamError(f"{cursor[:80]!r} is not a place in a streamed corpus: resume from another checkpoint")
     return state
-
-
-__all__ = ["LaneReader", "StreamError", "read_cursor", "record_cursors"]

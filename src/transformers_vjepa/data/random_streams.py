@@ -51,6 +51,3 @@ def stream_uniforms(streams: np.ndarray, *, stream: int, count: int) -> Tensor:
     counters = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     bits = _mix(start[:, None] + counters) >> 40  # 24 bits, the precision of float32 below 1
     return torch.from_numpy(bits.astype(np.float32) * np.float32(2**-24))
-
-
-__all__ = ["clip_streams", "hash_counters", "permutation", "stream_uniforms"]

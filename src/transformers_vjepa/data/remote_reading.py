@@ -93,17 +93,3 @@ def disable_datasets_retries() -> None:
     # These settings of `datasets` hold for the whole process; no other code of this file depends on its internals.
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
-
-
-__all__ = [
-    "CONNECT_TIMEOUT",
-    "FIRST_DELAY",
-    "READ_TIMEOUT",
-    "TRIES",
-    "fetch",
-    "disable_datasets_retries",
-    "retried",
-    "retry_delay",
-    "source_errors",
-    "storage_options",
-]

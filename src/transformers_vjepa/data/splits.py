@@ -393,20 +393,3 @@ def write_manifests(corpora: dict[str, IndexedCorpus], folder: Path) -> None:
     """Write `train.csv`, `validation.csv` and `test.csv`; each is a data set by itself."""
     for name, corpus in corpora.items():
         write_manifest(corpus, folder / f"{name}.csv")
-
-
-__all__ = [
-    "SplitError",
-    "SplitPlan",
-    "group_folds",
-    "groups_from_names",
-    "labelled_splits",
-    "manifest_hash",
-    "open_labelled_corpus",
-    "split_corpus",
-    "stratified_fraction",
-    "stratified_split",
-    "with_model_labels",
-    "write_manifest",
-    "write_manifests",
-]

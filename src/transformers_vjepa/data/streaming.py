@@ -476,14 +476,3 @@ def clip_stream(
         shuffle_buffer=shuffle_buffer,
         num_segments=num_segments,
     ).dataset()
-
-
-__all__ = [
-    "Augmentation",
-    "CorpusSource",
-    "StreamPosition",
-    "StreamShare",
-    "clip_stream",
-    "open_source",
-    "parse_sources",
-]

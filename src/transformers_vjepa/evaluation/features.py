@@ -396,18 +396,3 @@ def _features_in(file: Path) -> tuple[int, list[int]]:
     if entry is None:
         return -1, []
     return 8 + length + entry["data_offsets"][0], entry["shape"][1:]
-
-
-__all__ = [
-    "FeatureDtype",
-    "FeatureError",
-    "FeatureFormat",
-    "FeatureKind",
-    "FeatureSettings",
-    "FeatureStore",
-    "encode_in_batches",
-    "pass_settings",
-    "summarise_features",
-    "weights_hash",
-    "write_features",
-]

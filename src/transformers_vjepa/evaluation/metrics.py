@@ -121,14 +121,3 @@ def compute_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
     """
     scores = eval_prediction.predictions
     return classification_metrics(scores[0] if isinstance(scores, tuple) else scores, eval_prediction.label_ids)
-
-
-__all__ = [
-    "TOP_K",
-    "ClassificationMetric",
-    "check_scikit_learn",
-    "classification_metrics",
-    "compute_metrics",
-    "prediction_metrics",
-    "top_k_hits",
-]

@@ -209,16 +209,3 @@ def best_probe(scores: Sequence[float], settings: Sequence[ProbeSettings]) -> in
     """Index of the probe with the highest score; among equal scores the lowest learning rate, then weight decay."""
     ranks = [(-score, probe.learning_rate, probe.weight_decay) for score, probe in zip(scores, settings, strict=True)]
     return ranks.index(min(ranks))
-
-
-__all__ = [
-    "Probe",
-    "ProbeGrid",
-    "ProbeGridOutput",
-    "ProbeSettings",
-    "best_probe",
-    "cross_entropy",
-    "fit_read_out",
-    "probe_settings",
-    "selection_score",
-]

@@ -262,16 +262,3 @@ def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Pre
 def broken_videos(shards: ShardFolder) -> list[dict[str, str]]:
     """Path and error of the videos that a finished pass could not read."""
     return [entry for path in shards.paths() for entry in describe_broken(read_safetensors(path, names=[]).broken)]
-
-
-__all__ = [
-    "PROTOCOLS",
-    "EvaluationProtocol",
-    "PredictionError",
-    "broken_videos",
-    "check_protocol_fits",
-    "load_classifier",
-    "predict",
-    "read_predictions",
-    "resolve_protocol",
-]

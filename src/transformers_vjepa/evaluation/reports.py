@@ -429,17 +429,3 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     if "test" not in results:
         notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too high")
     return notes
-
-
-__all__ = [
-    "EmptyReportError",
-    "OtherRunError",
-    "Predictions",
-    "check_classes",
-    "check_same_run",
-    "describe_results",
-    "finish_run",
-    "still_improving",
-    "summary",
-    "write_prediction_report",
-]

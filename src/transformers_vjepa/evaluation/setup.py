@@ -383,6 +383,3 @@ def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, resum
     if training.process_index == 0:
         write_manifests(corpora, Path(training.output_dir))
     return record
-
-
-__all__ = ["ClassifierRun", "build"]

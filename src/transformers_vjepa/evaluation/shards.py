@@ -421,18 +421,3 @@ def read_safetensors(path: Path, *, names: Sequence[str] | None = None) -> Shard
         return ShardContents(tensors, [str(name) for name in json.loads(metadata["paths"])], broken)
     except (SafetensorError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ShardError(f"{path} is damaged ({error}): delete it, and run the same command again") from error
-
-
-__all__ = [
-    "PassOptions",
-    "ShardContents",
-    "ShardError",
-    "ShardFolder",
-    "default_shard_size",
-    "describe_broken",
-    "describe_changes",
-    "fill_shards",
-    "read_safetensors",
-    "write_safetensors",
-    "writing_errors",
-]

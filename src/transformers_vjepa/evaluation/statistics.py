@@ -56,9 +56,3 @@ def paired_bootstrap(differences: np.ndarray, *, draws: int = 2000) -> tuple[flo
     means = ((rows @ differences) * columns).sum(axis=1) / (num_seeds * num_clips)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(differences.mean()), float(low), float(high)
-
-
-__all__ = [
-    "accuracy_interval",
-    "paired_bootstrap",
-]

@@ -517,17 +517,3 @@ def probe_scores(logits: np.ndarray, labels: np.ndarray, settings: Sequence[Prob
         }
         for number, probe in enumerate(settings)
     ]
-
-
-__all__ = [
-    "IGNORED",
-    "ClipMixing",
-    "UnusableSplitError",
-    "VJEPAClassificationArguments",
-    "VJEPAClassificationTrainer",
-    "collate_examples",
-    "layer_decay_groups",
-    "layer_depth",
-    "probe_scores",
-    "scores_of",
-]

@@ -416,22 +416,3 @@ def short_name(name: str) -> str:
     """A class name that fits beside a strip or an axis."""
     name = name.replace("counterclockwise", "ccw").replace("clockwise", "cw").replace("_", " ")
     return name if len(name) <= 14 else name[:13] + "…"
-
-
-__all__ = [
-    "Strip",
-    "draw_feature_colors",
-    "draw_heat",
-    "draw_masks",
-    "draw_neighbours",
-    "draw_strips",
-    "frame_titles",
-    "heat_colors",
-    "heat_limits",
-    "middle_frames",
-    "plot_feature_pca",
-    "plot_masked_clips",
-    "principal_colors",
-    "short_name",
-    "tubelet_frames",
-]

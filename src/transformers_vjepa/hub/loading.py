@@ -91,6 +91,3 @@ def loading(name: str) -> Iterator[None]:
         if not is_hub_id(name):
             raise
         raise HubError(explain(error, name)) from error
-
-
-__all__ = ["load_processor", "load_whole", "loading", "without_load_report"]

@@ -396,23 +396,3 @@ def replace_placeholder_card(folder: str | Path, *, repo_id: str) -> None:
         card = card_of_folder(folder, model_id=repo_id)
         card.data.tags = [*card.data.tags, *(tag for tag in tags if tag not in card.data.tags)]
         write_card(card, folder)
-
-
-__all__ = [
-    "CARDS",
-    "CARD_NAME",
-    "INCIDENTAL",
-    "IMAGES",
-    "PUBLISHED_LICENSE",
-    "Heritage",
-    "RunDetails",
-    "card_of_folder",
-    "heritage_of",
-    "is_released",
-    "make_card",
-    "public_name",
-    "recipe_of",
-    "released_card",
-    "replace_placeholder_card",
-    "write_card",
-]

@@ -83,6 +83,3 @@ def ship_code(*classes: type[PushToHubMixin]) -> None:
     """
     for each in classes:
         each._upload_modified_files = _upload_with_code
-
-
-__all__ = ["AUTO_MAPS", "add_code", "code_files", "settings_with_code", "ship_code"]

@@ -239,18 +239,3 @@ def _newest(folders: set[str], name: str) -> str:
             f"a new run from its weights with --init_from {name}"
         )
     return max(checkpoints, key=lambda folder: int(folder.rpartition("-")[2]))
-
-
-__all__ = [
-    "LAST_CHECKPOINT",
-    "HubError",
-    "Uploads",
-    "checkpoint_files",
-    "download_checkpoint",
-    "explain",
-    "hub_errors",
-    "model_files",
-    "publish_folder",
-    "size_of",
-    "upload",
-]

@@ -137,14 +137,3 @@ def feature_health(features: torch.Tensor) -> dict[str, float]:
     health["target_std_over_tokens"] = feature_std(over_tokens, degrees=1).item()
     health["target_rank_over_tokens"] = effective_rank(over_tokens).item()
     return health
-
-
-__all__ = [
-    "center_over_clips",
-    "center_over_tokens",
-    "covariance_penalty",
-    "effective_rank",
-    "feature_health",
-    "feature_std",
-    "variance_hinge",
-]

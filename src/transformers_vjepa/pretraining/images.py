@@ -106,6 +106,3 @@ class TrainingImages(TrainerCallback):
             return
         clips = self._batch["pixel_values_videos"]
         plot_feature_pca(clips, snapshots, config=self._collator.config, path=self._folder / "features.png")
-
-
-__all__ = ["TrainingImages"]

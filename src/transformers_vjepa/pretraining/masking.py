@@ -692,19 +692,3 @@ def _check_blocks(name: str, scales: tuple[float, ...], aspect_ratio: tuple[floa
             f"`{name}`={value} gives blocks as large as the whole grid of {side}x{side} cells, which leaves no "
             "context: use a smaller share, or a larger grid"
         )
-
-
-__all__ = [
-    "MASK_STRATEGIES",
-    "ImageMultiBlock",
-    "MaskStrategy",
-    "Masks",
-    "MultiBlock",
-    "RandomTube",
-    "VJEPAMaskCollator",
-    "causal_multiblock",
-    "get_mask_strategy",
-    "mask_ratios",
-    "sample_clip_masks",
-    "sample_masks",
-]

@@ -96,6 +96,3 @@ class VJEPAForPixelPrediction(VJEPAForPreTraining):
             ValueError: the predictor of this model says nothing about features.
         """
         raise ValueError("a model of pixels predicts no features to be surprised by: take a VJEPAForPreTraining")
-
-
-__all__ = ["VJEPAForPixelPrediction", "normalised_patches"]

@@ -38,6 +38,3 @@ def weight_decay_at(step: int, *, start: float, final: float, total_steps: float
 def momentum_at(step: int, *, start: float, final: float, total_steps: float) -> float:
     """Linear from `start` at the first update towards `final` at `total_steps`."""
     return start + (final - start) * min(1.0, step / total_steps)
-
-
-__all__ = ["learning_rate_at", "momentum_at", "weight_decay_at"]

@@ -19,7 +19,7 @@ from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTraini
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import RedactTokensOnPickle
 from ..training.sharding import refuse_deepspeed, refuse_fsdp1
-from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
+from ..training.stream_trainer import StreamTrainer, check_kind
 from .collapse import covariance_penalty, feature_health, variance_hinge
 from .masking import VJEPAMaskCollator, mask_ratios
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
@@ -464,6 +464,3 @@ class VJEPATrainer(StreamTrainer):
                     logger.warning(message)
                 elif self.stop_error is None:  # on all processes: they look at the same features
                     self.stop_error = CollapseError(message)
-
-
-__all__ = ["CollapseError", "DivergedError", "UnevenStreamError", "VJEPATrainer", "VJEPATrainingArguments"]

@@ -45,6 +45,3 @@ def write_text_atomically(path: str | os.PathLike, text: str) -> None:
     """Writes a UTF-8 text file that is complete or not changed; several processes may write it at the same time."""
     with atomic_path(path, shared=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-__all__ = ["atomic_path", "flush_to_disk", "write_text_atomically"]

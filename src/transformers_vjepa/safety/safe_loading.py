@@ -107,6 +107,3 @@ def screen_checkpoint(folder: str | os.PathLike) -> None:
         if file.is_file():
             with safe_globals():  # allows NumPy's random state
                 read_checkpoint(file)
-
-
-__all__ = ["DAMAGED", "CheckpointError", "read_checkpoint", "refusal", "save_checkpoint", "screen_checkpoint"]

@@ -38,6 +38,3 @@ class RedactTokensOnPickle:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
-
-
-__all__ = ["RedactTokensOnPickle", "decodable", "log_line", "without_secrets"]

@@ -279,23 +279,3 @@ def _describe_failure(checkpoint: Path, reason: str) -> str:
     last = last_checkpoint(run)
     go_on = f"go on from {last} with --resume_from_checkpoint auto" if last else "start again"
     return f"cannot write {checkpoint} ({reason}), with {free:.1f} MB free there: make room, then {go_on}"
-
-
-__all__ = [
-    "UnusableCheckpointError",
-    "check_resumable",
-    "checkpoint_errors",
-    "complete_checkpoints",
-    "damaged_weights",
-    "finish_checkpoint",
-    "is_complete",
-    "last_checkpoint",
-    "read_cursors",
-    "read_position",
-    "remove_old_checkpoints",
-    "remove_unfinished",
-    "resolve_checkpoint",
-    "trained_steps",
-    "write_cursors",
-    "write_position",
-]

@@ -219,6 +219,3 @@ class HubTrainer(ShardingTrainer):
         args = self.args
         settings = {"token": args.hub_token, "private": args.hub_private_repo, "revision": args.hub_revision}
         return publish_folder(args.output_dir, self.hub_model_id, message=message or "Upload", **(settings | changes))
-
-
-__all__ = ["HubTrainer"]

@@ -64,6 +64,3 @@ def training_memory(
         "optimizer": _ADAMW_BYTES * trained,
         "activations": sum(activations.values()),
     }
-
-
-__all__ = ["training_memory"]

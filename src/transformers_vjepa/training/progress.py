@@ -98,6 +98,3 @@ def no_bars(*, wanted: bool = True) -> Iterator[None]:
     finally:
         if has_bars:
             logging.enable_progress_bar()
-
-
-__all__ = ["TrainingProgress", "duration_text", "log_text", "no_bars"]

@@ -146,14 +146,3 @@ class ShardingTrainer(Trainer):
         state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", mmap=True, weights_only=True)
         load_whole_optimizer_state(self.optimizer, state)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
-
-
-__all__ = [
-    "ShardingTrainer",
-    "enable_sharding",
-    "fsdp_version",
-    "load_whole_optimizer_state",
-    "refuse_deepspeed",
-    "refuse_fsdp1",
-    "whole_optimizer_state",
-]

@@ -426,6 +426,3 @@ class StreamTrainer(HubTrainer):
         metrics = super().evaluate(*args, **kwargs)
         self._since += time.perf_counter() - started  # the rates are those of training
         return metrics
-
-
-__all__ = ["DivergedError", "StreamTrainer"]
