@@ -293,9 +293,9 @@ def test_half_precision_parameters_are_refused(tmp_path):
 
 def test_other_models_and_arguments_are_refused(tmp_path):
     data = NoiseClips(tiny_model().config)
-    with pytest.raises(TypeError, match="a VJEPAModel where this trainer needs a VJEPAForPreTraining"):
+    with pytest.raises(TypeError, match="this trainer needs a VJEPAForPreTraining, not a VJEPAModel"):
         VJEPATrainer(VJEPAModel(VJEPAConfig(**TINY)), arguments(tmp_path), data)
-    with pytest.raises(TypeError, match="a TrainingArguments where this trainer needs a VJEPATrainingArguments"):
+    with pytest.raises(TypeError, match="this trainer needs a VJEPATrainingArguments, not a TrainingArguments"):
         VJEPATrainer(tiny_model(), TrainingArguments(str(tmp_path), use_cpu=True), data)
 
 

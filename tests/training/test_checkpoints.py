@@ -8,7 +8,7 @@ import pytest
 import torch
 from recorder import recorder
 
-from transformers_vjepa.training import checkpoints, stream_trainer
+from transformers_vjepa.training import checkpoints, hub_pushes, stream_trainer
 from transformers_vjepa.training.checkpoints import (
     UNFINISHED,
     UnusableCheckpointError,
@@ -267,12 +267,13 @@ def test_the_best_model_is_kept_and_loaded(tmp_path, limit, kept):
 def test_pushes_the_finished_checkpoint(tmp_path, monkeypatch):
     pushed = []
 
-    def push(self, folder):
-        pushed.append((Path(folder), is_complete(folder)))
+    def model_files(folder, **options):
+        pushed.append((folder, is_complete(folder)))
+        return {}
 
+    monkeypatch.setattr(hub_pushes, "model_files", model_files)
+    monkeypatch.setattr(hub_pushes.HubPushes, "card", lambda self: None)
     trainer = recorder(tmp_path)
-    monkeypatch.setattr(type(trainer).__mro__[2], "_push_from_checkpoint", push)
-    trainer.args.push_to_hub = True  # set late: the trainer would look for the Hub
-    trainer.push_in_progress = None
+    trainer.args.push_to_hub = True  # set late: otherwise the trainer would contact the Hub
     trainer.train()
     assert pushed == [(tmp_path / "checkpoint-2", True), (tmp_path / "checkpoint-4", True)]

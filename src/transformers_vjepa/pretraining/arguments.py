@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from ..command_line.parsing import parse_with_recipe
+from ..data.arguments import SPACINGS, AugmentationArguments, DecodingArguments, SamplingArguments
 from ..models.vjepa.configuration_vjepa import PRESETS
 from .trainer import VJEPATrainingArguments
 
@@ -48,48 +49,33 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """Where clips come from and how they are cut."""
-
-    _argument_group_name = "data"
+class CorpusMixArguments:
+    """The data sets of a pretraining."""
 
     dataset: list[str] = field(
         default_factory=lambda: ["synthetic"],
         metadata={
-            "help": "One or more of: a folder of videos, tars, Parquet or pictures; a text or CSV index ('path label' "
+            "help": "One or more of: a folder of videos, tars, Parquet or images; a text or CSV index ('path label' "
             "per line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in "
             "the mix. 'synthetic' renders the built-in corpus beside the output folder."
         },
     )
     split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
     video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
-    frame_step: int | None = field(default=None, metadata={"help": "Frames from one frame of a clip to the next (4)."})
-    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
-    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
-    short_videos: Literal["repeat_last", "refuse"] = field(
-        default="repeat_last",
-        metadata={
-            "help": "Videos that end before a clip does: repeat their last frame, or skip them as broken ones. "
-            "Videos with fewer frames than a clip are skipped in any case."
-        },
-    )
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.3, 1.0], metadata={"help": "Least and largest area of a random crop."}
-    )
-    crop_ratio: list[float] = field(
-        default_factory=lambda: [0.75, 1.35], metadata={"help": "Least and largest width/height of a random crop."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
-    decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
-    max_broken_share: float = field(
-        default=0.05,
-        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
-    )
+
+
+# The fields of the last base come first in --help: the data sets, then sampling, augmentation and decoding.
+@dataclass
+class DataArguments(DecodingArguments, AugmentationArguments, SamplingArguments, CorpusMixArguments):
+    """Where clips come from and how they are cut."""
+
+    _argument_group_name = "data"
+
     decode_timeout: float = field(
         default=60.0,
         metadata={
-            "help": "Seconds to find and read one video, after which a DataLoader worker is replaced and the video "
-            "skipped as a broken one (without workers: a warning). 0: never."
+            "help": "Seconds to find and read one video. After that a DataLoader worker is replaced and the video "
+            "skipped as a broken one (without workers: a warning). 0: no limit."
         },
     )
     cache_videos: int = field(
@@ -101,7 +87,6 @@ class DataArguments:
     shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
 
 
-_SPACINGS = {"frame_step", "target_fps", "clip_duration"}
 # What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
 ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "init_from",
@@ -114,7 +99,7 @@ ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 def _overridden(given: set[str]) -> set[str]:
     """What a recipe must not set, from what the command line does."""
     architecture = ARCHITECTURE if given & {"preset", "init_from"} else set()
-    return architecture | (_SPACINGS if given & _SPACINGS else set())
+    return architecture | (SPACINGS if given & SPACINGS else set())
 
 
 def _default_recipe(given: set[str]) -> str | None:

@@ -268,6 +268,8 @@ def run_details(model: ModelArguments, data: DataArguments, training: VJEPATrain
 def report(trainer: VJEPATrainer) -> None:
     """Says what happened and how to go on."""
     output_dir, state = Path(trainer.args.output_dir), trainer.state
+    if trainer.commit_url:
+        print(f"pushed:   {trainer.commit_url}")
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     change = f"; loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
     runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]

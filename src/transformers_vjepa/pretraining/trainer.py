@@ -193,6 +193,13 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
 
 
+class _RatesOfGroups(torch.optim.lr_scheduler.LambdaLR):
+    """Tells the rates that the optimizer has, also if they were changed after a checkpoint was loaded."""
+
+    def get_last_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
 class VJEPATrainer(StreamTrainer):
     """
     Pretrains a [`VJEPAForPreTraining`] on a stream of clips.
@@ -262,11 +269,9 @@ class VJEPATrainer(StreamTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint:
-            # The checkpoint holds the rate that its own arguments gave this step.
-            rate = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
+            # The checkpoint holds the rate of its own arguments; this run may have others.
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.lr_scheduler._last_lr = [rate] * len(self.optimizer.param_groups)
+                group["lr"] = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """
@@ -346,13 +351,13 @@ class VJEPATrainer(StreamTrainer):
         self._metrics["ema_momentum"] = [value]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.lr_scheduler is None:
+        if self.lr_scheduler is None or isinstance(self.lr_scheduler, _RatesOfGroups):  # of an earlier train()
             args = self.args
             optimizer = self.optimizer if optimizer is None else optimizer
             for group in optimizer.param_groups:
-                # The schedule gives rates, not factors: so a resumed run follows its arguments, as the rest does.
+                # The schedule gives rates, not factors, so that a resumed run follows its own arguments.
                 group["initial_lr"] = 1.0
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.lr_scheduler = _RatesOfGroups(
                 optimizer,
                 partial(
                     learning_rate_at,
@@ -363,7 +368,6 @@ class VJEPATrainer(StreamTrainer):
                     total_steps=self._schedule_length(),
                 ),
             )
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
