@@ -9,6 +9,9 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..safety.private_names import check_private_names
+
+check_private_names("argparse", "transformers.hf_argparser")
 #: Arguments of `transformers.TrainingArguments` that a run may well need, where `--help` lists them.
 TRAINER_GROUPS = {
     "speed and memory": (

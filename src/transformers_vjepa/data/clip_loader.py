@@ -14,11 +14,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..safety.private_names import check_private_names
 from ..safety.sanitizing import log_line
 from .clip_reading import Reading, last_reading
 from .lanes import record_cursors
 from .streaming import StreamPosition
 
+check_private_names("torch.utils.data.dataloader")
 logger = logging.getLogger(__name__)
 
 #: Restarts for the same batch, and of a run: so many at its beginning, and one more for so many batches delivered.

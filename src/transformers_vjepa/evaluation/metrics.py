@@ -11,6 +11,8 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import EvalPrediction
 
+from ..safety.private_names import check_private_names
+
 
 def _import_evaluate() -> ModuleType:
     """
@@ -26,6 +28,7 @@ def _import_evaluate() -> ModuleType:
 
 
 evaluate = _import_evaluate()
+check_private_names("evaluate")
 #: Classes that count as a hit of the top-5 accuracy.
 TOP_K = 5
 

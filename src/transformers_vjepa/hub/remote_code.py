@@ -17,7 +17,9 @@ from typing import Any
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, PushToHubMixin
 
 from ..models import vjepa
+from ..safety.private_names import check_private_names
 
+check_private_names("transformers.utils.hub")
 _MODELING = "modeling_vjepa"
 #: The classes behind the Auto classes, by the file of settings that names them, as `AutoX.register` knows them here.
 AUTO_MAPS: dict[str, dict[str, str]] = {

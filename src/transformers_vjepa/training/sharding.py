@@ -21,6 +21,9 @@ from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..safety.private_names import check_private_names
+
+check_private_names("accelerate.state")
 _REMEDY = "shard with FSDP2 instead: vjepa recipes fsdp2, then accelerate launch --config_file fsdp2.yaml"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from huggingface_hub import CommitInfo
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -32,6 +33,7 @@ from ..hub.model_card import RunDetails, write_card
 from ..hub.transfer import hub_errors
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
+from ..safety.private_names import check_private_names
 from .checkpoints import (
     UNFINISHED,
     check_resumable,
@@ -55,6 +57,7 @@ from .sharding import (
     save_sharded_optimizer,
 )
 
+check_private_names("transformers", "torch", "accelerate.hooks")  # also those of models/vjepa, which travels alone
 logger = logging.get_logger(__name__)
 
 # Signals that end training with a checkpoint. Schedulers can be told to send SIGUSR1 before a job ends; not every
@@ -103,7 +106,8 @@ def check_kind(value: torch.nn.Module | TrainingArguments, kind: type) -> None:
     Raises:
         TypeError: the model (a compiled model counts as the original) or the training arguments have another class.
     """
-    value = getattr(value, "_orig_mod", value)
+    if isinstance(value, torch.nn.Module) and is_compiled_module(value):
+        value = extract_model_from_parallel(value)
     if not isinstance(value, kind):
         raise TypeError(f"this trainer needs a {kind.__name__}, not a {type(value).__name__}")
 
@@ -406,7 +410,8 @@ class StreamTrainer(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         with hub_errors(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
-            super().init_hf_repo(token=token, private=private)
+            # transformers before 5.20 knows no `private` here.
+            super().init_hf_repo(token=token, **({} if private is None else {"private": private}))
 
     def push_to_hub(
         self,
