@@ -131,18 +131,18 @@ def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, cap
 def test_a_resumed_run_compares_the_clips_of_a_step(corpus, tmp_path, caplog, monkeypatch):
     pretrain.run(command(corpus, tmp_path, max_steps=1, gradient_accumulation_steps=2))
     resumed = {"max_steps": 1, "resume_from_checkpoint": "auto"}
-    setup.build(command(corpus, tmp_path, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, **resumed))
     assert "other arguments than it began with: clips_per_step was 8 and is 4" in caplog.text
     caplog.clear()
     # The same product of other factors, processes among them.
-    setup.build(command(corpus, tmp_path, per_device_train_batch_size=8, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, per_device_train_batch_size=8, **resumed))
     monkeypatch.setattr(setup, "check_processes", lambda world_size: None)
     monkeypatch.setattr(VJEPATrainingArguments, "world_size", 2)
-    setup.build(command(corpus, tmp_path, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, **resumed))
     assert "other arguments" not in caplog.text
     # Published masks are cut per process.
     settings = {"mask_truncation": "published", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    setup.build(command(corpus, tmp_path, **settings, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, **settings, **resumed))
     assert "per_device_train_batch_size was 4 and is 2" in caplog.text
 
 
@@ -225,7 +225,7 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
     losses = [entry["loss"] for entry in pretrain.run(alone).state.log_history if "loss" in entry]
     logged = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
     assert [entry["loss"] for entry in logged if "loss" in entry] == pytest.approx(losses, abs=1e-5)
-    start = setup.build(command(corpus, tmp_path / "start", **settings))[0].model.state_dict()
+    start = setup.build_from_argv(command(corpus, tmp_path / "start", **settings))[0].model.state_dict()
     expected, got = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((start[name] - value).abs().max() for name, value in expected.items()) > 1e-3
     for name, value in expected.items():
@@ -299,7 +299,7 @@ def test_the_processor_samples_as_the_model_was_trained(corpus, tmp_path):
     argv = command(corpus, tmp_path / "run")
     place = argv.index("--frame_step")
     argv[place : place + 2] = ["--clip_duration", "0.5"]
-    trainer, _ = setup.build(argv)
+    trainer, _ = setup.build_from_argv(argv)
     assert trainer.processing_class.fps == 8  # four frames in half a second
 
 

@@ -44,7 +44,7 @@ FAULTS = {function.__name__: function for function in (kill_saving, terminate, d
 
 
 def run(argv, *, rank=0, step=0, fault=None):
-    trainer, checkpoint = setup.build(argv)
+    trainer, checkpoint = setup.build_from_argv(argv)
     trainer.remove_callback(pretrain.TrainingImages)  # they take longer than the steps
     if fault and trainer.args.process_index == rank:
         trainer.add_callback(At(step, lambda *_: FAULTS[fault](trainer)))

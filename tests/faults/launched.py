@@ -24,7 +24,7 @@ from transformers_vjepa.pretraining.trainer import UnevenStreamError
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
     """The trainer of a command line without its pictures, which take longer than training does here."""
-    trainer, checkpoint = setup.build(argv)
+    trainer, checkpoint = setup.build_from_argv(argv)
     trainer.remove_callback(TrainingImages)
     return trainer, checkpoint
 
@@ -57,7 +57,7 @@ def runs(argv: list[str], *, build: Callable = build) -> None:
 
 
 def runs_with_pictures(argv: list[str]) -> None:
-    runs(argv, build=setup.build)
+    runs(argv, build=setup.build_from_argv)
 
 
 def in_the_third_step(argv: list[str], happens: Callable[[], None]) -> None:

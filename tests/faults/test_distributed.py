@@ -112,7 +112,7 @@ def run(command_line):
 
 def train_alone(arguments):
     """In this process, without pictures: they take longer than training does here."""
-    trainer, checkpoint = setup.build(arguments)
+    trainer, checkpoint = setup.build_from_argv(arguments)
     trainer.remove_callback(TrainingImages)
     setup.train(trainer, checkpoint)
 

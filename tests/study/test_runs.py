@@ -299,7 +299,7 @@ def test_a_small_study(corpus, tmp_path, in_this_process, monkeypatch, capsys):
         assert (tmp_path / "study" / run["folder"] / "model.safetensors").is_file()
         assert len(run["loss"]) == run["steps"] and run["rank"]
     # The untrained network is the one that V-JEPA starts from.
-    start = setup.build(study.Study(argv).pretraining(tmp_path / "start", steps=2))[0].model.vjepa.encoder
+    start = setup.build_from_argv(study.Study(argv).pretraining(tmp_path / "start", steps=2))[0].model.vjepa.encoder
     untrained = VJEPAModel.from_pretrained(tmp_path / "study" / "runs" / "untrained-seed0").encoder.state_dict()
     assert all(torch.equal(value, untrained[name]) for name, value in start.state_dict().items())
     # 2 tasks x (4 read-outs and 2 of them at the other count, 2 on the way; and of 5 baselines 2 at both counts)

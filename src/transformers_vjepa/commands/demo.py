@@ -17,7 +17,8 @@ from ..analysis.read_outs import encode_clips, labelled_subset, read_out
 from ..command_line.parsing import names_given
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.arguments import parse_arguments
-from ..pretraining.setup import build_model, clip_sampling, run_pretraining, synthetic_root
+from ..pretraining.setup import build_model, clip_sampling, synthetic_root
+from ..pretraining.setup import run as run_pretraining
 from ..study.plan import SAVE_SHARE, StudyClips, built_in_clips
 
 READ_OUTS = ("ridge", "attentive")

@@ -29,10 +29,10 @@ from ..pretraining.setup import (
     build_model,
     clip_sampling,
     learning_arguments,
-    run_pretraining,
     synthetic_root,
     video_processor,
 )
+from ..pretraining.setup import run as run_pretraining
 from ..training.checkpoints import trained_steps
 from .plan import (
     ARMS,
