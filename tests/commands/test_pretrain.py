@@ -22,6 +22,7 @@ from transformers_vjepa.command_line.parsing import RECIPES
 from transformers_vjepa.commands import pretrain
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.masking import sample_clip_masks
 from transformers_vjepa.pretraining.trainer import VJEPATrainingArguments
 
 
@@ -325,14 +326,35 @@ def test_published_recipes(tmp_path, name, preset, clips):
     assert (training.ema_momentum, training.mask_truncation) == (0.998, "published")
 
 
-# Those of classifiers are for another script.
-OWN_RECIPES = [file for file in sorted(RECIPES.glob("*.yaml")) if not re.match("probe|finetune", file.stem)]
+# Of each recipe: grid of tokens (time, height, width), width of encoder and predictor, steps, clips of a batch, masks,
+# and the tokens of context and target for each generator, if these are fixed.
+RECIPE_PROMISES = {
+    "tiny_cpu": ((4, 4, 4), 96, 48, 2400, 32, "balanced", [(28, 36), (16, 48)]),
+    "vitl16": ((8, 14, 14), 1024, 384, 90000, 24, "published", None),
+    "vith16": ((8, 14, 14), 1280, 384, 90000, 24, "published", None),
+    "vith16_384": ((8, 24, 24), 1280, 384, 90000, 10, "published", None),
+}
 
 
-@pytest.mark.parametrize("recipe", OWN_RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
-    model, _, _ = pretrain.parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
-    assert setup.build_config(model).num_patches > 0
+def test_each_recipe_of_pretraining_is_tested():
+    own = {file.stem for file in RECIPES.glob("*.yaml") if not re.match("probe|finetune", file.stem)}
+    assert own == set(RECIPE_PROMISES)
+
+
+@pytest.mark.parametrize("name", RECIPE_PROMISES)
+def test_every_recipe_keeps_its_promises(tmp_path, name):
+    model, _, training = pretrain.parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])
+    grid, width, pred_width, steps, clips, truncation, lengths = RECIPE_PROMISES[name]
+    config = setup.build_config(model)
+    assert (config.grid_size, config.hidden_size, config.pred_hidden_size) == (grid, width, pred_width)
+    assert (training.max_steps, training.per_device_train_batch_size) == (steps, clips)
+    assert (training.mask_strategy, training.mask_truncation) == ("multiblock", truncation)
+    masks = sample_clip_masks(config, "multiblock", clip_seeds=range(clips), truncation=truncation)
+    found = [(context.shape[1], target.shape[1]) for context, target in zip(*masks, strict=True)]
+    if truncation == "balanced":
+        assert found == lengths
+    else:  # cut to the shortest of the batch
+        assert all(0 < context < target and context + target < config.num_patches for context, target in found)
 
 
 @pytest.mark.parametrize(
