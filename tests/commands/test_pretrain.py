@@ -364,7 +364,7 @@ def test_every_recipe_keeps_its_promises(tmp_path, name):
         ({"crop_size": 33}, "(?s)error: .*`crop_size`=33 is not a multiple of `patch_size`=8"),
         ({"mask_strategy": "stripes"}, "error: unknown mask strategy 'stripes'"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
-        ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is no complete checkpoint"),
+        ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is not a complete checkpoint"),
         ({"decode_timeout": -1}, "error: decode_timeout=-1.0 must be at least 0"),
         ({"flip_probability": 2}, "error: `flip_probability`=2.0 must lie in"),
         ({"output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),

@@ -21,13 +21,13 @@ from .trainer import VJEPATrainingArguments
 
 @dataclass
 class ModelArguments:
-    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from; what it predicts."""
+    """The architecture: a preset and fields that differ from it, or a checkpoint; and the target of the prediction."""
 
     _argument_group_name = "model"
 
     preset: str = field(default="vitt16", metadata={"help": "Architecture to start from.", "choices": list(PRESETS)})
     init_from: str | None = field(
-        default=None, metadata={"help": "Continue from these weights (folder or Hub id) instead of a new model."}
+        default=None, metadata={"help": "Start from these weights (folder or Hub id) instead of a new model."}
     )
     crop_size: int | None = field(default=None, metadata={"help": "Side of a clip in pixels."})
     patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
@@ -44,7 +44,7 @@ class ModelArguments:
     )
     prediction_target: Literal["features", "pixels"] = field(
         default="features",
-        metadata={"help": "What is predicted of masked tokens: features (V-JEPA), or normalised pixels, to compare."},
+        metadata={"help": "Predict the features of masked tokens (V-JEPA), or their normalised pixels, to compare."},
     )
 
 
@@ -67,7 +67,7 @@ class CorpusMixArguments:
 # The fields of the last base come first in --help: the data sets, then sampling, augmentation and decoding.
 @dataclass
 class DataArguments(DecodingArguments, AugmentationArguments, SamplingArguments, CorpusMixArguments):
-    """Where clips come from and how they are cut."""
+    """The data sets, and how clips are cut from their videos."""
 
     _argument_group_name = "data"
 
@@ -87,7 +87,7 @@ class DataArguments(DecodingArguments, AugmentationArguments, SamplingArguments,
     shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
 
 
-# What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
+# Fields that `--preset` and `--init_from` decide: with one of these on the command line a recipe must not change them.
 ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "init_from",
     "crop_size",
@@ -97,26 +97,26 @@ ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 
 
 def _overridden(given: set[str]) -> set[str]:
-    """What a recipe must not set, from what the command line does."""
+    """Names that a recipe must not set, from the names on the command line."""
     architecture = ARCHITECTURE if given & {"preset", "init_from"} else set()
     return architecture | (SPACINGS if given & SPACINGS else set())
 
 
 def _default_recipe(given: set[str]) -> str | None:
-    """The size that suits the built-in corpus."""
+    """The recipe for the built-in corpus, if the command line names no data, preset or weights."""
     return None if given & {"dataset", "preset", "init_from"} else "tiny_cpu"
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
-    """Command line over recipe over defaults."""
+    """The arguments of a command line; it overrides the recipe, and the recipe overrides the defaults."""
     return parse_with_recipe(
         argv,
         (ModelArguments, DataArguments, VJEPATrainingArguments),
         description=__doc__,
         recipe_help="recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments; "
-        "tiny_cpu where neither this nor --dataset, --preset or --init_from is given",
+        "tiny_cpu if neither this nor --dataset, --preset or --init_from is given",
         default_recipe=_default_recipe,
         overridden=_overridden,
-        dry_run_help="Say what would be done: sizes, memory, steps, data, first clips; then exit.",
+        dry_run_help="Print sizes, memory, steps, data and first clips of the run, and exit.",
         use_cpu=not torch.accelerator.is_available(),
     )

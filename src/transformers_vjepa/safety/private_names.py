@@ -32,24 +32,30 @@ class PrivateName:
     Args:
         owner: where the name lives: `module`, or `module:Class`.
         name: the name.
-        purpose: what this package needs the name for; completes "is needed to ...".
-        parameters: names of the parameters, without `self`, separated by spaces; `None`: the signature is not checked.
-        mentioned_in: for names that only objects have, or only strings: a function of the owner whose code must
-            mention the name.
+        purpose: what the name is needed for, as an infinitive without "to".
+        parameters: names of the parameters, without `self`; `None`: the signature is not checked.
+        mentioned_in: for names of attributes of objects, or of keys: a function of the owner whose code has the name.
     """
 
     owner: str
     name: str
     purpose: str
-    parameters: str | None = None
+    parameters: tuple[str, ...] | None = None
     mentioned_in: str | None = None
+
+    @classmethod
+    def parse(cls, owner: str, text: str, purpose: str) -> "PrivateName":
+        """From a line of the table: `name`, `name(parameters)`, or `name in function`."""
+        name, _, function = text.partition(" in ")
+        name, bracket, parameters = name.partition("(")
+        return cls(owner, name, purpose, tuple(parameters[:-1].split()) if bracket else None, function or None)
 
     @property
     def library(self) -> str:
         return self.owner.partition(":")[0].partition(".")[0]
 
     def problem(self) -> str | None:
-        """The difference between the installed library and the expected name; `None`: there is no difference."""
+        """How the installed library differs from this entry; `None` if the name is as expected."""
         module, _, class_name = self.owner.partition(":")
         owner = import_module(module)
         if class_name:
@@ -63,7 +69,7 @@ class PrivateName:
         if self.parameters is None:
             return None
         found = [name for name in inspect.signature(getattr(owner, self.name)).parameters if name != "self"]
-        return None if found == self.parameters.split() else f"has {where}({', '.join(found)})"
+        return None if found == list(self.parameters) else f"has {where}({', '.join(found)})"
 
     def check(self) -> None:
         """
@@ -79,7 +85,7 @@ class PrivateName:
         else:
             installed = f"{self.library} of Python {sys.version.split()[0]}"
             remedy = "use a version of Python for which transformers_vjepa is tested (3.10 to 3.13)"
-        wanted = self.name if self.parameters is None else f"{self.name}({', '.join(self.parameters.split())})"
+        wanted = self.name if self.parameters is None else f"{self.name}({', '.join(self.parameters)})"
         raise ImportError(
             f"{installed} {problem}: transformers_vjepa needs {wanted} to {self.purpose}. Install a version that is "
             f"known to work: {remedy}"
@@ -88,8 +94,7 @@ class PrivateName:
 
 def _mentions(owner: Any, function: str, name: str) -> bool:
     """Whether the code of a function of a module, or of a class or its bases, uses a name or a string."""
-    places = inspect.getmro(owner) if inspect.isclass(owner) else [owner]
-    for place in places:
+    for place in inspect.getmro(owner) if inspect.isclass(owner) else [owner]:
         code = getattr(inspect.unwrap(vars(place).get(function)), "__code__", None)
         parts = (*code.co_names, *code.co_consts) if code else ()
         # The keys of a literal dict are one constant, a tuple.
@@ -98,118 +103,106 @@ def _mentions(owner: Any, function: str, name: str) -> bool:
     return False
 
 
-def _same_use(owner: str, names: str, purpose: str, mentioned_in: str | None = None) -> list[PrivateName]:
-    """Names of one owner with one use, separated by spaces."""
-    return [PrivateName(owner, name, purpose, mentioned_in=mentioned_in) for name in names.split()]
-
-
-_TRAINER = "transformers.trainer:Trainer"
-_MODEL = "transformers.modeling_utils:PreTrainedModel"
-_CONFIG = "transformers.configuration_utils:PreTrainedConfig"
-_VIDEOS = "transformers.video_processing_utils:BaseVideoProcessor"
-_IMAGES = "transformers.image_processing_backends:TorchvisionBackend"
-_PARSER = "argparse:ArgumentParser"
-_FORMATTER = "argparse:HelpFormatter"
-
-#: All of them; a test compares this table with the sources.
-PRIVATE_NAMES: tuple[PrivateName, ...] = (
-    # Hooks of the Trainer that are overridden.
-    PrivateName(_TRAINER, "_clip_grad_norm", "clip encoder and predictor, or each probe, separately", "model"),
-    PrivateName(_TRAINER, "_get_grad_norm", "stop on gradients that are not finite", "model grad_norm"),
-    PrivateName(_TRAINER, "_get_output_dir", "write checkpoints atomically", "trial"),
-    PrivateName(_TRAINER, "_save_checkpoint", "write checkpoints atomically", "model trial"),
-    PrivateName(_TRAINER, "_save", "save the image processor with the model", "output_dir state_dict"),
-    PrivateName(_TRAINER, "_save_optimizer_and_scheduler", "save sharded optimizers whole", "output_dir"),
-    PrivateName(_TRAINER, "_load_from_checkpoint", "name damaged weights", "resume_from_checkpoint model"),
-    PrivateName(_TRAINER, "_load_optimizer_and_scheduler", "resume in the stream of clips", "checkpoint"),
-    PrivateName(_TRAINER, "_push_from_checkpoint", "push only complete checkpoints", "checkpoint_folder"),
-    PrivateName(_TRAINER, "_prepare_inputs", "evaluate clips and features", "inputs"),
-    PrivateName(_TRAINER, "_train_batch_size", "count clips", mentioned_in="__init__"),
-    # Hooks of models, configurations and processors.
-    PrivateName(_MODEL, "_adjust_missing_and_unexpected_keys", "load encoders of other classes", "loading_info"),
-    PrivateName(_MODEL, "_init_weights", "initialise weights", "module"),
-    PrivateName(_MODEL, "_is_hf_initialized", "keep loaded weights", mentioned_in="_initialize_weights"),
-    PrivateName(_MODEL, "_keys_to_ignore_on_load_unexpected", "load checkpoints of other classes"),
-    PrivateName(_MODEL, "_no_split_modules", "place layers on devices"),
-    *_same_use(_MODEL, "_supports_flash_attn _supports_sdpa", "choose attention kernels"),
-    PrivateName(_CONFIG, "_attn_implementation", "choose attention kernels"),
-    PrivateName(_CONFIG, "_auto_class", "drop references to remote code"),
-    PrivateName(_CONFIG, "_dict_from_json_file", "refuse damaged configurations", "json_file"),
-    PrivateName(_VIDEOS, "_auto_class", "drop references to remote code"),
-    PrivateName(_VIDEOS, "_prepare_input_videos", "sample frames", "videos do_convert_rgb input_data_format device"),
-    *_same_use(_VIDEOS, "_standardize_kwargs _validate_preprocess_kwargs", "check the settings of a processor"),
-    PrivateName(_VIDEOS, "_preprocess", "crop and normalise clips"),
-    PrivateName(_IMAGES, "_prepare_image_like_inputs", "read images"),
-    PrivateName(_IMAGES, "_preprocess", "crop and normalise images"),
-    PrivateName(
-        "transformers.utils.hub:PushToHubMixin",
-        "_upload_modified_files",
-        "upload the code of a model with its weights",
-        "working_dir repo_id files_timestamps commit_message token create_pr revision commit_description",
-    ),
-    PrivateName(
-        "transformers.hf_argparser:HfArgumentParser",
-        "_argument_group_name",
-        "group arguments in --help",
-        mentioned_in="_add_dataclass_arguments",
-    ),
-    # torch and accelerate.
-    PrivateName("torch", "_foreach_lerp_", "update the target encoder"),
-    PrivateName("torch.utils._python_dispatch", "is_traceable_wrapper_subclass", "recognise quantised weights"),
-    PrivateName("torch._subclasses.fake_tensor", "FakeTensorMode", "estimate memory"),
-    PrivateName("torch:UntypedStorage", "_cdata", "estimate memory"),
-    PrivateName("torch.amp:GradScaler", "_step_supports_amp_scaling", "skip steps with fp16", mentioned_in="step"),
-    PrivateName(
-        "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter",
-        "_workers_done_event",
-        "end DataLoader workers that were killed",
-        mentioned_in="__init__",
-    ),
-    PrivateName("accelerate.hooks", "_hf_hook", "recognise offloaded weights", mentioned_in="add_hook_to_module"),
-    PrivateName("accelerate.state:AcceleratorState", "fsdp_plugin", "shard on CPUs", mentioned_in="__init__"),
-    PrivateName("accelerate.state:PartialState", "distributed_type", "shard on CPUs", mentioned_in="__init__"),
-    # datasets: the state of a streamed data set, and its retries.
-    PrivateName(
-        "datasets:IterableDataset",
-        "examples_iterable",
-        "leave out an unreadable shard",
-        mentioned_in="_prepare_ex_iterable_for_iteration",
-    ),
-    *_same_use(
-        "datasets.iterable_dataset:ArrowExamplesIterable",
-        "shard_idx shard_example_idx",
-        "leave out an unreadable shard",
-        mentioned_in="_init_state_dict",
-    ),
-    *_same_use(
-        "datasets.config",
-        "STREAMING_OPEN_MAX_RETRIES STREAMING_OPEN_RETRY_INTERVAL "
-        "STREAMING_READ_MAX_RETRIES STREAMING_READ_RETRY_INTERVAL",
-        "retry servers with time limits",
-    ),
-    # The rest.
-    PrivateName("evaluate:Metric", "_info", "describe the metric", ""),
-    PrivateName("evaluate:Metric", "_compute", "compute the metric"),
-    PrivateName(
-        "gradio:File", "async_move_resource_to_block_cache", "refuse addresses as uploads", "url_or_file_path"
-    ),
-    *_same_use(_PARSER, "_actions _mutually_exclusive_groups", "print --help in groups", mentioned_in="__init__"),
-    PrivateName(_PARSER, "_check_value", "check the values of a recipe", "action value"),
-    PrivateName(_PARSER, "_get_formatter", "print --help in groups", ""),
-    PrivateName(_PARSER, "_get_value", "check the values of a recipe", "action arg_string"),
-    PrivateName(_PARSER, "_option_string_actions", "check the values of a recipe", mentioned_in="__init__"),
-    PrivateName("argparse:_ArgumentGroup", "_group_actions", "print --help in groups", mentioned_in="__init__"),
-    PrivateName(_FORMATTER, "_fill_text", "keep the lines of descriptions", "text width indent"),
-    PrivateName(_FORMATTER, "_format_action_invocation", "print one spelling of each option", "action"),
-    PrivateName(_FORMATTER, "_format_args", "print one spelling of each option", "action default_metavar"),
-    PrivateName(_FORMATTER, "_get_default_metavar_for_optional", "print one spelling of each option", "action"),
-    PrivateName(_FORMATTER, "_get_help_string", "print defaults", "action"),
-)
+# By owner, then by name: `name(parameters)` for a hook with its signature; `name in function` for an attribute of
+# objects or a key that the code of the function must have; `name` alone otherwise. The values are the purposes.
+_TABLE: dict[str, dict[str, str]] = {
+    "transformers.trainer:Trainer": {
+        "_clip_grad_norm(model)": "clip encoder and predictor, or each probe, separately",
+        "_get_grad_norm(model grad_norm)": "stop on gradients that are not finite",
+        "_get_output_dir(trial)": "write checkpoints atomically",
+        "_load_from_checkpoint(resume_from_checkpoint model)": "name damaged weights",
+        "_load_optimizer_and_scheduler(checkpoint)": "resume in the stream of clips",
+        "_prepare_inputs(inputs)": "evaluate clips and features",
+        "_push_from_checkpoint(checkpoint_folder)": "push only complete checkpoints",
+        "_save(output_dir state_dict)": "save the image processor with the model",
+        "_save_checkpoint(model trial)": "write checkpoints atomically",
+        "_save_optimizer_and_scheduler(output_dir)": "save sharded optimizers whole",
+        "_train_batch_size in __init__": "count clips",
+    },
+    "transformers.modeling_utils:PreTrainedModel": {
+        "_adjust_missing_and_unexpected_keys(loading_info)": "load encoders from checkpoints of other classes",
+        "_init_weights(module)": "initialise weights",
+        "_is_hf_initialized in _initialize_weights": "keep loaded weights",
+        "_keys_to_ignore_on_load_unexpected": "load encoders from checkpoints of other classes",
+        "_no_split_modules": "place layers on devices",
+        "_supports_flash_attn": "choose attention kernels",
+        "_supports_sdpa": "choose attention kernels",
+    },
+    "transformers.configuration_utils:PreTrainedConfig": {
+        "_attn_implementation": "choose attention kernels",
+        "_auto_class": "drop references to remote code",
+        "_dict_from_json_file(json_file)": "refuse damaged configurations",
+    },
+    "transformers.video_processing_utils:BaseVideoProcessor": {
+        "_auto_class": "drop references to remote code",
+        "_prepare_input_videos(videos do_convert_rgb input_data_format device)": "sample frames",
+        "_preprocess": "crop and normalise clips",
+        "_standardize_kwargs": "check the settings of a processor",
+        "_validate_preprocess_kwargs": "check the settings of a processor",
+    },
+    "transformers.image_processing_backends:TorchvisionBackend": {
+        "_prepare_image_like_inputs": "read images",
+        "_preprocess": "crop and normalise images",
+    },
+    "transformers.utils.hub:PushToHubMixin": {
+        "_upload_modified_files(working_dir repo_id files_timestamps commit_message token create_pr revision "
+        "commit_description)": "upload the code of a model with its weights",
+    },
+    "transformers.hf_argparser:HfArgumentParser": {
+        "_argument_group_name in _add_dataclass_arguments": "print --help in groups",
+    },
+    "torch": {"_foreach_lerp_": "update the target encoder"},
+    "torch:UntypedStorage": {"_cdata": "estimate memory"},
+    "torch._subclasses.fake_tensor": {"FakeTensorMode": "estimate memory"},
+    "torch.amp:GradScaler": {"_step_supports_amp_scaling in step": "skip steps that overflow in fp16"},
+    "torch.utils._python_dispatch": {"is_traceable_wrapper_subclass": "recognise quantised weights"},
+    "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter": {
+        "_workers_done_event in __init__": "end DataLoader workers that were killed",
+    },
+    "accelerate.hooks": {"_hf_hook in add_hook_to_module": "recognise offloaded weights"},
+    "accelerate.state:AcceleratorState": {"fsdp_plugin in __init__": "shard on CPUs"},
+    "accelerate.state:PartialState": {"distributed_type in __init__": "shard on CPUs"},
+    "datasets:IterableDataset": {
+        "examples_iterable in _prepare_ex_iterable_for_iteration": "leave out an unreadable shard"
+    },
+    "datasets.iterable_dataset:ArrowExamplesIterable": {
+        "shard_example_idx in _init_state_dict": "leave out an unreadable shard",
+        "shard_idx in _init_state_dict": "leave out an unreadable shard",
+    },
+    "datasets.config": {
+        "STREAMING_OPEN_MAX_RETRIES": "retry servers with time limits",
+        "STREAMING_OPEN_RETRY_INTERVAL": "retry servers with time limits",
+        "STREAMING_READ_MAX_RETRIES": "retry servers with time limits",
+        "STREAMING_READ_RETRY_INTERVAL": "retry servers with time limits",
+    },
+    "evaluate:Metric": {"_compute": "compute the metric", "_info()": "describe the metric"},
+    "gradio:File": {"async_move_resource_to_block_cache(url_or_file_path)": "refuse addresses as uploads"},
+    "argparse:ArgumentParser": {
+        "_actions in __init__": "print --help in groups",
+        "_check_value(action value)": "check the values of a recipe",
+        "_get_formatter()": "print --help in groups",
+        "_get_value(action arg_string)": "check the values of a recipe",
+        "_mutually_exclusive_groups in __init__": "print --help in groups",
+        "_option_string_actions in __init__": "check the values of a recipe",
+    },
+    "argparse:_ArgumentGroup": {"_group_actions in __init__": "print --help in groups"},
+    "argparse:HelpFormatter": {
+        "_fill_text(text width indent)": "keep the lines of descriptions",
+        "_format_action_invocation(action)": "print one spelling of each option",
+        "_format_args(action default_metavar)": "print one spelling of each option",
+        "_get_default_metavar_for_optional(action)": "print one spelling of each option",
+        "_get_help_string(action)": "print defaults",
+    },
+}
+#: All private names; a test compares this table with the sources.
+PRIVATE_NAMES = [
+    PrivateName.parse(owner, text, purpose) for owner, names in _TABLE.items() for text, purpose in names.items()
+]
 
 
 def check_private_names(*modules: str) -> None:
     """
-    Checks the names of the table that live in modules, and in modules inside of these. Costs no import beyond them.
+    Checks the names of the table that live in `modules` or below them; imports no other modules.
 
     Args:
         modules: such as `"transformers.trainer"`, or `"transformers"` for all names of that library.
