@@ -424,7 +424,7 @@ class VJEPATrainer(StreamTrainer):
         grad_norm = self._clip_grad_norm(model) if grad_norm is None else grad_norm
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
-    # Loss and what is logged of it
+    # Loss and figures for the logs
 
     def compute_loss(
         self,

@@ -36,7 +36,7 @@ class HubPushes(TrainerCallback):
     `push_to_hub=False` the callback does nothing by itself.
 
     Args:
-        trainer: the training; its arguments name the repository and say what is pushed (`hub_strategy`).
+        trainer: the training; its arguments name the repository and the files to push (`hub_strategy`).
     """
 
     def __init__(self, trainer: "StreamTrainer"):
