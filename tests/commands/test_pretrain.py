@@ -33,14 +33,14 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def with_pictures():
-    """Asked for by tests whose runs draw pictures."""
+def with_images():
+    """Requested by tests whose runs draw images."""
 
 
 @pytest.fixture(autouse=True)
-def as_asked_for(request, monkeypatch):
-    """Other runs draw none: they take longer than training does here."""
-    if "with_pictures" not in request.fixturenames:
+def without_images(request, monkeypatch):
+    """Other runs draw no images: drawing takes longer than training here."""
+    if "with_images" not in request.fixturenames:
         monkeypatch.setattr(setup, "TrainingImages", lambda *args, **kwargs: TrainerCallback())
 
 
@@ -49,7 +49,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_run_ends_as_the_uninterrupted_one(with_pictures, corpus, tmp_path, workers):
+def test_resumed_run_ends_as_the_uninterrupted_one(with_images, corpus, tmp_path, workers):
     whole = pretrain.run(command(corpus, tmp_path / "whole", dataloader_num_workers=workers))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     settings = {"dataloader_num_workers": workers, "resume_from_checkpoint": "auto"}
@@ -61,7 +61,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(with_pictures, corpus, tmp_pa
     assert losses[0] == losses[1]
 
 
-def test_leaves_a_model_a_processor_and_pictures(with_pictures, corpus, tmp_path, capsys):
+def test_leaves_a_model_a_processor_and_images(with_images, corpus, tmp_path, capsys):
     trainer = pretrain.run(command(corpus, tmp_path / "run"))
     model = VJEPAModel.from_pretrained(tmp_path / "run")
     target = trainer.model.vjepa.encoder.layernorm.weight
@@ -207,7 +207,7 @@ def test_a_model_that_was_not_saved_is_saved_when_nothing_is_left(corpus, tmp_pa
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_pictures_of_an_earlier_run_do_not_stop_this_one(with_pictures, corpus, tmp_path):
+def test_images_of_an_earlier_run_do_not_stop_this_one(with_images, corpus, tmp_path):
     settings = {"max_steps": 1, "save_strategy": "no"}
     pretrain.run(command(corpus, tmp_path / "run", **settings))
     pretrain.run(command(corpus, tmp_path / "run", crop_size=64, **settings))
@@ -252,7 +252,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
     "arguments",
     ["--preset ijepa-vith14", "--preset vitt16 --frames_per_clip 1", "--config vitl16 --frames_per_clip 1"],
 )
-def test_models_of_one_frame_take_the_masks_of_pictures(corpus, tmp_path, arguments):
+def test_models_of_one_frame_take_the_masks_of_images(corpus, tmp_path, arguments):
     argv = ["--dataset", str(corpus / "train"), "--output_dir", str(tmp_path / "run"), *arguments.split()]
     assert "image_multiblock: " in pretrain.describe(argv)
     with pytest.raises(SystemExit, match="error: RandomTube is for videos.*--mask_strategy image_multiblock"):
@@ -261,7 +261,7 @@ def test_models_of_one_frame_take_the_masks_of_pictures(corpus, tmp_path, argume
         pretrain.run([*argv, "--mask_strategy", "multiblock", "--dry_run"])
 
 
-def test_pictures_as_still_clips_are_noted(tmp_path, caplog):
+def test_images_as_still_clips_are_noted(tmp_path, caplog):
     (tmp_path / "pictures").mkdir()
     for number in range(4):
         Image.new("RGB", (48, 40), (60 * number, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")

@@ -111,7 +111,7 @@ def test_one_signal_stops_two_processes_and_both_resume(folder, tmp_path):
     assert saved == [f"checkpoint-{step}" for step in (2, 3, 4, 6)]  # 3: where the signal came
     folders = [tmp_path / name / "checkpoint-6" for name in ("stopped", "whole")]
     assert_same_checkpoint(*folders, rngs=("rng_state_0.pth", "rng_state_1.pth"))
-    # One process goes on where the two were.
+    # One process resumes where the two stopped.
     alone = pretrain.run(command(folder, tmp_path / "stopped", max_steps=7))
     place = json.loads((tmp_path / "stopped" / "checkpoint-7" / "position.json").read_text())
     assert alone.position.start_clip == 6 * 2 * 2 * 2

@@ -34,7 +34,7 @@ def test_resuming_seeks_and_takes_the_cursors_along(tmp_path):
     assert position.start_batch == 2 and position.cursors == cursors
 
 
-def test_resuming_a_stream_that_cannot_be_sent_on_is_warned_of(tmp_path, monkeypatch):
+def test_resuming_a_stream_that_cannot_seek_is_warned_of(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(stream_trainer.logger, "warning", messages.append)
     recorder(tmp_path, position=StreamPosition()).train()
