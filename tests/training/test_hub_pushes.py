@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from runs import trainer_of
@@ -79,6 +80,28 @@ def test_a_failed_push_is_a_warning_and_the_next_is_tried(trainer, monkeypatch, 
     assert sorted(messages) == [
         f"checkpoint-{step} was not pushed to the Hub: {reason}. Training continues" for step in range(1, 6)
     ]
+
+
+def test_the_finished_folder_is_pushed_or_a_warning_says_how(trainer, monkeypatch):
+    folder, messages = trainer.args.output_dir, []
+
+    def refuse(*args, **options):
+        raise HubError("no room at the Hub")
+
+    commit = SimpleNamespace(commit_url="https://hub/me/name/commit/1")
+    monkeypatch.setattr(hub_pushes, "publish_folder", lambda folder, name, **options: commit)
+    trainer.save_model()
+    assert trainer.commit_url == commit.commit_url and (Path(folder) / "README.md").is_file()
+    monkeypatch.setattr(hub_pushes, "publish_folder", refuse)
+    monkeypatch.setattr(hub_pushes.logger, "warning", messages.append)
+    trainer.finish()
+    assert trainer.commit_url is None
+    assert messages == [
+        f"no room at the Hub. The model is saved in {folder}, but not pushed. Push the model with: "
+        f"vjepa publish {folder} me/name"
+    ]
+    with pytest.raises(HubError, match="no room at the Hub"):
+        trainer.push_to_hub()
 
 
 def test_checkpoints_of_the_hub_are_screened(tmp_path, monkeypatch):

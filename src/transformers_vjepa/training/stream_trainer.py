@@ -399,8 +399,9 @@ class StreamTrainer(Trainer):
         `commit_url`; a push that fails is a warning.
         """
         self.create_model_card()
-        if self.args.push_to_hub and self.is_world_process_zero() and (commit := self.pushes.push_result()):
-            self.commit_url = commit.commit_url
+        if self.args.push_to_hub and self.is_world_process_zero():
+            commit = self.pushes.push_result()
+            self.commit_url = commit.commit_url if commit else None
 
     def create_model_card(self, **changes: Any) -> None:
         """Writes the model card of the run into the output folder; for `changes` see [`HubPushes.card`]."""
