@@ -273,7 +273,9 @@ class ImageMultiBlock:
             # number closest to the mean. Missing cells come from around the block. The last layout always fits.
             enough = cells - blocks.any(-3).sum((-1, -2)) >= num_context
             best = torch.where(enough, (areas - num_context).abs(), cells).argmin(1)
-            targets = self._cut_targets(_take_layout(blocks, best), ranks[:, 1:], side)
+            # Surplus cells of each target are dropped, corners first.
+            chosen, area = _take_layout(blocks, best).flatten(0, 1), self._target_tokens(side)
+            targets = fit_area(chosen, area, ranks[:, 1:].flatten(0, 1)).unflatten(0, (len(best), self.num_targets))
             inside = _take_layout(contexts, best).flatten(1)
             context = top_cells((inside + ranks[:, 0]).masked_fill(targets.any(1), -1), num_context)
         else:
@@ -311,12 +313,6 @@ class ImageMultiBlock:
         area = self._target_tokens(side)
         tall = (area * aspect).sqrt().round().clamp(math.ceil(area / side), side)
         return torch.stack([tall, (area / tall).ceil()], dim=-1).short()
-
-    def _cut_targets(self, blocks: BoolTensor, ranks: Tensor, side: int) -> BoolTensor:
-        """Drops surplus cells of each block (batch, targets, H, W), corners first: (batch, targets, H * W)."""
-        area = self._target_tokens(side)
-        flat = fit_area(blocks.flatten(0, 1), area, ranks.flatten(0, 1))
-        return flat.unflatten(0, blocks.shape[:2])
 
     def _least_context(self, side: int) -> int:
         """Context tokens that one target of the largest size leaves in the smallest context block."""
