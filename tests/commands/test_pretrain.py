@@ -24,6 +24,7 @@ from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.pretraining import setup
 from transformers_vjepa.pretraining.masking import sample_clip_masks
 from transformers_vjepa.pretraining.trainer import VJEPATrainingArguments
+from transformers_vjepa.training.checkpoints import trained_steps
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
         assert process.wait() == 128 + signum
     assert "continue with the same command and --resume_from_checkpoint auto" in process.output
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
-    assert pretrain.trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
+    assert trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
     assert (checkpoint / "model.safetensors").is_file()
 
 
