@@ -46,7 +46,17 @@ class Recorder(StreamTrainer):
         return loss
 
 
-def recorder(tmp_path, dataset=None, *, eval_dataset=None, network=None, position=None, callbacks=(), **changes):
+def recorder(
+    tmp_path,
+    dataset=None,
+    *,
+    eval_dataset=None,
+    network=None,
+    position=None,
+    seekable=True,
+    callbacks=(),
+    **changes,
+):
     position = StreamPosition() if position is None else position
     settings = {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "logging_steps": 2, "seed": 1} | changes
     args = TrainingArguments(
@@ -64,6 +74,6 @@ def recorder(tmp_path, dataset=None, *, eval_dataset=None, network=None, positio
         train_dataset=Numbers(position) if dataset is None else dataset,
         eval_dataset=eval_dataset,
         data_collator=collate,
-        position=position,
+        position=position if seekable else None,
         callbacks=list(callbacks),
     )

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"models", "data", "hub", "figures", "training"},
     "analysis": {"models", "data", "figures", "pretraining", "evaluation"},
     "study": GROUND | {"models", "data", "figures", "training", "pretraining", "evaluation", "analysis"},
-    "app": {"models", "data", "figures", "pretraining", "evaluation", "analysis"},
+    "app": {"safety", "models", "data", "figures", "pretraining", "evaluation", "analysis"},
     "commands": GROUND
     | {"models", "data", "hub", "conversion", "training", "pretraining", "evaluation", "analysis", "study", "app"},
 }

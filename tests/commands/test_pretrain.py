@@ -22,7 +22,9 @@ from transformers_vjepa.command_line.parsing import RECIPES
 from transformers_vjepa.commands import pretrain
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.masking import sample_clip_masks
 from transformers_vjepa.pretraining.trainer import VJEPATrainingArguments
+from transformers_vjepa.training.checkpoints import trained_steps
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +34,14 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def with_pictures():
-    """Asked for by tests whose runs draw pictures."""
+def with_images():
+    """Requested by tests whose runs draw images."""
 
 
 @pytest.fixture(autouse=True)
-def as_asked_for(request, monkeypatch):
-    """Other runs draw none: they take longer than training does here."""
-    if "with_pictures" not in request.fixturenames:
+def without_images(request, monkeypatch):
+    """Other runs draw no images: drawing takes longer than training here."""
+    if "with_images" not in request.fixturenames:
         monkeypatch.setattr(setup, "TrainingImages", lambda *args, **kwargs: TrainerCallback())
 
 
@@ -48,7 +50,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_run_ends_as_the_uninterrupted_one(with_pictures, corpus, tmp_path, workers):
+def test_resumed_run_ends_as_the_uninterrupted_one(with_images, corpus, tmp_path, workers):
     whole = pretrain.run(command(corpus, tmp_path / "whole", dataloader_num_workers=workers))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     settings = {"dataloader_num_workers": workers, "resume_from_checkpoint": "auto"}
@@ -60,7 +62,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(with_pictures, corpus, tmp_pa
     assert losses[0] == losses[1]
 
 
-def test_leaves_a_model_a_processor_and_pictures(with_pictures, corpus, tmp_path, capsys):
+def test_leaves_a_model_a_processor_and_images(with_images, corpus, tmp_path, capsys):
     trainer = pretrain.run(command(corpus, tmp_path / "run"))
     model = VJEPAModel.from_pretrained(tmp_path / "run")
     target = trainer.model.vjepa.encoder.layernorm.weight
@@ -131,18 +133,18 @@ def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, cap
 def test_a_resumed_run_compares_the_clips_of_a_step(corpus, tmp_path, caplog, monkeypatch):
     pretrain.run(command(corpus, tmp_path, max_steps=1, gradient_accumulation_steps=2))
     resumed = {"max_steps": 1, "resume_from_checkpoint": "auto"}
-    setup.build(command(corpus, tmp_path, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, **resumed))
     assert "other arguments than it began with: clips_per_step was 8 and is 4" in caplog.text
     caplog.clear()
     # The same product of other factors, processes among them.
-    setup.build(command(corpus, tmp_path, per_device_train_batch_size=8, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, per_device_train_batch_size=8, **resumed))
     monkeypatch.setattr(setup, "check_processes", lambda world_size: None)
     monkeypatch.setattr(VJEPATrainingArguments, "world_size", 2)
-    setup.build(command(corpus, tmp_path, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, **resumed))
     assert "other arguments" not in caplog.text
     # Published masks are cut per process.
     settings = {"mask_truncation": "published", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    setup.build(command(corpus, tmp_path, **settings, **resumed))
+    setup.build_from_argv(command(corpus, tmp_path, **settings, **resumed))
     assert "per_device_train_batch_size was 4 and is 2" in caplog.text
 
 
@@ -206,7 +208,7 @@ def test_a_model_that_was_not_saved_is_saved_when_nothing_is_left(corpus, tmp_pa
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_pictures_of_an_earlier_run_do_not_stop_this_one(with_pictures, corpus, tmp_path):
+def test_images_of_an_earlier_run_do_not_stop_this_one(with_images, corpus, tmp_path):
     settings = {"max_steps": 1, "save_strategy": "no"}
     pretrain.run(command(corpus, tmp_path / "run", **settings))
     pretrain.run(command(corpus, tmp_path / "run", crop_size=64, **settings))
@@ -225,7 +227,7 @@ def test_two_processes_share_the_stream(corpus, tmp_path):
     losses = [entry["loss"] for entry in pretrain.run(alone).state.log_history if "loss" in entry]
     logged = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
     assert [entry["loss"] for entry in logged if "loss" in entry] == pytest.approx(losses, abs=1e-5)
-    start = setup.build(command(corpus, tmp_path / "start", **settings))[0].model.state_dict()
+    start = setup.build_from_argv(command(corpus, tmp_path / "start", **settings))[0].model.state_dict()
     expected, got = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((start[name] - value).abs().max() for name, value in expected.items()) > 1e-3
     for name, value in expected.items():
@@ -243,7 +245,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
         assert process.wait() == 128 + signum
     assert "continue with the same command and --resume_from_checkpoint auto" in process.output
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
-    assert pretrain.trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
+    assert trained_steps(str(checkpoint)) == int(checkpoint.name.split("-")[1]) > 0
     assert (checkpoint / "model.safetensors").is_file()
 
 
@@ -251,7 +253,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
     "arguments",
     ["--preset ijepa-vith14", "--preset vitt16 --frames_per_clip 1", "--config vitl16 --frames_per_clip 1"],
 )
-def test_models_of_one_frame_take_the_masks_of_pictures(corpus, tmp_path, arguments):
+def test_models_of_one_frame_take_the_masks_of_images(corpus, tmp_path, arguments):
     argv = ["--dataset", str(corpus / "train"), "--output_dir", str(tmp_path / "run"), *arguments.split()]
     assert "image_multiblock: " in pretrain.describe(argv)
     with pytest.raises(SystemExit, match="error: RandomTube is for videos.*--mask_strategy image_multiblock"):
@@ -260,7 +262,7 @@ def test_models_of_one_frame_take_the_masks_of_pictures(corpus, tmp_path, argume
         pretrain.run([*argv, "--mask_strategy", "multiblock", "--dry_run"])
 
 
-def test_pictures_as_still_clips_are_noted(tmp_path, caplog):
+def test_images_as_still_clips_are_noted(tmp_path, caplog):
     (tmp_path / "pictures").mkdir()
     for number in range(4):
         Image.new("RGB", (48, 40), (60 * number, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
@@ -299,7 +301,7 @@ def test_the_processor_samples_as_the_model_was_trained(corpus, tmp_path):
     argv = command(corpus, tmp_path / "run")
     place = argv.index("--frame_step")
     argv[place : place + 2] = ["--clip_duration", "0.5"]
-    trainer, _ = setup.build(argv)
+    trainer, _ = setup.build_from_argv(argv)
     assert trainer.processing_class.fps == 8  # four frames in half a second
 
 
@@ -325,14 +327,35 @@ def test_published_recipes(tmp_path, name, preset, clips):
     assert (training.ema_momentum, training.mask_truncation) == (0.998, "published")
 
 
-# Those of classifiers are for another script.
-OWN_RECIPES = [file for file in sorted(RECIPES.glob("*.yaml")) if not re.match("probe|finetune", file.stem)]
+# Of each recipe: grid of tokens (time, height, width), width of encoder and predictor, steps, clips of a batch, masks,
+# and the tokens of context and target for each generator, if these are fixed.
+RECIPE_PROMISES = {
+    "tiny_cpu": ((4, 4, 4), 96, 48, 2400, 32, "balanced", [(28, 36), (16, 48)]),
+    "vitl16": ((8, 14, 14), 1024, 384, 90000, 24, "published", None),
+    "vith16": ((8, 14, 14), 1280, 384, 90000, 24, "published", None),
+    "vith16_384": ((8, 24, 24), 1280, 384, 90000, 10, "published", None),
+}
 
 
-@pytest.mark.parametrize("recipe", OWN_RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
-    model, _, _ = pretrain.parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"])
-    assert setup.build_config(model).num_patches > 0
+def test_each_recipe_of_pretraining_is_tested():
+    own = {file.stem for file in RECIPES.glob("*.yaml") if not re.match("probe|finetune", file.stem)}
+    assert own == set(RECIPE_PROMISES)
+
+
+@pytest.mark.parametrize("name", RECIPE_PROMISES)
+def test_every_recipe_keeps_its_promises(tmp_path, name):
+    model, _, training = pretrain.parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])
+    grid, width, pred_width, steps, clips, truncation, lengths = RECIPE_PROMISES[name]
+    config = setup.build_config(model)
+    assert (config.grid_size, config.hidden_size, config.pred_hidden_size) == (grid, width, pred_width)
+    assert (training.max_steps, training.per_device_train_batch_size) == (steps, clips)
+    assert (training.mask_strategy, training.mask_truncation) == ("multiblock", truncation)
+    masks = sample_clip_masks(config, "multiblock", clip_seeds=range(clips), truncation=truncation)
+    found = [(context.shape[1], target.shape[1]) for context, target in zip(*masks, strict=True)]
+    if truncation == "balanced":
+        assert found == lengths
+    else:  # cut to the shortest of the batch
+        assert all(0 < context < target and context + target < config.num_patches for context, target in found)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +365,7 @@ def test_every_recipe_parses_and_has_a_valid_architecture(tmp_path, recipe):
         ({"crop_size": 33}, "(?s)error: .*`crop_size`=33 is not a multiple of `patch_size`=8"),
         ({"mask_strategy": "stripes"}, "error: unknown mask strategy 'stripes'"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
-        ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is no complete checkpoint"),
+        ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is not a complete checkpoint"),
         ({"decode_timeout": -1}, "error: decode_timeout=-1.0 must be at least 0"),
         ({"flip_probability": 2}, "error: `flip_probability`=2.0 must lie in"),
         ({"output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),

@@ -481,7 +481,7 @@ def test_wrong_arguments_are_refused(tmp_path, changes, message):
 def test_other_models_and_arguments_are_refused(tmp_path):
     with pytest.raises(TypeError, match="a VJEPAModel has no classes: train a VJEPAForVideoClassification"):
         VJEPAClassificationTrainer(tiny_classifier().vjepa, arguments(tmp_path))
-    with pytest.raises(TypeError, match="a TrainingArguments where this trainer needs a VJEPAClassificationArguments"):
+    with pytest.raises(TypeError, match="this trainer needs a VJEPAClassificationArguments, not a TrainingArguments"):
         VJEPAClassificationTrainer(tiny_classifier(), TrainingArguments(str(tmp_path), use_cpu=True))
 
 

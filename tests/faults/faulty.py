@@ -1,5 +1,5 @@
 """
-Runs scripts/pretrain.py several times in a row, each time with something that goes wrong in one process at one step:
+Runs pretraining several times in a row, each time with a fault in one process at one step:
 
     faulty.py '[{"argv": [...], "rank": 1, "step": 2, "fault": "diverge"}, {"argv": [...]}]'
 """
@@ -17,13 +17,13 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
 from runs import At  # noqa: E402
 
-from transformers_vjepa.commands import pretrain  # noqa: E402
+from transformers_vjepa.command_line.parsing import user_errors  # noqa: E402
 from transformers_vjepa.pretraining import setup  # noqa: E402
 from transformers_vjepa.training import stream_trainer  # noqa: E402
 
 
 def kill_saving(trainer):
-    """Just before the next checkpoint gets its name."""
+    """Just before the next checkpoint is renamed."""
     stream_trainer.finish_checkpoint = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -44,11 +44,11 @@ FAULTS = {function.__name__: function for function in (kill_saving, terminate, d
 
 
 def run(argv, *, rank=0, step=0, fault=None):
-    trainer, checkpoint = setup.build(argv)
-    trainer.remove_callback(pretrain.TrainingImages)  # they take longer than the steps
+    trainer, checkpoint = setup.build_from_argv(argv)
+    trainer.remove_callback(setup.TrainingImages)  # drawing takes longer than the steps
     if fault and trainer.args.process_index == rank:
         trainer.add_callback(At(step, lambda *_: FAULTS[fault](trainer)))
-    with pretrain.user_errors(stream_trainer.DivergedError, pretrain.UnusableCheckpointError):
+    with user_errors(*setup.FAULTS):
         setup.train(trainer, checkpoint)
 
 

@@ -23,8 +23,8 @@ from transformers_vjepa.pretraining.trainer import UnevenStreamError
 
 
 def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
-    """The trainer of a command line without its pictures, which take longer than training does here."""
-    trainer, checkpoint = setup.build(argv)
+    """The trainer of a command line without its images: drawing takes longer than training here."""
+    trainer, checkpoint = setup.build_from_argv(argv)
     trainer.remove_callback(TrainingImages)
     return trainer, checkpoint
 
@@ -56,8 +56,8 @@ def runs(argv: list[str], *, build: Callable = build) -> None:
     write_facts(trainer, share_held=share, paths=paths)
 
 
-def runs_with_pictures(argv: list[str]) -> None:
-    runs(argv, build=setup.build)
+def runs_with_images(argv: list[str]) -> None:
+    runs(argv, build=setup.build_from_argv)
 
 
 def in_the_third_step(argv: list[str], happens: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ def ends_unevenly(argv: list[str]) -> None:
 
 def run_scenarios(pairs: list[tuple[str, list[str]]]) -> None:
     scenarios = {
-        function.__name__: function for function in (runs, runs_with_pictures, dies, stands_still, ends_unevenly)
+        function.__name__: function for function in (runs, runs_with_images, dies, stands_still, ends_unevenly)
     }
     for name, argv in pairs:
         scenarios[name](argv)

@@ -21,7 +21,7 @@ from transformers_vjepa import (
 )
 
 SAMPLING = ClipSampling(num_frames=4, frame_step=2)
-# What a log says of the clock on the wall.
+# Values of a log that depend on the wall clock.
 RATES = {"clips_per_second", "data_wait_share", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 
 
@@ -37,7 +37,7 @@ class At(TrainerCallback):
 
 
 class Watched(VJEPATrainer):
-    """Notes what it has seen: names of videos, and seeds, which decide clip, crop and masks."""
+    """Records the videos seen and their seeds, which decide clip, crop and masks."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -85,7 +85,7 @@ def trainer_of(folder, sources, *, dataset=None, callbacks=(), shuffle_buffer=3,
 
 
 def resume(trainer, checkpoint):
-    """Goes on from a copy of a checkpoint, in the folder of `trainer`."""
+    """Resumes from a copy of a checkpoint, in the folder of `trainer`."""
     copy = Path(trainer.args.output_dir) / checkpoint.name
     shutil.copytree(checkpoint, copy)
     torch.rand(7)  # the generators need not be where they were

@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPATrainer, VJEPATrainingArguments
 from transformers_vjepa.models.vjepa.modeling_vjepa import gather_tokens, prediction_error
 from transformers_vjepa.pretraining.trainer import CollapseError
-from transformers_vjepa.training import stream_trainer
 from transformers_vjepa.training.checkpoints import is_complete
 from transformers_vjepa.training.stream_trainer import DivergedError
 
@@ -148,9 +147,16 @@ def test_in_a_gradient(tmp_path, value, max_grad_norm):
     assert trainer.schedule_step == 1
 
 
-def test_many_videos_are_not_all_named():
-    assert stream_trainer._listed([]) == "(no names)"
-    assert stream_trainer._listed([str(n) for n in range(40)]).endswith("30, 31 and 8 more")
+def test_many_videos_are_not_all_named(tmp_path):
+    dataset = Clips(VJEPAConfig(**TINY), bad=5)
+    trainer = trainer_of(tmp_path, dataset=dataset, per_device_train_batch_size=40)
+    with pytest.raises(DivergedError, match="on the videos clip0.mp4, .* clip30.mp4, clip31.mp4 and 8 more: lower"):
+        trainer.train()
+
+
+def test_videos_without_names(tmp_path):
+    with pytest.raises(DivergedError, match=r"on the videos \(no names\): lower the learning rate, or check these vi"):
+        trainer_of(tmp_path).check_loss(torch.tensor(math.nan), {})
 
 
 # fp16

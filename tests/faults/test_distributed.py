@@ -111,8 +111,8 @@ def run(command_line):
 
 
 def train_alone(arguments):
-    """In this process, without pictures: they take longer than training does here."""
-    trainer, checkpoint = setup.build(arguments)
+    """In this process, without images: drawing takes longer than training here."""
+    trainer, checkpoint = setup.build_from_argv(arguments)
     trainer.remove_callback(TrainingImages)
     setup.train(trainer, checkpoint)
 
@@ -168,7 +168,7 @@ def sharded(corpus, one, folder):
     train_alone(command(corpus, folder / "one_pixels", per_device_train_batch_size=8, **pixels))
     resumed = {"resume_from_checkpoint": folder / "sharded" / "checkpoint-2"}
     scenarios = [
-        ("runs_with_pictures", command(corpus, folder / "sharded", **LEARNING)),
+        ("runs_with_images", command(corpus, folder / "sharded", **LEARNING)),
         ("runs", command(corpus, folder / "sharded_resumed", **LEARNING, **resumed)),
         (
             "runs",

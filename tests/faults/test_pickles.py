@@ -131,7 +131,7 @@ def test_the_trainer_by_itself_runs_no_code(finished_run, tmp_path, marker, name
     checkpoint = shutil.copytree(finished_run / "run" / "checkpoint-1", tmp_path / "checkpoint-1")
     _save({"state": Evil(marker)}, checkpoint / name)
     command = [*SMALL, "--dataset", str(finished_run / "videos"), "--output_dir", str(tmp_path / "run")]
-    trainer, _ = setup.build(command)
+    trainer, _ = setup.build_from_argv(command)
     with pytest.raises(UnusableCheckpointError if name.endswith("safetensors") else pickle.UnpicklingError):
         trainer.train(resume_from_checkpoint=str(checkpoint))
 

@@ -20,6 +20,7 @@ from videos import write_video
 
 from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS
 from transformers_vjepa.commands import pretrain
+from transformers_vjepa.training.checkpoints import trained_steps
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parents[1] / "scripts"
@@ -85,7 +86,7 @@ def test_killed_and_resumed(folder, whole, tmp_path):
     unfinished = tmp_path / "_unfinished" / "checkpoint-6"
     assert (unfinished / "trainer_state.json").is_file()
     assert pretrain.resolve_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-4")
-    with pytest.raises(SystemExit, match="no complete checkpoint"):
+    with pytest.raises(SystemExit, match="not a complete checkpoint"):
         pretrain.run(command(folder, tmp_path, resume_from_checkpoint=unfinished))
     pretrain.run(command(folder, tmp_path))
     assert_same_checkpoint(tmp_path / "checkpoint-6", whole / "checkpoint-6")
@@ -111,7 +112,7 @@ def test_one_signal_stops_two_processes_and_both_resume(folder, tmp_path):
     assert saved == [f"checkpoint-{step}" for step in (2, 3, 4, 6)]  # 3: where the signal came
     folders = [tmp_path / name / "checkpoint-6" for name in ("stopped", "whole")]
     assert_same_checkpoint(*folders, rngs=("rng_state_0.pth", "rng_state_1.pth"))
-    # One process goes on where the two were.
+    # One process resumes where the two stopped.
     alone = pretrain.run(command(folder, tmp_path / "stopped", max_steps=7))
     place = json.loads((tmp_path / "stopped" / "checkpoint-7" / "position.json").read_text())
     assert alone.position.start_clip == 6 * 2 * 2 * 2
@@ -152,4 +153,4 @@ def test_a_signal_to_the_whole_group_of_a_launcher(folder, tmp_path):
         process.wait(timeout=300)
     assert output.read_text().count("stopped by a signal; continue with the same command") == 1
     (checkpoint,) = tmp_path.glob("checkpoint-*")
-    assert pretrain.trained_steps(checkpoint) > 0
+    assert trained_steps(checkpoint) > 0

@@ -53,7 +53,7 @@ def streamed(kind, *files):
 
 @pytest.fixture
 def sources(request, folder, tars, parquet):
-    """Corpora by name; streams are made anew, because they have a place of their own."""
+    """Corpora by name; each stream is new, because it has its own position."""
     return {
         "folder": lambda: [str(folder)],
         "mix": lambda: [CorpusSource(str(folder), 0.6), CorpusSource(str(parquet), 0.4)],
@@ -169,7 +169,7 @@ def clips(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("accumulation, batch, workers", [(2, 2, 0), (1, 4, 2), (3, 1, 0)])
 def test_another_batch_accumulation_or_number_of_workers(tmp_path, folder, whole, clips, accumulation, batch, workers):
-    """Clips go on where they were: none is skipped and none is seen twice."""
+    """Clips continue at the position: none is skipped and none is seen twice."""
     settings = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": batch}
     resumed = trainer_of(tmp_path, [str(folder)], dataloader_num_workers=workers, **settings)
     resume(resumed, whole / "checkpoint-3")

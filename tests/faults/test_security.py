@@ -557,7 +557,7 @@ def test_arguments_and_errors_name_no_secrets(tmp_path):
 def test_model_cards_name_no_secrets(tmp_path):
     write_video(tmp_path / "videos" / "a.mp4", level=9)
     command = [*SMALL, "--dataset", str(tmp_path / "videos"), "--output_dir", str(tmp_path / "run")]
-    trainer, _ = setup.build([*command, "--hub_token", TOKEN])
+    trainer, _ = setup.build_from_argv([*command, "--hub_token", TOKEN])
     trainer.create_model_card(dataset="videos")
     assert (tmp_path / "run" / "README.md").is_file()
     assert _secrets_in(tmp_path) == []

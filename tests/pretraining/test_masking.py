@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from transformers_vjepa.data.random_streams import clip_streams, stream_uniforms
 from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.pretraining import masking
+from transformers_vjepa.pretraining.mask_geometry import between, block_size
 from transformers_vjepa.pretraining.masking import (
     MASK_STRATEGIES,
     ImageMultiBlock,
@@ -94,8 +95,8 @@ def test_block_sizes_follow_the_published_seeds(shared, scale_index):
     part = MASK_STRATEGIES["multiblock"][scale_index]
     sizes = []
     for seed in range(16):
-        aspect = masking._between(part.aspect_ratio, torch.rand(3, generator=generator(seed))[2])
-        sizes.append([8, *masking._block_size(part.spatial_scale, aspect, 14).tolist()])
+        aspect = between(part.aspect_ratio, torch.rand(3, generator=generator(seed))[2])
+        sizes.append([8, *block_size(part.spatial_scale, aspect, 14).tolist()])
     assert sizes == reference["block_size_t_h_w_by_seed"][scale_index]
 
 
@@ -122,27 +123,6 @@ def test_published_truncation_cuts_the_end_of_the_clip():
     assert (masks.context_mask[1] // 196 == 7).float().mean() < 0.05  # 0.125 in balanced masks
 
 
-def test_published_masks_cut_by_hand():
-    tokens = torch.tensor([[1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 1, 0], [1, 1, 1, 0, 0, 0]], dtype=torch.bool)
-    assert masking._to_indices(tokens).tolist() == [[0, 2], [1, 4], [0, 1]]
-    assert masking._to_indices(tokens[:1]).tolist() == [[0, 2, 4, 5]]
-
-
-def test_fit_area_grows_nooks_and_shrinks_corners():
-    corner = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)[None]
-    ranks = torch.zeros(1, 9)
-    assert masking._fit_area(corner, 4, ranks)[0].int().tolist() == [1, 1, 0, 1, 1, 0, 0, 0, 0]
-    assert masking._fit_area(corner, 1, ranks)[0].int().tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0]
-    assert masking._fit_area(corner, 3, ranks)[0].equal(corner[0].flatten())
-
-
-def test_union_of_blocks_by_hand():
-    # 2 x 3 blocks on a side of 4: rows can start at 0..2, columns at 0..1.
-    positions = torch.tensor([[[0.0, 0.0], [0.99, 0.6]]])
-    cells = masking._union(masking._place(torch.tensor([[2, 3]], dtype=torch.short), positions, 4))
-    assert cells[0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 1, 1]]
-
-
 @pytest.mark.parametrize("truncation", ["balanced", "published"])
 def test_image_multiblock(truncation):
     masks = sample_masks(IMAGE, "image_multiblock", batch_size=50, generator=generator(), truncation=truncation)
@@ -157,7 +137,7 @@ def test_image_multiblock(truncation):
             mask.shape[1] for group in other for mask in group
         ]
         assert masks.target_mask[0].shape[1] == 34  # round(0.175 * 196)
-        # The context reaches the bottom of the picture; in the published way it is cut first.
+        # The context reaches the bottom of the image; published masks lose the bottom first.
         assert (masks.context_mask[0] // 14 >= 12).float().mean() > 0.07
 
 
@@ -199,8 +179,8 @@ def test_clip_masks_do_not_depend_on_the_batch(name):
 
 
 def test_clip_streams_are_uniform_and_independent():
-    streams = masking._clip_streams(0, torch.arange(2000).numpy())
-    uniforms = torch.cat([masking._stream_uniforms(streams, stream=i, count=16) for i in (1, 2)], dim=1)
+    streams = clip_streams(0, torch.arange(2000).numpy())
+    uniforms = torch.cat([stream_uniforms(streams, stream=i, count=16) for i in (1, 2)], dim=1)
     assert uniforms.min() >= 0 and uniforms.max() < 1
     torch.testing.assert_close(uniforms.mean(0), torch.full((32,), 0.5), atol=0.03, rtol=0)
     torch.testing.assert_close(uniforms.std(0), torch.full((32,), 12**-0.5), atol=0.02, rtol=0)
@@ -275,7 +255,7 @@ def test_collator_refuses_bad_batches():
         collator([{"pixel_values_videos": good["pixel_values_videos"]}])
     with pytest.raises(ValueError, match="different keys: only some of them have path"):
         collator([good, {key: value for key, value in good.items() if key != "path"}])
-    with pytest.raises(ValueError, match=r"shape \(4, 1, 32, 32\).* wants \(8, 1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"shape \(4, 1, 32, 32\).* expects \(8, 1, 32, 32\)"):
         collator([{**good, "pixel_values_videos": good["pixel_values_videos"][:4]}])
 
 
@@ -296,7 +276,7 @@ def test_collator_refuses_bad_batches():
         (causal_multiblock(5), "`context_frames`=5 .* multiple of tubelet_size=2"),
         ((RandomTube(0.999),), "`ratio`=0.999 leaves no context.*at most 0.9949"),
         ((RandomTube(0.0),), "`ratio`=0.0 leaves no context or no target"),
-        ("image_multiblock", "ImageMultiBlock is for pictures, and frames_per_clip=16"),
+        ("image_multiblock", "ImageMultiBlock is for images, and frames_per_clip=16"),
     ],
 )
 def test_strategies_that_do_not_fit_are_refused(strategy, message):

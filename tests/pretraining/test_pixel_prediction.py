@@ -72,7 +72,7 @@ def test_features_come_where_no_gradients_are():
 
 def test_it_has_no_features_to_be_surprised_by():
     model = tiny_model()
-    with pytest.raises(ValueError, match="a model of pixels predicts no features to be surprised by"):
+    with pytest.raises(ValueError, match="this model predicts pixels, and surprise compares features: use a VJEPA"):
         model.surprise(a_batch(model.config)[0])
 
 

@@ -287,15 +287,15 @@ def test_healthy_run_raises_no_alarm(tmp_path, caplog):
 
 
 def test_half_precision_parameters_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="torch.bfloat16 parameters: a momentum near 1 rounds away"):
+    with pytest.raises(ValueError, match="torch.bfloat16 parameters, in which a momentum near 1 is rounded"):
         tiny_trainer(tmp_path, tiny_model().to(torch.bfloat16))
 
 
 def test_other_models_and_arguments_are_refused(tmp_path):
     data = NoiseClips(tiny_model().config)
-    with pytest.raises(TypeError, match="a VJEPAModel where this trainer needs a VJEPAForPreTraining"):
+    with pytest.raises(TypeError, match="this trainer needs a VJEPAForPreTraining, not a VJEPAModel"):
         VJEPATrainer(VJEPAModel(VJEPAConfig(**TINY)), arguments(tmp_path), data)
-    with pytest.raises(TypeError, match="a TrainingArguments where this trainer needs a VJEPATrainingArguments"):
+    with pytest.raises(TypeError, match="this trainer needs a VJEPATrainingArguments, not a TrainingArguments"):
         VJEPATrainer(tiny_model(), TrainingArguments(str(tmp_path), use_cpu=True), data)
 
 
@@ -312,7 +312,7 @@ def test_the_default_processor_gives_clips_of_the_models_length(tmp_path):
 
 
 def test_too_few_mask_tokens_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="2 generators for pred_num_mask_tokens=1: make the model with"):
+    with pytest.raises(ValueError, match="2 generators, and the model has pred_num_mask_tokens=1: create the model"):
         tiny_trainer(tmp_path, tiny_model(pred_num_mask_tokens=1))
 
 
@@ -327,7 +327,7 @@ def test_too_few_mask_tokens_are_refused(tmp_path):
         ({"learning_rate": -1.0}, r"learning_rate=-1.0 must lie in \[0.0, inf\]"),
         ({"collapse_action": "halt"}, "collapse_action='halt' must be one of warn, stop"),
         ({"mask_truncation": "all"}, "mask_truncation='all' must be one of balanced, published"),
-        ({"num_train_epochs": 5}, "num_train_epochs=5 has no meaning here, a stream has no end: set max_steps"),
+        ({"num_train_epochs": 5}, "num_train_epochs=5 has no meaning: a stream has no end. Set max_steps"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy='steps': pretraining does not evaluate"),
     ],
 )

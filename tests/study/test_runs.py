@@ -135,7 +135,7 @@ def test_a_study_writes_its_settings_and_runs(small):
 @pytest.mark.slow
 def test_the_untrained_network_is_the_one_that_vjepa_starts_from(small, tmp_path):
     argv, folder, _ = small
-    trainer, _ = setup.build(study.parse_arguments(argv).pretraining(tmp_path / "start", steps=2))
+    trainer, _ = setup.build_from_argv(study.parse_arguments(argv).pretraining(tmp_path / "start", steps=2))
     start = trainer.model.vjepa.encoder
     untrained = VJEPAModel.from_pretrained(folder / "runs" / "untrained-seed0").encoder.state_dict()
     assert all(torch.equal(value, untrained[name]) for name, value in start.state_dict().items())
@@ -165,7 +165,7 @@ def test_the_same_command_does_only_what_is_missing(small, monkeypatch, capsys):
     file.write_text(json.dumps(rows[1:]))
     read, calls = plan.read_out, []
     monkeypatch.setattr(plan, "read_out", lambda *args, **kwargs: calls.append(args[0]) or read(*args, **kwargs))
-    monkeypatch.setattr(setup, "run_pretraining", None)
+    monkeypatch.setattr(setup, "run", None)
     again = study.run(argv)
     assert calls == [rows[0]["read_out"]]
     assert sorted(map(str, again["rows"])) == sorted(map(str, found["rows"]))

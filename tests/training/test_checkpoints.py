@@ -8,7 +8,7 @@ import pytest
 import torch
 from recorder import recorder
 
-from transformers_vjepa.training import checkpoints, stream_trainer
+from transformers_vjepa.training import checkpoints, hub_pushes, stream_trainer
 from transformers_vjepa.training.checkpoints import (
     UNFINISHED,
     UnusableCheckpointError,
@@ -50,7 +50,7 @@ def test_a_state_that_was_cut_off_makes_no_checkpoint(tmp_path, text):
     cut = checkpoint(tmp_path, 2)
     (cut / "trainer_state.json").write_text(text)
     assert resolve_checkpoint(tmp_path, "auto") == str(good)
-    with pytest.raises(ValueError, match="checkpoint-2 is no complete checkpoint .*pass 'auto'"):
+    with pytest.raises(ValueError, match="checkpoint-2 is not a complete checkpoint .*pass 'auto'"):
         resolve_checkpoint(tmp_path, str(cut))
 
 
@@ -60,10 +60,10 @@ def test_an_unfinished_one_is_never_resumed(tmp_path, monkeypatch):
     assert not is_complete(unfinished)
     assert resolve_checkpoint(tmp_path, "auto") == str(good)
     for path in (unfinished, f"{unfinished}/"):
-        with pytest.raises(ValueError, match="is no complete checkpoint .*never finished"):
+        with pytest.raises(ValueError, match="is not a complete checkpoint .*never finished"):
             resolve_checkpoint(tmp_path, str(path))
     monkeypatch.chdir(unfinished)
-    with pytest.raises(ValueError, match="is no complete checkpoint"):
+    with pytest.raises(ValueError, match="is not a complete checkpoint"):
         resolve_checkpoint(tmp_path, ".")
 
 
@@ -199,8 +199,8 @@ def test_a_full_disk(tmp_path, kilobytes):
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"cannot write {tmp_path}/checkpoint-4 (")
-    assert "MB free there: make room, then go on from" in message
-    assert f"go on from {tmp_path}/checkpoint-2 with --resume_from_checkpoint auto" in message
+    assert "MB are free: free some space, then resume from" in message
+    assert f"resume from {tmp_path}/checkpoint-2 with --resume_from_checkpoint auto" in message
     assert names(tmp_path) == ["checkpoint-2"]
     again = recorder(tmp_path, network=torch.nn.Linear(1, 10_000))
     again.train(resume_from_checkpoint=resolve_checkpoint(tmp_path, "auto"))
@@ -210,7 +210,7 @@ def test_a_full_disk(tmp_path, kilobytes):
 @pytest.mark.parametrize("name", ["model.safetensors", "position.json", "stream_0.json"])
 def test_a_damaged_file_is_named_with_the_checkpoint_before(tmp_path, name):
     recorder(tmp_path).train()
-    for step, remedy in ((4, f"before it, --resume_from_checkpoint {tmp_path}/checkpoint-2"), (2, "none before it")):
+    for step, remedy in ((4, f"before, --resume_from_checkpoint {tmp_path}/checkpoint-2"), (2, "no earlier check")):
         file = tmp_path / f"checkpoint-{step}" / name
         file.write_bytes(file.read_bytes()[:-3])
         with pytest.raises(UnusableCheckpointError) as caught:
@@ -223,7 +223,9 @@ def test_a_damaged_optimizer_is_named_with_the_checkpoint_before(tmp_path):
     recorder(tmp_path).train()
     file = tmp_path / "checkpoint-4" / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-3])
-    remedy = f"{file} is truncated.*; pass the one before it, --resume_from_checkpoint {tmp_path}/checkpoint-2"
+    remedy = (
+        f"{file} is truncated.*; resume from the checkpoint before, --resume_from_checkpoint {tmp_path}/checkpoint-2"
+    )
     with pytest.raises(ValueError, match=remedy):
         resolve_checkpoint(tmp_path, "auto")
 
@@ -267,12 +269,13 @@ def test_the_best_model_is_kept_and_loaded(tmp_path, limit, kept):
 def test_pushes_the_finished_checkpoint(tmp_path, monkeypatch):
     pushed = []
 
-    def push(self, folder):
-        pushed.append((Path(folder), is_complete(folder)))
+    def model_files(folder, **options):
+        pushed.append((folder, is_complete(folder)))
+        return {}
 
+    monkeypatch.setattr(hub_pushes, "model_files", model_files)
+    monkeypatch.setattr(hub_pushes.HubPushes, "card", lambda self: None)
     trainer = recorder(tmp_path)
-    monkeypatch.setattr(type(trainer).__mro__[2], "_push_from_checkpoint", push)
-    trainer.args.push_to_hub = True  # set late: the trainer would look for the Hub
-    trainer.push_in_progress = None
+    trainer.args.push_to_hub = True  # set late: otherwise the trainer would contact the Hub
     trainer.train()
     assert pushed == [(tmp_path / "checkpoint-2", True), (tmp_path / "checkpoint-4", True)]

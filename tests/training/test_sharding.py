@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -6,7 +8,12 @@ from torch.distributed.tensor import DTensor
 
 from transformers_vjepa import VJEPAClassificationArguments, VJEPATrainingArguments
 from transformers_vjepa.commands import pretrain
-from transformers_vjepa.training.sharding import fsdp_version, load_whole_optimizer_state, whole_optimizer_state
+from transformers_vjepa.training.sharding import (
+    fsdp_version,
+    ignoring_view_warnings,
+    load_whole_optimizer_state,
+    whole_optimizer_state,
+)
 
 ARGUMENTS = [VJEPATrainingArguments, VJEPAClassificationArguments]
 
@@ -39,8 +46,19 @@ def test_the_first_fsdp_is_refused(tmp_path, monkeypatch):
 
 
 def test_classifiers_are_not_sharded(tmp_path):
-    with pytest.raises(ValueError, match="fsdp_version=2: classifiers are not sharded, .*multi_gpu.yaml"):
+    with pytest.raises(ValueError, match="fsdp_version=2: classifiers cannot be sharded; .*multi_gpu.yaml"):
         VJEPAClassificationArguments(output_dir=str(tmp_path), fsdp=True)
+
+
+def test_the_warning_about_views_is_hidden_inside_only():
+    message = "FSDP2-wrapped module (Linear) returned a view tensor"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with ignoring_view_warnings():
+            warnings.warn(message, stacklevel=1)
+            warnings.warn("another one", stacklevel=1)
+        warnings.warn(message, stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["another one", message]
 
 
 @pytest.fixture

@@ -34,16 +34,15 @@ def test_resuming_seeks_and_takes_the_cursors_along(tmp_path):
     assert position.start_batch == 2 and position.cursors == cursors
 
 
-def test_resuming_a_stream_that_cannot_be_sent_on_is_warned_of(tmp_path, monkeypatch):
+def test_resuming_a_stream_that_cannot_seek_is_warned_of(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(stream_trainer.logger, "warning", messages.append)
     recorder(tmp_path, position=StreamPosition()).train()
     recorder(tmp_path, position=StreamPosition()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert messages == []
-    trainer = recorder(tmp_path, Numbers(StreamPosition()))
-    trainer._is_seekable = False  # as without `position`
+    trainer = recorder(tmp_path, Numbers(StreamPosition()), seekable=False)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert len(messages) == 1 and "the clips start from the first one again" in messages[0]
+    assert len(messages) == 1 and "the stream restarts at its first clip" in messages[0]
     assert trainer.seen[0] == 0.0
 
 
@@ -115,7 +114,7 @@ def test_clips_are_normalised_once(tmp_path):
     assert torch.allclose(trainer.normalized(clips), torch.tensor(2.0))
     floats = torch.rand(1, 1, 3, 2, 2)
     assert trainer.normalized(floats) is floats
-    with pytest.raises(ValueError, match="clips of type torch.int64: give uint8 pixels"):
+    with pytest.raises(ValueError, match="clips have type torch.int64: pass uint8 pixels"):
         trainer.normalized(clips.long())
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..data.corpora import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..figures.images import short_name
 from ..figures.style import COLORS
+from ..safety.private_names import check_private_names
 from .analysis import ClipError, strategies
 from .index import spread
 from .panels import (
@@ -72,6 +73,7 @@ def require_gradio() -> Any:
         raise MissingAppError(
             f"the app needs {error.name or 'gradio'}, which is not installed: pip install 'transformers_vjepa[app]'"
         ) from error
+    check_private_names("gradio")
     return gradio
 
 

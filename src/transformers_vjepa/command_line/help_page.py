@@ -10,6 +10,9 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from ..safety.private_names import check_private_names
+
+check_private_names("transformers.hf_argparser")
 #: Arguments of `transformers.TrainingArguments` that many runs need, under the titles of `--help`.
 TRAINER_GROUPS = {
     "speed and memory": (

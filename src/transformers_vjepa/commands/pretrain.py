@@ -17,8 +17,8 @@ from ..pretraining.setup import (
     note_stills,
     open_sources,
     place_synthetic_corpus,
-    run_pretraining,
 )
+from ..pretraining.setup import run as run_pretraining
 from ..pretraining.trainer import VJEPATrainer
 from ..safety.sanitizing import log_line
 from ..training.checkpoints import resolve_checkpoint
@@ -33,7 +33,7 @@ def describe(argv: list[str]) -> str:
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     place_synthetic_corpus(data, training)
     config = build_config(model, token=training.hub_token)
-    choose_masks(argv, config, training)
+    choose_masks(config, training, names_given(argv))
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     sources, opened = parse_sources(data.dataset), open_sources(data)
     note_stills(opened, model, config)

@@ -76,6 +76,8 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
             print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
         else:
             trainer.finish()
+            if trainer.commit_url:
+                print(f"pushed:   {trainer.commit_url}")
             print(summary)
     return trainer
 

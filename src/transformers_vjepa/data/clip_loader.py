@@ -14,11 +14,13 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.utils import logging
 
+from ..safety.private_names import check_private_names
 from ..safety.sanitizing import log_line
 from .clip_reading import Reading, last_reading
 from .lanes import record_cursors
 from .streaming import StreamPosition
 
+check_private_names("torch.utils.data.dataloader")
 logger = logging.get_logger(__name__)
 
 #: Allowed restarts: without a batch in between; in a run; and one more in a run for each number of delivered batches.

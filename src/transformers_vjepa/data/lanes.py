@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
+from ..safety.private_names import check_private_names
 from .clip_order import Draw
 from .corpora import EncodedClip, SequentialCorpus
 from .random_streams import hash_counters, permutation
 from .remote_reading import TRIES, retry_delay, source_errors
 
+check_private_names("datasets")
 # Limit for the encoded videos that a lane holds in memory to shuffle them. The last video may exceed it.
 _MAX_CHUNK_BYTES = 256 * 2**20
 

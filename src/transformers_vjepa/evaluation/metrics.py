@@ -8,6 +8,9 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from ..safety.private_names import check_private_names
+
+check_private_names("evaluate")
 #: A label among this number of highest scores counts as a hit of the top-5 accuracy.
 TOP_K = 5
 

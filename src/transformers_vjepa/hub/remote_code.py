@@ -16,7 +16,9 @@ from typing import Any
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, PushToHubMixin
 
 from ..models import vjepa
+from ..safety.private_names import check_private_names
 
+check_private_names("transformers.utils.hub")
 #: The class behind each Auto class, for each settings file; `AutoX.register` knows the same classes on this machine.
 AUTO_MAPS: dict[str, dict[str, str]] = {
     CONFIG_NAME: {

@@ -14,19 +14,20 @@ from typing import Literal
 import torch
 
 from ..command_line.parsing import parse_with_recipe
+from ..data.arguments import SPACINGS, AugmentationArguments, DecodingArguments, SamplingArguments
 from ..models.vjepa.configuration_vjepa import PRESETS
 from .trainer import VJEPATrainingArguments
 
 
 @dataclass
 class ModelArguments:
-    """The architecture: a preset, fields that differ from it, or a checkpoint to continue from; what it predicts."""
+    """The architecture: a preset and fields that differ from it, or a checkpoint; and the target of the prediction."""
 
     _argument_group_name = "model"
 
     preset: str = field(default="vitt16", metadata={"help": "Architecture to start from.", "choices": list(PRESETS)})
     init_from: str | None = field(
-        default=None, metadata={"help": "Continue from these weights (folder or Hub id) instead of a new model."}
+        default=None, metadata={"help": "Start from these weights (folder or Hub id) instead of a new model."}
     )
     crop_size: int | None = field(default=None, metadata={"help": "Side of a clip in pixels."})
     patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
@@ -43,53 +44,38 @@ class ModelArguments:
     )
     prediction_target: Literal["features", "pixels"] = field(
         default="features",
-        metadata={"help": "What is predicted of masked tokens: features (V-JEPA), or normalised pixels, to compare."},
+        metadata={"help": "Predict the features of masked tokens (V-JEPA), or their normalised pixels, to compare."},
     )
 
 
 @dataclass
-class DataArguments:
-    """Where clips come from and how they are cut."""
-
-    _argument_group_name = "data"
+class CorpusMixArguments:
+    """The data sets of a pretraining."""
 
     dataset: list[str] = field(
         default_factory=lambda: ["synthetic"],
         metadata={
-            "help": "One or more of: a folder of videos, tars, Parquet or pictures; a text or CSV index ('path label' "
+            "help": "One or more of: a folder of videos, tars, Parquet or images; a text or CSV index ('path label' "
             "per line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in "
             "the mix. 'synthetic' renders the built-in corpus beside the output folder."
         },
     )
     split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
     video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
-    frame_step: int | None = field(default=None, metadata={"help": "Frames from one frame of a clip to the next (4)."})
-    target_fps: float | None = field(default=None, metadata={"help": "Frames per second of a clip, instead."})
-    clip_duration: float | None = field(default=None, metadata={"help": "Seconds that a clip lasts, instead."})
-    short_videos: Literal["repeat_last", "refuse"] = field(
-        default="repeat_last",
-        metadata={
-            "help": "Videos that end before a clip does: repeat their last frame, or skip them as broken ones. "
-            "Videos with fewer frames than a clip are skipped in any case."
-        },
-    )
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.3, 1.0], metadata={"help": "Least and largest area of a random crop."}
-    )
-    crop_ratio: list[float] = field(
-        default_factory=lambda: [0.75, 1.35], metadata={"help": "Least and largest width/height of a random crop."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
-    decoder: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Video decoder."})
-    max_broken_share: float = field(
-        default=0.05,
-        metadata={"help": "Stop above this share of broken videos among the last 1,000, from 20 of them on."},
-    )
+
+
+# The fields of the last base come first in --help: the data sets, then sampling, augmentation and decoding.
+@dataclass
+class DataArguments(DecodingArguments, AugmentationArguments, SamplingArguments, CorpusMixArguments):
+    """The data sets, and how clips are cut from their videos."""
+
+    _argument_group_name = "data"
+
     decode_timeout: float = field(
         default=60.0,
         metadata={
-            "help": "Seconds to find and read one video, after which a DataLoader worker is replaced and the video "
-            "skipped as a broken one (without workers: a warning). 0: never."
+            "help": "Seconds to find and read one video. After that a DataLoader worker is replaced and the video "
+            "skipped as a broken one (without workers: a warning). 0: no limit."
         },
     )
     cache_videos: int = field(
@@ -101,8 +87,7 @@ class DataArguments:
     shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
 
 
-_SPACINGS = {"frame_step", "target_fps", "clip_duration"}
-# What `--preset` and `--init_from` settle, so that a recipe must not change it behind their back.
+# Fields that `--preset` and `--init_from` decide: with one of these on the command line a recipe must not change them.
 ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "init_from",
     "crop_size",
@@ -112,26 +97,26 @@ ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 
 
 def _overridden(given: set[str]) -> set[str]:
-    """What a recipe must not set, from what the command line does."""
+    """Names that a recipe must not set, from the names on the command line."""
     architecture = ARCHITECTURE if given & {"preset", "init_from"} else set()
-    return architecture | (_SPACINGS if given & _SPACINGS else set())
+    return architecture | (SPACINGS if given & SPACINGS else set())
 
 
 def _default_recipe(given: set[str]) -> str | None:
-    """The size that suits the built-in corpus."""
+    """The recipe for the built-in corpus, if the command line names no data, preset or weights."""
     return None if given & {"dataset", "preset", "init_from"} else "tiny_cpu"
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
-    """Command line over recipe over defaults."""
+    """The arguments of a command line; it overrides the recipe, and the recipe overrides the defaults."""
     return parse_with_recipe(
         argv,
         (ModelArguments, DataArguments, VJEPATrainingArguments),
         description=__doc__,
         recipe_help="recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments; "
-        "tiny_cpu where neither this nor --dataset, --preset or --init_from is given",
+        "tiny_cpu if neither this nor --dataset, --preset or --init_from is given",
         default_recipe=_default_recipe,
         overridden=_overridden,
-        dry_run_help="Say what would be done: sizes, memory, steps, data, first clips; then exit.",
+        dry_run_help="Print sizes, memory, steps, data and first clips of the run, and exit.",
         use_cpu=not torch.accelerator.is_available(),
     )

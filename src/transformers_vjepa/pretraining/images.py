@@ -1,4 +1,4 @@
-"""Pictures that a pretraining run leaves in its output folder."""
+"""Example images that a pretraining run writes into its output folder."""
 
 import re
 from importlib.util import find_spec
@@ -19,21 +19,21 @@ from .masking import VJEPAMaskCollator
 
 logger = logging.get_logger(__name__)
 
-# Shares of training at which the features of the preview clips are kept.
+# Shares of training at which the features of the preview clips are saved.
 _SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)
 
 
 class TrainingImages(TrainerCallback):
     """
-    Writes `pictures/` into the output folder: `masks.png` at the start, and at every checkpoint and at the end
-    `curves.png` (loss and diagnostics) and `features.png` (principal components of the target features of the
-    same clips as training goes on). Needs the extra `viz`; without it, it says so once and does nothing.
+    Writes images into the folder `pictures/` of the output folder: `masks.png` at the start; `curves.png` (loss and
+    diagnostics) and `features.png` (principal components of target features of the same clips during training) at
+    every checkpoint and at the end. Needs the extra `viz`; without it the callback warns once and does nothing.
 
     Args:
         preview: a stream of clips, as [`~data.streaming.clip_stream`] makes it; its first clips are shown.
-        collator: draws their masks.
-        processor: normalises them.
-        num_clips: clips to show.
+        collator: draws the masks of these clips.
+        processor: normalises these clips.
+        num_clips: number of clips to show.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TrainingImages(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if not self._enabled:
-            logger.warning("no pictures without matplotlib: pip install transformers_vjepa[viz]")
+            logger.warning("no images are drawn without matplotlib: pip install transformers_vjepa[viz]")
             return
         self._folder = Path(args.output_dir) / "pictures"
         self._batch = self._collator(list(islice(self._preview, self._num_clips)))
@@ -83,7 +83,7 @@ class TrainingImages(TrainerCallback):
 
     @torch.no_grad()
     def _keep_features(self, state, model) -> None:
-        # Through the whole model and on every rank: sharded parameters gather only so.
+        # All processes run the whole model: sharded parameters are gathered only in this way.
         device = next(model.parameters()).device
         pixels = self._batch["pixel_values_videos"].to(device)
         outputs = model(
@@ -102,7 +102,7 @@ class TrainingImages(TrainerCallback):
             plot_training_curves(state.log_history, path=self._folder / "curves.png")
         files = {int(re.search(r"\d+", file.stem)[0]): file for file in self._folder.glob("features/*.safetensors")}
         snapshots = [(step, load_file(files[step])["features"]) for step in sorted(files)]
-        if not snapshots:  # resumed from a run that kept none
+        if not snapshots:  # the resumed run had saved none
             return
         clips = self._batch["pixel_values_videos"]
         plot_feature_pca(clips, snapshots, config=self._collator.config, path=self._folder / "features.png")

@@ -1,5 +1,5 @@
 """
-Which tokens of a clip the context encoder sees and which ones the predictor must find.
+Masks: which tokens of a clip the context encoder sees, and which tokens the predictor must predict.
 
 A mask pair is two sorted index tensors, `context_mask` (batch, context tokens) and `target_mask` (batch,
 target tokens), over the tokens of a clip in time-major order. On a grid of T x H x W = 2 x 2 x 3 tokens:
@@ -10,17 +10,16 @@ target tokens), over the tokens of a clip in time-major order. On a grid of T x 
      3   4   5           9  10  11            the spatial cell (h=1, w=2) holds the tokens 5 and 11
 ```
 
-Every video strategy here masks whole spatial *cells*, through the full length of the clip.
+Every video strategy here masks whole spatial *cells* through the full length of the clip.
 
 Two ways to give all clips of a batch the same lengths:
 
-- `truncation="balanced"` (default): the numbers of context and target cells are constants of strategy and
-  grid, so nothing is thrown away: context and target together are all tokens, every time step shows the same
-  cells, and the mask of a clip depends on its own seed alone.
-- `truncation="published"`: what the released models were trained with. One block size per batch, and both
-  index lists cut to the shortest of the batch. The lists being time-major, the cut takes the *end of the
-  clip*, the more of it the larger the batch: with 24 clips the context shrinks to 61 % (short range) and 36 %
-  (long range) of what was sampled.
+- `truncation="balanced"` (default): strategy and grid fix the numbers of context and target cells, so no token
+  is dropped. Context and target together are all tokens, every time step shows the same cells, and the mask of
+  a clip depends on its own seed alone.
+- `truncation="published"`: the masks of the released models. One block size per batch, and both index lists cut
+  to the shortest of the batch. The lists are time-major, so the cut removes the *end of the clip*, and a larger
+  batch loses more: with 24 clips the context shrinks to 61 % (short range) and 36 % (long range).
 
 Sources: V-JEPA (arXiv 2404.08471), section 3.2 and Table 6; I-JEPA (arXiv 2301.08243), section 3 and
 appendix A.1. "Uniforms" below are numbers in [0, 1): every sampler is a deterministic function of them.
@@ -29,7 +28,7 @@ appendix A.1. "Uniforms" below are numbers in [0, 1): every sampler is a determi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -41,17 +40,18 @@ from torch.utils.data import default_collate
 
 from ..data.random_streams import clip_streams, stream_uniforms
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
+from .mask_geometry import between, block_size, fit_area, place_blocks, to_indices, top_cells, union_of_blocks
 
 Truncation = Literal["balanced", "published"]
-# Layouts drawn per clip, of which one is taken: the best fit (balanced), or the first that leaves a context
-# (published). More of them fit better and cost more: with 4, the best union of a ViT-L clip is off by 4 to 5
-# of 196 cells (12 with 1, 2 to 4 with 8). Pictures are cheap, and their fallback is a poor mask: more of them.
+# Layouts drawn per clip, of which one is used: the best fit (balanced), or the first that leaves a context
+# (published). More layouts fit better and cost more: with 4, the best union of a ViT-L clip is off by 4 to 5 of
+# 196 cells (12 with 1, 2 to 4 with 8). Images get more: they are cheap, and their fallback is a poor mask.
 _VIDEO_LAYOUTS = 4
 _IMAGE_LAYOUTS = 8
-# Uniforms behind the block sizes of a published batch. The published V-JEPA sampler draws three per batch
+# Uniforms for the block sizes of a published batch. The published V-JEPA sampler draws three per batch
 # (temporal scale, spatial scale, aspect ratio); I-JEPA uses them as target scale and aspect, context scale.
 _SIZE_UNIFORMS = 3
-# Clips behind the estimate of a mean: its standard error is below 0.25 cells of 196.
+# Clips from which a mean is estimated: the standard error is below 0.25 cells of 196.
 _MONTE_CARLO_CLIPS = 4096
 
 
@@ -60,9 +60,9 @@ class Masks(NamedTuple):
     Masks of a batch, as `VJEPAForPreTraining` takes them.
 
     Attributes:
-        context_mask: one LongTensor (batch, context tokens) per generator, or a single one that all targets
-            share (I-JEPA). Sorted token indices in [0, num_patches).
-        target_mask: one LongTensor (batch, target tokens) per prediction task. Disjoint from its context.
+        context_mask: one LongTensor (batch, context tokens) per generator, or a single one for all targets
+            (I-JEPA). Sorted token indices in [0, num_patches).
+        target_mask: one LongTensor (batch, target tokens) per prediction task, disjoint from the context.
     """
 
     context_mask: list[LongTensor]
@@ -70,7 +70,7 @@ class Masks(NamedTuple):
 
 
 class MaskStrategy(Protocol):
-    """One mask generator. Frozen and hashable; a strategy of the collator is a tuple of them."""
+    """One mask generator, frozen and hashable. The collator takes a tuple of generators."""
 
     def check(self, config: VJEPAConfig) -> None:
         """Raises ValueError if the strategy does not fit the geometry of `config`."""
@@ -80,8 +80,8 @@ class MaskStrategy(Protocol):
 
     def sample(self, config: VJEPAConfig, *, uniforms: Tensor, size_uniforms: Tensor | None) -> Masks:
         """
-        Masks as a pure function of `uniforms` (batch, num_uniforms). With `size_uniforms` (3,), the published
-        way: they give one block size to the batch, and lengths are cut to the shortest. `None`: balanced.
+        Masks as a pure function of `uniforms` (batch, num_uniforms). With `size_uniforms` (3,) the masks are
+        "published": the batch gets one block size, and lengths are cut to the shortest. `None`: balanced.
         """
 
 
@@ -89,18 +89,18 @@ class MaskStrategy(Protocol):
 class MultiBlock:
     """
     3-D multi-block masking (V-JEPA, section 3.2): the target is the union of `num_blocks` rectangles that
-    span the whole clip, the context is the rest. The blocks of a clip have one size; they overlap freely.
+    span the whole clip, the context is the rest. The blocks of a clip have one size and may overlap.
 
-    Balanced, the union of each clip is grown or shrunk by a few cells along its edge, to a fixed area.
+    Balanced masks grow or shrink the union of each clip by a few cells along its edge, to a fixed area.
 
     Args:
         num_blocks: 8 for the published short-range masks, 2 for long-range.
         spatial_scale: area of one block over the area of the frame, in (0, 1).
         aspect_ratio: range of height over width, drawn uniformly.
-        context_frames: with a value p, causal: the context is limited to the first p *frames* (not tubelets),
-            and everything after them is target. A multiple of the tubelet size.
-        target_ratio: share of the spatial cells that are target, in (0, 1); `None` takes the mean share
-            covered by the union of the blocks (ViT-L: 0.62 short range, 0.81 long range). Balanced only.
+        context_frames: for causal masks: the context is limited to this number of first *frames* (not tubelets),
+            and all later tokens are target. A multiple of the tubelet size.
+        target_ratio: share of the spatial cells that are target, in (0, 1). `None`: the mean share that the union
+            of the blocks covers (ViT-L: 0.62 short range, 0.81 long range). Balanced masks only.
     """
 
     num_blocks: int
@@ -144,7 +144,7 @@ class MultiBlock:
             num_cells = self.num_target_cells(config)
             unions = self._unions(aspects, positions, side)
             closest = (unions.sum((-1, -2)) - num_cells).abs().argmin(1)
-            cells = _fit_area(_take_layout(unions, closest), num_cells, ranks)
+            cells = fit_area(_take_layout(unions, closest), num_cells, ranks)
         else:
             unions = self._unions(size_uniforms[2:], _one_place_in_last_layout(positions), side)
             leaves_context = unions.sum((-1, -2)) < side * side
@@ -153,7 +153,7 @@ class MultiBlock:
         if self.context_frames is not None:
             target[:, self.context_frames // config.tubelet_size :] = True
         target = target.flatten(1)
-        return Masks([_to_indices(~target)], [_to_indices(target)])
+        return Masks([to_indices(~target)], [to_indices(target)])
 
     def num_target_cells(self, config: VJEPAConfig) -> int:
         """Spatial cells, of side * side, that balanced masks make target (before the causal limit)."""
@@ -164,15 +164,15 @@ class MultiBlock:
 
     def _unions(self, aspects: Tensor, positions: Tensor, side: int) -> BoolTensor:
         """Cells under the blocks: uniforms (..., 1 or layouts) and (..., layouts, blocks, 2) to (..., H, W)."""
-        sizes = _block_size(self.spatial_scale, _between(self.aspect_ratio, aspects), side)
-        return _union(_place(sizes, positions, side))
+        sizes = block_size(self.spatial_scale, between(self.aspect_ratio, aspects), side)
+        return union_of_blocks(place_blocks(sizes, positions, side))
 
 
 @dataclass(frozen=True)
 class RandomTube:
     """
     Random cells, masked through the whole clip (V-JEPA, Table 6; the strategy of VideoMAE). The context keeps
-    int((1 - ratio) * H * W) cells, as published; lengths are fixed, so both truncations are the same.
+    int((1 - ratio) * H * W) cells, as published. Lengths are fixed, so both truncations give the same masks.
 
     Args:
         ratio: share of the cells that are target, in (0, 1).
@@ -197,25 +197,24 @@ class RandomTube:
     def sample(self, config: VJEPAConfig, *, uniforms: Tensor, size_uniforms: Tensor | None) -> Masks:
         steps, side, _ = config.grid_size
         kept = int(side * side * (1 - self.ratio))
-        context = _top_cells(uniforms, kept)[:, None].repeat(1, steps, 1).flatten(1)
-        return Masks([_to_indices(context)], [_to_indices(~context)])
+        context = top_cells(uniforms, kept)[:, None].repeat(1, steps, 1).flatten(1)
+        return Masks([to_indices(context)], [to_indices(~context)])
 
 
 @dataclass(frozen=True)
 class ImageMultiBlock:
     """
-    2-D multi-block masking of I-JEPA (section 3): `num_targets` blocks to predict, one by one, from a single
-    context, which is a large block minus the targets. One size for all targets of a picture.
+    2-D multi-block masking of I-JEPA (section 3): `num_targets` blocks are predicted, one by one, from a single
+    context: a large block minus the targets. All targets of an image have one size.
 
-    Balanced masks have constant lengths here too: every target has the tokens of the middle of `target_scale`
-    (a free aspect ratio, a few corner cells dropped where the area is no product of whole sides), and the
-    context has the mean number of tokens that the targets leave, cut at random places of the picture.
-    Published masks share their block sizes over the batch and cut the context in row-major order, which
-    removes the bottom of the picture.
+    Balanced masks have constant lengths here too. Every target has the area in the middle of `target_scale`, with
+    any aspect ratio; a few corner cells are dropped if whole sides do not give that area. The context has the mean
+    number of tokens that the targets leave, cut at random places of the image. Published masks share their block
+    sizes over the batch and cut the context in row-major order, which removes the bottom of the image.
 
     Args:
-        num_targets: target blocks.
-        target_scale: range of the area of a target over that of the picture, in (0, 1).
+        num_targets: number of target blocks.
+        target_scale: range of the area of a target over the area of the image, in (0, 1).
         target_aspect_ratio: range of height over width of a target.
         context_scale: range of the area of the (square) context block, in (0, 1].
         min_context: least number of context tokens.
@@ -230,7 +229,7 @@ class ImageMultiBlock:
     def check(self, config: VJEPAConfig) -> None:
         if not config.is_image_model:
             raise ValueError(
-                f"ImageMultiBlock is for pictures, and frames_per_clip={config.frames_per_clip}: use a video "
+                f"ImageMultiBlock is for images, and frames_per_clip={config.frames_per_clip}: use a video "
                 "strategy (--mask_strategy multiblock), or a configuration with frames_per_clip=1 and tubelet_size=1"
             )
         if self.num_targets < 1:
@@ -270,61 +269,57 @@ class ImageMultiBlock:
         areas = contexts.sum((-1, -2))
         if size_uniforms is None:
             num_context = _mean_image_context(self, side)
-            # Of the layouts that leave enough cells somewhere, the one that leaves the right number in the
-            # context block; what it lacks comes from around the block. The last layout is always wide enough.
+            # Among the layouts that leave enough cells in the image, take the one whose context block has the
+            # number closest to the mean. Missing cells come from around the block. The last layout always fits.
             enough = cells - blocks.any(-3).sum((-1, -2)) >= num_context
             best = torch.where(enough, (areas - num_context).abs(), cells).argmin(1)
-            targets = self._cut_targets(_take_layout(blocks, best), ranks[:, 1:], side)
+            # Surplus cells of each target are dropped, corners first.
+            chosen, area = _take_layout(blocks, best).flatten(0, 1), self._target_tokens(side)
+            targets = fit_area(chosen, area, ranks[:, 1:].flatten(0, 1)).unflatten(0, (len(best), self.num_targets))
             inside = _take_layout(contexts, best).flatten(1)
-            context = _top_cells((inside + ranks[:, 0]).masked_fill(targets.any(1), -1), num_context)
+            context = top_cells((inside + ranks[:, 0]).masked_fill(targets.any(1), -1), num_context)
         else:
             best = (areas >= self.min_context).int().argmax(1)
             targets = _take_layout(blocks, best).flatten(2)
             context = _take_layout(contexts, best).flatten(1)
-        return Masks([_to_indices(context)], [_to_indices(target) for target in targets.unbind(1)])
+        return Masks([to_indices(context)], [to_indices(target) for target in targets.unbind(1)])
 
     @property
     def _layout_uniforms(self) -> int:
-        """Aspect ratio of the targets, scale of the context, and the places of all blocks."""
+        """Uniforms of a layout: aspect ratio of the targets, scale of the context, places of all blocks."""
         return 2 + 2 * (self.num_targets + 1)
 
     def _layouts(self, uniforms: Tensor, size_uniforms: Tensor | None, side: int) -> tuple[BoolTensor, BoolTensor]:
-        """Targets (batch, layouts, targets, H, W) and contexts (batch, layouts, H, W) of the layouts."""
+        """Targets (batch, layouts, targets, H, W) and contexts (batch, layouts, H, W)."""
         places = uniforms[..., 2:].unflatten(-1, (self.num_targets + 1, 2))
         aspect, context_scale = uniforms[..., 0], uniforms[..., 1]
-        aspect = _between(self.target_aspect_ratio, aspect if size_uniforms is None else size_uniforms[1:2])
+        aspect = between(self.target_aspect_ratio, aspect if size_uniforms is None else size_uniforms[1:2])
         if size_uniforms is None:
             sizes = self._balanced_size(aspect, side)
         else:
-            sizes = _block_size(_between(self.target_scale, size_uniforms[:1]), aspect, side)
+            sizes = block_size(between(self.target_scale, size_uniforms[:1]), aspect, side)
             context_scale = size_uniforms[2:]
-        rows, columns = _place(sizes, _one_place_in_last_layout(places[..., 1:, :]), side).unbind(-2)
+        rows, columns = place_blocks(sizes, _one_place_in_last_layout(places[..., 1:, :]), side).unbind(-2)
         blocks = rows[..., :, None] & columns[..., None, :]
-        sizes = _block_size(_between(self.context_scale, context_scale), 1.0, side)
-        contexts = _union(_place(sizes, places[..., :1, :], side))
+        sizes = block_size(between(self.context_scale, context_scale), 1.0, side)
+        contexts = union_of_blocks(place_blocks(sizes, places[..., :1, :], side))
         return blocks, contexts & ~blocks.any(-3)
 
     def _target_tokens(self, side: int) -> int:
         return max(1, round(sum(self.target_scale) / 2 * side * side))
 
     def _balanced_size(self, aspect: Tensor, side: int) -> Tensor:
-        """The smallest block of about this height over width (...) that holds a balanced target: (..., 2)."""
+        """Sides (..., 2) of the smallest block of about this height over width (...) that holds a target."""
         area = self._target_tokens(side)
         tall = (area * aspect).sqrt().round().clamp(math.ceil(area / side), side)
         return torch.stack([tall, (area / tall).ceil()], dim=-1).short()
 
-    def _cut_targets(self, blocks: BoolTensor, ranks: Tensor, side: int) -> BoolTensor:
-        """Drops the surplus of each block (batch, targets, H, W), corners first: (batch, targets, H * W)."""
-        area = self._target_tokens(side)
-        flat = _fit_area(blocks.flatten(0, 1), area, ranks.flatten(0, 1))
-        return flat.unflatten(0, blocks.shape[:2])
-
     def _least_context(self, side: int) -> int:
-        """Context tokens left by one target of the largest size, in the smallest context block."""
+        """Context tokens that one target of the largest size leaves in the smallest context block."""
         aspects = torch.linspace(*self.target_aspect_ratio, 65, dtype=torch.float64)
-        published = _block_size(self.target_scale[1], aspects, side)
+        published = block_size(self.target_scale[1], aspects, side)
         largest_target = torch.cat([published, self._balanced_size(aspects, side)]).prod(-1).max()
-        return int(_block_size(self.context_scale[0], 1.0, side).prod() - largest_target)
+        return int(block_size(self.context_scale[0], 1.0, side).prod() - largest_target)
 
 
 _SHORT_RANGE = MultiBlock(num_blocks=8, spatial_scale=0.15)
@@ -387,15 +382,11 @@ def sample_masks(
     _check_truncation(truncation, generators)
     if batch_size < 1:
         raise ValueError(f"`batch_size`={batch_size} must be at least 1")
-    sizes = torch.rand(_SIZE_UNIFORMS, generator=generator) if truncation == "published" else None
-    return _gather_masks(
-        part.sample(
-            config,
-            uniforms=torch.rand(batch_size, part.num_uniforms(config), generator=generator),
-            size_uniforms=sizes,
-        )
-        for part in generators
-    )
+
+    def draw(rows: int, count: int, stream: int) -> Tensor:
+        return torch.rand(rows, count, generator=generator)
+
+    return _sample(config, generators, draw=draw, batch_size=batch_size, truncation=truncation)
 
 
 def sample_clip_masks(
@@ -421,12 +412,47 @@ def sample_clip_masks(
     return _sample_seeded(config, generators, clip_seeds=clip_seeds, seed=seed, truncation=truncation)
 
 
+def _sample_seeded(
+    config: VJEPAConfig,
+    generators: tuple[MaskStrategy, ...],
+    *,
+    clip_seeds: Sequence[int] | LongTensor,
+    seed: int,
+    truncation: Truncation,
+) -> Masks:
+    streams = clip_streams(seed, np.asarray(clip_seeds, dtype=np.int64))
+
+    def draw(rows: int, count: int, stream: int) -> Tensor:
+        return stream_uniforms(streams[:rows], stream=stream, count=count)
+
+    return _sample(config, generators, draw=draw, batch_size=len(streams), truncation=truncation)
+
+
+def _sample(
+    config: VJEPAConfig,
+    generators: tuple[MaskStrategy, ...],
+    *,
+    draw: Callable[[int, int, int], Tensor],
+    batch_size: int,
+    truncation: Truncation,
+) -> Masks:
+    """Masks from `draw(rows, count, stream)`: stream 0 gives the block size of a batch, stream 1 + i generator i."""
+    sizes = draw(1, _SIZE_UNIFORMS, 0)[0] if truncation == "published" else None
+    masks = Masks([], [])
+    for index, part in enumerate(generators):
+        uniforms = draw(batch_size, part.num_uniforms(config), 1 + index)
+        sampled = part.sample(config, uniforms=uniforms, size_uniforms=sizes)
+        masks.context_mask.extend(sampled.context_mask)
+        masks.target_mask.extend(sampled.target_mask)
+    return masks
+
+
 def mask_ratios(
     context_mask: Sequence[Tensor], target_mask: Sequence[Tensor], *, num_patches: int
 ) -> dict[str, float]:
     """
-    What to log of a batch: `context_ratio_<i>` and `target_ratio_<i>`, tokens over all tokens of a clip, for
-    each context and each target mask (batch, tokens). Their sum is below 1 where truncation dropped tokens.
+    Ratios of a batch for the logs: `context_ratio_<i>` and `target_ratio_<i>` are the tokens of each mask
+    (batch, tokens) over all tokens of a clip. Their sum is below 1 if truncation dropped tokens.
     """
     ratios = {f"context_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(context_mask)}
     ratios |= {f"target_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(target_mask)}
@@ -445,11 +471,11 @@ class VJEPAMaskCollator:
         config: geometry of the token grid.
         strategy: a name of `MASK_STRATEGIES`, or a tuple of generators.
         truncation: how all clips of a batch get masks of the same lengths (see the head of this module).
-        seed: of the run; another seed gives every clip other masks.
+        seed: seed of the run; with another seed every clip gets other masks.
 
     Raises:
-        ValueError: a strategy that does not fit `config`, an unknown truncation; when called, an empty batch,
-            examples without `clip_seed`, with different keys or with clips of another size than `config`.
+        ValueError: a strategy that does not fit `config`, or an unknown truncation. When called: an empty batch, or
+            examples without `clip_seed`, with different keys, or with clips of another size than `config`.
 
     Examples:
 
@@ -485,13 +511,8 @@ class VJEPAMaskCollator:
         """
         self._check_examples(examples)
         batch = default_collate([dict(example) for example in examples])
-        masks = _sample_seeded(
-            self.config,
-            self.generators,
-            clip_seeds=batch["clip_seed"],
-            seed=self.seed,
-            truncation=self.truncation,
-        )
+        seeds = {"clip_seeds": batch["clip_seed"], "seed": self.seed}
+        masks = _sample_seeded(self.config, self.generators, **seeds, truncation=self.truncation)
         return {**batch, **masks._asdict()}
 
     def _check_examples(self, examples: Sequence[Mapping[str, Any]]) -> None:
@@ -504,7 +525,7 @@ class VJEPAMaskCollator:
             if missing:
                 raise ValueError(
                     f"an example lacks {', '.join(sorted(missing))} (it has {', '.join(example)}): the stream must"
-                    " give every clip its frames and a `clip_seed`, an int unique to its position"
+                    " give every clip its frames and a `clip_seed`, an int that is unique to its position"
                 )
             if example.keys() != examples[0].keys():
                 different = ", ".join(sorted(example.keys() ^ examples[0].keys()))
@@ -512,75 +533,15 @@ class VJEPAMaskCollator:
             shape = tuple(example["pixel_values_videos"].shape)
             if shape != expected:
                 raise ValueError(
-                    f"a clip has shape {shape}, and the configuration wants {expected} (frames, channels, height, "
-                    "width): crop the clips to it, or set frames_per_clip, in_chans and crop_size"
+                    f"a clip has shape {shape}, and the configuration expects {expected} (frames, channels, height, "
+                    "width): crop the clips to this shape, or set frames_per_clip, in_chans and crop_size"
                 )
-
-
-def _sample_seeded(
-    config: VJEPAConfig,
-    generators: tuple[MaskStrategy, ...],
-    *,
-    clip_seeds: Sequence[int] | LongTensor,
-    seed: int,
-    truncation: Truncation,
-) -> Masks:
-    streams = clip_streams(seed, np.asarray(clip_seeds, dtype=np.int64))
-    sizes = None
-    if truncation == "published":
-        # Stream 0 of the first clip; the generators use the streams from 1 on.
-        sizes = stream_uniforms(streams[:1], stream=0, count=_SIZE_UNIFORMS)[0]
-    return _gather_masks(
-        part.sample(
-            config,
-            uniforms=stream_uniforms(streams, stream=1 + index, count=part.num_uniforms(config)),
-            size_uniforms=sizes,
-        )
-        for index, part in enumerate(generators)
-    )
-
-
-def _gather_masks(parts: Any) -> Masks:
-    masks = Masks([], [])
-    for part in parts:
-        masks.context_mask.extend(part.context_mask)
-        masks.target_mask.extend(part.target_mask)
-    return masks
-
-
-def _between(bounds: tuple[float, float], uniforms: Tensor) -> Tensor:
-    # Double precision: the published sizes come from Python floats, and rounding is sensitive at .5.
-    return bounds[0] + uniforms.double() * (bounds[1] - bounds[0])
-
-
-def _block_size(scale: float | Tensor, aspect: float | Tensor, side: int) -> Tensor:
-    """Height and width (..., 2) of blocks of this share of the cells and this height over width (...)."""
-    area = torch.floor(torch.as_tensor(scale, dtype=torch.float64) * (side * side))
-    sides = torch.stack([area * aspect, area / aspect], dim=-1).sqrt_()
-    return sides.round_().clamp_(1, side).short()
-
-
-def _place(sizes: Tensor, positions: Tensor, side: int) -> BoolTensor:
-    """
-    Puts blocks of one size per layout (..., 2) at the uniforms `positions` (..., blocks, 2): the rows and the
-    columns that each of them covers (..., blocks, 2, side).
-    """
-    sizes = sizes[..., None, :]
-    first = (positions * (side - sizes + 1)).short()[..., None]
-    places = torch.arange(side, dtype=torch.short)
-    return (places >= first) & (places < first + sizes[..., None])
-
-
-def _union(spans: BoolTensor) -> BoolTensor:
-    """Cells (..., side, side) that any block covers: the product of rows and columns counts the blocks."""
-    rows, columns = spans.float().unbind(-2)
-    return (rows.mT @ columns) > 0
 
 
 def _one_place_in_last_layout(positions: Tensor) -> Tensor:
     """
-    Puts all blocks of the last layout (batch, layouts, blocks, 2) where its first one is: it is taken only
-    if no other layout leaves a large enough context, and guarantees that there is one.
+    Puts all blocks of the last layout (batch, layouts, blocks, 2) at the place of its first block. This layout always
+    leaves a context, and is used only if no other layout leaves a large enough context.
     """
     last = positions[:, -1:, :1].expand(-1, -1, positions.shape[2], -1)
     return torch.cat([positions[:, :-1], last], dim=1)
@@ -591,46 +552,9 @@ def _take_layout(layouts: Tensor, index: LongTensor) -> Tensor:
     return layouts[torch.arange(len(index)), index]
 
 
-def _fit_area(cells: BoolTensor, area: int, ranks: Tensor) -> BoolTensor:
-    """
-    Grows or shrinks each set of cells (batch, H, W) along its edge to exactly `area` cells (batch, H * W).
-
-    Growing takes the cells with most neighbours inside first (nooks, then edges, then anything), shrinking
-    gives back those with fewest (corners first); ties in the random order of `ranks` (batch, H * W).
-    Scattered cells would leave targets that are trivial to fill in from their neighbours.
-    """
-    inside = cells.float()
-    scores = 5 * inside + ranks.view_as(inside)
-    for axis in (1, 2):
-        length = inside.shape[axis] - 1
-        scores.narrow(axis, 1, length).add_(inside.narrow(axis, 0, length))
-        scores.narrow(axis, 0, length).add_(inside.narrow(axis, 1, length))
-        for border in (0, length):  # a cell goes on beyond the border, which is no edge of a block
-            scores.select(axis, border).add_(inside.select(axis, border))
-    return _top_cells(scores.flatten(1), area)
-
-
-def _top_cells(scores: Tensor, count: int) -> BoolTensor:
-    """Marks the `count` highest scores of each row (batch, cells)."""
-    top = scores.topk(count, dim=1, sorted=False).indices
-    return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, top, True)
-
-
-def _to_indices(tokens: BoolTensor) -> LongTensor:
-    """Sorted indices of the marked tokens (batch, tokens), cut to the shortest row: (batch, shortest)."""
-    batch, num_tokens = tokens.shape
-    starts = np.arange(batch) * num_tokens
-    flat = np.flatnonzero(tokens.numpy())  # several times faster than `Tensor.nonzero`
-    first = np.searchsorted(flat, starts)
-    counts = np.diff(first, append=len(flat))
-    if counts.min() < counts.max():
-        flat = flat[first[:, None] + np.arange(counts.min())]
-    return torch.from_numpy(flat.reshape(batch, -1) - starts[:, None])
-
-
 @lru_cache(maxsize=64)
 def _mean_union_cells(strategy: MultiBlock, side: int) -> int:
-    """Mean number of cells under the blocks, rounded, over unbiased layouts that leave a context."""
+    """Mean number of cells that the blocks cover, rounded, over random layouts that leave a context."""
     generator = torch.Generator().manual_seed(0)
     aspects = torch.rand(_MONTE_CARLO_CLIPS, generator=generator)
     positions = torch.rand(_MONTE_CARLO_CLIPS, strategy.num_blocks, 2, generator=generator)
@@ -646,9 +570,9 @@ def _mean_union_cells(strategy: MultiBlock, side: int) -> int:
 
 @lru_cache(maxsize=64)
 def _mean_image_context(strategy: ImageMultiBlock, side: int) -> int:
-    """Mean number of tokens that the targets leave of the context block, rounded; at most what one leaves."""
+    """Mean number of context tokens that the targets leave, rounded; at most the number that one target leaves."""
     generator = torch.Generator().manual_seed(0)
-    # The second layout would be the fallback: only the first one is unbiased.
+    # Two layouts, because the last layout is always the fallback: only the first is unbiased.
     uniforms = torch.rand(_MONTE_CARLO_CLIPS, 2, strategy._layout_uniforms, generator=generator)
     _, contexts = strategy._layouts(uniforms, None, side)
     mean = round(contexts[:, 0].sum((-1, -2)).double().mean().item())
@@ -663,7 +587,7 @@ def _check_truncation(truncation: str, generators: tuple[MaskStrategy, ...]) -> 
         if truncation == "published" and ratio is not None:
             raise ValueError(
                 f"`target_ratio`={ratio} has no effect on published masks, whose ratio follows from the blocks and "
-                "the batch: use truncation='balanced', or leave it out"
+                "the batch: use truncation='balanced', or leave target_ratio out"
             )
 
 
@@ -687,7 +611,7 @@ def _check_blocks(name: str, scales: tuple[float, ...], aspect_ratio: tuple[floa
             f"{1 / (side * side):.4f}, or a larger grid"
         )
     aspects = torch.linspace(*aspect_ratio, 65, dtype=torch.float64)
-    if bool((_block_size(scales[-1], aspects, side) == side).all(-1).any()):
+    if bool((block_size(scales[-1], aspects, side) == side).all(-1).any()):
         raise ValueError(
             f"`{name}`={value} gives blocks as large as the whole grid of {side}x{side} cells, which leaves no "
             "context: use a smaller share, or a larger grid"

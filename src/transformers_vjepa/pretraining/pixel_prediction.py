@@ -1,4 +1,4 @@
-"""The same network, masks and schedules predicting pixels instead of features: what V-JEPA is compared with."""
+"""A baseline for V-JEPA: the same network, masks and schedules predict pixels instead of features."""
 
 from typing import Any
 
@@ -33,16 +33,16 @@ def normalised_patches(patches: torch.Tensor) -> torch.Tensor:
 class VJEPAForPixelPrediction(VJEPAForPreTraining):
     """
     Masked prediction of normalised pixels (MAE, arXiv 2111.06377; of tubelets: VideoMAE, arXiv 2203.12602): a linear
-    layer turns what the predictor says of a target token into the pixels of its patch.
+    layer turns the prediction for a target token into the pixels of its patch.
 
-    The target encoder is kept, because it is what is evaluated, but it computes nothing in a training step. Weights
-    load into [`VJEPAModel`] and [`VJEPAForVideoClassification`] like those of [`VJEPAForPreTraining`].
+    The target encoder is updated as usual, because it is evaluated later, but it is not run in a training step.
+    Weights load into [`VJEPAModel`] and [`VJEPAForVideoClassification`] like those of [`VJEPAForPreTraining`].
     """
 
     def __init__(self, config: VJEPAConfig):
         super().__init__(config)
         patch_dim = config.in_chans * config.tubelet_size * config.patch_size**2
-        # Inside of the predictor, whose weights every other class knows to pass over.
+        # Part of the predictor, whose weights all other classes ignore when they load a checkpoint.
         self.vjepa.predictor.pixels = nn.Linear(config.hidden_size, patch_dim)
         self.post_init()
 
@@ -57,13 +57,13 @@ class VJEPAForPixelPrediction(VJEPAForPreTraining):
         """
         Args:
             pixel_values_videos, context_mask, target_mask: as for [`VJEPAForPreTraining.forward`].
-            feature_loss: what shapes the loss in feature space (`loss_exponent`, `variance_weight`): of no effect
-                on this one, which is the mean squared error.
+            feature_loss: arguments of the loss in feature space (`loss_exponent`, `variance_weight`). They have no
+                effect here: the loss is the mean squared error.
 
         Returns:
             [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`. `predictions` and `targets` are
             normalised patches, `(batch, target tokens, channels * tubelet_size * patch_size^2)`;
-            `target_hidden_state` is computed where no gradients are, and `None` in training.
+            `target_hidden_state` is computed only without gradients, and `None` in training.
         """
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
         contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
@@ -93,6 +93,6 @@ class VJEPAForPixelPrediction(VJEPAForPreTraining):
     def surprise(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """
         Raises:
-            ValueError: the predictor of this model says nothing about features.
+            ValueError: the predictor of this model predicts no features.
         """
-        raise ValueError("a model of pixels predicts no features to be surprised by: take a VJEPAForPreTraining")
+        raise ValueError("this model predicts pixels, and surprise compares features: use a VJEPAForPreTraining")

@@ -1,8 +1,8 @@
 """
 Learning rate, weight decay and EMA momentum as pure functions of the optimizer step.
 
-Steps count from 0, so `step=0` is the first update. `total_steps` is the length the schedules are laid
-out for: the published runs stretch them to 1.25 times the steps that are run, and stop before their end.
+Steps count from 0, so `step=0` is the first update. `total_steps` is the length of the schedules: in the published
+runs 1.25 times the steps of the run, which ends before the schedules do.
 """
 
 import math
@@ -18,7 +18,7 @@ def learning_rate_at(
         step: index of the update, from 0.
         start, peak, final: learning rates, >= 0.
         warmup_steps: updates until `peak` is reached.
-        total_steps: updates the schedule is laid out for; its integer part counts, as published.
+        total_steps: length of the schedule; its integer part counts, as published.
     """
     done = step + 1  # the published schedule advances before the update
     if done < warmup_steps:

@@ -1,8 +1,16 @@
-"""From arguments to objects: configuration, masks, stream, model and trainer of a pretraining."""
+"""
+From arguments to objects: configuration, masks, stream, model and trainer of a pretraining.
+
+In Python a pretraining is three lines; from a command line it is `run(argv)`:
+
+    training = VJEPATrainingArguments(output_dir="outputs/mine", max_steps=100)
+    trainer, checkpoint = build(ModelArguments(preset="vitt16"), DataArguments(dataset=["videos/"]), training)
+    train(trainer, checkpoint)
+"""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -53,13 +61,13 @@ from .trainer import CollapseError, UnevenStreamError, VJEPATrainer, VJEPATraini
 
 logger = logging.get_logger(__name__)
 
-# Files that tell whether a corpus is one of pictures.
+# Number of files that are read to find out whether a corpus has only images.
 _PEEKED = 100
-# What a run was asked for, in its output folder.
+# The arguments of a run, in its output folder.
 _ARGUMENTS = "arguments.json"
-# How the clips of a step are shared out: `balanced` masks learn the same from any split of the same product.
+# How the clips of a step are split: `balanced` masks learn the same from any split of the same product.
 _SPLIT = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-# What ends a run with one line: no mistake of the command line, but something to mend all the same.
+#: Errors during training that the user can solve: they end a command with one line.
 FAULTS = (
     UnusableCheckpointError,
     CollapseError,
@@ -69,12 +77,14 @@ FAULTS = (
     UnevenStreamError,
     WorkersLostError,
 )
-# The classes of the models by what they predict.
+#: Classes of models by `prediction_target`.
 MODELS = {"features": VJEPAForPreTraining, "pixels": VJEPAForPixelPrediction}
+
+# Model
 
 
 def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEPAConfig:
-    """The architecture: that of the preset or of `--init_from`, with the fields that are given."""
+    """The configuration of the preset or of `init_from`, changed by the fields that are given."""
     fields_given = {
         item.name: getattr(arguments, item.name)
         for item in fields(arguments)
@@ -87,7 +97,7 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
     with loading(arguments.init_from):
         config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
     for name, value in fields_given.items():
-        # The weights hold at another size of the clip, and at no other architecture.
+        # The weights fit clips of other sizes, but no other architecture.
         if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
             raise ValueError(
                 f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
@@ -95,20 +105,23 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
     return VJEPAConfig(**(config.to_diff_dict() | fields_given))
 
 
-def choose_masks(argv: list[str], config: VJEPAConfig, training: VJEPATrainingArguments) -> None:
-    """Pictures cannot take the default masks, which recipes name, too: I-JEPA's, unless others are asked for."""
-    if config.is_image_model and training.mask_strategy == "multiblock" and "mask_strategy" not in names_given(argv):
+def choose_masks(config: VJEPAConfig, training: VJEPATrainingArguments, given: Collection[str]) -> None:
+    """
+    Sets the masks of I-JEPA for a model of images, which cannot take the default masks. Recipes name the default masks
+    too, so only a `mask_strategy` among the names that the user has `given` stays.
+    """
+    if config.is_image_model and training.mask_strategy == "multiblock" and "mask_strategy" not in given:
         training.mask_strategy = "image_multiblock"
 
 
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
-    """A new model, or the one of `--init_from`, with a mask token for each generator of the strategy."""
+    """A new model, or the model of `init_from`, with one mask token for each generator of the mask strategy."""
     config = build_config(arguments, token=training.hub_token)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     model_class = MODELS[arguments.prediction_target]
     if not arguments.init_from:
         return model_class(config)
-    # Mask tokens of another number of generators start anew; all else has been checked to fit.
+    # With another number of generators the mask tokens are new; all other sizes have been checked.
     return model_class.from_pretrained(
         arguments.init_from,
         config=config,
@@ -118,18 +131,16 @@ def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> 
     )
 
 
+# Data
+
+
 def clip_sampling(data: DataArguments, config: VJEPAConfig) -> ClipSampling:
-    return ClipSampling(
-        num_frames=config.frames_per_clip,
-        frame_step=data.frame_step,
-        target_fps=data.target_fps,
-        duration=data.clip_duration,
-        short_video=data.short_videos,
-    )
+    """Which frames of a video make a clip for this model."""
+    return data.clip_sampling(config.frames_per_clip)
 
 
 def video_processor(data: DataArguments, config: VJEPAConfig) -> VJEPAVideoProcessor:
-    """Samples and crops as the model is trained."""
+    """A processor that samples and crops as in training."""
     sampling = clip_sampling(data, config)
     return VJEPAVideoProcessor(
         crop_size=config.crop_size,
@@ -162,7 +173,7 @@ def build_stream(
 
 
 def open_sources(data: DataArguments) -> list[CorpusSource]:
-    """The mix with its corpora found."""
+    """The corpora of the mix, opened."""
     return [
         replace(item, source=open_source(item, split=data.split, video_column=data.video_column))
         for item in parse_sources(data.dataset)
@@ -170,19 +181,19 @@ def open_sources(data: DataArguments) -> list[CorpusSource]:
 
 
 def note_stills(sources: Sequence[CorpusSource], arguments: ModelArguments, config: VJEPAConfig) -> None:
-    """Says what a new model of videos makes of files that are all pictures, as far as the first of them tell."""
+    """Warns if a new video model would be trained on images alone, judged by the first files of each corpus."""
     corpora = [item.source for item in sources]
     if config.is_image_model or arguments.init_from or not all(isinstance(corpus, FileCorpus) for corpus in corpora):
         return
     if all(corpus.read(index).is_image for corpus in corpora for index in range(min(len(corpus), _PEEKED))):
         logger.warning(
-            f"the data are pictures: every clip is a still of {config.frames_per_clip} equal frames. "
+            f"the data are images: every clip is a still of {config.frames_per_clip} equal frames. "
             "--frames_per_clip 1 (I-JEPA) costs less"
         )
 
 
 def synthetic_root(output_dir: str) -> Path:
-    """Where the built-in corpus is kept: beside the runs that use it."""
+    """Folder of the built-in corpus, beside the runs that use it."""
     root = Path(output_dir).parent / "synthetic"
     if root == Path(output_dir):
         raise ValueError(f"--output_dir {output_dir} is where the built-in corpus goes: choose another name")
@@ -190,7 +201,7 @@ def synthetic_root(output_dir: str) -> Path:
 
 
 def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments) -> None:
-    """Renders the built-in corpus where it is asked for, and names its folder instead."""
+    """Renders the built-in corpus if `data` names it, and replaces the name by the folder."""
     for index, source in enumerate(data.dataset):
         name, *weight = source.split("=", 1)
         if name == "synthetic":
@@ -200,10 +211,13 @@ def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments
             data.dataset[index] = "=".join([str(root / "train"), *weight])
 
 
+# The record of a run
+
+
 def learning_arguments(
     model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
 ) -> dict[str, dict[str, Any]]:
-    """What decides what a run learns, by group, as it can be written to JSON: runs that agree in it are the same."""
+    """The arguments that decide what a run learns, by group, ready for JSON. Runs with equal ones learn the same."""
     sources = [without_secrets(source) if "://" in source else os.path.abspath(source) for source in data.dataset]
     data = replace(data, dataset=sources)
     groups = {"model": asdict(model), "data": asdict(data), "training": training.to_dict()}
@@ -213,23 +227,18 @@ def learning_arguments(
     }
 
 
-def global_batch(training: VJEPATrainingArguments) -> dict[str, dict[str, int]]:
-    """A group for `arguments.json`: what an optimizer step sees, which depends on the launch, too."""
+def _recorded_arguments(
+    model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """The contents of `arguments.json`: also the clips of an optimizer step, which depend on the launch."""
     clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
-    return {"global_batch": {"clips_per_step": clips}}
-
-
-def record_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
-    """Leaves `arguments.json` in the output folder of a run that starts anew."""
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _ARGUMENTS).write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+    return learning_arguments(model, data, training) | {"global_batch": {"clips_per_step": clips}}
 
 
 def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
     """
     Raises:
-        ValueError: the checkpoint is of another architecture or geometry than is asked for.
+        ValueError: the checkpoint has another architecture or geometry than `config`.
     """
     theirs = VJEPAConfig.from_pretrained(checkpoint)
     for name in sorted(ARCHITECTURE - {"preset", "initializer_range"} | {"crop_size", "frames_per_clip"}):
@@ -240,39 +249,120 @@ def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
             )
 
 
-def warn_of_other_arguments(output_dir: str, arguments: dict[str, dict[str, Any]]) -> None:
-    """Says what a resumed run does otherwise than it began: it is not the run that was never stopped."""
-    file = Path(output_dir, _ARGUMENTS)
-    if not file.is_file():
-        return
-    began, goes_on = json.loads(file.read_text()), json.loads(json.dumps(arguments))
+def _warn_of_changes(file: Path, arguments: dict[str, dict[str, Any]]) -> None:
+    """Warns if a resumed run has other arguments than `arguments.json`: its result is not that of one long run."""
+    began, resumed = json.loads(file.read_text()), json.loads(json.dumps(arguments))
     # Published masks are cut per process, so there the split is part of the task.
-    passed_over = _SPLIT if "global_batch" in began and arguments["training"]["mask_truncation"] == "balanced" else ()
+    ignored = _SPLIT if "global_batch" in began and arguments["training"]["mask_truncation"] == "balanced" else ()
     changes = [
         f"{name} was {began[group].get(name)!r} and is {value!r}"
-        for group, values in goes_on.items()
+        for group, values in resumed.items()
         for name, value in values.items()
-        if name not in passed_over and began.get(group, {}).get(name, value) != value
+        if name not in ignored and began.get(group, {}).get(name, value) != value
     ]
     if changes:
-        logger.warning(f"the run goes on with other arguments than it began with: {log_line('; '.join(changes))}")
+        logger.warning(f"the run continues with other arguments than it began with: {log_line('; '.join(changes))}")
 
 
-def run_details(model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments) -> RunDetails:
-    """What the model card tells of the command line."""
-    return RunDetails(
+# The run
+
+
+def build(
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: VJEPATrainingArguments,
+    *,
+    given: Collection[str] = (),
+) -> tuple[VJEPATrainer, str | None]:
+    """
+    The trainer of a pretraining, and the checkpoint from which it resumes (`None`: it starts). Writes
+    `arguments.json` into the output folder of a new run.
+
+    Args:
+        given: names of arguments that were set on purpose, see [`choose_masks`].
+
+    Raises:
+        ValueError, OSError: arguments, data or checkpoint do not fit.
+    """
+    check_processes(training.world_size)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
+    set_seed(training.seed)
+    named, data = data, replace(data, dataset=list(data.dataset))
+    place_synthetic_corpus(data, training)
+    choose_masks(build_config(model_arguments, token=training.hub_token), training, given)
+    with no_bars(wanted=training.disable_tqdm):
+        model = build_model(model_arguments, training)
+    sources, position = open_sources(data), StreamPosition()
+    record, arguments = Path(training.output_dir, _ARGUMENTS), _recorded_arguments(model_arguments, data, training)
+    is_recorded = checkpoint is not None and record.is_file()
+    if checkpoint:
+        check_architecture(checkpoint, model.config)
+    if training.process_index == 0:
+        if is_recorded:
+            _warn_of_changes(record, arguments)
+        note_stills(sources, model_arguments, model.config)
+    stream = build_stream(data, model.config, training, sources=sources, position=position)
+    processor = video_processor(data, model.config)
+    trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
+    trainer.run_details = RunDetails(
         command="vjepa pretrain",
-        sources=data.dataset,
-        arguments=(model, data, training),
-        heritage=heritage_of(model.init_from, token=training.hub_token),
-        start=model.init_from,
+        sources=named.dataset,
+        arguments=(model_arguments, named, training),
+        heritage=heritage_of(model_arguments.init_from, token=training.hub_token),
+        start=model_arguments.init_from,
         license=training.hub_license,
     )
+    preview = build_stream(data, model.config, training, share=StreamShare(), shuffle_buffer=4)
+    trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
+    if training.process_index == 0 and not is_recorded:  # last: a command that fails leaves no file
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+    return trainer, checkpoint
+
+
+def build_from_argv(argv: Sequence[str]) -> tuple[VJEPATrainer, str | None]:
+    """[`build`] for a command line."""
+    return build(*parse_arguments(argv), given=names_given(argv))
+
+
+def _is_readable(weights: Path) -> bool:
+    """Whether the file is complete: a run that was stopped may have saved no model, or a part of it."""
+    try:
+        with safe_open(weights, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def train(trainer: VJEPATrainer, checkpoint: str | None = None) -> None:
+    """Trains the steps that are left after `checkpoint`, and saves the model once all steps are done."""
+    args = trainer.args
+    weights = Path(args.output_dir) / SAFE_WEIGHTS_NAME
+    if checkpoint and trained_steps(checkpoint) >= args.max_steps:
+        print(f"{checkpoint} has all {args.max_steps} steps: nothing left to train")
+        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if _is_readable(weights):
+            return
+        trainer.restore_position(checkpoint)
+        trainer.seek_stream()  # for the number of clips on the model card
+        with damaged_weights(checkpoint):
+            trainer.model = type(trainer.model).from_pretrained(checkpoint)
+    else:
+        if checkpoint and trainer.is_world_process_zero():
+            print(f"resuming from {checkpoint}, at step {trained_steps(checkpoint):,} of {args.max_steps:,}")
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.state.global_step >= args.max_steps:
+        trainer.stop_signal = 0  # too late to stop anything
+        with checkpoint_errors(weights):
+            trainer.save_state()
+            trainer.save_model()  # last, because it writes the model card and pushes
 
 
 def report(trainer: VJEPATrainer) -> None:
-    """Says what happened and how to go on."""
+    """Prints what the run has done, and how to continue."""
     output_dir, state = Path(trainer.args.output_dir), trainer.state
+    if trainer.commit_url:
+        print(f"pushed:   {trainer.commit_url}")
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     change = f"; loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else ""
     runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
@@ -283,78 +373,14 @@ def report(trainer: VJEPATrainer) -> None:
         print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
     else:
         print(f"model:    {output_dir}   (AutoModel.from_pretrained loads the target encoder)")
-        if (output_dir / "pictures").is_dir():  # they need the extra viz
+        if (output_dir / "pictures").is_dir():  # absent without the extra viz
             print(f"pictures: {output_dir / 'pictures'}")
 
 
-def build(argv: list[str]) -> tuple[VJEPATrainer, str | None]:
-    """The trainer of a command line, and the checkpoint it resumes from."""
-    model_arguments, data, training = parse_arguments(argv)
-    check_processes(training.world_size)
-    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
-    named = replace(data, dataset=list(data.dataset))  # as the user did
-    set_seed(training.seed)
-    place_synthetic_corpus(data, training)
-    choose_masks(argv, build_config(model_arguments, token=training.hub_token), training)
-    with no_bars(wanted=training.disable_tqdm):
-        model = build_model(model_arguments, training)
-    chosen = learning_arguments(model_arguments, data, training) | global_batch(training)
-    if checkpoint:
-        check_architecture(checkpoint, model.config)
-        if training.process_index == 0:
-            warn_of_other_arguments(training.output_dir, chosen)
-    position = StreamPosition()
-    sources = open_sources(data)
-    if training.process_index == 0:
-        note_stills(sources, model_arguments, model.config)
-    stream = build_stream(data, model.config, training, sources=sources, position=position)
-    processor = video_processor(data, model.config)
-    trainer = VJEPATrainer(model, training, stream, position=position, processing_class=processor)
-    trainer.run_details = run_details(model_arguments, named, training)
-    preview = build_stream(data, model.config, training, share=StreamShare(), shuffle_buffer=4)
-    trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
-    if training.process_index == 0 and not (checkpoint and Path(training.output_dir, _ARGUMENTS).is_file()):
-        record_arguments(training.output_dir, chosen)  # last: a command that fails leaves nothing
-    return trainer, checkpoint
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a run was not stopped before, or while, it saved its model."""
-    try:
-        with safe_open(file, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
-        return False
-
-
-def train(trainer: VJEPATrainer, checkpoint: str | None) -> None:
-    """Trains what is left to train, and saves the model once all steps are done."""
-    if checkpoint and trained_steps(checkpoint) >= trainer.args.max_steps:
-        print(f"{checkpoint} has all {trainer.args.max_steps} steps: nothing left to train")
-        if _is_whole(Path(trainer.args.output_dir) / SAFE_WEIGHTS_NAME):  # nor to save
-            trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-            return
-        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        trainer.restore_position(checkpoint)
-        trainer.seek_stream()  # the card tells how many clips were seen
-        with damaged_weights(checkpoint):
-            trainer.model = type(trainer.model).from_pretrained(checkpoint)
-    else:
-        if checkpoint and trainer.is_world_process_zero():
-            print(f"going on from {checkpoint}, at step {trained_steps(checkpoint):,} of {trainer.args.max_steps:,}")
-        trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.state.global_step >= trainer.args.max_steps:
-        trainer.stop_signal = 0  # too late to stop anything
-        output_dir = Path(trainer.args.output_dir)
-        with checkpoint_errors(output_dir / SAFE_WEIGHTS_NAME):
-            trainer.save_state()
-            trainer.save_model()  # last: it writes the card, and pushes
-
-
-def run_pretraining(argv: list[str]) -> VJEPATrainer:
-    """One pretraining run from its command line; a mistake or a fault that the user can mend ends it with one line."""
+def run(argv: Sequence[str]) -> VJEPATrainer:
+    """One pretraining from its command line. Mistakes and faults that the user can solve end it with one line."""
     with user_errors():
-        trainer, checkpoint = build(argv)
+        trainer, checkpoint = build_from_argv(argv)
     with user_errors(*FAULTS):
         train(trainer, checkpoint)
     if trainer.is_world_process_zero():

@@ -1,4 +1,19 @@
-"""Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`."""
+"""
+Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`.
+
+How to read a step, in order:
+
+1. `data/streaming.py` chooses the video at a position, `data/clip_reading.py` and `models/vjepa/decoding.py` read its
+   frames, `models/vjepa/clip_transforms.py` crops and flips them.
+2. `pretraining/masking.py` stacks clips to a batch and adds masks; `data/clip_loader.py` runs 1. and 2. in workers.
+3. `training/stream_trainer.py` gives batches to the Trainer, which calls `compute_loss` here. After normalisation
+   `VJEPAForPreTraining.forward` (`models/vjepa/modeling_vjepa.py`) computes target features, context features,
+   predictions and loss. `pretraining/collapse.py` adds the terms of VICReg and measures the health of the features.
+4. The Trainer runs the backward pass, then `_clip_grad_norm` and `_get_grad_norm` (stop if a gradient is not finite).
+5. `optimizer.step()` calls `_before_update` (weight decay), updates encoder and predictor, and calls `_after_update`:
+   the target encoder follows with the momentum of the step. All schedules are in `pretraining/schedules.py`.
+6. The Trainer advances the learning rate, logs, and saves (`training/checkpoints.py`).
+"""
 
 import os
 from collections.abc import Iterator
@@ -26,18 +41,16 @@ from .schedules import learning_rate_at, momentum_at, weight_decay_at
 
 logger = logging.get_logger(__name__)
 
-# Positions per clip that the diagnostics look at: enough for stable figures, cheap at any model size.
+# Positions of a clip from which the diagnostics are computed: enough for stable figures, cheap at any model size.
 _DIAGNOSED_POSITIONS = 64
-
-
 _NO_EVALUATION = (
-    "pretraining does not evaluate, its loss does not tell how good features are: save checkpoints (save_steps) and "
-    "probe them with vjepa train_classifier"
+    "pretraining does not evaluate, because its loss does not show how good the features are: save checkpoints "
+    "(save_steps) and probe them with vjepa train_classifier"
 )
 
 
 class CollapseError(RuntimeError):
-    """The target features have (almost) stopped to differ between clips."""
+    """The target features are (almost) the same for all clips."""
 
 
 class UnevenStreamError(ValueError):
@@ -47,8 +60,8 @@ class UnevenStreamError(ValueError):
 @dataclass
 class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     """
-    Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`] with the defaults of the
-    published V-JEPA recipe where they differ, and the knobs it adds.
+    Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`], with the defaults of the published
+    V-JEPA recipe, and the arguments that this recipe adds.
     """
 
     _argument_group_name = "training"  # where --help lists them
@@ -59,34 +72,34 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the first step."})
     max_grad_norm: float = field(
         default=10.0,
-        metadata={"help": "Clip the gradients of encoder and predictor to this norm, each alone. 0: never."},
+        metadata={"help": "Clip the gradients of encoder and predictor, separately, to this norm. 0: never."},
     )
-    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps to run; they are the clock, not epochs."})
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps to run; epochs are not counted."})
     warmup_steps: float = field(
         default=0.13,
         metadata={"help": "Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."},
     )
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1 a share."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs; below 1 a share of max_steps."})
     save_total_limit: int | None = field(
-        default=2, metadata={"help": "How many checkpoints stay: older ones are deleted when a new one is saved."}
+        default=2, metadata={"help": "Checkpoints to keep: older ones are deleted when a new one is saved."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
     hub_license: str | None = field(
         default=None,
         metadata={
-            "help": "Licence that the model card names, such as apache-2.0. Default: none, or that of the weights a "
-            "run starts from, where it binds."
+            "help": "Licence on the model card, such as apache-2.0. Default: none, or the licence of the weights that "
+            "the run starts from, if that licence binds."
         },
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are no columns."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are not columns."})
     ignore_data_skip: bool = field(
         default=True,
-        metadata={"help": "Must be on: the stream goes to its position without reading up to it."},
+        metadata={"help": "Must be on: the stream seeks to its position instead of reading up to it."},
     )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Buffers are constants."})
     ddp_timeout: int = field(
-        default=600, metadata={"help": "Seconds after which a process that waits for another one gives up."}
+        default=600, metadata={"help": "Seconds that a process waits for the other processes before it fails."}
     )
 
     # The V-JEPA recipe.
@@ -98,13 +111,13 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     schedule_scale: float = field(
         default=1.25,
         metadata={
-            "help": "Schedules are laid out over this many times max_steps, and the run ends before they do: at 1.25 "
-            "it ends after four fifths of them (published). 1: they end with the run."
+            "help": "Length of the schedules in units of max_steps. At 1.25 the run ends after four fifths of the "
+            "schedules (published); at 1 they end with the run."
         },
     )
     clip_grad_from_step: int | None = field(
         default=None,
-        metadata={"help": "First step (from 0) that clips gradients. Default: the one after warm-up."},
+        metadata={"help": "First step (from 0) that clips gradients. Default: the step after warm-up."},
     )
     loss_exponent: float = field(default=1.0, metadata={"help": "p of the loss |prediction - target|^p / p."})
     variance_weight: float = field(
@@ -122,35 +135,33 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     mask_strategy: str = field(
         default="multiblock",
         metadata={
-            "help": "Name of a mask strategy (see transformers_vjepa.masking). Models of one frame get "
-            "image_multiblock from vjepa pretrain by default."
+            "help": "Name of a mask strategy (see transformers_vjepa.pretraining.masking). For models of one frame "
+            "the default of vjepa pretrain is image_multiblock."
         },
     )
     mask_truncation: Literal["balanced", "published"] = field(
         default="balanced",
-        metadata={"help": "How masks get equal lengths: fixed counts per sample, or cut to the batch minimum."},
+        metadata={"help": "How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch."},
     )
 
     # Alarms.
     collapse_action: Literal["warn", "stop"] = field(
         default="warn",
-        metadata={
-            "help": "What to do when the target features collapse: a warning, or also an end with a checkpoint."
-        },
+        metadata={"help": "If the target features collapse: warn, or stop with a checkpoint."},
     )
     collapse_std: float = field(
         default=0.05,
         metadata={
-            "help": "Collapsed below this std of the target features over clips at the same position (healthy: 0.1-1)."
+            "help": "Collapse alarm below this std of target features over clips at one position (healthy: 0.1-1)."
         },
     )
     collapse_rank: float = field(
         default=1.5,
-        metadata={"help": "Collapsed below this effective rank of the target features over clips."},
+        metadata={"help": "Collapse alarm below this effective rank of the target features over clips."},
     )
 
     def __post_init__(self) -> None:
-        refuse_deepspeed(self)  # first: what follows sets it up
+        refuse_deepspeed(self)  # first, because the base class would set up DeepSpeed
         self._start_cpu_processes()
         super().__post_init__()
         refuse_fsdp1(self)
@@ -182,37 +193,66 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     def _check_steps_are_the_clock(self) -> None:
         if self.num_train_epochs != TrainingArguments.num_train_epochs:
             raise ValueError(
-                f"num_train_epochs={self.num_train_epochs:g} has no meaning here, a stream has no end: set max_steps"
+                f"num_train_epochs={self.num_train_epochs:g} has no meaning: a stream has no end. Set max_steps"
             )
         if self.eval_strategy != "no":
             raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
 
     def _start_cpu_processes(self) -> None:
-        """Connects processes without GPUs, which `TrainingArguments` would do without `ddp_timeout`."""
+        """Connects processes without GPUs. `TrainingArguments` would do so without `ddp_timeout`."""
         if self.use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
+
+
+class _RatesOfGroups(torch.optim.lr_scheduler.LambdaLR):
+    """A scheduler whose last rates are those of the optimizer, also if they change after a checkpoint is loaded."""
+
+    def get_last_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
 
 
 class VJEPATrainer(StreamTrainer):
     """
     Pretrains a [`VJEPAForPreTraining`] on a stream of clips.
 
-    One step: schedules, forward, backward, clipping of encoder and predictor apart, optimizer, then the
-    target encoder with this step's momentum (V-JEPA, section 3 and appendix; published order).
+    One step: schedules, forward, backward, clipping of encoder and predictor separately, optimizer, then the target
+    encoder with the momentum of the step (V-JEPA, section 3 and appendix; published order).
 
     Args:
         model: in float32; use `bf16=True` or `fp16=True` for mixed precision.
         args: training arguments.
-        train_dataset: what [`~data.streaming.clip_stream`] made for this process, or any iterable data set of dicts
-            with `pixel_values_videos` (uint8) and `clip_seed` that is split over processes already.
+        train_dataset: the stream of [`~data.streaming.clip_stream`] for this process, or any iterable data set of
+            dicts with `pixel_values_videos` (uint8) and `clip_seed` that is already split over processes.
         position: the position of that stream, so that resuming can seek in it.
-        processing_class: its mean and standard deviation normalise the clips; saved with every checkpoint.
+        processing_class: normalises the clips with its mean and standard deviation; saved with every checkpoint.
 
     Raises:
-        TypeError: another kind of model or arguments; adapters, for example, are not for pretraining, where both
-            encoders need the same parameters.
-        ValueError: parameters that are not float32, or another number of mask generators than mask tokens,
-            or several GPUs for one process.
+        TypeError: model or arguments have another class. Adapters, for example, are refused, because both encoders
+            need the same parameters.
+        ValueError: parameters are not float32, the numbers of mask generators and mask tokens differ, or one process
+            has several GPUs.
+
+    Examples:
+
+    ```python
+    from transformers_vjepa import StreamPosition, VJEPAConfig, VJEPAForPreTraining
+    from transformers_vjepa import VJEPATrainer, VJEPATrainingArguments
+    from transformers_vjepa.pretraining.arguments import DataArguments
+    from transformers_vjepa.pretraining.setup import build_stream
+
+    sizes = {"crop_size": 32, "patch_size": 8, "frames_per_clip": 8}
+    encoder = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    predictor = {"pred_hidden_size": 12, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
+    config = VJEPAConfig(**sizes, **encoder, **predictor)
+    args = VJEPATrainingArguments(
+        "outputs/tiny", max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to="none"
+    )
+    position = StreamPosition()  # shared by stream and trainer, so that a resumed run can seek
+    stream = build_stream(DataArguments(dataset=["videos/"], frame_step=2), config, args, position=position)
+    trainer = VJEPATrainer(VJEPAForPreTraining(config), args, stream, position=position)
+    trainer.train()
+    trainer.save_model()
+    ```
     """
 
     def __init__(
@@ -229,8 +269,8 @@ class VJEPATrainer(StreamTrainer):
         wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
         if wrong:
             raise ValueError(
-                f"the model has {wrong.pop()} parameters: a momentum near 1 rounds away in them; load it with "
-                "dtype=torch.float32 and train with bf16=True"
+                f"the model has {wrong.pop()} parameters, in which a momentum near 1 is rounded away: load the model "
+                "with dtype=torch.float32 and train with bf16=True"
             )
         collator = kwargs.pop("data_collator", None) or VJEPAMaskCollator(
             model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
@@ -255,23 +295,21 @@ class VJEPATrainer(StreamTrainer):
         generators = len(collator.generators)
         if generators != config.pred_num_mask_tokens:
             raise ValueError(
-                f"the mask strategy has {generators} generators for pred_num_mask_tokens="
-                f"{config.pred_num_mask_tokens}: make the model with pred_num_mask_tokens={generators}"
+                f"the mask strategy has {generators} generators, and the model has pred_num_mask_tokens="
+                f"{config.pred_num_mask_tokens}: create the model with pred_num_mask_tokens={generators}"
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint:
-            # The checkpoint holds the rate that its own arguments gave this step.
-            rate = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
+            # The checkpoint holds the rate of its own arguments; this run may have others.
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.lr_scheduler._last_lr = [rate] * len(self.optimizer.param_groups)
+                group["lr"] = self.lr_scheduler.lr_lambdas[0](self.schedule_step)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """
         Raises:
-            NotImplementedError: always; see the message.
+            NotImplementedError: always.
         """
         raise NotImplementedError(_NO_EVALUATION)
 
@@ -282,13 +320,13 @@ class VJEPATrainer(StreamTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.args.world_size > 1:
-            # Where one process has nothing left, the others would wait for its gradients until ddp_timeout.
+            # If one process has no batch left, the others would wait for its gradients until ddp_timeout.
             counts = self.accelerator.gather(torch.tensor([len(batches)], device=device)).tolist()
             if len(set(counts)) > 1:
                 raise UnevenStreamError(
                     f"at step {self.state.global_step} the {len(counts)} processes have {counts} batches: the data "
-                    "set of one ended before the others. Give all as many, make it endless as clip_stream is, or "
-                    "give it a length, so that it is shared out evenly"
+                    "set of one process ended first. Give all processes the same number of batches, use an endless "
+                    "stream such as clip_stream, or a data set with a length, which is split evenly"
                 )
         return batches, num_items
 
@@ -296,7 +334,7 @@ class VJEPATrainer(StreamTrainer):
 
     @property
     def schedule_step(self) -> int:
-        """Updates made so far; an update that mixed precision skipped does not count."""
+        """Updates made so far, without those that mixed precision skipped."""
         return self.lr_scheduler.last_epoch
 
     def _schedule_length(self) -> float:
@@ -308,7 +346,7 @@ class VJEPATrainer(StreamTrainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         created = super().create_optimizer(model)
-        optimizer = getattr(created, "optimizer", created)  # when trained before, it is in a wrapper of accelerate's
+        optimizer = getattr(created, "optimizer", created)  # accelerate wraps an optimizer that has trained before
         if self._scheduled_optimizer is not optimizer:
             self._scheduled_optimizer = optimizer
             network = self.model if model is None else model
@@ -316,8 +354,8 @@ class VJEPATrainer(StreamTrainer):
             decaying = {id(value) for name, value in network.named_parameters() if name in names}
             for group in optimizer.param_groups:
                 group["decays"] = any(id(parameter) in decaying for parameter in group["params"])
-            # A step that fp16 skips calls neither hook, so it moves neither schedule nor target. A fused optimizer
-            # would skip it inside of its step, after the hooks, unless the scaler is told to look by itself.
+            # A step that fp16 skips calls neither hook, so schedules and target stay. A fused optimizer would skip the
+            # step inside of its own code, between the hooks, unless the scaler is told to check the gradients itself.
             optimizer._step_supports_amp_scaling = False
             optimizer.register_step_pre_hook(self._before_update)
             optimizer.register_step_post_hook(self._after_update)
@@ -346,13 +384,13 @@ class VJEPATrainer(StreamTrainer):
         self._metrics["ema_momentum"] = [value]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.lr_scheduler is None:
+        if self.lr_scheduler is None or isinstance(self.lr_scheduler, _RatesOfGroups):  # of an earlier train()
             args = self.args
             optimizer = self.optimizer if optimizer is None else optimizer
             for group in optimizer.param_groups:
-                # The schedule gives rates, not factors: so a resumed run follows its arguments, as the rest does.
+                # The schedule gives rates, not factors, so that a resumed run follows its own arguments.
                 group["initial_lr"] = 1.0
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.lr_scheduler = _RatesOfGroups(
                 optimizer,
                 partial(
                     learning_rate_at,
@@ -363,11 +401,10 @@ class VJEPATrainer(StreamTrainer):
                     total_steps=self._schedule_length(),
                 ),
             )
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        """Clips encoder and predictor apart, after warm-up only; returns the norm of all gradients."""
+        """Clips encoder and predictor separately, after warm-up only; returns the norm of all gradients."""
         first = self.args.clip_grad_from_step
         if first is None:
             first = self.args.get_warmup_steps(self.args.max_steps) + 1
@@ -383,11 +420,11 @@ class VJEPATrainer(StreamTrainer):
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        # Without clipping the Trainer asks here, and the norms are logged all the same.
+        # Without clipping the Trainer has called only this hook; the norms are logged in any case.
         grad_norm = self._clip_grad_norm(model) if grad_norm is None else grad_norm
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
-    # Loss and what is logged of it
+    # Loss and figures for the logs
 
     def compute_loss(
         self,
@@ -397,7 +434,7 @@ class VJEPATrainer(StreamTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, VJEPAForPreTrainingOutput]:
         pixels = self.normalized(inputs["pixel_values_videos"])
-        with self.accelerator.autocast():  # sharded models are not wrapped in it
+        with self.accelerator.autocast():  # accelerate does not wrap sharded models in autocast
             outputs = model(
                 pixel_values_videos=pixels,
                 context_mask=inputs["context_mask"],
@@ -411,7 +448,7 @@ class VJEPATrainer(StreamTrainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _regularize(self, outputs: VJEPAForPreTrainingOutput) -> None:
-        """Adds VICReg's terms on the context tokens of each mask to the loss; they are logged without weights."""
+        """Adds VICReg's terms on the context tokens of each mask to the loss, and logs them without their weights."""
         for name, weight, term in (
             ("context_variance_loss", self.args.context_variance_weight, variance_hinge),
             ("context_covariance_loss", self.args.context_covariance_weight, covariance_penalty),
@@ -424,7 +461,7 @@ class VJEPATrainer(StreamTrainer):
 
     @torch.no_grad()
     def _record(self, inputs: dict[str, Any], outputs: VJEPAForPreTrainingOutput) -> None:
-        """Collects figures for the next log; those that cost only where it comes after this step."""
+        """Collects figures for the next log; expensive figures only if that log follows this step."""
         metrics = self._metrics
         self.count_clips(inputs, len(inputs["pixel_values_videos"]))
         num_patches = self.accelerator.unwrap_model(self.model).config.num_patches
@@ -439,7 +476,7 @@ class VJEPATrainer(StreamTrainer):
         metrics["predictor_std"].append(sum(stds) / len(stds))
         stride = -(-num_patches // _DIAGNOSED_POSITIONS)
         tokens = outputs.target_hidden_state
-        if tokens is None:  # an objective that needs no target features
+        if tokens is None:  # the objective needs no target features
             network = self.accelerator.unwrap_model(self.model)
             tokens = network.vjepa.get_vision_features(self.normalized(inputs["pixel_values_videos"]))
         features = self.accelerator.gather(tokens[:, ::stride].float().contiguous())
@@ -462,5 +499,5 @@ class VJEPATrainer(StreamTrainer):
                 )
                 if self.args.collapse_action == "warn":
                     logger.warning(message)
-                elif self.stop_error is None:  # on all processes: they look at the same features
+                elif self.stop_error is None:  # the same on all processes: features are gathered
                     self.stop_error = CollapseError(message)

@@ -192,7 +192,7 @@ class StudyRunner:
         if job.arm == "untrained" and not (folder / "model.safetensors").is_file():
             self._save_untrained(folder, seed=job.seed)
         if job.arm in plan.TRAINED_ARMS and not is_complete(folder, steps=steps):
-            trainer = setup.run_pretraining(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
+            trainer = setup.run(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
             if trainer.stop_signal:
                 sys.exit(128 + trainer.stop_signal)
         self._evaluate(job.arm, job.seed, steps, plan.model_features(folder, self.clips, steps=steps))

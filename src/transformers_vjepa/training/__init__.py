@@ -1,1 +1,1 @@
-"""What every training on a stream of clips needs: resume, signals, checkpoints, sharding."""
+"""Training on a stream of clips: resuming, signals, checkpoints, sharding, pushes to the Hub."""

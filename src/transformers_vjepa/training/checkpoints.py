@@ -1,7 +1,7 @@
 """
-Checkpoints of a run: which one to go on from, and how they come to be whole or not at all.
+Select a checkpoint to resume from; write checkpoints atomically.
 
-A checkpoint is written into `OUTPUT/_unfinished` and moved to `OUTPUT/checkpoint-N` when all of it is on the disk.
+A checkpoint is written into `OUTPUT/_unfinished` and renamed to `OUTPUT/checkpoint-N` once all of it is on the disk.
 """
 
 import json
@@ -22,15 +22,15 @@ from ..hub.transfer import download_checkpoint
 from ..safety.atomic_files import flush_to_disk
 from ..safety.safe_loading import DAMAGED, CheckpointError, screen_checkpoint
 
-#: Where checkpoints are written, inside the folder of the run. Uploads to the Hub leave out names of this form.
+#: Folder, inside the output folder, in which checkpoints are written. Uploads to the Hub leave out such names.
 UNFINISHED = "_unfinished"
-#: How much of the stream is behind a checkpoint, and how far each process is in streamed corpora.
+# Files of a checkpoint: the position in the stream, and the cursors of each process in streamed corpora.
 _POSITION_NAME = "position.json"
 _CURSORS_NAME = "stream_{rank}.json"
 
 
 class UnusableCheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, is damaged, or lacks what going on from it takes."""
+    """A checkpoint cannot be written, is damaged, or lacks the files to resume from it."""
 
 
 # Reading
@@ -38,7 +38,7 @@ class UnusableCheckpointError(RuntimeError):
 
 def trained_steps(checkpoint: str | Path) -> int:
     """
-    Optimizer steps that a checkpoint has behind it.
+    Optimizer steps that a checkpoint has trained.
 
     Raises:
         ValueError: its state is damaged.
@@ -47,14 +47,14 @@ def trained_steps(checkpoint: str | Path) -> int:
     try:
         steps = TrainerState.load_from_json(str(file)).global_step
     except DAMAGED as error:
-        raise ValueError(f"{file} is damaged ({error}): move its folder away, or delete it") from error
+        raise ValueError(f"{file} is damaged ({error}): move or delete its folder") from error
     if type(steps) is not int or steps < 0:
-        raise ValueError(f"{file} is damaged (global_step is {steps!r}): move its folder away, or delete it")
+        raise ValueError(f"{file} is damaged (global_step is {steps!r}): move or delete its folder")
     return steps
 
 
 def is_complete(checkpoint: str | Path) -> bool:
-    """Whether a folder is a checkpoint that was finished: the Trainer writes its state last."""
+    """Whether a folder is a complete checkpoint: it has the state of the Trainer, which is written last."""
     folder = Path(checkpoint)
     if folder.resolve().parent.name == UNFINISHED:
         return False
@@ -66,35 +66,35 @@ def is_complete(checkpoint: str | Path) -> bool:
 
 
 def complete_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Those of a run, in no order."""
+    """The complete checkpoints of a run, in no order."""
     return [folder for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if is_complete(folder)]
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The complete checkpoint with most steps."""
+    """The complete checkpoint with the most steps."""
     return max(complete_checkpoints(output_dir), key=trained_steps, default=None)
 
 
-def _one_before(checkpoint: Path) -> str:
-    """What to do instead of going on from a checkpoint."""
+def _remedy(checkpoint: Path) -> str:
+    """What to do instead of resuming from a damaged checkpoint."""
     steps = trained_steps(checkpoint)
     earlier = [folder for folder in complete_checkpoints(checkpoint.parent) if trained_steps(folder) < steps]
     if not earlier:
-        return f"there is none before it in {checkpoint.parent}, so start anew in another --output_dir"
-    return f"pass the one before it, --resume_from_checkpoint {max(earlier, key=trained_steps)}"
+        return f"{checkpoint.parent} has no earlier checkpoint, so start a new run in another --output_dir"
+    return f"resume from the checkpoint before, --resume_from_checkpoint {max(earlier, key=trained_steps)}"
 
 
 def _damaged(file: Path, error: Exception) -> UnusableCheckpointError:
-    return UnusableCheckpointError(f"{file} is damaged ({error}): {_one_before(file.parent)}")
+    return UnusableCheckpointError(f"{file} is damaged ({error}): {_remedy(file.parent)}")
 
 
 @contextmanager
 def damaged_weights(checkpoint: str | Path) -> Iterator[None]:
     """
-    Names the file where the weights of a checkpoint cannot be read.
+    Around the loading of the weights of a checkpoint.
 
     Raises:
-        UnusableCheckpointError: they are damaged; the message names the checkpoint before, if there is one.
+        UnusableCheckpointError: the weights are damaged; the message names the file and the checkpoint before.
     """
     try:
         yield
@@ -104,23 +104,23 @@ def damaged_weights(checkpoint: str | Path) -> Iterator[None]:
 
 def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str | None = None) -> str | None:
     """
-    The checkpoint to resume from.
+    The checkpoint to resume from; `None`: a new run starts.
 
     Args:
-        output_dir: where the run writes.
-        wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest, if there is one), `"last"`, `user/name` or
-            `user/name@revision` on the Hub (see [`~hub.transfer.download_checkpoint`]), or None.
+        output_dir: output folder of the run.
+        wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest checkpoint, if there is one), `"last"`,
+            `user/name` or `user/name@revision` on the Hub (see [`~hub.transfer.download_checkpoint`]), or None.
         token: for private repositories.
 
     Raises:
-        ValueError: there is none, it is incomplete, or an unfinished run would be started anew; see also
+        ValueError: the checkpoint is absent or incomplete, or a new run would start over an earlier run; see also
             [`screen_checkpoint`].
-        HubError: it cannot be had from the Hub.
+        HubError: the checkpoint cannot be downloaded.
     """
     last = last_checkpoint(output_dir)
     if wanted in ("auto", "last", "true", "True"):
         if last is None and wanted != "auto":
-            raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start anew")
+            raise ValueError(f"no checkpoint in {output_dir}: leave out --resume_from_checkpoint to start a new run")
         wanted = None if last is None else str(last)
     elif wanted is None and last is not None:
         raise ValueError(
@@ -131,43 +131,43 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str
         wanted = str(download_checkpoint(wanted, token=token))
     if wanted is not None and not is_complete(wanted):
         raise ValueError(
-            f"{wanted} is no complete checkpoint (its {TRAINER_STATE_NAME} is absent or cut off, or it was never "
-            "finished): pass 'auto'"
+            f"{wanted} is not a complete checkpoint ({TRAINER_STATE_NAME} is absent or cut off, or the checkpoint was "
+            "never finished): pass 'auto'"
         )
     if wanted is not None:
         try:
             screen_checkpoint(wanted)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; {_one_before(Path(wanted))}") from error
+            raise CheckpointError(f"{error}; {_remedy(Path(wanted))}") from error
     return wanted
 
 
 def check_resumable(checkpoint: str | Path) -> None:
     """
     Raises:
-        UnusableCheckpointError: it has weights only, from which a run would go on with a new optimizer.
+        UnusableCheckpointError: the checkpoint has weights only; a run would resume with a new optimizer.
     """
     if not (Path(checkpoint) / SCHEDULER_NAME).is_file():
         raise UnusableCheckpointError(
-            f"{checkpoint} has no {SCHEDULER_NAME}, only weights, as save_only_model leaves them: start a new run "
-            "from these"
+            f"{checkpoint} has no {SCHEDULER_NAME}, only weights (save_only_model): start a new run from these "
+            "weights (--init_from)"
         )
 
 
-# The place in the stream
+# The position in the stream
 
 
 def write_position(checkpoint: Path, *, batches: int, clips: int) -> None:
-    """Notes what a stream has given: batches of each process, and clips of all of them together."""
+    """Writes how much of the stream is consumed: batches of each process, and clips of all processes together."""
     (checkpoint / _POSITION_NAME).write_text(json.dumps({"batches": batches, "clips": clips}))
 
 
 def _read_record(file: Path, kind: type) -> dict[str, Any]:
-    """Names and values of one kind from JSON."""
+    """Names and their values, all of one type, from a JSON file."""
     try:
         record = json.loads(file.read_text())
         if not isinstance(record, dict) or any(type(value) is not kind for value in record.values()):
-            raise ValueError(f"no {kind.__name__} for each name")
+            raise ValueError(f"not every value is of type {kind.__name__}")
     except (ValueError, RecursionError) as error:
         raise _damaged(file, error) from error
     return record
@@ -175,7 +175,7 @@ def _read_record(file: Path, kind: type) -> dict[str, Any]:
 
 def read_position(checkpoint: str | Path) -> dict[str, int]:
     """
-    `batches` and `clips` of [`write_position`]; empty where a checkpoint has none.
+    `batches` and `clips` of [`write_position`]; empty if the checkpoint has no position.
 
     Raises:
         UnusableCheckpointError: the file is damaged.
@@ -185,7 +185,7 @@ def read_position(checkpoint: str | Path) -> dict[str, int]:
 
 
 def write_cursors(checkpoint: Path, cursors: dict[str, str], *, rank: int) -> None:
-    """Notes how far one process is in streamed corpora, see [`~data.lanes.record_cursors`]."""
+    """Writes the cursors of one process in streamed corpora, see [`~data.lanes.record_cursors`]."""
     (checkpoint / _CURSORS_NAME.format(rank=rank)).write_text(json.dumps(cursors))
 
 
@@ -206,7 +206,7 @@ def read_cursors(checkpoint: str | Path) -> dict[str, str]:
 
 
 def remove_unfinished(output_dir: str | Path) -> None:
-    """Removes what a run that was killed, or could not write, has left behind."""
+    """Removes the partial checkpoint of a run that was killed or could not write."""
     folder = Path(output_dir) / UNFINISHED
     if folder.is_dir():
         shutil.rmtree(folder)
@@ -214,12 +214,11 @@ def remove_unfinished(output_dir: str | Path) -> None:
 
 def finish_checkpoint(unfinished: Path, final: Path) -> None:
     """
-    Gives a checkpoint that all processes have written its name. After a power cut the name is there with all that
-    belongs to it, or not at all.
+    Renames a checkpoint that all processes have written. After a power cut the checkpoint is complete, or absent.
     """
     for path in [*unfinished.rglob("*"), unfinished]:
         flush_to_disk(path)
-    if final.exists():  # an earlier one of the same step
+    if final.exists():  # an earlier checkpoint of the same step
         final.rename(unfinished.with_name(f"replaced-{final.name}"))
     unfinished.rename(final)
     flush_to_disk(final.parent)
@@ -231,14 +230,14 @@ def remove_old_checkpoints(output_dir: str | Path, *, limit: int | None, keep: S
     Removes the oldest complete checkpoints while there are more than `limit`.
 
     Args:
-        output_dir: where the run writes.
-        limit: checkpoints to leave; None or 0: all of them.
-        keep: those that stay in any case.
+        output_dir: output folder of the run.
+        limit: checkpoints to keep; None or 0: all.
+        keep: checkpoints that are never removed.
     """
     if limit is None or limit <= 0:
         return
     kept = {Path(folder).resolve() for folder in keep}
-    # Files may share a time, where their system counts in seconds.
+    # Some file systems count in seconds, so that files share a time.
     ages = {
         folder: ((folder / TRAINER_STATE_NAME).stat().st_mtime, trained_steps(folder))
         for folder in complete_checkpoints(output_dir)
@@ -247,20 +246,20 @@ def remove_old_checkpoints(output_dir: str | Path, *, limit: int | None, keep: S
     for folder in removable[: max(0, len(ages) - limit)]:
         trash = Path(output_dir) / UNFINISHED / folder.name
         trash.parent.mkdir(exist_ok=True)
-        folder.rename(trash)  # in one go: half a checkpoint must not look like one
+        folder.rename(trash)  # atomic: half a checkpoint must not look complete
     remove_unfinished(output_dir)
 
 
 @contextmanager
 def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
     """
-    Names what a full or failing disk makes of writing.
+    Around the writing of a checkpoint.
 
     Args:
-        checkpoint: what is written, in the folder of the run.
+        checkpoint: folder or file that is written, in the output folder of the run.
 
     Raises:
-        UnusableCheckpointError: with the path, what is free there, and how to go on.
+        UnusableCheckpointError: the disk is full or fails. The message has the path, the free space and the remedy.
     """
     try:
         yield
@@ -277,5 +276,5 @@ def _describe_failure(checkpoint: Path, reason: str) -> str:
     run = next(folder for folder in checkpoint.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(run).free / 1e6
     last = last_checkpoint(run)
-    go_on = f"go on from {last} with --resume_from_checkpoint auto" if last else "start again"
-    return f"cannot write {checkpoint} ({reason}), with {free:.1f} MB free there: make room, then {go_on}"
+    remedy = f"resume from {last} with --resume_from_checkpoint auto" if last else "start again"
+    return f"cannot write {checkpoint} ({reason}), {free:.1f} MB are free: free some space, then {remedy}"

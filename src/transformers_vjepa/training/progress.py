@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: a bar with clips per second and time left, and a line for each log."""
+"""Progress of a training: a bar with clips per second and the time left, and a line for each log."""
 
 import sys
 from collections.abc import Iterator
@@ -10,8 +10,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-# What a line shows of a log, by the names that people know; whatever else is logged goes to the trackers, and to
-# trainer_state.json.
+# Values of a log that a line shows, with their names and formats. Trackers and trainer_state.json get all values.
 _SHOWN = {
     "loss": ("loss", "{:.4f}"),
     "eval_loss": ("validation loss", "{:.4f}"),
@@ -27,7 +26,7 @@ _SHOWN = {
 
 
 def log_text(logs: dict[str, Any], *, step: int, num_steps: int) -> str:
-    """One line for a log of the Trainer; empty where it has nothing to show."""
+    """One line for a log of the Trainer; empty if the log has no value to show."""
     parts = [f"{name} {form.format(logs[key])}" for key, (name, form) in _SHOWN.items() if key in logs]
     if logs.get("videos_skipped"):
         parts.append(f"{logs['videos_skipped']:.0f} videos skipped")
@@ -44,15 +43,15 @@ def duration_text(seconds: float) -> str:
 
 
 def _is_drawn(args: TrainingArguments) -> bool:
-    """Whether a bar is seen: in a log each line would clear it and draw it again; in a notebook it is no text."""
+    """Whether to draw a bar: in a notebook or a terminal, not in a log file, where each line would repeat the bar."""
     is_notebook = tqdm is not tqdm_asyncio
     return not args.disable_tqdm and (is_notebook or sys.stderr.isatty())
 
 
 class TrainingProgress(ProgressCallback):
     """
-    Instead of the Trainer's bar, which prints all of a log: a bar with clips per second, and a line of a log. Where
-    bars are off (`disable_tqdm`), or are no use because nobody looks at a terminal, there are lines only.
+    Replaces the bar of the Trainer, which prints whole logs, by a bar with clips per second and one line for each log.
+    Without a terminal, or with `disable_tqdm`, there are only the lines.
     """
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -89,7 +88,7 @@ class TrainingProgress(ProgressCallback):
 
 @contextmanager
 def no_bars(*, wanted: bool = True) -> Iterator[None]:
-    """Without the bars of transformers for loading and writing weights, where that is wanted; then as before."""
+    """Hides the bars of transformers for loading and writing weights inside, if `wanted`."""
     has_bars = logging.is_progress_bar_enabled()
     if wanted:
         logging.disable_progress_bar()

@@ -1,7 +1,12 @@
-"""Parameters, gradients and optimizer state shared out over processes (FSDP2), with checkpoints that fit any run."""
+"""
+FSDP2: parameters, gradients and optimizer state are sharded over processes. Checkpoints hold whole tensors, so that
+sharded and unsharded runs can resume from each other.
+"""
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +16,22 @@ from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import Trainer, TrainingArguments
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..safety.private_names import check_private_names
+
+check_private_names("accelerate.state")
 _REMEDY = "shard with FSDP2 instead: vjepa recipes fsdp2, then accelerate launch --config_file fsdp2.yaml"
 
 
 def refuse_deepspeed(args: TrainingArguments) -> None:
     """
     Raises:
-        ValueError: the arguments or the launcher ask for DeepSpeed, whose ZeRO-3 hides the parameters that the target
-            encoder follows.
+        ValueError: the arguments or the launcher ask for DeepSpeed. Its ZeRO-3 hides the parameters that the moving
+            average of the target encoder reads.
     """
     if args.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError(f"DeepSpeed does not work with the moving average of the target encoder: {_REMEDY}")
@@ -38,8 +47,8 @@ def fsdp_version(args: TrainingArguments) -> int | None:
 def refuse_fsdp1(args: TrainingArguments) -> None:
     """
     Raises:
-        ValueError: the arguments or the launcher ask for FSDP1, which loses what changes parameters outside of its own
-            context, as the moving average of the target encoder does.
+        ValueError: the arguments or the launcher ask for FSDP1. It loses changes of parameters that are made outside
+            of its own context, as by the moving average of the target encoder.
     """
     if fsdp_version(args) == 1:
         raise ValueError(f"fsdp_version=1 does not keep the moving average of the target encoder: {_REMEDY}")
@@ -47,36 +56,42 @@ def refuse_fsdp1(args: TrainingArguments) -> None:
 
 def enable_sharding(accelerator: Accelerator, args: TrainingArguments) -> bool:
     """
-    Sets FSDP2 up where the launcher or the arguments ask for it, on processes without GPUs, too.
+    Sets up FSDP2 if the launcher or the arguments ask for it, also for processes without GPUs.
 
     Returns:
         Whether `accelerator.prepare` will shard.
     """
     state = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        # accelerate would train unsharded here without a word: it shards on GPUs and their like only, though gloo can.
+        # accelerate shards on accelerators only and would silently train unsharded here, although gloo can shard.
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**(args.fsdp_plugin_args or {}))
-        # Of both: each new AcceleratorState takes that of the processes.
+        # Set both: each new AcceleratorState copies the type of PartialState.
         state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     plugin = getattr(state, "fsdp_plugin", None)
     if plugin is None:
         return False
-    plugin.set_state_dict_type("FULL_STATE_DICT")  # with the other one the Trainer saves no model
-    # Its policy would round losses, residuals and sums of gradients; autocast does what it does without sharding.
+    plugin.set_state_dict_type("FULL_STATE_DICT")  # with sharded state dicts the Trainer saves no model
+    # The policy of FSDP would round losses, residuals and sums of gradients. Autocast is used, as without sharding.
     plugin.mixed_precision_policy = None
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = ["VJEPALayer"]
-    # Outputs of a linear layer are views; nothing here writes into them.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     return True
+
+
+@contextmanager
+def ignoring_view_warnings() -> Iterator[None]:
+    """Hides the warning of FSDP2 about outputs that are views: linear layers make them, and no code writes to them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        yield
 
 
 def whole_optimizer_state(optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
     """
-    The state that the optimizer would have without sharding, on the CPU. All processes must take part.
+    The state that the optimizer would have without sharding, on the CPU. All processes must call this function.
 
     Args:
-        keep: whether this process wants it; the others let go of every tensor at once.
+        keep: whether this process keeps the state; if false, each gathered tensor is discarded immediately.
     """
     state = optimizer.state_dict()
     whole: dict[int, dict[str, Any]] = {}
@@ -92,7 +107,7 @@ def whole_optimizer_state(optimizer: torch.optim.Optimizer, *, keep: bool) -> di
 
 
 def load_whole_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads what `whole_optimizer_state`, or an optimizer without sharding, gave; every process keeps its shards."""
+    """Loads a state of `whole_optimizer_state` or of an unsharded optimizer; each process keeps its own shards."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shards = {
         number: {name: _sharded_like(parameters[number], value) for name, value in values.items()}
@@ -104,45 +119,34 @@ def load_whole_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str
 def _sharded_like(parameter: torch.Tensor, value: Any) -> Any:
     if not (isinstance(parameter, DTensor) and torch.is_tensor(value) and value.shape == parameter.shape):
         return value
-    # Every process has read the whole tensor: nothing need be sent.
+    # Every process has read the whole tensor: nothing has to be sent.
     value = value.to(parameter.device)
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-class ShardingTrainer(Trainer):
-    """
-    A [`~transformers.Trainer`] that shards with FSDP2 where it is asked to (accelerate's `fsdp_version: 2`, or
-    `--fsdp`), on CPUs, too. Checkpoints are those of an unsharded run, `model.safetensors` and `optimizer.pt`: each
-    kind of run goes on from those of the other.
-    """
+def save_sharded_optimizer(
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    folder: str | Path,
+    *,
+    keep: bool,
+) -> None:
+    """Writes `optimizer.pt` and `scheduler.pt` as an unsharded run does. All processes call it, one has `keep`."""
+    state = whole_optimizer_state(optimizer, keep=keep)
+    if keep:
+        torch.save(state, Path(folder) / OPTIMIZER_NAME)
+        torch.save(scheduler.state_dict(), Path(folder) / SCHEDULER_NAME)
 
-    def create_accelerator_and_postprocess(self) -> None:
-        super().create_accelerator_and_postprocess()
-        self.is_fsdp_enabled = enable_sharding(self.accelerator, self.args)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = whole_optimizer_state(self.optimizer, keep=self.args.should_save)
-        if self.args.should_save:
-            torch.save(state, os.path.join(output_dir, OPTIMIZER_NAME))
-            torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
+def load_sharded_optimizer(optimizer: torch.optim.Optimizer, scheduler: LRScheduler, folder: str | Path) -> None:
+    """Loads `optimizer.pt` and `scheduler.pt` of any run into a sharded optimizer and its scheduler."""
+    state = torch.load(Path(folder) / OPTIMIZER_NAME, map_location="cpu", mmap=True, weights_only=True)
+    load_whole_optimizer_state(optimizer, state)
+    scheduler.load_state_dict(torch.load(Path(folder) / SCHEDULER_NAME, weights_only=True))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        if not self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        file = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
-        weights = load_file(file) if self.accelerator.is_main_process else {}
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-        set_model_state_dict(self.model if model is None else model, weights, options=options)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not (checkpoint and self.is_fsdp_enabled):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        folder = Path(checkpoint)
-        state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", mmap=True, weights_only=True)
-        load_whole_optimizer_state(self.optimizer, state)
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+def load_sharded_model(model: torch.nn.Module, folder: str | Path, *, is_main_process: bool) -> None:
+    """Loads `model.safetensors` of any run into a sharded model: the main process reads and broadcasts the weights."""
+    weights = load_file(Path(folder) / SAFE_WEIGHTS_NAME) if is_main_process else {}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, weights, options=options)

@@ -1,4 +1,7 @@
-"""What training on a stream of clips needs of a `transformers.Trainer`: a place in the stream, signals, rates."""
+"""
+`StreamTrainer`: a `transformers.Trainer` for streams of clips. It adds a position in the stream to resume from, atomic
+checkpoints, an orderly end on signals, rates in the logs, sharding and pushes to the Hub.
+"""
 
 import math
 import os
@@ -8,23 +11,29 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
+from huggingface_hub import CommitInfo
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, seed_worker
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length, seed_worker
 from transformers.utils import logging
 
 from ..data.clip_loader import ClipLoader
 from ..data.lanes import record_cursors
 from ..data.streaming import StreamPosition
+from ..hub.model_card import RunDetails, write_card
+from ..hub.transfer import hub_errors
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
+from ..safety.private_names import check_private_names
 from .checkpoints import (
     UNFINISHED,
     check_resumable,
@@ -38,17 +47,25 @@ from .checkpoints import (
     write_cursors,
     write_position,
 )
-from .hub_trainer import HubTrainer
+from .hub_pushes import HubPushes
 from .progress import TrainingProgress, no_bars
+from .sharding import (
+    enable_sharding,
+    ignoring_view_warnings,
+    load_sharded_model,
+    load_sharded_optimizer,
+    save_sharded_optimizer,
+)
 
+check_private_names("transformers", "torch", "accelerate.hooks")  # also those of models/vjepa, which travels alone
 logger = logging.get_logger(__name__)
 
-# What ends training with a checkpoint. Schedulers announce the end of a job by SIGUSR1 where they are asked to; not
-# every system has it.
+# Signals that end training with a checkpoint. Schedulers can be told to send SIGUSR1 before a job ends; not every
+# system has SIGUSR1.
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-# A launcher passes on a signal that has reached the whole process group already: that is no second one.
+# Launchers forward signals that the process group has already received; ignore repeats within this time.
 _SECONDS_OF_ECHO = 2.0
-# The loss scale of fp16 starts at 65,536 and is halved at each overflow. Here the fault is not in the scale.
+# The loss scale of fp16 starts at 65,536 and is halved at each overflow. Below this scale the gradients are at fault.
 _LEAST_LOSS_SCALE = 2.0**-10
 # Videos to name in an error.
 _MAX_NAMES = 32
@@ -58,29 +75,21 @@ class DivergedError(RuntimeError):
     """The loss or a gradient is NaN or infinite."""
 
 
-class _SeekStream(TrainerCallback):
-    """Sends the clip stream to the first batch that the restored state has not seen."""
+class _StreamCallback(TrainerCallback):
+    """Seeks the stream when training begins; after a signal or fault, saves and ends training after the step."""
 
     def __init__(self, trainer: "StreamTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.first_step = state.global_step
         self.trainer.seek_stream()
 
     def on_step_end(self, args, state, control, **kwargs):
         if not has_length(self.trainer.train_dataset):
-            state.epoch = state.global_step / state.max_steps  # the Trainer counts from where a run was resumed
-
-
-class _StopEarly(TrainerCallback):
-    """After a noted signal or fault: save a checkpoint and end training at the end of the step."""
-
-    def __init__(self, trainer: "StreamTrainer"):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
+            state.epoch = state.global_step / state.max_steps  # the Trainer counts from the step it resumed at
         if args.world_size > 1:
-            # All ranks must stop at the same step, and the signal may reach them at different ones.
+            # All processes must stop at the same step, and the signal may reach them at different ones.
             noted = torch.tensor([self.trainer.stop_signal], device=args.device)
             self.trainer.stop_signal = int(self.trainer.accelerator.gather(noted).max())
         if self.trainer.stop_signal or self.trainer.stop_error:
@@ -95,21 +104,27 @@ def _listed(paths: Sequence[str]) -> str:
 def check_kind(value: torch.nn.Module | TrainingArguments, kind: type) -> None:
     """
     Raises:
-        TypeError: a model (a compiled one counts as what it was) or training arguments of another kind.
+        TypeError: the model (a compiled model counts as the original) or the training arguments have another class.
     """
-    value = getattr(value, "_orig_mod", value)
+    if isinstance(value, torch.nn.Module) and is_compiled_module(value):
+        value = extract_model_from_parallel(value)
     if not isinstance(value, kind):
-        raise TypeError(f"a {type(value).__name__} where this trainer needs a {kind.__name__}")
+        raise TypeError(f"this trainer needs a {kind.__name__}, not a {type(value).__name__}")
 
 
-class StreamTrainer(HubTrainer):
+class StreamTrainer(Trainer):
     """
-    A [`~transformers.Trainer`] for what [`~data.streaming.clip_stream`] makes: the stream is not split again, resuming
-    seeks in it, checkpoints hold the cursors of streamed corpora, and the logs tell how fast clips come. A data set
-    that has a length is loaded as every `Trainer` does.
+    A [`~transformers.Trainer`] for the streams of [`~data.streaming.clip_stream`]. The stream is not split again,
+    resuming seeks in it, checkpoints are atomic and hold the cursors of streamed corpora, and logs have the rate of
+    clips. A data set with a length is loaded as by every `Trainer`.
 
     SIGINT, SIGTERM and SIGUSR1 end training after the current step, with a checkpoint saved and the signal in
     `stop_signal`.
+
+    With FSDP2 (`fsdp_version: 2` of accelerate, or `--fsdp`) training is sharded, on CPUs too. Checkpoints are those
+    of an unsharded run, `model.safetensors` and `optimizer.pt`: sharded and unsharded runs resume from each other.
+
+    With `push_to_hub` checkpoints are uploaded in the background, see [`~training.hub_pushes.HubPushes`].
 
     Args:
         position: the position of the stream, so that resuming can seek in it.
@@ -119,6 +134,13 @@ class StreamTrainer(HubTrainer):
         ValueError: several GPUs for one process.
     """
 
+    #: Facts for the model card that the trainer does not know; set by the code that starts the training.
+    run_details: RunDetails | None = None
+    #: Class of the model in the finished output folder, if it is not the class of the model in training.
+    published_architecture: str | None = None
+    #: Address of the commit with the finished output folder; None while there is none.
+    commit_url: str | None = None
+
     def __init__(self, *, position: StreamPosition | None = None, **kwargs: Any):
         args = kwargs["args"]
         if args.n_gpu > 1:
@@ -126,51 +148,59 @@ class StreamTrainer(HubTrainer):
                 f"one process for {args.n_gpu} GPUs would run nn.DataParallel: start one process for each with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one"
             )
-        # Streams go to their place by themselves; in a data set with a length the sampler is wound forward.
+        # Streams seek by themselves. For a data set with a length the Trainer winds its sampler forward.
         args.ignore_data_skip = not has_length(kwargs.get("train_dataset"))
         super().__init__(**kwargs)
-        for callback in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):  # one of them is there
+        for callback in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):  # the Trainer has added one of them
             self.remove_callback(callback)
-        self.add_callback(TrainingProgress())
         # The loss is a mean over the batch: the Trainer divides it by the accumulated batches.
         self.model_accepts_loss_kwargs = False
         self._is_seekable = position is not None
         self.position = StreamPosition() if position is None else position
         self._loader: ClipLoader | None = None
-        self.add_callback(_SeekStream(self))
         self.stop_signal = 0
-        #: Raised when training has ended, with a checkpoint saved.
+        #: Raised at the end of training, after the checkpoint is saved.
         self.stop_error: Exception | None = None
-        self.add_callback(_StopEarly(self))
+        #: The step at which this session began; None before training.
+        self.first_step: int | None = None
+        self.pushes = HubPushes(self)
+        for callback in (TrainingProgress(), _StreamCallback(self), self.pushes):
+            self.add_callback(callback)
         self._cursors: dict[str, str] = {}
         self._restored_position: dict[str, int] = {}
-        self._is_saving = False
         self._paths: list[str] = []
         self._metrics: dict[str, list[float]] = defaultdict(list)
-        self._skipped = 0.0
-        self._waited = 0.0
+        self._skipped = self._waited = 0.0
         self._clips = 0
         self._since = time.perf_counter()
 
-    def train(self, *args: Any, **kwargs: Any):
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = enable_sharding(self.accelerator, self.args)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """
-        Trains as [`~transformers.Trainer.train`] does. SIGINT, SIGTERM and SIGUSR1 end it after the current step,
-        with a checkpoint saved and the signal in `stop_signal`; a second one, after two seconds, interrupts at once.
+        Trains as [`~transformers.Trainer.train`] does. SIGINT, SIGTERM and SIGUSR1 end training after the current
+        step, with a checkpoint saved and the signal in `stop_signal`. The same signal more than two seconds later
+        interrupts at once.
 
         Raises:
-            UnusableCheckpointError: a checkpoint that cannot be written, is damaged, or has weights only.
-            DivergedError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
+            UnusableCheckpointError: a checkpoint cannot be written, is damaged, or has weights only.
+            DivergedError: a loss or gradient is NaN or infinite; the weights are those of the step before.
         """
         self._since = time.perf_counter()
         self.stop_signal, self.stop_error = 0, None
         if self.args.should_save:
             remove_unfinished(self.args.output_dir)
-        with self._noting_signals():
+        with self._noting_signals(), ignoring_view_warnings() if self.is_fsdp_enabled else nullcontext():
             try:
                 result = super().train(*args, **kwargs)
             finally:
                 if self._loader is not None:
                     self._loader.close()
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and best is not None and self.args.save_total_limit == 1:
+            remove_old_checkpoints(self.args.output_dir, limit=1, keep=[best])  # the last checkpoint, beside the best
         if self.stop_error is not None:
             raise self.stop_error
         return result
@@ -198,7 +228,7 @@ class StreamTrainer(HubTrainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this rank. The stream splits itself over ranks and workers, so accelerate must not."""
+        """Batches of this process. The stream splits itself over processes and workers, so accelerate must not."""
         if has_length(self.train_dataset):
             return super().get_train_dataloader()
         args = self.args
@@ -213,7 +243,7 @@ class StreamTrainer(HubTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context if workers else None,
             worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
-            # Starting to read draws a seed: from the global generator, a resumed run would be one draw ahead.
+            # An iterator draws a seed. From the global generator, a resumed run would be one draw ahead.
             generator=torch.Generator().manual_seed(args.seed),
         )
         return self._loader
@@ -224,97 +254,90 @@ class StreamTrainer(HubTrainer):
         self._waited += time.perf_counter() - started
         return batches, num_items
 
-    # Checkpoints
+    # The position in the stream
 
     def seek_stream(self) -> None:
-        """Sends the stream to the first clip that the restored state has not seen, whatever made it see the others."""
+        """Seeks the stream to the first clip not yet consumed."""
         batches = self.state.global_step * self.args.gradient_accumulation_steps
-        place = {"batches": batches, "clips": batches * self._clips_per_batch} | self._restored_position
+        place = {"batches": batches, "clips": batches * self.clips_per_batch} | self._restored_position
         self.position.seek(place["batches"], start_clip=place["clips"], cursors=self.position.cursors)
 
     def restore_position(self, checkpoint: str | os.PathLike) -> None:
         """
-        Has the stream go on where that of a checkpoint was, once `seek_stream` is called.
+        Takes the position in the stream from a checkpoint, for the next `seek_stream`.
 
         Raises:
-            UnusableCheckpointError: its position is damaged.
+            UnusableCheckpointError: the position is damaged.
         """
         self._restored_position = read_position(checkpoint)
 
     @property
     def session_steps(self) -> int:
-        """Steps of this session: those that were resumed from do not count."""
-        # The attribute is set where training begins; what has all its steps does not begin.
-        return self.state.global_step - getattr(self, "_initial_global_step", self.state.global_step)
+        """Steps of this session, without the steps before the checkpoint that it resumed from."""
+        return 0 if self.first_step is None else self.state.global_step - self.first_step
 
     @property
     def _batches_done(self) -> int:
-        """Of each process, in this session."""
+        """Batches of each process, in this session."""
         return self.session_steps * self.args.gradient_accumulation_steps
 
     @property
-    def clips_seen(self) -> int:
-        """By all processes since the run began, also where sessions had batches of other sizes."""
-        if has_length(self.train_dataset) or self.position.start_clip is None:
-            return super().clips_seen
-        return self.position.start_clip + self._batches_done * self._clips_per_batch
-
-    @property
-    def _clips_per_batch(self) -> int:
-        """Of all processes together."""
+    def clips_per_batch(self) -> int:
+        """Clips of one batch of all processes together."""
         return self._train_batch_size * self.args.world_size
 
+    @property
+    def clips_seen(self) -> int:
+        """Clips that all processes have seen since the run began, also if sessions had batches of other sizes."""
+        if has_length(self.train_dataset) or self.position.start_clip is None:
+            return self.state.global_step * self.args.gradient_accumulation_steps * self.clips_per_batch
+        return self.position.start_clip + self._batches_done * self.clips_per_batch
+
+    # Checkpoints
+
     def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return os.path.join(folder, UNFINISHED) if self._is_saving else folder
+        """Folder in which the Trainer writes checkpoints; `_save_checkpoint` renames them once they are complete."""
+        return os.path.join(super()._get_output_dir(trial), UNFINISHED)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        run = Path(self._get_output_dir(trial))
-        final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        unfinished = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        run = unfinished.parents[1]
+        final = run / unfinished.name
         with checkpoint_errors(final):
             if self.args.should_save:
                 remove_unfinished(run)
             self.accelerator.wait_for_everyone()
             try:
-                self._write_checkpoint(model, trial, run / UNFINISHED / final.name)
+                self._write_checkpoint(model, trial, unfinished)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    finish_checkpoint(run / UNFINISHED / final.name, final)
-            # Whatever it was goes on; only half a checkpoint must not stay.
-            except BaseException:
+                    finish_checkpoint(unfinished, final)
+            except BaseException:  # re-raised; only no half checkpoint may stay
                 if self.args.should_save:
-                    shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # other processes may still write there
+                    shutil.rmtree(unfinished.parent, ignore_errors=True)  # other processes may still write there
                 raise
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
-                keep = [final, *([best] if best else []), *self.folders_being_pushed]
+                keep = [final, *([best] if best else []), *self.pushes.folders]
                 remove_old_checkpoints(run, limit=self.args.save_total_limit, keep=keep)
             self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(final))
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any, unfinished: Path) -> None:
-        """Has the Trainer save into `unfinished`, with the place in the stream beside it."""
+        """Lets the Trainer save into `unfinished`, and adds the position in the stream."""
         unfinished.mkdir(parents=True, exist_ok=True)
         if self._cursors:
             write_cursors(unfinished, self._cursors, rank=self.args.process_index)
         if self.args.should_save and not has_length(self.train_dataset):
             write_position(unfinished, batches=self.position.start_batch + self._batches_done, clips=self.clips_seen)
-        self._is_saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._is_saving = False
+        super()._save_checkpoint(model, trial)
         best = self.state.best_model_checkpoint
         if best is not None and Path(best) == unfinished:
             self.state.best_model_checkpoint = str(unfinished.parents[1] / unfinished.name)
             if self.args.should_save:
                 self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model as [`~transformers.Trainer.save_model`] does, without a bar that tears that of training."""
-        with no_bars():
-            super().save_model(output_dir, _internal_call=_internal_call)
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: [`HubPushes`] pushes the checkpoint in `on_save`, after it is complete and renamed."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict=state_dict)
@@ -322,18 +345,25 @@ class StreamTrainer(HubTrainer):
             self.save_image_processor(output_dir or self.args.output_dir)
 
     def save_image_processor(self, folder: str | os.PathLike) -> None:
-        """Saves, beside the processor of videos, that of pictures with the same settings: models take both."""
+        """Saves an image processor with the settings of the video processor, because models accept images too."""
         mean, std = self.processing_class.image_mean, self.processing_class.image_std
         crop_size = self.model.config.crop_size
         VJEPAImageProcessor(crop_size=crop_size, image_mean=mean, image_std=std).save_pretrained(folder)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._is_saving:  # before the checkpoint has its name its files cannot be read at leisure
-            super()._push_from_checkpoint(checkpoint_folder)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            save_sharded_optimizer(self.optimizer, self.lr_scheduler, output_dir, keep=self.args.should_save)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         with damaged_weights(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self.is_fsdp_enabled:
+                network = self.model if model is None else model
+                is_main = self.accelerator.is_main_process
+                load_sharded_model(network, resume_from_checkpoint, is_main_process=is_main)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
@@ -342,40 +372,106 @@ class StreamTrainer(HubTrainer):
             self.restore_position(checkpoint)
             if not self._is_seekable and not has_length(self.train_dataset):
                 logger.warning(
-                    "the clips start from the first one again, not from where the checkpoint was: give clip_stream "
+                    "the stream restarts at its first clip, not at the position of the checkpoint: give clip_stream "
                     "and the trainer the same `position`, or use a data set with a length"
                 )
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.is_fsdp_enabled:
+            load_sharded_optimizer(self.optimizer, self.lr_scheduler, checkpoint)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         self.position.cursors = dict(self._cursors)
+
+    # The finished model and the Hub
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Saves the model. If the folder is the output folder, [`finish`] writes the model card and, with `push_to_hub`,
+        pushes the folder.
+        """
+        with no_bars():  # a second bar would break the bar of the training
+            super().save_model(output_dir, _internal_call=True)
+            if not _internal_call and output_dir in (None, self.args.output_dir):
+                self.finish()
+
+    def finish(self) -> None:
+        """
+        Writes the model card into the output folder. With `push_to_hub` it also pushes the folder and sets
+        `commit_url`; a push that fails is a warning.
+        """
+        self.create_model_card()
+        if self.args.push_to_hub and self.is_world_process_zero():
+            commit = self.pushes.push_result()
+            self.commit_url = commit.commit_url if commit else None
+
+    def create_model_card(self, **changes: Any) -> None:
+        """Writes the model card of the run into the output folder; for `changes` see [`HubPushes.card`]."""
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            write_card(self.pushes.card(**changes), self.args.output_dir)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        with hub_errors(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
+            # transformers before 5.20 knows no `private` here.
+            super().init_hf_repo(token=token, **({} if private is None else {"private": private}))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo | Future | None:
+        """
+        Saves the model, writes its card and uploads both, as [`~transformers.Trainer.push_to_hub`] does.
+
+        Args:
+            kwargs: for [`HubPushes.card`].
+
+        Raises:
+            HubError: in one line, with the remedy.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        if self.published_architecture is None:
+            self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        self.pushes.wait()
+        push = self.pushes.push_folder if blocking else self.pushes.push_folder_later
+        return push(commit_message, token=token, revision=revision, private=private)
 
     # Steps
 
     def normalized(self, clips: torch.Tensor) -> torch.Tensor:
         """
-        uint8 clips, as the stream gives them, with the mean and deviation of the processor; floats, which are taken
-        for normalised, as they are.
+        Normalises uint8 clips, the type of the stream, with the mean and standard deviation of the processor. Float
+        clips count as normalised and are returned unchanged.
 
         Raises:
-            ValueError: another type.
+            ValueError: the clips have another type.
         """
         if clips.is_floating_point():
             return clips
         if clips.dtype != torch.uint8:
-            raise ValueError(f"clips of type {clips.dtype}: give uint8 pixels, or floats that are normalised already")
+            raise ValueError(f"clips have type {clips.dtype}: pass uint8 pixels, or floats already normalised")
         processor = self.processing_class
         return normalize_clips(clips, mean=processor.image_mean, std=processor.image_std)
 
     def check_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
         """
         Raises:
-            DivergedError: a loss that is NaN or infinite.
+            DivergedError: the loss is NaN or infinite.
         """
         paths = inputs.get("path", [])
         self._paths += paths
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"the loss is {loss.item()} at step {self.state.global_step} on the videos {_listed(paths)}: lower "
-                "the learning rate or look at them"
+                "the learning rate, or check these videos"
             )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
@@ -386,8 +482,8 @@ class StreamTrainer(HubTrainer):
     def _check_gradients(self, norm: float) -> None:
         """
         Raises:
-            DivergedError: gradients that are NaN or infinite, unless it is fp16 that overflows: then the step is
-                skipped, and the next one is scaled less.
+            DivergedError: a gradient is NaN or infinite, and not only because fp16 overflows: after an overflow the
+                step is skipped, and the loss of the next step is scaled less.
         """
         paths, self._paths = self._paths, []
         if math.isfinite(norm):
@@ -397,17 +493,17 @@ class StreamTrainer(HubTrainer):
             return
         raise DivergedError(
             f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {norm} on the "
-            f"videos {_listed(paths)}: lower the learning rate or look at them"
+            f"videos {_listed(paths)}: lower the learning rate, or check these videos"
         )
 
     def count_clips(self, inputs: dict[str, Any], number: int) -> None:
-        """Counts the clips of a batch for the next log, and notes how far the stream is."""
+        """Counts the clips of a batch for the next log, and records the cursors of streamed corpora."""
         self._clips += number
         self._skipped += float(inputs["num_skipped"].sum()) if "num_skipped" in inputs else 0.0
         record_cursors(self._cursors, inputs.get("cursor", []))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:  # not an evaluation, nor the summary at the end of training
+        if "loss" in logs:  # neither an evaluation nor the summary at the end of training
             elapsed = time.perf_counter() - self._since
             means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
             means["data_wait_share"] = self._waited / elapsed
@@ -424,5 +520,5 @@ class StreamTrainer(HubTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         started = time.perf_counter()
         metrics = super().evaluate(*args, **kwargs)
-        self._since += time.perf_counter() - started  # the rates are those of training
+        self._since += time.perf_counter() - started  # rates are of training alone
         return metrics

@@ -1,0 +1,75 @@
+"""
+Blocks of cells on the grid of a frame, for batches of clips.
+
+"Uniforms" are random numbers in [0, 1), "cells" a boolean grid (..., side, side). All functions are deterministic.
+"""
+
+import numpy as np
+import torch
+from torch import BoolTensor, LongTensor, Tensor
+
+
+def between(bounds: tuple[float, float], uniforms: Tensor) -> Tensor:
+    """Numbers between `bounds`, in double precision: the published sizes come from Python floats and are rounded."""
+    return bounds[0] + uniforms.double() * (bounds[1] - bounds[0])
+
+
+def block_size(scale: float | Tensor, aspect: float | Tensor, side: int) -> Tensor:
+    """Height and width (..., 2), in cells, of blocks with a share of the cells and a height over width (...)."""
+    area = torch.floor(torch.as_tensor(scale, dtype=torch.float64) * (side * side))
+    sides = torch.stack([area * aspect, area / aspect], dim=-1).sqrt_()
+    return sides.round_().clamp_(1, side).short()
+
+
+def place_blocks(sizes: Tensor, positions: Tensor, side: int) -> BoolTensor:
+    """
+    Rows and columns (..., blocks, 2, side) that blocks cover. The blocks of a layout share one size (..., 2) and lie
+    at the uniforms `positions` (..., blocks, 2).
+    """
+    sizes = sizes[..., None, :]
+    first = (positions * (side - sizes + 1)).short()[..., None]
+    places = torch.arange(side, dtype=torch.short)
+    return (places >= first) & (places < first + sizes[..., None])
+
+
+def union_of_blocks(spans: BoolTensor) -> BoolTensor:
+    """Cells (..., side, side) that at least one block covers: the product of rows and columns counts the blocks."""
+    rows, columns = spans.float().unbind(-2)
+    return (rows.mT @ columns) > 0
+
+
+def fit_area(cells: BoolTensor, area: int, ranks: Tensor) -> BoolTensor:
+    """
+    Grows or shrinks each set of cells (batch, H, W) along its edge to exactly `area` cells (batch, H * W).
+
+    Growing first takes the cells with most neighbours inside (nooks, then edges, then any cell). Shrinking first gives
+    back the cells with fewest (corners first). Ties follow the random order of `ranks` (batch, H * W). Scattered cells
+    would leave targets that are trivial to fill in from their neighbours.
+    """
+    inside = cells.float()
+    scores = 5 * inside + ranks.view_as(inside)
+    for axis in (1, 2):
+        length = inside.shape[axis] - 1
+        scores.narrow(axis, 1, length).add_(inside.narrow(axis, 0, length))
+        scores.narrow(axis, 0, length).add_(inside.narrow(axis, 1, length))
+        for border in (0, length):  # a cell at the border counts itself as its neighbour outside
+            scores.select(axis, border).add_(inside.select(axis, border))
+    return top_cells(scores.flatten(1), area)
+
+
+def top_cells(scores: Tensor, count: int) -> BoolTensor:
+    """Marks the `count` highest scores of each row (batch, cells)."""
+    top = scores.topk(count, dim=1, sorted=False).indices
+    return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, top, True)
+
+
+def to_indices(tokens: BoolTensor) -> LongTensor:
+    """Sorted indices of the marked tokens (batch, tokens), cut to the shortest row: (batch, shortest)."""
+    batch, num_tokens = tokens.shape
+    starts = np.arange(batch) * num_tokens
+    flat = np.flatnonzero(tokens.numpy())  # several times faster than `Tensor.nonzero`
+    first = np.searchsorted(flat, starts)
+    counts = np.diff(first, append=len(flat))
+    if counts.min() < counts.max():
+        flat = flat[first[:, None] + np.arange(counts.min())]
+    return torch.from_numpy(flat.reshape(batch, -1) - starts[:, None])

@@ -1,0 +1,196 @@
+"""
+Private and undocumented names of other libraries that this package overrides, calls, reads or sets.
+
+A release of such a library may rename them without notice, and an overridden hook that was renamed would silently not
+be called. Modules that use the names therefore call [`check_private_names`] when they are imported: a missing name or
+another signature is an `ImportError` at once.
+"""
+
+import inspect
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+#: Versions with which all tests pass, for the remedy in errors.
+KNOWN_VERSIONS = {
+    "accelerate": "1.15.0",
+    "datasets": "5.2.0",
+    "evaluate": "0.4.6",
+    "gradio": "6.31.0",
+    "torch": "2.14.1",
+    "transformers": "5.24.0",
+}
+
+
+@dataclass(frozen=True)
+class PrivateName:
+    """
+    One name and its use.
+
+    Args:
+        owner: where the name lives: `module`, or `module:Class`.
+        name: the name.
+        purpose: what the name is needed for, as an infinitive without "to".
+        parameters: names of the parameters, without `self`; `None`: the signature is not checked.
+        mentioned_in: for names of attributes of objects, or of keys: a function of the owner whose code has the name.
+    """
+
+    owner: str
+    name: str
+    purpose: str
+    parameters: tuple[str, ...] | None = None
+    mentioned_in: str | None = None
+
+    @classmethod
+    def parse(cls, owner: str, text: str, purpose: str) -> "PrivateName":
+        """From a line of the table: `name`, `name(parameters)`, or `name in function`."""
+        name, _, function = text.partition(" in ")
+        name, bracket, parameters = name.partition("(")
+        return cls(owner, name, purpose, tuple(parameters[:-1].split()) if bracket else None, function or None)
+
+    @property
+    def library(self) -> str:
+        return self.owner.partition(":")[0].partition(".")[0]
+
+    def problem(self) -> str | None:
+        """How the installed library differs from this entry; `None` if the name is as expected."""
+        module, _, class_name = self.owner.partition(":")
+        owner = import_module(module)
+        if class_name:
+            owner = getattr(owner, class_name, None)
+        where = f"{self.owner.replace(':', '.')}.{self.name}"
+        if self.mentioned_in is not None:
+            mentioned = _mentions(owner, self.mentioned_in, self.name)
+            return None if mentioned else f"no longer mentions {where} in {self.mentioned_in}"
+        if not hasattr(owner, self.name):
+            return f"has no {where}"
+        if self.parameters is None:
+            return None
+        found = [name for name in inspect.signature(getattr(owner, self.name)).parameters if name != "self"]
+        return None if found == list(self.parameters) else f"has {where}({', '.join(found)})"
+
+    def check(self) -> None:
+        """
+        Raises:
+            ImportError: see [`check_private_names`].
+        """
+        problem = self.problem()
+        if problem is None:
+            return
+        wanted = self.name if self.parameters is None else f"{self.name}({', '.join(self.parameters)})"
+        raise ImportError(
+            f"{self.library} {version(self.library)} {problem}: transformers_vjepa needs {wanted} to {self.purpose}. "
+            f"Install a version that is known to work: pip install '{self.library}=={KNOWN_VERSIONS[self.library]}'"
+        )
+
+
+def _mentions(owner: Any, function: str, name: str) -> bool:
+    """Whether the code of a function of a module, or of a class or its bases, uses a name or a string."""
+    for place in inspect.getmro(owner) if inspect.isclass(owner) else [owner]:
+        code = getattr(inspect.unwrap(vars(place).get(function)), "__code__", None)
+        parts = (*code.co_names, *code.co_consts) if code else ()
+        # The keys of a literal dict are one constant, a tuple.
+        if any(name == part or (isinstance(part, tuple) and name in part) for part in parts):
+            return True
+    return False
+
+
+# By owner, then by name: `name(parameters)` for a hook with its signature; `name in function` for an attribute of
+# objects or a key that the code of the function must have; `name` alone otherwise. The values are the purposes.
+_TABLE: dict[str, dict[str, str]] = {
+    "transformers.trainer:Trainer": {
+        "_clip_grad_norm(model)": "clip encoder and predictor, or each probe, separately",
+        "_get_grad_norm(model grad_norm)": "stop on gradients that are not finite",
+        "_get_output_dir(trial)": "write checkpoints atomically",
+        "_load_from_checkpoint(resume_from_checkpoint model)": "name damaged weights",
+        "_load_optimizer_and_scheduler(checkpoint)": "resume in the stream of clips",
+        "_prepare_inputs(inputs)": "evaluate clips and features",
+        "_push_from_checkpoint(checkpoint_folder)": "push only complete checkpoints",
+        "_save(output_dir state_dict)": "save the image processor with the model",
+        "_save_checkpoint(model trial)": "write checkpoints atomically",
+        "_save_optimizer_and_scheduler(output_dir)": "save sharded optimizers whole",
+        "_train_batch_size in __init__": "count clips",
+    },
+    "transformers.modeling_utils:PreTrainedModel": {
+        "_adjust_missing_and_unexpected_keys(loading_info)": "load encoders from checkpoints of other classes",
+        "_init_weights(module)": "initialise weights",
+        "_is_hf_initialized in _initialize_weights": "keep loaded weights",
+        "_keys_to_ignore_on_load_unexpected": "load encoders from checkpoints of other classes",
+        "_no_split_modules": "place layers on devices",
+        "_supports_flash_attn": "choose attention kernels",
+        "_supports_sdpa": "choose attention kernels",
+    },
+    "transformers.configuration_utils:PreTrainedConfig": {
+        "_attn_implementation": "choose attention kernels",
+        "_auto_class": "drop references to remote code",
+        "_dict_from_json_file(json_file)": "refuse damaged configurations",
+    },
+    "transformers.video_processing_utils:BaseVideoProcessor": {
+        "_auto_class": "drop references to remote code",
+        "_prepare_input_videos(videos do_convert_rgb input_data_format device)": "sample frames",
+        "_preprocess": "crop and normalise clips",
+        "_standardize_kwargs": "check the settings of a processor",
+        "_validate_preprocess_kwargs": "check the settings of a processor",
+    },
+    "transformers.image_processing_backends:TorchvisionBackend": {
+        "_prepare_image_like_inputs": "read images",
+        "_preprocess": "crop and normalise images",
+    },
+    "transformers.utils.hub:PushToHubMixin": {
+        "_upload_modified_files(working_dir repo_id files_timestamps commit_message token create_pr revision "
+        "commit_description)": "upload the code of a model with its weights",
+    },
+    "transformers.hf_argparser:HfArgumentParser": {
+        "_argument_group_name in _add_dataclass_arguments": "print --help in groups",
+    },
+    "torch": {"_foreach_lerp_": "update the target encoder"},
+    "torch:UntypedStorage": {"_cdata": "estimate memory"},
+    "torch._subclasses.fake_tensor": {"FakeTensorMode": "estimate memory"},
+    "torch.amp:GradScaler": {"_step_supports_amp_scaling in step": "skip steps that overflow in fp16"},
+    "torch.utils._python_dispatch": {"is_traceable_wrapper_subclass": "recognise quantised weights"},
+    "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter": {
+        "_workers_done_event in __init__": "end DataLoader workers that were killed",
+    },
+    "accelerate.hooks": {"_hf_hook in add_hook_to_module": "recognise offloaded weights"},
+    "accelerate.state:AcceleratorState": {"fsdp_plugin in __init__": "shard on CPUs"},
+    "accelerate.state:PartialState": {"distributed_type in __init__": "shard on CPUs"},
+    "datasets:IterableDataset": {
+        "examples_iterable in _prepare_ex_iterable_for_iteration": "leave out an unreadable shard"
+    },
+    "datasets.iterable_dataset:ArrowExamplesIterable": {
+        "shard_example_idx in _init_state_dict": "leave out an unreadable shard",
+        "shard_idx in _init_state_dict": "leave out an unreadable shard",
+    },
+    "datasets.config": {
+        "STREAMING_OPEN_MAX_RETRIES": "retry servers with time limits",
+        "STREAMING_OPEN_RETRY_INTERVAL": "retry servers with time limits",
+        "STREAMING_READ_MAX_RETRIES": "retry servers with time limits",
+        "STREAMING_READ_RETRY_INTERVAL": "retry servers with time limits",
+    },
+    "evaluate:Metric": {"_compute": "compute the metric", "_info()": "describe the metric"},
+    "gradio:File": {"async_move_resource_to_block_cache(url_or_file_path)": "refuse addresses as uploads"},
+}
+#: All private names; a test compares this table with the sources.
+PRIVATE_NAMES = [
+    PrivateName.parse(owner, text, purpose) for owner, names in _TABLE.items() for text, purpose in names.items()
+]
+
+
+def check_private_names(*modules: str) -> None:
+    """
+    Checks the names of the table that live in `modules` or below them; imports no other modules.
+
+    Args:
+        modules: such as `"transformers.trainer"`, or `"transformers"` for all names of that library.
+
+    Raises:
+        ImportError: a name is missing, or its signature has changed; with library, version, use and remedy.
+        ValueError: the table has no name of one of `modules`.
+    """
+    for module in modules:
+        names = [each for each in PRIVATE_NAMES if f"{each.owner.partition(':')[0]}.".startswith(f"{module}.")]
+        if not names:
+            raise ValueError(f"no private name of {module} is known: check the spelling")
+        for each in names:
+            each.check()
