@@ -29,7 +29,7 @@ AutoConfig.register("vjepa", VJEPAConfig, exist_ok=True)
 AutoModel.register(VJEPAConfig, VJEPAModel, exist_ok=True)
 AutoModelForPreTraining.register(VJEPAConfig, VJEPAForPreTraining, exist_ok=True)
 AutoModelForVideoClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
-# The same class: a picture is a still clip.
+# The same class: an image is a still clip.
 AutoModelForImageClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
 AutoImageProcessor.register(VJEPAConfig, image_processor_classes={"torchvision": VJEPAImageProcessor}, exist_ok=True)
@@ -77,7 +77,6 @@ __all__ = [
     "VJEPAImageProcessor",
     "VJEPAModel",
     "VJEPAVideoProcessor",
-    # the lazy ones
     "Augmentation",
     "ClipSampling",
     "Decoding",
