@@ -215,7 +215,7 @@ def test_rows_name_no_files_outside_of_their_folder(tmp_path, path):
     write_video(tmp_path / "secret.mp4", level=99)
     file = _write_rows(tmp_path / "data" / "rows.parquet", [path])
     for corpus in (open_corpus(file), open_corpus(tmp_path / "data")):
-        with pytest.raises(RefusedClipError, match="of what rows name only files in .* are read"):
+        with pytest.raises(RefusedClipError, match="rows may only name files in .*"):
             read_frames(corpus.read(0), sampling=SAMPLING)
 
 
@@ -247,7 +247,7 @@ def test_streamed_rows_name_addresses_only(tmp_path):
     rows = list(corpus.lane(0, lanes=1)[0])
     local, remote = (corpus.encoded(row, where="a row") for row in rows)
     assert remote.refused == ""
-    with pytest.raises(RefusedClipError, match=r"'a.mp4': of what rows name only addresses \(http, https, hf\)"):
+    with pytest.raises(RefusedClipError, match=r"it names 'a.mp4': rows may only name addresses \(http, https, hf\)"):
         read_frames(local, sampling=SAMPLING)
 
 
