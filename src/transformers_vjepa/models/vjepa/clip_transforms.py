@@ -282,20 +282,3 @@ def normalize_clips(
     if frames.dtype != torch.uint8:
         raise ValueError(f"frames of {frames.dtype}: pass uint8 (floats may be normalised already)")
     return normalize(frames, scale=1 / 255, mean=mean, std=std, dtype=dtype)
-
-
-__all__ = [
-    "CROP_RATIO",
-    "CROP_SCALE",
-    "augment_clip",
-    "center_crop",
-    "check_augmentation",
-    "crop_and_resize",
-    "evaluation_resize_edge",
-    "normalize",
-    "normalize_clips",
-    "resize_and_center_crop",
-    "resize_and_crop_views",
-    "resize_short_side",
-    "sample_crop_box",
-]

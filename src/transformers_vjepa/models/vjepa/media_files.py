@@ -177,6 +177,3 @@ def _runs(table: bytes) -> np.ndarray:
     """The entries of `stts` or `ctts`: (entries, 2), a number of samples and a time."""
     entries = min(int.from_bytes(table[4:8], "big"), max(0, len(table) - 8) // 8)
     return np.frombuffer(table[8 : 8 + 8 * entries], dtype=">u4").reshape(-1, 2)
-
-
-__all__ = ["MAX_PIXELS", "open_container", "read_image", "rgb_pixels"]
