@@ -92,7 +92,7 @@ class ClipLoader(DataLoader):
                     except StopIteration:
                         return
                     except _WorkerDied as death:
-                        delivery.lost(death.reasons, unreadable=death.unreadable)
+                        delivery.lost(str(death), unreadable=death.unreadable)
                         workers = self._replace_workers(start)
                         continue
                     delivery.delivered(batch)
@@ -141,14 +141,8 @@ class _Delivery:
         if isinstance(batch, Mapping):
             record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last one includes the others
 
-    def lost(self, reasons: list[str], *, unreadable: dict[str, str]) -> None:
-        """
-        Note that workers died, and why.
-
-        Raises:
-            WorkersLostError: workers died too often.
-        """
-        reason = "; ".join(reasons)
+    def lost(self, reason: str, *, unreadable: dict[str, str]) -> None:
+        """Note that workers died, and why. Raises `WorkersLostError` if workers died too often."""
         if self._position is None:
             raise WorkersLostError(f"{reason}: pass the position of the stream to ClipLoader, which then can continue")
         is_news = not unreadable.keys() <= self._position.unreadable.keys()
@@ -170,39 +164,28 @@ class _Delivery:
 
 
 class _WorkerDied(Exception):
-    """
-    Worker processes died.
-
-    Attributes:
-        reasons: why each process died.
-        unreadable: videos that must not be read again, and why.
-    """
+    """Worker processes died. The text says why each one died."""
 
     def __init__(self, processes: list[BaseProcess], *, notes: str) -> None:
-        self.reasons: list[str] = []
+        #: Videos that must not be read again, and why.
         self.unreadable: dict[str, str] = {}
-        for process in processes:
-            reading = last_reading(notes, process.pid)
-            self.reasons.append(f"DataLoader worker {process.pid} {self._describe(process.exitcode, reading)}")
-        super().__init__("; ".join(self.reasons))
+        super().__init__("; ".join(self._describe(process, last_reading(notes, process.pid)) for process in processes))
 
-    def _describe(self, exitcode: int, reading: Reading) -> str:
+    def _describe(self, process: BaseProcess, reading: Reading) -> str:
+        worker, exitcode = f"DataLoader worker {process.pid}", process.exitcode
         shown = log_line(reading.name)
         if reading.traceback:
             self.unreadable[reading.name] = "reading it took longer than decode_timeout"
             logger.warning("call stack at the time limit for %s:\n%s", shown, reading.traceback)
-            return f"ended because reading {shown} took longer than decode_timeout"
+            return f"{worker} ended because reading {shown} took longer than decode_timeout"
         if reading.name and exitcode in _CRASHES:
             self.unreadable[reading.name] = f"reading it crashed its process ({_CRASHES[exitcode]})"
         how = f"exited with code {exitcode}" if exitcode > 0 else f"was killed by {signal.Signals(-exitcode).name}"
-        return f"{how} {f'while reading {shown}' if shown else 'between two videos'}"
+        return f"{worker} {how} {f'while reading {shown}' if shown else 'between two videos'}"
 
 
 class _DeathNotice:
-    """
-    Wraps torch's handler of SIGCHLD. That handler raises at any point of the main process, for example within an
-    optimizer step; this one raises only while the main process waits for a batch, where the error is caught.
-    """
+    """Wraps torch's handler of SIGCHLD, which raises anywhere: this one raises only while a batch is awaited."""
 
     def __init__(self) -> None:
         self._is_awaited = False
@@ -252,13 +235,7 @@ class _Workers:
         _death_notice.install()
 
     def next(self) -> Any:
-        """
-        The next batch.
-
-        Raises:
-            StopIteration: the stream has ended.
-            _WorkerDied: a process has died.
-        """
+        """The next batch. Raises `StopIteration` at the end of the stream, `_WorkerDied` if a process has died."""
         self._check()
         try:
             with _death_notice:
