@@ -158,9 +158,7 @@ def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
         raise SplitError(f"num_folds={num_folds} must be at least 2")
     if len(names) < num_folds:
         raise SplitError(f"{len(names)} groups do not make {num_folds} folds: use at most {len(names)}")
-    number = {name: index for index, name in enumerate(names)}
-    position = np.array([number[group] for group in groups])
-    return [np.flatnonzero(np.isin(position, run)) for run in np.array_split(np.arange(len(names)), num_folds)]
+    return [np.flatnonzero(np.isin(groups, run)) for run in np.array_split(names, num_folds)]
 
 
 # Splits of labelled corpora

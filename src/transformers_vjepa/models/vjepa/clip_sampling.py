@@ -180,6 +180,5 @@ def plan_clips(
     if room < 1 and sampling.short_video == "refuse":
         reason = f"{total} frames are fewer than the {offsets[-1] + 1} that {sampling} spans: use a closer spacing"
         raise TooShortVideoError(name, reason + " or short_video='repeat_last'", total)
-    # Every start is equally likely when a place is uniform in [0, 1); place 1 is the last start.
     starts = [min(int(place * max(room, 1)), max(room, 1) - 1) for place in places]
     return [[min(start + offset, total - 1) for offset in offsets] for start in starts]
