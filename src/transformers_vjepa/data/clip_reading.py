@@ -212,14 +212,10 @@ def read_frames(
     if isinstance(data, str) and "://" in data:
         data = fetch(data, seed=seed)
     if clip.is_image:
-        return _read_image(data, name=clip.path)[None, None]
+        if isinstance(data, str) and not os.path.isfile(data):
+            raise FileNotFoundError(f"{clip.path} is not a regular file")
+        # The channels stay last in memory, as decoders deliver frames.
+        return torch.from_numpy(read_image(data, clip.path)).permute(2, 0, 1)[None, None]
     return read_segments(
         data, num_segments=num_segments, sampling=sampling, generator=generator, backend=backend, cache=cache
     )
-
-
-def _read_image(data: str | bytes, *, name: str) -> torch.Tensor:
-    """uint8 (3, height, width), with the channels last in memory, as decoders deliver frames."""
-    if isinstance(data, str) and not os.path.isfile(data):
-        raise FileNotFoundError(f"{name} is not a regular file")
-    return torch.from_numpy(read_image(data, name)).permute(2, 0, 1)
