@@ -288,21 +288,17 @@ class VideoCache:
         if name is None or name in self._refused:
             return video
         try:
-            decoded = self._decode(video)
+            fits = video.num_frames * video.read([0])[0].numel() <= self._room
+            frames = _gather(video, list(range(video.num_frames))) if fits else None
         except DecodingError:  # the frames of the clip may still decode
-            decoded = None
-        if decoded is None:
+            frames = None
+        if frames is None:
             self._refused.add(name)
             return video
         video.close()
-        self._room -= decoded.frames.numel()
-        self._videos[name] = decoded
-        return decoded
-
-    def _decode(self, video: _Video) -> _DecodedVideo | None:
-        if video.num_frames * video.read([0])[0].numel() > self._room:
-            return None
-        return _DecodedVideo(video.name, video.fps, _gather(video, list(range(video.num_frames))))
+        self._room -= frames.numel()
+        self._videos[name] = _DecodedVideo(video.name, video.fps, frames)
+        return self._videos[name]
 
 
 # PyAV ---------------------------------------------------------------------------------------------------
