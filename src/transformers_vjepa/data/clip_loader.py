@@ -243,8 +243,7 @@ class _Workers:
 
     def _check(self) -> None:
         # Exit code 0: the stream has ended.
-        dead = [process for process in self._processes if process.exitcode]
-        if dead:
+        if dead := [process for process in self._processes if process.exitcode]:
             raise _WorkerDied(dead, notes=self._notes)
 
     def end(self) -> None:

@@ -751,8 +751,7 @@ def open_corpus(
         return _open_files([source], video_column=video_column)
     if any(character in source for character in "*?[{"):
         files = [file for pattern in _expand_braces(source) for file in sorted(glob.glob(pattern)) or [pattern]]
-        missing = [file for file in files if not os.path.isfile(file)]
-        if missing:
+        if missing := [file for file in files if not os.path.isfile(file)]:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
     return _open_hub(source, split=split, video_column=video_column)

@@ -130,13 +130,14 @@ def _plain(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
 
 
-def _model_names(config: PreTrainedConfig) -> list[str]:
+def model_class_names(config: PreTrainedConfig) -> list[str]:
+    """The names of the classes of a model, by class."""
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def have_names(corpus: Corpus, config: PreTrainedConfig) -> bool:
     """Whether both a corpus and a model name their classes (LABEL_0, LABEL_1 ... do not count as names)."""
-    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in _model_names(config))
+    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in model_class_names(config))
 
 
 def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name", "number"] = "name") -> np.ndarray:
@@ -158,7 +159,7 @@ def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name"
     """
     used = None if isinstance(corpus, SequentialCorpus) else np.unique(corpus.labels[corpus.labels >= 0])
     if by == "name" and have_names(corpus, config):
-        return _align_names(corpus.class_names, _model_names(config), used)
+        return _align_names(corpus.class_names, model_class_names(config), used)
     if by == "name" and corpus.class_names and len(corpus.class_names) != config.num_labels:
         # The folders of some classes are numbered from 0: their numbers may mean other classes of the model.
         raise LabelMismatchError(

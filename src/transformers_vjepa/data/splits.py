@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..models.vjepa.decoding import natural_order
 from .corpora import IndexedCorpus, RelabelledCorpus, SequentialCorpus, SubsetCorpus, open_corpus
-from .labels import align_labels
+from .labels import align_labels, model_class_names
 
 logger = logging.get_logger(__name__)
 
@@ -323,15 +323,14 @@ def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfi
     Raises:
         ValueError: labels that the model does not have, or without a training clip.
     """
-    names = [config.id2label[label] for label in range(config.num_labels)]
+    names = model_class_names(config)
     splits = {
         name: RelabelledCorpus(corpus, align_labels(corpus, config), class_names=names)
         for name, corpus in corpora.items()
     }
     known = set(splits["train"].labels.tolist())
     for name, corpus in splits.items():
-        untrained = sorted(set(corpus.labels.tolist()) - known)
-        if untrained:
+        if untrained := sorted(set(corpus.labels.tolist()) - known):
             classes = ", ".join(names[label] for label in untrained[:5])
             raise SplitError(
                 f"{len(untrained)} classes of the {name} split have no training clip ({classes}): "

@@ -160,8 +160,7 @@ class VJEPAConfig(PreTrainedConfig):
             if name in _COMPUTED:
                 raise ValueError(f"`{name}={kwargs[name]!r}` is computed: set {_COMPUTED[name]}")
             # `PreTrainedConfig` stores any name: with a misspelled field, the default would silently apply.
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-            if close:
+            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
                 raise ValueError(
                     f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: did you mean `{close[0]}`?"
                 )
