@@ -27,11 +27,7 @@ logger = logging.get_logger(__name__)
 MAX_RESTARTS_IN_A_ROW, MAX_RESTARTS, BATCHES_PER_RESTART = 3, 20, 20
 _SECONDS_TO_DIE = 2
 # A decoder that crashes ends its process with one of these signals, and would crash again for the same video.
-_CRASHES = {
-    -getattr(signal, name): name
-    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
-    if hasattr(signal, name)
-}
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
 
 class WorkersLostError(RuntimeError):
@@ -83,34 +79,27 @@ class ClipLoader(DataLoader):
     def _iterate(self) -> Iterator[Any]:
         delivery = _Delivery(self._position)
         with tempfile.TemporaryDirectory(prefix="clip_loader_", ignore_cleanup_errors=True) as notes:
-            start = partial(_Workers, partial(delivery.start, super().__iter__, notes=notes), notes=notes)
-            workers = self._replace_workers(start)
-            try:
-                while workers is self._workers:  # until `close`
-                    try:
-                        batch = workers.next()
-                    except StopIteration:
-                        return
-                    except _WorkerDied as death:
-                        delivery.lost(death.reasons, unreadable=death.unreadable)
-                        workers = self._replace_workers(start)
-                        continue
-                    delivery.delivered(batch)
-                    yield batch
-            finally:
-                workers.end()
-
-    def _replace_workers(self, start: Callable[[], "_Workers"]) -> "_Workers":
-        self.close()
-        self._workers = start()
-        return self._workers
+            start = partial(delivery.start, super().__iter__, notes=notes)
+            while True:
+                self.close()
+                workers = self._workers = _Workers(start, notes=notes)
+                try:
+                    for batch in workers:
+                        delivery.delivered(batch)
+                        yield batch
+                        if workers is not self._workers:  # `close` was called
+                            break
+                    return
+                except _WorkerDied as death:
+                    delivery.lost(str(death), unreadable=death.unreadable)
+                finally:
+                    workers.end()
 
 
 def _start_worker(worker: int, *, then: Callable[[int], None] | None) -> None:
     # Workers are ended by `close`, or by torch's watchdog if the main process dies. Neither needs these signals.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
     if then is not None:
         then(worker)
 
@@ -141,14 +130,8 @@ class _Delivery:
         if isinstance(batch, Mapping):
             record_cursors(self._cursors, batch.get("cursor", [])[-1:])  # the last one includes the others
 
-    def lost(self, reasons: list[str], *, unreadable: dict[str, str]) -> None:
-        """
-        Note that workers died, and why.
-
-        Raises:
-            WorkersLostError: workers died too often.
-        """
-        reason = "; ".join(reasons)
+    def lost(self, reason: str, *, unreadable: dict[str, str]) -> None:
+        """Note that workers died, and why. Raises `WorkersLostError` if workers died too often."""
         if self._position is None:
             raise WorkersLostError(f"{reason}: pass the position of the stream to ClipLoader, which then can continue")
         is_news = not unreadable.keys() <= self._position.unreadable.keys()
@@ -170,46 +153,35 @@ class _Delivery:
 
 
 class _WorkerDied(Exception):
-    """
-    Worker processes died.
-
-    Attributes:
-        reasons: why each process died.
-        unreadable: videos that must not be read again, and why.
-    """
+    """Worker processes died. The text says why each one died."""
 
     def __init__(self, processes: list[BaseProcess], *, notes: str) -> None:
-        self.reasons: list[str] = []
+        #: Videos that must not be read again, and why.
         self.unreadable: dict[str, str] = {}
-        for process in processes:
-            reading = last_reading(notes, process.pid)
-            self.reasons.append(f"DataLoader worker {process.pid} {self._describe(process.exitcode, reading)}")
-        super().__init__("; ".join(self.reasons))
+        super().__init__("; ".join(self._describe(process, last_reading(notes, process.pid)) for process in processes))
 
-    def _describe(self, exitcode: int, reading: Reading) -> str:
+    def _describe(self, process: BaseProcess, reading: Reading) -> str:
+        worker, exitcode = f"DataLoader worker {process.pid}", process.exitcode
         shown = log_line(reading.name)
         if reading.traceback:
             self.unreadable[reading.name] = "reading it took longer than decode_timeout"
             logger.warning("call stack at the time limit for %s:\n%s", shown, reading.traceback)
-            return f"ended because reading {shown} took longer than decode_timeout"
-        if reading.name and exitcode in _CRASHES:
-            self.unreadable[reading.name] = f"reading it crashed its process ({_CRASHES[exitcode]})"
+            return f"{worker} ended because reading {shown} took longer than decode_timeout"
+        if reading.name and -exitcode in _CRASHES:
+            self.unreadable[reading.name] = f"reading it crashed its process ({signal.Signals(-exitcode).name})"
         how = f"exited with code {exitcode}" if exitcode > 0 else f"was killed by {signal.Signals(-exitcode).name}"
-        return f"{how} {f'while reading {shown}' if shown else 'between two videos'}"
+        return f"{worker} {how} {f'while reading {shown}' if shown else 'between two videos'}"
 
 
 class _DeathNotice:
-    """
-    Wraps torch's handler of SIGCHLD. That handler raises at any point of the main process, for example within an
-    optimizer step; this one raises only while the main process waits for a batch, where the error is caught.
-    """
+    """Wraps torch's handler of SIGCHLD, which raises anywhere: this one raises only while a batch is awaited."""
 
     def __init__(self) -> None:
         self._is_awaited = False
         self._raise: Callable[[int, Any], None] | None = None
 
     def install(self) -> None:
-        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread():
             return
         handler = signal.getsignal(signal.SIGCHLD)
         if callable(handler) and handler != self._handle:
@@ -251,14 +223,11 @@ class _Workers:
         atexit.register(self.end)
         _death_notice.install()
 
-    def next(self) -> Any:
-        """
-        The next batch.
+    def __iter__(self) -> "_Workers":
+        return self
 
-        Raises:
-            StopIteration: the stream has ended.
-            _WorkerDied: a process has died.
-        """
+    def __next__(self) -> Any:
+        """The next batch. Raises `StopIteration` at the end of the stream, `_WorkerDied` if a process has died."""
         self._check()
         try:
             with _death_notice:
@@ -274,8 +243,7 @@ class _Workers:
 
     def _check(self) -> None:
         # Exit code 0: the stream has ended.
-        dead = [process for process in self._processes if process.exitcode]
-        if dead:
+        if dead := [process for process in self._processes if process.exitcode]:
             raise _WorkerDied(dead, notes=self._notes)
 
     def end(self) -> None:

@@ -4,8 +4,8 @@ import faulthandler
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,10 @@ logger = logging.get_logger(__name__)
 
 #: The share of broken videos is computed over this many videos, and stops a run from this many broken ones on.
 BROKEN_WINDOW, MIN_BROKEN = 1000, 20
+_SLOW = (
+    "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker can be stopped and replaced: "
+    "if the process hangs, stop it, and use workers or leave the video out"
+)
 #: What a broken video raises. Any other error is a bug and stops the run at once.
 BROKEN_VIDEO_ERRORS = (DecodingError, OSError, pa.ArrowInvalid)
 
@@ -138,33 +142,19 @@ class ReadingWatch:
         """
         if name in self._unreadable:
             raise DecodingError(name, self._unreadable[name])
-        stop = self._start(name)
-        try:
+        with ExitStack() as end:
+            if self._note is not None:
+                self._note.write(os.fsencode(name) + b"\0")
+                end.callback(self._note.truncate, 0)
+                if self._timeout:
+                    faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
+                    end.callback(faulthandler.cancel_dump_traceback_later)
+            elif self._timeout:
+                timer = threading.Timer(self._timeout, logger.warning, (_SLOW, log_line(name), self._timeout))
+                timer.daemon = True
+                timer.start()
+                end.callback(timer.cancel)
             yield
-        finally:
-            stop()
-
-    def _start(self, name: str) -> Callable[[], None]:
-        """Start the time limit for a video. Returns the function that stops it."""
-        if self._note is not None:
-            self._note.write(os.fsencode(name) + b"\0")
-            if self._timeout:
-                faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._note)
-            return self._stop
-        if not self._timeout:
-            return lambda: None
-        message = (
-            "reading %s has taken longer than decode_timeout=%g s, and only a DataLoader worker can be stopped and "
-            "replaced: if the process hangs, stop it, and use workers or leave the video out"
-        )
-        timer = threading.Timer(self._timeout, logger.warning, (message, log_line(name), self._timeout))
-        timer.daemon = True
-        timer.start()
-        return timer.cancel
-
-    def _stop(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        self._note.truncate(0)
 
 
 def last_reading(notes: str, pid: int) -> Reading:
@@ -222,14 +212,10 @@ def read_frames(
     if isinstance(data, str) and "://" in data:
         data = fetch(data, seed=seed)
     if clip.is_image:
-        return _read_image(data, name=clip.path)[None, None]
+        if isinstance(data, str) and not os.path.isfile(data):
+            raise FileNotFoundError(f"{clip.path} is not a regular file")
+        # The channels stay last in memory, as decoders deliver frames.
+        return torch.from_numpy(read_image(data, clip.path)).permute(2, 0, 1)[None, None]
     return read_segments(
         data, num_segments=num_segments, sampling=sampling, generator=generator, backend=backend, cache=cache
     )
-
-
-def _read_image(data: str | bytes, *, name: str) -> torch.Tensor:
-    """uint8 (3, height, width), with the channels last in memory, as decoders deliver frames."""
-    if isinstance(data, str) and not os.path.isfile(data):
-        raise FileNotFoundError(f"{name} is not a regular file")
-    return torch.from_numpy(read_image(data, name)).permute(2, 0, 1)

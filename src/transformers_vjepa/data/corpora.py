@@ -285,9 +285,9 @@ class ParquetCorpus:
         self._files = tuple(files)
         with _reading(files[0]):
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
-        self._column, self._is_image = _find_media_column(features, video_column, source=files[0])
-        self._label = _find_label_column(features)
-        self.class_names = _names_in_features(features, self._label)
+        self._column, self._is_image, self._label, self.class_names = _find_columns(
+            features, video_column, source=files[0]
+        )
         groups, largest = [], 0
         for number, file in enumerate(self._files):
             metadata = self._metadata(file)
@@ -452,9 +452,9 @@ class SequentialCorpus:
             raise ValueError(f"{name} does not know its columns: set them with dataset.cast(features)")
         self.name = name
         self._local_files = local_files
-        self._column, self._is_image = _find_media_column(dataset.features, video_column, source=name)
-        self._label = _find_label_column(dataset.features)
-        self.class_names = _names_in_features(dataset.features, self._label)
+        self._column, self._is_image, self._label, self.class_names = _find_columns(
+            dataset.features, video_column, source=name
+        )
         for encoded in (Video(decode=False), Image(decode=False)):
             if isinstance(dataset.features[self._column], type(encoded)):
                 dataset = dataset.cast_column(self._column, encoded)
@@ -503,13 +503,21 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _find_media_column(features: Features, wanted: str | None, *, source: str) -> tuple[str, bool]:
-    """The column with the videos, and whether it holds images."""
-    if wanted is not None:
-        if wanted not in features:
-            raise ValueError(f"{source} has no column {wanted!r}: choose one of {', '.join(features)}")
-        return wanted, isinstance(features[wanted], Image)
+def _find_columns(
+    features: Features, video_column: str | None, *, source: str
+) -> tuple[str, bool, str | None, tuple[str, ...]]:
+    """The column with the videos, whether it holds images, the column with the labels, and the class names."""
+    media = _find_media_column(features, source=source) if video_column is None else video_column
+    if media not in features:
+        raise ValueError(f"{source} has no column {media!r}: choose one of {', '.join(features)}")
+    for name in _LABEL_COLUMNS:
+        label = features.get(name)
+        if isinstance(label, ClassLabel) or (isinstance(label, Value) and "int" in label.dtype):
+            return media, isinstance(features[media], Image), name, tuple(getattr(label, "names", ()))
+    return media, isinstance(features[media], Image), None, ()
 
+
+def _find_media_column(features: Features, *, source: str) -> str:
     def is_raw(feature: Any) -> bool:
         fields = feature if isinstance(feature, dict) else {"bytes": feature}
         return isinstance(fields.get("bytes"), Value) and fields["bytes"].dtype in ("binary", "large_binary")
@@ -519,21 +527,8 @@ def _find_media_column(features: Features, wanted: str | None, *, source: str) -
         if len(columns) > 1:
             raise ValueError(f"{source} has several video columns ({', '.join(columns)}): set video_column")
         if columns:
-            return columns[0], isinstance(features[columns[0]], Image)
+            return columns[0]
     raise ValueError(f"{source} has no video, image or binary column among {', '.join(features)}")
-
-
-def _find_label_column(features: Features) -> str | None:
-    for name in _LABEL_COLUMNS:
-        feature = features.get(name)
-        if isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype):
-            return name
-    return None
-
-
-def _names_in_features(features: Features, column: str | None) -> tuple[str, ...]:
-    feature = None if column is None else features[column]
-    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
 def _parse_index_line(line: str, *, where: str) -> tuple[str, int, str | None] | None:
@@ -551,10 +546,7 @@ def _parse_index_line(line: str, *, where: str) -> tuple[str, int, str | None] |
 
 
 def _open_index(file: str) -> FileCorpus:
-    """
-    Open an index in the published format: path and integer label per line, separated by a space or a comma; or path
-    and class name, separated by a comma. Class names are numbered in sorted order.
-    """
+    """An index in one of the formats that [`open_corpus`] describes; class names are numbered in sorted order."""
     paths, labels, names = [], array("l"), []
     with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
@@ -759,8 +751,7 @@ def open_corpus(
         return _open_files([source], video_column=video_column)
     if any(character in source for character in "*?[{"):
         files = [file for pattern in _expand_braces(source) for file in sorted(glob.glob(pattern)) or [pattern]]
-        missing = [file for file in files if not os.path.isfile(file)]
-        if missing:
+        if missing := [file for file in files if not os.path.isfile(file)]:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
         return _open_files(files, video_column=video_column)
     return _open_hub(source, split=split, video_column=video_column)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -71,8 +72,7 @@ def read_class_names(path: str | os.PathLike, num_labels: int | None = None) -> 
     names = _in_order(content, path)
     if num_labels is not None and len(names) != num_labels:
         raise LabelError(f"{path} names {len(names)} classes, the model has {num_labels}: pass its data set's file")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise LabelError(f"{path} names classes twice: {', '.join(twice)}")
     return names
 
@@ -130,19 +130,20 @@ def _plain(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
 
 
-def _model_names(config: PreTrainedConfig) -> list[str]:
+def model_class_names(config: PreTrainedConfig) -> list[str]:
+    """The names of the classes of a model, by class."""
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def have_names(corpus: Corpus, config: PreTrainedConfig) -> bool:
     """Whether both a corpus and a model name their classes (LABEL_0, LABEL_1 ... do not count as names)."""
-    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in _model_names(config))
+    return bool(corpus.class_names) and not all(_GENERIC_NAME.fullmatch(name) for name in model_class_names(config))
 
 
 def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name", "number"] = "name") -> np.ndarray:
     """
-    Find the class of the model for each label of a corpus: by name if both have names (LABEL_0, LABEL_1 ... do not
-    count as names; case, underscores and punctuation are ignored), otherwise by number.
+    Find the class of the model for each label of a corpus: by name if both have names (see [`have_names`]; case,
+    underscores and punctuation are ignored), otherwise by number.
 
     Args:
         corpus: the corpus, with or without `class_names`.
@@ -158,7 +159,7 @@ def align_labels(corpus: Corpus, config: PreTrainedConfig, *, by: Literal["name"
     """
     used = None if isinstance(corpus, SequentialCorpus) else np.unique(corpus.labels[corpus.labels >= 0])
     if by == "name" and have_names(corpus, config):
-        return _align_names(corpus.class_names, _model_names(config), used)
+        return _align_names(corpus.class_names, model_class_names(config), used)
     if by == "name" and corpus.class_names and len(corpus.class_names) != config.num_labels:
         # The folders of some classes are numbered from 0: their numbers may mean other classes of the model.
         raise LabelMismatchError(
@@ -199,6 +200,6 @@ def _align_names(ours: Sequence[str], theirs: Sequence[str], used: np.ndarray | 
     return np.array(classes, dtype=np.int64)
 
 
-def _some(names: Sequence[str], *, number: int = 5) -> str:
-    rest = f" and {len(names) - number} more" if len(names) > number else ""
-    return ", ".join(repr(name) for name in names[:number]) + rest
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name) for name in names[:5]) + rest

@@ -112,10 +112,7 @@ class LaneReader:
             self._dataset.load_state_dict(state)
 
     def _rows(self, first: int) -> Iterator[tuple[int, dict[str, list]]]:
-        """
-        The rows of this epoch with their numbers. After an error the source is opened again. After `TRIES` errors in
-        a row the rest of the shard is skipped and counted as one broken video.
-        """
+        """The rows of this epoch with their numbers; after `TRIES` errors in a row the rest of a shard is skipped."""
         number, failures_in_a_row = first, 0
         while True:
             try:

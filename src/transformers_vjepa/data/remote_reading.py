@@ -48,14 +48,12 @@ def retried(read: Callable[[], Result], *, name: str, seed: int = 0) -> Result:
         FileNotFoundError, PermissionError: immediately.
         OSError: the last try failed, or a try failed permanently.
     """
-    failures = 0
-    while True:
+    for failures in range(1, TRIES + 1):
         try:
             return read()
         except (FileNotFoundError, PermissionError):
             raise
         except source_errors() as error:
-            failures += 1
             if failures == TRIES or not _is_temporary(error):
                 tries = f"{failures} tries" if failures > 1 else "1 try"
                 message = f"{name} cannot be read after {tries} ({type(error).__name__}: {error}): check its server"

@@ -12,8 +12,9 @@ import numpy as np
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ..models.vjepa.decoding import natural_order
 from .corpora import IndexedCorpus, RelabelledCorpus, SequentialCorpus, SubsetCorpus, open_corpus
-from .labels import align_labels
+from .labels import align_labels, model_class_names
 
 logger = logging.get_logger(__name__)
 
@@ -31,10 +32,7 @@ def _check_fraction(fraction: float, *, upper_is_open: bool) -> None:
 
 
 def _shuffled_classes(labels: Sequence[int], *, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-    """
-    Each class with the shuffled indices of its clips. The order depends only on the seed and the class, so that a
-    smaller share is a part of a larger share.
-    """
+    """Each class with the indices of its clips, in an order that depends only on the seed and the class."""
     labels = np.asarray(labels)
     if len(labels) == 0:
         raise SplitError("there are no clips to split: check the data set, and the selection from it")
@@ -88,10 +86,8 @@ def stratified_split(
     Hold out a share of every class, rounded half up, but at least one clip and never all clips.
 
     Args:
-        labels: class of every clip, 0 or more.
+        labels, seed, class_names: see [`stratified_fraction`].
         fraction: share to hold out, in (0, 1).
-        seed: determines the choice.
-        class_names: names for errors.
 
     Returns:
         Indices of the remaining clips, and of the held-out clips; ascending.
@@ -142,11 +138,6 @@ def groups_from_names(names: Sequence[str], *, pattern: str) -> list[str]:
     return groups
 
 
-def _natural_order(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that compares numbers in names by value: `seq2` before `seq10`."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
-
-
 def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
     """
     Folds of whole groups, for a cross-validation that never divides a group. The group names are sorted in natural
@@ -162,14 +153,12 @@ def group_folds(groups: Sequence[str], *, num_folds: int) -> list[np.ndarray]:
     Raises:
         SplitError: fewer groups than folds, or fewer than two folds.
     """
-    names = sorted(set(groups), key=_natural_order)
+    names = sorted(set(groups), key=natural_order)
     if num_folds < 2:
         raise SplitError(f"num_folds={num_folds} must be at least 2")
     if len(names) < num_folds:
         raise SplitError(f"{len(names)} groups do not make {num_folds} folds: use at most {len(names)}")
-    number = {name: index for index, name in enumerate(names)}
-    position = np.array([number[group] for group in groups])
-    return [np.flatnonzero(np.isin(position, run)) for run in np.array_split(np.arange(len(names)), num_folds)]
+    return [np.flatnonzero(np.isin(groups, run)) for run in np.array_split(names, num_folds)]
 
 
 # Splits of labelled corpora
@@ -334,15 +323,14 @@ def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfi
     Raises:
         ValueError: labels that the model does not have, or without a training clip.
     """
-    names = [config.id2label[label] for label in range(config.num_labels)]
+    names = model_class_names(config)
     splits = {
         name: RelabelledCorpus(corpus, align_labels(corpus, config), class_names=names)
         for name, corpus in corpora.items()
     }
     known = set(splits["train"].labels.tolist())
     for name, corpus in splits.items():
-        untrained = sorted(set(corpus.labels.tolist()) - known)
-        if untrained:
+        if untrained := sorted(set(corpus.labels.tolist()) - known):
             classes = ", ".join(names[label] for label in untrained[:5])
             raise SplitError(
                 f"{len(untrained)} classes of the {name} split have no training clip ({classes}): "

@@ -306,8 +306,7 @@ class _Worker:
     def _first_readable(self, position: int, *, lane: int, clip_seed: int) -> tuple[EncodedClip, torch.Tensor, int]:
         """The video at `position`, or its first replacement that can be read; its frames; the broken videos before."""
         stream = self._stream
-        attempt = 0
-        while True:  # until a video can be read, or the monitor raises
+        for attempt in count():  # until a video can be read, or the monitor raises
             path, find = self._due(position, lane=lane, attempt=attempt)
             generator = torch.Generator().manual_seed(clip_seed)
             try:
@@ -324,7 +323,6 @@ class _Worker:
                     )
             except BROKEN_VIDEO_ERRORS as error:
                 self._monitor.failed(path, error)
-                attempt += 1
             else:
                 self._monitor.succeeded()
                 return clip, frames, attempt

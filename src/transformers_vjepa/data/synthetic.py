@@ -52,7 +52,7 @@ import numpy as np
 from ..safety.atomic_files import atomic_path, write_text_atomically
 
 MOTIONS = ("left", "right", "up", "down", "rotate_clockwise", "rotate_counterclockwise", "zoom_in", "zoom_out")
-# The numbers of shapes and motions, five and eight, have no common divisor: `_labels` needs this to be balanced.
+# Five and eight, which have no common divisor: `_labels` needs this to be balanced.
 APPEARANCES = ("disc", "ring", "triangle", "cross", "bar")
 SPLITS = ("train", "test")
 # What can happen to all shapes of a clip at once: nothing; a displacement; disappearance; the motion backwards.
@@ -244,10 +244,7 @@ def _vector(rng: np.random.Generator, lengths: tuple[float, float]) -> np.ndarra
 
 
 def _scattered_points(rng: np.random.Generator, *, number: int, side: float) -> np.ndarray:
-    """
-    Points (number, 2) on the torus that keep a distance: each is the one of twelve candidates that is farthest from
-    the earlier points (Mitchell 1991). A displacement of all points does not change the distribution.
-    """
+    """Points (number, 2) on the torus that keep a distance: the best of twelve candidates each (Mitchell 1991)."""
     points = rng.uniform(0.0, side, (1, 2))
     while len(points) < number:
         candidates = rng.uniform(0.0, side, (12, 2))
@@ -295,18 +292,12 @@ def sample_scene(seed: int | Sequence[int], *, size: int) -> Scene:
 
 
 def _course(scene: Scene, *, num_frames: int, backwards: bool, disturb: str, disturb_at: int) -> _Course:
-    """
-    Every array is made in the order of the finished clip, and reversed if the clip is played backwards: the renderer
-    knows one direction only.
-
-    "reverse" mirrors the motion at the last frame before the disturbance, `p = disturb_at - 1`: frame `p + i` equals
-    frame `p - i`.
-    """
+    """The arrays of the finished clip, reversed if it is played backwards: the renderer knows one direction only."""
     frames = np.arange(num_frames)
     disturbed = frames >= disturb_at
-    shown = frames
-    if disturb == "reverse":
-        shown = np.where(disturbed, 2 * (disturb_at - 1) - frames, frames)
+    # "reverse" mirrors the motion at the last frame before the disturbance: frame p + i equals frame p - i.
+    mirrored = 2 * (disturb_at - 1) - frames
+    shown = np.where(disturbed & (disturb == "reverse"), mirrored, frames)
     sign, middle = (-1.0 if backwards else 1.0), (num_frames - 1) / 2
     course = (
         sign * (frames - middle),
@@ -320,18 +311,9 @@ def _course(scene: Scene, *, num_frames: int, backwards: bool, disturb: str, dis
 def _plane_waves(
     x: np.ndarray, y: np.ndarray, *, waves: np.ndarray, phases: np.ndarray, sharpness: float
 ) -> np.ndarray:
-    """
-    A texture in [0, 1], the clipped sum of plane waves: float32 (frames, size, size), rows first.
-
-    A plane wave is the product of a function of x and a function of y, so all waves of a frame are one small matrix
-    product instead of a cosine per pixel.
-
-    Args:
-        x, y: pixel coordinates, each (frames, size).
-        waves: wave vectors in radians per pixel, (frames, number, 2).
-        phases: radians, (number,).
-        sharpness: factor on the sum before clipping.
-    """
+    """A clipped sum of waves at pixels x, y (frames, size): float32 (frames, size, size) in [0, 1], rows first."""
+    # A plane wave is the product of a function of x and a function of y, so all waves of a frame are one small matrix
+    # product instead of a cosine per pixel. `waves` are (frames, number, 2), `phases` (number,).
     along_x = np.exp(1j * (waves[:, :, :1] * x[:, None, :] + phases[:, None])).astype(np.complex64)
     along_y = np.exp(1j * (waves[:, :, 1:] * y[:, None, :])).astype(np.complex64)
     summed = (along_y.transpose(0, 2, 1) @ along_x).real
@@ -339,18 +321,7 @@ def _plane_waves(
 
 
 def _window(centre: np.ndarray, *, reach: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The pixels that a shape can touch, as a square on the torus.
-
-    Args:
-        centre: x, y in pixels, (frames, 2).
-        reach: pixels, from the centre to the farthest point.
-        size: side of the image, in pixels.
-
-    Returns:
-        Offsets of the square's columns and rows from the centre, in pixels, float64 (2, frames, side); and the
-        indices of its pixels in the flattened frames, int64 (frames, side, side).
-    """
+    """The square that a shape can touch: offsets of its pixels from the centre, and their flat indices."""
     half = math.ceil(reach + 1.0)  # antialiasing extends a corner by up to one pixel
     places = np.floor(centre).T[:, :, None] - min(half, size // 2) + np.arange(min(2 * half + 1, size))
     columns, rows = places.astype(np.int64) % size
@@ -361,10 +332,7 @@ def _window(centre: np.ndarray, *, reach: float, size: int) -> tuple[np.ndarray,
 def _render_shape(
     shape: Shape, *, scene: Scene, appearance: str, motion: str, course: _Course
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Coverage and texture of a shape in a square, each float32 (frames, side, side) in [0, 1]; and the indices of the
-    square's pixels in the flattened frames, int64 (frames, side, side).
-    """
+    """Coverage, texture (both float32 in [0, 1]) and flat pixel indices of a shape's square: (frames, side, side)."""
     times, size = course.shape_times, scene.size
     direction = np.array({"right": (1.0, 0.0), "down": (0.0, 1.0)}.get(motion, (0.0, 0.0)))
     centre = shape.centre + scene.speed * times[:, None] * direction + course.displacement
@@ -505,14 +473,10 @@ def render_clip(
 
 
 def _labels(config: CorpusConfig, split: str) -> list[tuple[str, str]]:
-    """
-    (motion, appearance) of every video of a split, in the order of the files.
-
-    Video i has motion i mod 8 and appearance i mod 5. Since 8 and 5 have no common divisor, 40 successive videos have
-    each pair once (Chinese remainder theorem). For any number of videos the counts of the motions, of the appearances
-    and of the pairs differ by at most one. The order is then shuffled.
-    """
+    """(motion, appearance) of every video of a split, in the order of the files."""
     number = config.num_train if split == "train" else config.num_test
+    # Since 8 and 5 have no common divisor, 40 successive videos have each pair once (Chinese remainder theorem). For
+    # any number of videos the counts of the motions, of the appearances and of the pairs differ by at most one.
     pairs = [(MOTIONS[i % len(MOTIONS)], APPEARANCES[i % len(APPEARANCES)]) for i in range(number)]
     order = np.random.default_rng([config.seed, SPLITS.index(split)]).permutation(number)
     return [pairs[i] for i in order]
@@ -551,13 +515,8 @@ def _render_file(job: tuple[VideoRecord, CorpusConfig]) -> None:
     record, config = job
     # Three numbers, while the order of the labels uses two: so no stream of random numbers is used twice.
     seed = [config.seed, SPLITS.index(record.split), int(record.path.stem)]
-    frames = render_clip(
-        motion=record.motion,
-        appearance=record.appearance,
-        seed=seed,
-        size=config.size,
-        num_frames=config.num_frames,
-    )
+    labels = {"motion": record.motion, "appearance": record.appearance}
+    frames = render_clip(**labels, seed=seed, size=config.size, num_frames=config.num_frames)
     # A file under its final name is a whole file: an interrupted render leaves only the other name behind.
     with atomic_path(record.path, shared=True, flush=False) as unfinished:
         encode_frames(frames, unfinished, fps=config.fps)
@@ -596,12 +555,7 @@ def _write_index(root: Path, records: list[VideoRecord]) -> None:
 
 
 def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
-    """
-    Check that the folder is empty or holds a corpus with these settings.
-
-    Raises:
-        ValueError: the folder holds a corpus of other settings, or other files.
-    """
+    """Raises `ValueError` if the folder holds a corpus of other settings, or other files."""
     try:
         found = json.loads((root / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

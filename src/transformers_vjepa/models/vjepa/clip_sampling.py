@@ -83,11 +83,10 @@ class ClipSampling:
     spacing: Literal["stride", "linspace"] = "stride"
 
     def __post_init__(self) -> None:
+        if self.frame_step is None and self.target_fps is None and self.duration is None:
+            object.__setattr__(self, "frame_step", 4)
         distances = {name: getattr(self, name) for name in ("frame_step", "target_fps", "duration")}
         given = {name: value for name, value in distances.items() if value is not None}
-        if not given:
-            object.__setattr__(self, "frame_step", 4)
-            given = {"frame_step": 4}
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both given ({given}): pass only one of them")
         for name in ("num_frames", *given):
@@ -98,10 +97,9 @@ class ClipSampling:
                 raise ValueError(f"`{name}`={value} must be {bound}")
             if whole and int(value) != value:
                 raise ValueError(f"`{name}`={value} must be a whole number; `target_fps` takes fractions")
-        if self.short_video not in ("repeat_last", "refuse"):
-            raise ValueError(f"`short_video`={self.short_video!r} must be 'repeat_last' or 'refuse'")
-        if self.spacing not in ("stride", "linspace"):
-            raise ValueError(f"`spacing`={self.spacing!r} must be 'stride' or 'linspace'")
+        for name, one, other in (("short_video", "repeat_last", "refuse"), ("spacing", "stride", "linspace")):
+            if getattr(self, name) not in (one, other):
+                raise ValueError(f"`{name}`={getattr(self, name)!r} must be {one!r} or {other!r}")
         if self.spacing == "linspace" and self.frame_step is None:
             raise ValueError(f"`spacing`='linspace' needs a whole number of frames: pass `frame_step`, not {given}")
 
@@ -124,13 +122,9 @@ class ClipSampling:
             span = self.num_frames * self.frame_step
             # In integers: a rounding error of floats could move a frame.
             return [min(i * span // max(self.num_frames - 1, 1), span - 1) for i in range(self.num_frames)]
-        step: float | int
-        if self.frame_step is not None:
-            step = self.frame_step
-        elif fps is None:
+        if self.frame_step is None and fps is None:
             raise ValueError("the frame rate is unknown, so seconds cannot become frames: use `frame_step`")
-        else:
-            step = fps / self.clip_fps
+        step = fps / self.clip_fps if self.frame_step is None else self.frame_step
         return [int(i * step + 0.5) for i in range(self.num_frames)]
 
 
@@ -186,17 +180,5 @@ def plan_clips(
     if room < 1 and sampling.short_video == "refuse":
         reason = f"{total} frames are fewer than the {offsets[-1] + 1} that {sampling} spans: use a closer spacing"
         raise TooShortVideoError(name, reason + " or short_video='repeat_last'", total)
-    # Every start is equally likely when a place is uniform in [0, 1); place 1 is the last start.
     starts = [min(int(place * max(room, 1)), max(room, 1) - 1) for place in places]
     return [[min(start + offset, total - 1) for offset in offsets] for start in starts]
-
-
-__all__ = [
-    "ClipSampling",
-    "CorruptVideoError",
-    "DecodingError",
-    "NoVideoStreamError",
-    "TooShortVideoError",
-    "plan_clips",
-    "segment_places",
-]

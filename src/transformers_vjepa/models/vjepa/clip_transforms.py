@@ -99,9 +99,9 @@ def sample_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def _resize(frames: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+def _resize(frames: torch.Tensor, size: list[int]) -> torch.Tensor:
     # uint8 stays uint8 (in fixed point, if the CPU supports it).
-    return tvF.resize(frames, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=False)
+    return tvF.resize(frames, size, interpolation=InterpolationMode.BILINEAR, antialias=False)
 
 
 def crop_and_resize(
@@ -133,7 +133,7 @@ def crop_and_resize(
             f"box (top, left, height, width) = {tuple(box)} does not lie inside frames of {height} x {width} "
             "pixels: draw it with `sample_crop_box` for this size"
         )
-    resized = _resize(frames[..., top : top + box_height, left : left + box_width], height=size, width=size)
+    resized = _resize(frames[..., top : top + box_height, left : left + box_width], [size, size])
     if flip:
         resized = resized.flip(-1)
     # A worker process that sends a view would send the full frames.
@@ -175,9 +175,7 @@ def resize_short_side(frames: torch.Tensor, *, edge: int) -> torch.Tensor:
     Resizes (frames, channels, height, width) so that the shorter side has `edge` pixels. The longer side keeps the
     aspect ratio, rounded down.
     """
-    height, width = frames.shape[-2:]
-    long = edge * max(height, width) // min(height, width)
-    return _resize(frames, height=edge if height <= width else long, width=long if height <= width else edge)
+    return _resize(frames, [edge])
 
 
 def center_crop(frames: torch.Tensor, *, size: int) -> torch.Tensor:
@@ -282,20 +280,3 @@ def normalize_clips(
     if frames.dtype != torch.uint8:
         raise ValueError(f"frames of {frames.dtype}: pass uint8 (floats may be normalised already)")
     return normalize(frames, scale=1 / 255, mean=mean, std=std, dtype=dtype)
-
-
-__all__ = [
-    "CROP_RATIO",
-    "CROP_SCALE",
-    "augment_clip",
-    "center_crop",
-    "check_augmentation",
-    "crop_and_resize",
-    "evaluation_resize_edge",
-    "normalize",
-    "normalize_clips",
-    "resize_and_center_crop",
-    "resize_and_crop_views",
-    "resize_short_side",
-    "sample_crop_box",
-]

@@ -1,6 +1,7 @@
 """Configuration of V-JEPA models: architecture and geometry, nothing about training."""
 
 import difflib
+import math
 import os
 from dataclasses import fields
 from typing import Any, Literal
@@ -24,7 +25,6 @@ _COMPUTED = {
     "grid_size": "`crop_size`, `patch_size`, `frames_per_clip` and `tubelet_size`",
 }
 
-_VITL16: dict[str, Any] = {}
 _VITH16: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32}
 _IMAGE: dict[str, Any] = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
 
@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vitt16": _small_vit(192, 3),
     "vits16": _small_vit(384, 6),
     "vitb16": _small_vit(768, 12),
-    "vitl16": _VITL16,
+    "vitl16": {},
     "vith16": _VITH16,
     "vith16-384": {**_VITH16, "crop_size": 384},
     "ijepa-vith14": {**_VITH16, **_IMAGE, "patch_size": 14},
@@ -160,8 +160,7 @@ class VJEPAConfig(PreTrainedConfig):
             if name in _COMPUTED:
                 raise ValueError(f"`{name}={kwargs[name]!r}` is computed: set {_COMPUTED[name]}")
             # `PreTrainedConfig` stores any name: with a misspelled field, the default would silently apply.
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-            if close:
+            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
                 raise ValueError(
                     f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: did you mean `{close[0]}`?"
                 )
@@ -203,8 +202,7 @@ class VJEPAConfig(PreTrainedConfig):
     @property
     def num_patches(self) -> int:
         """Tokens of a full clip."""
-        time, height, width = self.grid_size
-        return time * height * width
+        return math.prod(self.grid_size)
 
     @property
     def num_frames(self) -> int:
@@ -217,9 +215,21 @@ class VJEPAConfig(PreTrainedConfig):
         return self.frames_per_clip == 1
 
     def validate_architecture(self) -> None:
-        """Checks that involve several fields; run when the configuration is created and when it is saved."""
+        """Checks the fields; run when the configuration is created and when it is saved."""
         super().validate_architecture()
-        self._validate_ranges()
+        positive = (
+            "patch_size crop_size frames_per_clip tubelet_size hidden_size in_chans num_attention_heads "
+            "num_hidden_layers pred_hidden_size pred_num_attention_heads pred_num_hidden_layers "
+            "pred_num_mask_tokens mlp_ratio pred_mlp_ratio layer_norm_eps pooler_layer_norm_eps initializer_range"
+        )
+        for name in positive.split():
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}`={getattr(self, name)} must be greater than 0")
+        if self.num_pooler_layers < 0:
+            raise ValueError(f"`num_pooler_layers`={self.num_pooler_layers} must be at least 0")
+        for name in ("drop_path_rate", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}`={getattr(self, name)} must lie in [0, 1)")
         for total, part in (
             ("crop_size", "patch_size"),
             ("frames_per_clip", "tubelet_size"),
@@ -241,21 +251,6 @@ class VJEPAConfig(PreTrainedConfig):
                     f"`{name}`={getattr(self, name)} cannot hold the sine-cosine positions: "
                     f"use a multiple of {multiple}"
                 )
-
-    def _validate_ranges(self) -> None:
-        positive = (
-            "patch_size crop_size frames_per_clip tubelet_size hidden_size in_chans num_attention_heads "
-            "num_hidden_layers pred_hidden_size pred_num_attention_heads pred_num_hidden_layers "
-            "pred_num_mask_tokens mlp_ratio pred_mlp_ratio layer_norm_eps pooler_layer_norm_eps initializer_range"
-        )
-        for name in positive.split():
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}`={getattr(self, name)} must be greater than 0")
-        if self.num_pooler_layers < 0:
-            raise ValueError(f"`num_pooler_layers`={self.num_pooler_layers} must be at least 0")
-        for name in ("drop_path_rate", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}`={getattr(self, name)} must lie in [0, 1)")
 
 
 __all__ = ["PRESETS", "VJEPAConfig"]

@@ -16,8 +16,9 @@ import io
 import itertools
 import os
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
@@ -167,7 +168,7 @@ def probe_video(source: VideoSource, *, backend: Backend = "pyav") -> VideoInfo:
 # Reading what was planned -------------------------------------------------------------------------------
 
 
-class _Video(ABC):
+class _Video(AbstractContextManager):
     """An open video, which closes at the end of a `with` block."""
 
     name: str
@@ -187,9 +188,6 @@ class _Video(ABC):
 
     def close(self) -> None:
         self._decoder = None  # the last reference to it, and so to the file
-
-    def __enter__(self) -> "_Video":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -290,21 +288,17 @@ class VideoCache:
         if name is None or name in self._refused:
             return video
         try:
-            decoded = self._decode(video)
+            fits = video.num_frames * video.read([0])[0].numel() <= self._room
+            frames = _gather(video, list(range(video.num_frames))) if fits else None
         except DecodingError:  # the frames of the clip may still decode
-            decoded = None
-        if decoded is None:
+            frames = None
+        if frames is None:
             self._refused.add(name)
             return video
         video.close()
-        self._room -= decoded.frames.numel()
-        self._videos[name] = decoded
-        return decoded
-
-    def _decode(self, video: _Video) -> _DecodedVideo | None:
-        if video.num_frames * video.read([0])[0].numel() > self._room:
-            return None
-        return _DecodedVideo(video.name, video.fps, _gather(video, list(range(video.num_frames))))
+        self._room -= frames.numel()
+        self._videos[name] = _DecodedVideo(video.name, video.fps, frames)
+        return self._videos[name]
 
 
 # PyAV ---------------------------------------------------------------------------------------------------
@@ -360,11 +354,7 @@ class _Timeline:
 
 
 class _PyAVVideo(_Video):
-    """
-    If the times in the container are reliable, decodes from the keyframe before the wanted frames only. Otherwise (AVI
-    with B-frames, which stores no times), decodes from the start of the file and counts frames. One pass over the
-    packets collects the times; it reads the file but decodes nothing.
-    """
+    """Decodes from the keyframe before the wanted frames if the times are reliable, otherwise from the start."""
 
     def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
         self.name = name
@@ -620,7 +610,7 @@ class _TorchCodecVideo(_Video):
 
 
 class _ImageFolder(_Video):
-    """Frames saved as images, ordered by name with numbers as numbers (`2.png` before `10.png`)."""
+    """Frames saved as images, in the natural order of their names."""
 
     fps = None
 
@@ -628,7 +618,7 @@ class _ImageFolder(_Video):
         self.name = str(path)
         files = (file for file in path.iterdir() if not file.name.startswith("."))
         images = (file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES)
-        self._images = sorted(images, key=lambda file: _natural_order(file.name))
+        self._images = sorted(images, key=lambda file: natural_order(file.name))
         self.num_frames = len(self._images)
         if not self._images:
             raise NoVideoStreamError(self.name, f"the folder has no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
@@ -649,7 +639,8 @@ _BACKENDS: dict[str, Callable[[Any, str], _Video]] = {
 }
 
 
-def _natural_order(name: str) -> list[str | int]:
+def natural_order(name: str) -> list[str | int]:
+    """Sort key that compares numbers in names by value: `seq2` before `seq10`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -660,6 +651,3 @@ def _channels_first(rgb: np.ndarray) -> torch.Tensor:
 
 def _beyond_the_end(name: str, index: int, total: int) -> TooShortVideoError:
     return TooShortVideoError(name, f"frame {index} is beyond its {total} frames: ask for less than {total}", total)
-
-
-__all__ = ["Backend", "VideoInfo", "VideoSource", "decode_frames", "probe_video", "read_clip", "read_segments"]

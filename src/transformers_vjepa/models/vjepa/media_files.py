@@ -108,10 +108,7 @@ def read_image(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
 
 
 def _check_promises(source: str | BinaryIO, name: str) -> None:
-    """
-    Refuses MP4 headers that promise more frames than the file can hold. FFmpeg allocates an index for all of them: a
-    header of a kilobyte may promise a billion. For other formats, the index grows while the file is read.
-    """
+    """Refuses MP4 headers that promise more frames than fit into the file; FFmpeg would allocate an index for all."""
     if isinstance(source, str):
         with open(source, "rb") as file:
             return _check_promises(file, name)
@@ -177,6 +174,3 @@ def _runs(table: bytes) -> np.ndarray:
     """The entries of `stts` or `ctts`: (entries, 2), a number of samples and a time."""
     entries = min(int.from_bytes(table[4:8], "big"), max(0, len(table) - 8) // 8)
     return np.frombuffer(table[8 : 8 + 8 * entries], dtype=">u4").reshape(-1, 2)
-
-
-__all__ = ["MAX_PIXELS", "open_container", "read_image", "rgb_pixels"]

@@ -619,16 +619,14 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             init.copy_(module.table, module.compute_table())
 
     def _resolve_outputs(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
-        if output_hidden_states is None:
-            output_hidden_states = bool(self.config.output_hidden_states)
-        if output_attentions is None:
-            output_attentions = bool(self.config.output_attentions)
-        if output_attentions and self.config._attn_implementation != "eager":
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        wanted = {name: bool(getattr(self.config, name)) if it is None else it for name, it in wanted.items()}
+        if wanted["output_attentions"] and self.config._attn_implementation != "eager":
             raise ValueError(
                 f"output_attentions=True needs attention weights, and attn_implementation="
                 f"{self.config._attn_implementation!r} returns none: call set_attn_implementation('eager') first"
             )
-        return {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        return wanted
 
 
 def _only_pixels(pixel_values_videos: torch.Tensor | None, pixel_values: torch.Tensor | None) -> torch.Tensor:

@@ -68,52 +68,44 @@ def _stack_frames(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
     return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
 
 
-def _as_clips(videos: Any) -> list[np.ndarray | torch.Tensor]:
-    """Videos in memory, in any form that [`VJEPAVideoProcessor`] takes, as a list of arrays of rank 4."""
-    if is_pil_image(videos):
-        return [_stack_frames([videos])]
-    if _is_array(videos):
+_FILES = (str, bytes, os.PathLike)
+
+
+def _as_clips(videos: Any, *, files: tuple[type, ...] = ()) -> Iterator[Any]:
+    """Videos in any form that [`VJEPAVideoProcessor`] takes, as arrays of rank 4; those of the types `files` as is."""
+    if isinstance(videos, files):
+        yield videos
+    elif is_pil_image(videos):
+        yield _stack_frames([videos])
+    elif _is_array(videos):
         if videos.ndim not in (3, 4, 5):
             raise ValueError(
                 f"a video of shape {tuple(videos.shape)} has rank {videos.ndim}: pass an image (rank 3), "
                 "a clip (frames, channels, height, width) (rank 4) or a batch of clips (rank 5)"
             )
-        clips = list(videos) if videos.ndim == 5 else [videos[None] if videos.ndim == 3 else videos]
-        for clip in clips:
+        for clip in videos if videos.ndim == 5 else [videos[None] if videos.ndim == 3 else videos]:
             # Checked before the base class does, whose error does not name the shape.
             if not {1, 3, 4} & {clip.shape[1], clip.shape[3]}:
                 raise _channel_error(clip.shape)
-        return clips
-    if isinstance(videos, (list, tuple)) and videos:
+            yield clip
+    elif isinstance(videos, (list, tuple)) and videos:
         if all(is_pil_image(item) or (_is_array(item) and item.ndim == 3) for item in videos):
-            return [_stack_frames(videos)]
-        return [clip for item in videos for clip in _as_clips(item)]
-    given = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
-    raise ValueError(
-        f"{given} is not a video: pass arrays, tensors, PIL images, lists of them, or a file path as a string; "
-        "`do_sample_frames=True` also takes the bytes of a file"
-    )
-
-
-_FILES = (str, bytes, os.PathLike)
-
-
-def _holds(videos: Any, *, kinds: tuple[type, ...]) -> bool:
-    """Whether `videos` is an instance of one of these types, or contains one at any depth."""
-    if isinstance(videos, (list, tuple)):
-        return any(_holds(item, kinds=kinds) for item in videos)
-    return isinstance(videos, kinds)
-
-
-def _files_and_clips(videos: Any) -> Iterator[Any]:
-    """Files, and videos in memory as arrays of rank 4, in order."""
-    if not _holds(videos, kinds=_FILES):
-        yield from _as_clips(videos)
-    elif isinstance(videos, _FILES):
-        yield videos
+            yield _stack_frames(videos)
+        else:
+            for item in videos:
+                yield from _as_clips(item, files=files)
     else:
-        for item in videos:
-            yield from _files_and_clips(item)
+        given = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
+        raise ValueError(
+            f"{given} is not a video: pass arrays, tensors, PIL images, lists of them, or a file path as a string; "
+            "`do_sample_frames=True` also takes the bytes of a file"
+        )
+
+
+def _has_path(videos: Any) -> bool:
+    if isinstance(videos, (list, tuple)):
+        return any(_has_path(item) for item in videos)
+    return isinstance(videos, str)
 
 
 def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.BytesIO:
@@ -402,9 +394,9 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
                 f"`num_segments`={num_segments} takes several clips from a video: pass the video with "
                 "`do_sample_frames=True`, or a clip with `num_segments=1`"
             )
-        elif not _holds(videos, kinds=(str,)):
+        elif not _has_path(videos):
             # The base class reads paths. Videos in memory get one common form here.
-            videos = _as_clips(videos)
+            videos = list(_as_clips(videos))
         return super().preprocess(videos, **given)
 
     @classmethod
@@ -435,7 +427,7 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
         num_segments = given.get("num_segments", self.num_segments)
         input_data_format = given.get("input_data_format", self.input_data_format)
         sampled = []
-        for video in _files_and_clips(videos):
+        for video in _as_clips(videos, files=_FILES):
             if isinstance(video, _FILES):
                 clips = read_segments(_fetch(video), num_segments=num_segments, sampling=sampling)
                 sampled.append(clips.flatten(0, 1))
