@@ -144,18 +144,16 @@ def describe_model(arguments: Namespace, config: VJEPAConfig) -> None:
     print(f"card:    {CARD_NAME}, licence: {card.data.get('license') or 'none named'}")
 
 
-def export(arguments: Namespace) -> None:
-    """A converted folder to published files."""
-    paths, number = write_published(arguments.source, arguments.output_dir)
-    print(f"checked: all {number} tensors, read again, are those of {arguments.source}")
-    print(f"saved:   {', '.join(map(str, paths.values()))}")
-
-
+@user_errors()
 def run(argv: Sequence[str]) -> None:
     """One conversion from its command line; an error that the user can correct ends it with one line."""
     arguments = parse_arguments(argv)
-    with user_errors():
-        export(arguments) if arguments.to_original else convert(arguments)
+    if not arguments.to_original:
+        convert(arguments)
+        return
+    paths, number = write_published(arguments.source, arguments.output_dir)
+    print(f"checked: all {number} tensors, read again, are those of {arguments.source}")
+    print(f"saved:   {', '.join(map(str, paths.values()))}")
 
 
 def main() -> None:

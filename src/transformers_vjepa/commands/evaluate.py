@@ -16,13 +16,14 @@ in the middle of the video.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedConfig
+from transformers.hf_argparser import HfArg
 
 from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, user_errors
 from ..data.arguments import CorpusArguments, Dtype, start_processes
@@ -54,15 +55,13 @@ class EvaluationArguments:
 
     _argument_group_name = "evaluation"
 
-    model: str = field(metadata={"help": "Classifier: a folder or Hub id."})
-    output_dir: str = field(metadata={"help": "Folder for results, predictions and charts."})
-    dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
-    label_matching: Literal["name", "number"] = field(
+    model: str = HfArg(help="Classifier: a folder or Hub id.")
+    output_dir: str = HfArg(help="Folder for results, predictions and charts.")
+    dtype: Dtype = HfArg(default="float32", help="Type of weights and computation.")
+    label_matching: Literal["name", "number"] = HfArg(
         default="name",
-        metadata={
-            "help": "Match classes of data and model by name if both have names, or by number (for example folders "
-            "named by WordNet ids, in their order)."
-        },
+        help="Match classes of data and model by name if both have names, or by number (for example folders "
+        "named by WordNet ids, in their order).",
     )
 
 
@@ -72,16 +71,15 @@ class ProtocolArguments:
 
     _argument_group_name = "protocol"
 
-    protocol: str | None = field(default=None, metadata={"help": "Name of a protocol.", "choices": list(PROTOCOLS)})
-    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's number."})
-    num_segments: int | None = field(default=None, metadata={"help": "Clips of a video, evenly spaced."})
-    num_views: int | None = field(default=None, metadata={"help": "Crops of a clip along its long side."})
-    frame_step: int | None = field(
-        default=None,
-        metadata={"help": "Frames from one frame of a clip to the next; by default the protocol's or processor's."},
+    protocol: str | None = HfArg(default=None, help="Name of a protocol.", metadata={"choices": list(PROTOCOLS)})
+    num_frames: int | None = HfArg(default=None, help="Frames of a clip; by default the model's number.")
+    num_segments: int | None = HfArg(default=None, help="Clips of a video, evenly spaced.")
+    num_views: int | None = HfArg(default=None, help="Crops of a clip along its long side.")
+    frame_step: int | None = HfArg(
+        default=None, help="Frames from one frame of a clip to the next; by default the protocol's or processor's."
     )
-    spacing: Literal["stride", "linspace"] | None = field(
-        default=None, metadata={"help": "Frames at the exact step, or evenly spaced and rounded, as published."}
+    spacing: Literal["stride", "linspace"] | None = HfArg(
+        default=None, help="Frames at the exact step, or evenly spaced and rounded, as published."
     )
 
 
@@ -133,9 +131,8 @@ def describe(
     """What the command would do (`--dry_run`)."""
     segments, views = protocol.num_segments, protocol.num_views
     seen = f"{segments} segments x {views} views of each video, {segments * views} clips"
-    rows = classifier_rows(model, batch_size=1, finetune=False, bf16=False)
     rate = f"every {protocol.frame_step} frames" if protocol.frame_step else f"{protocol.target_fps:g} frames a second"
-    rows += [("protocol", f"{seen}; {rate}, {protocol.spacing}")]
+    rows = [*classifier_rows(model), ("protocol", f"{seen}; {rate}, {protocol.spacing}")]
     return table([*rows, *corpus_rows({log_line(dataset): corpus}), ("output", output_dir)])
 
 
@@ -177,5 +174,4 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
 
 def main() -> None:
     run(sys.argv[1:])
-    if PartialState().num_processes > 1:
-        torch.distributed.destroy_process_group()
+    PartialState().destroy_process_group()

@@ -29,10 +29,7 @@ def position_table(config: VJEPAConfig, kind: str) -> torch.Tensor:
 
 def check_positions(weights: Mapping[str, torch.Tensor], config: VJEPAConfig) -> float | None:
     """
-    Compares the position table of a published network with ours.
-
-    Returns:
-        The largest difference; None if the network stores no table.
+    The largest difference of the position table of a published network from ours; None if the network stores no table.
 
     Raises:
         CheckpointError: the sizes differ, or the difference exceeds `TABLE_TOLERANCE` and the rounding of the type.
@@ -143,10 +140,9 @@ def _mlp_ratio(weight: torch.Tensor) -> float:
 
 
 def _recognise_grid(table: torch.Tensor, fields: Mapping[str, Any], *, is_image_model: bool) -> dict[str, Any]:
-    """
-    Frames, crop size and `uniform_power`. The number of tokens alone does not separate time from space, so the stored
-    table is compared with the table of each grid that is square in space, the largest in space first.
-    """
+    """Frames, crop size and `uniform_power`, from the stored position table."""
+    # The number of tokens alone does not separate time from space, so the stored table is compared with the table of
+    # each grid that is square in space, the largest in space first.
     if table.ndim != 3 or table.shape[0] != 1 or not table.is_floating_point():
         raise CheckpointError(f"pos_embed has shape {tuple(table.shape)}, {table.dtype}: expected (1, tokens, width)")
     stored = table[0].float()
@@ -187,19 +183,19 @@ def _heads(
     readable: Mapping[str, Any], *, named: str | None, matching: tuple[str, ...], given: int | None
 ) -> tuple[int, str]:
     """The number of heads, and its source."""
-    by_preset = {name: VJEPAConfig.from_preset(name).num_attention_heads for name in PRESETS}
+    name = named or next(iter(matching), None)
+    of_preset = VJEPAConfig.from_preset(name).num_attention_heads if name else None
     if given is not None:
-        if named and by_preset[named] != given:
+        if named and of_preset != given:
             raise CheckpointError(
-                f"--num_attention_heads {given} contradicts --preset {named}, which has {by_preset[named]} heads: "
+                f"--num_attention_heads {given} contradicts --preset {named}, which has {of_preset} heads: "
                 "leave one of them out"
             )
         if given < 1 or readable["hidden_size"] % given:
             raise CheckpointError(f"--num_attention_heads {given} does not divide the width {readable['hidden_size']}")
         return given, "as given"
-    if named or matching:
-        name = named or matching[0]
-        return by_preset[name], f"preset {name}"
+    if name:
+        return of_preset, f"preset {name}"
     shown = ", ".join(f"{field}={value}" for field, value in readable.items())
     raise CheckpointError(
         f"the weights do not show the number of attention heads, and no preset ({', '.join(PRESETS)}) agrees with "

@@ -35,7 +35,6 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
     Loads a model whose checkpoint holds every weight.
 
     Args:
-        model_class: class of the model.
         name: folder or Hub id.
         remedy: end of the error message for a checkpoint that lacks weights.
         settings: arguments of `from_pretrained`.
