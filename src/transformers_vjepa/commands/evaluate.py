@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedConfig
 from transformers.hf_argparser import HfArg
 
 from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, user_errors
@@ -43,7 +42,7 @@ from ..evaluation.protocols import (
     resolve_protocol,
 )
 from ..evaluation.reports import EmptyReportError, describe_results, write_prediction_report
-from ..evaluation.shards import PassOptions, ShardError, ShardFolder, writing_errors
+from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import log_line
 from .dry_run import check_writable, classifier_rows, corpus_rows, table
@@ -93,38 +92,6 @@ def parse_arguments(argv: Sequence[str]) -> tuple[EvaluationArguments, CorpusArg
     )
 
 
-def report(
-    shards: ShardFolder,
-    corpus: Corpus,
-    config: PreTrainedConfig,
-    arguments: EvaluationArguments,
-    data: CorpusArguments,
-    protocol: EvaluationProtocol,
-    *,
-    name: str | None,
-) -> dict[str, Any]:
-    """Writes the results of all processes; `name` is that of the protocol."""
-    by_name = arguments.label_matching == "name" and have_names(corpus, config)
-    details = {
-        "model": arguments.model,
-        "model_weights_sha256": shards.settings["weights"],
-        "dtype": arguments.dtype,
-        "dataset": data.dataset,
-        "manifest_sha256": shards.settings.get("manifest"),
-        "label_matching": "name" if by_name else "number",
-        "protocol": {"name": name, **vars(protocol)},
-        "sampling": shards.settings["sampling"],
-        "decoder": data.decoder,
-    }
-    return write_prediction_report(
-        read_predictions(shards, align_labels(corpus, config, by=arguments.label_matching)),
-        arguments.output_dir,
-        class_names=[config.id2label[label] for label in range(config.num_labels)],
-        broken=broken_videos(shards),
-        details=details,
-    )
-
-
 def describe(
     model: VJEPAForVideoClassification, corpus: Corpus, protocol: EvaluationProtocol, dataset: str, output_dir: str
 ) -> str:
@@ -167,7 +134,25 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         with writing_errors(arguments.output_dir):
-            results = report(shards, corpus, model.config, arguments, data, protocol, name=choices.protocol)
+            by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
+            details = {
+                "model": arguments.model,
+                "model_weights_sha256": shards.settings["weights"],
+                "dtype": arguments.dtype,
+                "dataset": data.dataset,
+                "manifest_sha256": shards.settings.get("manifest"),
+                "label_matching": "name" if by_name else "number",
+                "protocol": {"name": choices.protocol, **vars(protocol)},
+                "sampling": shards.settings["sampling"],
+                "decoder": data.decoder,
+            }
+            results = write_prediction_report(
+                read_predictions(shards, align_labels(corpus, model.config, by=arguments.label_matching)),
+                arguments.output_dir,
+                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+                broken=broken_videos(shards),
+                details=details,
+            )
     print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
     return results
 

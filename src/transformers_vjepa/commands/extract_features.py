@@ -14,13 +14,12 @@ summary.json the broken videos.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from transformers.hf_argparser import HfArg
 
 from ..command_line.parsing import names_given, parse_with_recipe, user_errors
 from ..data.arguments import CorpusArguments, Dtype, start_processes
@@ -41,22 +40,25 @@ class FeatureArguments:
 
     _argument_group_name = "features"
 
-    model: str = HfArg(
-        help="Folder or Hub id. A pretraining checkpoint gives its target encoder, a classifier its encoder."
+    model: str = field(
+        metadata={
+            "help": "Folder or Hub id. A pretraining checkpoint gives its target encoder, a classifier its encoder."
+        }
     )
-    output_dir: str = HfArg(help="Folder for the shards.")
-    kind: Literal["tokens", "mean", "time_means"] = HfArg(
-        default="mean", help="All tokens, their mean, or their mean over space at each time step."
+    output_dir: str = field(metadata={"help": "Folder for the shards."})
+    kind: Literal["tokens", "mean", "time_means"] = field(
+        default="mean", metadata={"help": "All tokens, their mean, or their mean over space at each time step."}
     )
-    format: Literal["safetensors", "parquet"] = HfArg(
-        default="safetensors", help="Format of the files; Parquet takes pooled features only."
+    format: Literal["safetensors", "parquet"] = field(
+        default="safetensors", metadata={"help": "Format of the files; Parquet takes pooled features only."}
     )
-    dtype: Dtype | None = HfArg(
-        default=None, help="Type on disk; by default float32 for pooled features and float16 for tokens."
+    dtype: Dtype | None = field(
+        default=None, metadata={"help": "Type on disk; by default float32 for pooled features and float16 for tokens."}
     )
-    model_dtype: Dtype = HfArg(default="float32", help="Type of weights and computation.")
-    shard_size: int | None = HfArg(
-        default=None, help="Videos per shard; by default a sixteenth of all, at most 1,024 and 128 MiB."
+    model_dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
+    shard_size: int | None = field(
+        default=None,
+        metadata={"help": "Videos per shard; by default a sixteenth of all, at most 1,024 and 128 MiB."},
     )
 
 
@@ -66,20 +68,28 @@ class SamplingArguments:
 
     _argument_group_name = "clips"
 
-    num_segments: int = HfArg(default=1, help="Clips of a video, evenly spaced; one: in the middle.")
-    num_views: int = HfArg(default=1, help="Crops of a clip along its long side; one: the centre.")
-    frame_step: int | None = HfArg(
-        default=None, help="Frames from one frame of a clip to the next; by default the processor's."
+    num_segments: int = field(default=1, metadata={"help": "Clips of a video, evenly spaced; one: in the middle."})
+    num_views: int = field(default=1, metadata={"help": "Crops of a clip along its long side; one: the centre."})
+    frame_step: int | None = field(
+        default=None,
+        metadata={"help": "Frames from one frame of a clip to the next; by default the processor's."},
     )
-    target_fps: float | None = HfArg(default=None, help="Frames per second of a clip, instead of a step.")
-    clip_duration: float | None = HfArg(default=None, help="Seconds that a clip lasts, instead of a step.")
-    spacing: Literal["stride", "linspace"] = HfArg(
-        default="stride", help="Frames at the exact step, or evenly spaced and rounded, as published."
+    target_fps: float | None = field(
+        default=None, metadata={"help": "Frames per second of a clip, instead of a step."}
     )
-    short_videos: Literal["repeat_last", "refuse"] = HfArg(
+    clip_duration: float | None = field(
+        default=None, metadata={"help": "Seconds that a clip lasts, instead of a step."}
+    )
+    spacing: Literal["stride", "linspace"] = field(
+        default="stride",
+        metadata={"help": "Frames at the exact step, or evenly spaced and rounded, as published."},
+    )
+    short_videos: Literal["repeat_last", "refuse"] = field(
         default="repeat_last",
-        help="Videos that end before the clip: repeat their last frame, or count them as broken. Videos with "
-        "fewer frames than a clip always count as broken.",
+        metadata={
+            "help": "Videos that end before the clip: repeat their last frame, or count them as broken. Videos with "
+            "fewer frames than a clip always count as broken."
+        },
     )
 
 

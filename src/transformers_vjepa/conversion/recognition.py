@@ -102,15 +102,16 @@ def _networks(checkpoint: Mapping[str, Any]) -> dict[str, Weights]:
     return networks
 
 
-def _encoder_fields(weights: Weights) -> dict[str, Any]:
-    """The fields that the weights of an encoder show, without the grid."""
+def _shown_fields(networks: Mapping[str, Weights]) -> dict[str, Any]:
+    """The fields that the weights show, without the grid."""
+    weights = networks["target_encoder"]
     kernel = weights[layout.PATCHES]
     if kernel.ndim not in (4, 5) or kernel.shape[-1] != kernel.shape[-2]:
         raise CheckpointError(
             f"{layout.PATCHES} has shape {tuple(kernel.shape)}: expected (width, channels, frames, side, side) for "
             "V-JEPA, or (width, channels, side, side) for I-JEPA"
         )
-    return {
+    fields = {
         "patch_size": kernel.shape[-1],
         "tubelet_size": kernel.shape[2] if kernel.ndim == 5 else 1,
         "in_chans": kernel.shape[1],
@@ -119,15 +120,14 @@ def _encoder_fields(weights: Weights) -> dict[str, Any]:
         "mlp_ratio": _mlp_ratio(weights["blocks.0.mlp.fc1.weight"]),
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
     }
-
-
-def _predictor_fields(weights: Weights) -> dict[str, Any]:
-    return {
-        "pred_hidden_size": weights["predictor_embed.weight"].shape[0],
-        "pred_num_hidden_layers": layout.count_blocks(weights, "predictor_blocks"),
-        "pred_mlp_ratio": _mlp_ratio(weights["predictor_blocks.0.mlp.fc1.weight"]),
-        "pred_num_mask_tokens": len(layout.mask_token_names(weights)),
-    }
+    if predictor := networks.get("predictor"):
+        fields |= {
+            "pred_hidden_size": predictor["predictor_embed.weight"].shape[0],
+            "pred_num_hidden_layers": layout.count_blocks(predictor, "predictor_blocks"),
+            "pred_mlp_ratio": _mlp_ratio(predictor["predictor_blocks.0.mlp.fc1.weight"]),
+            "pred_num_mask_tokens": len(layout.mask_token_names(predictor)),
+        }
+    return fields
 
 
 def _mlp_ratio(weight: torch.Tensor) -> float:
@@ -232,9 +232,7 @@ def recognise_config(
     """
     networks = _networks(checkpoint)
     encoder = networks["target_encoder"]
-    readable = _encoder_fields(encoder)
-    if "predictor" in networks:
-        readable |= _predictor_fields(networks["predictor"])
+    readable = _shown_fields(networks)
     table, named = encoder.get(layout.TABLES["encoder"]), VJEPAConfig.from_preset(preset) if preset else None
     if table is not None:
         readable |= _recognise_grid(table, readable, is_image_model=encoder[layout.PATCHES].ndim == 4)

@@ -81,11 +81,8 @@ class Heritage:
 
 def heritage_of(model: str | os.PathLike | None, *, token: str | None = None) -> Heritage:
     """
-    The heritage that a model passes on to models trained from it, read from its card.
-
-    Args:
-        model: folder with a card (`README.md`) or id on the Hub; None: no heritage.
-        token: for private repositories.
+    The heritage that a model passes on to models trained from it, read from the card (`README.md`) of a folder or of a
+    repository on the Hub; None has no heritage. `token` is for private repositories.
     """
     if model is None:
         return Heritage()

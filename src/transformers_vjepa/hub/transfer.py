@@ -100,9 +100,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def model_files(folder: str | Path, *, card: ModelCard | str | None, images_in: str | Path | None = None) -> Uploads:
     """
     The files to upload of a folder with a model: weights, settings, the card and its images, and the code for
-    `trust_remote_code`. Small files are read now, so that they may change while the upload runs.
-
-    Links of the card are relative to the folder `images_in`, by default `folder`.
+    `trust_remote_code`. Links of the card are relative to the folder `images_in`, by default `folder`. Small files are
+    read now, so that they may change while the upload runs.
     """
     folder = Path(folder)
     uploads: Uploads = {file.name: file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))}
@@ -113,16 +112,11 @@ def model_files(folder: str | Path, *, card: ModelCard | str | None, images_in: 
     uploads |= {file.name: file.read_bytes() for file in code_files() if settings}
     if card is not None:
         uploads[CARD_NAME] = str(card).encode()
-        uploads |= _linked_images(str(card), Path(images_in or folder))
+        root = Path(images_in or folder).resolve()
+        linked = [(root / link).resolve() for link in _IMAGE_LINK.findall(str(card))]
+        images = [file for file in linked if file.is_relative_to(root) and file.is_file()]
+        uploads |= {file.relative_to(root).as_posix(): file.read_bytes() for file in images}
     return uploads
-
-
-def _linked_images(card: str, folder: Path) -> Uploads:
-    """Images inside a folder that a card links to, by their relative path."""
-    root = folder.resolve()
-    files = [(root / link).resolve() for link in _IMAGE_LINK.findall(card)]
-    inside = [file for file in files if file.is_relative_to(root) and file.is_file()]
-    return {file.relative_to(root).as_posix(): file.read_bytes() for file in inside}
 
 
 def checkpoint_files(checkpoint: str | Path, name: str = LAST_CHECKPOINT) -> Uploads:
