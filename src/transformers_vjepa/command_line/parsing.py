@@ -103,7 +103,7 @@ def _takes(action: Action, text: str) -> bool:
 
 
 def _as_arguments(values: Mapping[str, Any], path: str | Path, actions: Mapping[str, Action]) -> list[str]:
-    """Values of a recipe as words of a command line. Refuses wrong values: argparse would name a flag nobody typed."""
+    """Values of a recipe as words of a command line; wrong values are refused with the name of the recipe."""
     arguments = []
     for name, value in values.items():
         if value == []:

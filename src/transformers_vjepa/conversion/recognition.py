@@ -216,8 +216,8 @@ def recognise_config(
 
     The weights show width, depth, patches, tubelets, MLPs, biases, predictor and mask tokens; the stored position
     table shows the grid and `uniform_power`. The weights do not show the number of heads: it comes from the preset
-    that agrees with all other fields, or from the caller. In all published models, the predictor has as many heads
-    as the encoder.
+    that agrees with all other fields, or from the caller. In all published models, encoder and predictor have the same
+    number of heads.
 
     Args:
         checkpoint: contents of the file, from [`~safety.safe_loading.read_checkpoint`].

@@ -38,12 +38,9 @@ _OF_TRAINER = (
     "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
     "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
 ).split()
-_VERSIONS = ("torch", "transformers", "transformers_vjepa")
 _CLASSIFIER = "VJEPAForVideoClassification"
 # The place in a card's usage that names the model.
 _NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
-# A text in the cards that transformers writes by itself.
-_PLACEHOLDER = "[More Information Needed]"
 
 
 # Licences
@@ -291,7 +288,8 @@ def make_card(
     run = {}
     if state is not None:
         run = {"state": state, "clips_per_step": clips_per_step, "clips_seen": clips_seen, "processes": processes}
-        run |= {"hardware": _hardware(), "versions": {name: version(name) for name in _VERSIONS}}
+        versions = {name: version(name) for name in ("torch", "transformers", "transformers_vjepa")}
+        run |= {"hardware": _hardware(), "versions": versions}
     return ModelCard.from_template(
         _metadata(config, scores, details, architecture=architecture, name=title),
         template_path=str(CARDS / "template.md"),
@@ -358,7 +356,7 @@ def write_card(card: ModelCard, folder: str | Path) -> None:
 def replace_placeholder_card(folder: str | Path, *, repo_id: str) -> None:
     """Replaces the empty card that `push_to_hub` of transformers writes; any other card stays as it is."""
     file = Path(folder) / CARD_NAME
-    if file.is_file() and _PLACEHOLDER in file.read_text(encoding="utf-8"):
+    if file.is_file() and "[More Information Needed]" in file.read_text(encoding="utf-8"):
         tags = ModelCard.load(file).data.tags or []
         file.unlink()
         card = card_of_folder(folder, model_id=repo_id)
