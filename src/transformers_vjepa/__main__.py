@@ -13,17 +13,14 @@ from .commands import COMMANDS
 def usage() -> str:
     """The text of `vjepa --help`."""
     width = max(map(len, COMMANDS))
-    return "\n".join(
-        [
-            "usage: vjepa COMMAND [options]",
-            "",
-            "V-JEPA on your own videos. Several processes: accelerate launch -m transformers_vjepa COMMAND [options]",
-            "",
-            *(f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()),
-            "",
-            "vjepa COMMAND --help shows the options of a command.",
-        ]
-    )
+    commands = "\n".join(f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items())
+    return f"""usage: vjepa COMMAND [options]
+
+V-JEPA on your own videos. Several processes: accelerate launch -m transformers_vjepa COMMAND [options]
+
+{commands}
+
+vjepa COMMAND --help shows the options of a command."""
 
 
 def main() -> None:

@@ -82,11 +82,8 @@ def _shown(action: Action, *, is_trainers: bool) -> Action:
 class HelpParser(HfArgumentParser):
     """
     A parser whose help has a group for each data class. Of a subclass of `TrainingArguments` the help shows only the
-    arguments that the class declares itself and those of `TRAINER_GROUPS`.
-
-    Args:
-        dataclass_types: see [`~transformers.HfArgumentParser`].
-        settings: those of [`~argparse.ArgumentParser`].
+    arguments that the class declares itself and those of `TRAINER_GROUPS`. The constructor takes the arguments of
+    [`~transformers.HfArgumentParser`].
 
     Attributes:
         actions: the arguments by name. `--no_x`, the opposite of a switch `--x`, is not among them.

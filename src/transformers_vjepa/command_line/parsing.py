@@ -103,10 +103,7 @@ def _takes(action: Action, text: str) -> bool:
 
 
 def _as_arguments(values: Mapping[str, Any], path: str | Path, actions: Mapping[str, Action]) -> list[str]:
-    """
-    Values of a recipe as they are written on a command line, where argparse converts them. A wrong value is refused
-    here: argparse would blame a flag that the user has not typed.
-    """
+    """Values of a recipe as words of a command line; wrong values are refused with the name of the recipe."""
     arguments = []
     for name, value in values.items():
         if value == []:
@@ -143,7 +140,7 @@ def parse_with_recipe(
 
     Args:
         argv: the arguments, without the name of the command.
-        dataclasses: the classes of the result; each is a group of `--help`.
+        dataclasses: the result has one instance of each of these classes; each is a group of `--help`.
         description: first lines of `--help`.
         recipe_help: help of `--config`.
         dry_run_help: help of `--dry_run`; `None` for a command without this option. The command finds the option
@@ -151,9 +148,6 @@ def parse_with_recipe(
         default_recipe: the recipe to use without `--config`, from the names on the command line.
         overridden: names that the recipe must not set, from the names on the command line.
         defaults: defaults that depend on the machine.
-
-    Returns:
-        One instance of each of `dataclasses`.
 
     Raises:
         ValueError: see [`read_recipe`]; a value in the recipe of the wrong type; or a value out of range.
@@ -192,9 +186,7 @@ def parse_with_recipe(
 def check_processes(world_size: int) -> None:
     """
     Refuses several processes that do not know of each other: each process would do, and save, all of the work.
-
-    Args:
-        world_size: number of processes that the command sees.
+    `world_size` is the number of processes that the command sees.
 
     Raises:
         ValueError: the launcher started another number of processes.

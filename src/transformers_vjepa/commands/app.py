@@ -11,10 +11,11 @@ It needs the extra "app": pip install 'transformers_vjepa[app]'.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.hf_argparser import HfArg
 
 from ..app.analysis import Classifier, ClipAnalyzer
 from ..app.index import ClipIndex, build_index, open_index, open_labelled, small_corpus
@@ -34,25 +35,22 @@ class AppArguments:
 
     _argument_group_name = "app"
 
-    model: str = field(default="outputs/demo", metadata={"help": "Folder of a pretrained model."})
-    dataset: str | None = field(
+    model: str = HfArg(default="outputs/demo", help="Folder of a pretrained model.")
+    dataset: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Example clips, among which near clips are searched: a folder of videos, an index, tars, Parquet, "
-            "or features that vjepa extract_features wrote for this model. By default the built-in corpus beside the "
-            "model; without it, a few rendered clips of the same kind."
-        },
+        help="Example clips, among which near clips are searched: a folder of videos, an index, tars, Parquet, "
+        "or features that vjepa extract_features wrote for this model. By default the built-in corpus beside the "
+        "model; without it, a few rendered clips of the same kind.",
     )
-    classifier: str | None = field(default=None, metadata={"help": "Folder of a classifier, to show classes."})
-    max_clips: int = field(default=2000, metadata={"help": "Largest number of clips to take, evenly spaced."})
-    cache_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder for the features of the data set; by default app_cache in the model's folder."},
+    classifier: str | None = HfArg(default=None, help="Folder of a classifier, to show classes.")
+    max_clips: int = HfArg(default=2000, help="Largest number of clips to take, evenly spaced.")
+    cache_dir: str | None = HfArg(
+        default=None, help="Folder for the features of the data set; by default app_cache in the model's folder."
     )
-    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 admits other machines."})
-    port: int = field(default=7860, metadata={"help": "Port to listen on."})
-    share: bool = field(default=False, metadata={"help": "Also open a public link through gradio's server."})
-    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU."})
+    host: str = HfArg(default="127.0.0.1", help="Address to listen on; 0.0.0.0 admits other machines.")
+    port: int = HfArg(default=7860, help="Port to listen on.")
+    share: bool = HfArg(default=False, help="Also open a public link through gradio's server.")
+    use_cpu: bool = HfArg(default=False, help="Compute on the CPU.")
 
     def __post_init__(self) -> None:
         for name, low, high in (("port", 1, 65535), ("max_clips", 1, 1_000_000)):

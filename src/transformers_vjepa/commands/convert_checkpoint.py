@@ -114,7 +114,7 @@ def read_weights(arguments: Namespace, config: VJEPAConfig) -> Weights:
 
 
 def convert(arguments: Namespace) -> None:
-    """Published files to a folder."""
+    """Published files to a folder with a model card: that of the released model, if the result is one."""
     config = settle_config(arguments)
     # The check opens the files again, so that files and model are never in memory together while one is saved.
     save_folder(read_weights(arguments, config), config, arguments.output_dir)
@@ -124,15 +124,6 @@ def convert(arguments: Namespace) -> None:
         differences = check_outputs(model, arguments.reference)
         print("outputs: " + ", ".join(f"{name} differ by {value:.1e}" for name, value in differences.items()))
     del model  # an upload does not need the memory
-    describe_model(arguments, config)
-    print(f"saved:   {arguments.output_dir}")
-    if arguments.push_to_hub:
-        message = f"Convert {arguments.source.name}"
-        print(f"pushed:  {publish_folder(arguments.output_dir, arguments.push_to_hub, message=message).commit_url}")
-
-
-def describe_model(arguments: Namespace, config: VJEPAConfig) -> None:
-    """Writes the model card: that of the released model, if the result is one."""
     card = released_card(config, is_classifier=arguments.probe is not None)
     if card is None:
         license_ = PUBLISHED_LICENSE if is_released(config) else None
@@ -142,20 +133,22 @@ def describe_model(arguments: Namespace, config: VJEPAConfig) -> None:
         card = card_of_folder(arguments.output_dir, license=license_)
     write_card(card, arguments.output_dir)
     print(f"card:    {CARD_NAME}, licence: {card.data.get('license') or 'none named'}")
+    print(f"saved:   {arguments.output_dir}")
+    if arguments.push_to_hub:
+        message = f"Convert {arguments.source.name}"
+        print(f"pushed:  {publish_folder(arguments.output_dir, arguments.push_to_hub, message=message).commit_url}")
 
 
-def export(arguments: Namespace) -> None:
-    """A converted folder to published files."""
-    paths, number = write_published(arguments.source, arguments.output_dir)
-    print(f"checked: all {number} tensors, read again, are those of {arguments.source}")
-    print(f"saved:   {', '.join(map(str, paths.values()))}")
-
-
+@user_errors()
 def run(argv: Sequence[str]) -> None:
     """One conversion from its command line; an error that the user can correct ends it with one line."""
     arguments = parse_arguments(argv)
-    with user_errors():
-        export(arguments) if arguments.to_original else convert(arguments)
+    if not arguments.to_original:
+        convert(arguments)
+        return
+    paths, number = write_published(arguments.source, arguments.output_dir)
+    print(f"checked: all {number} tensors, read again, are those of {arguments.source}")
+    print(f"saved:   {', '.join(map(str, paths.values()))}")
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What `--dry_run` prints: sizes, memory, steps and data of a run, and its first clips, without the run itself."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,18 +51,16 @@ def memory_text(memory: Mapping[str, int]) -> str:
 
 def memory_note(needed: int, device: torch.device) -> list[str]:
     """A line with the remedy if a device has less memory than `needed` bytes; else nothing."""
+    total = math.inf
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     elif device.type == "cpu" and hasattr(os, "sysconf"):
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        return []
-    if needed <= total:
-        return []
-    return [
+    note = (
         f"more than the {bytes_text(total)} of this machine: lower --per_device_train_batch_size and raise "
         "--gradient_accumulation_steps, or recompute activations (--activation_checkpointing true)"
-    ]
+    )
+    return [note] if needed > total else []
 
 
 def check_writable(output_dir: str | os.PathLike) -> None:
@@ -104,23 +103,16 @@ def clip_text(config: VJEPAConfig) -> str:
     return f"{frames}{config.crop_size} px: {config.num_patches:,} tokens ({grid})"
 
 
-def classifier_rows(model: VJEPAForVideoClassification, *, batch_size: int, finetune: bool, bf16: bool) -> list[Row]:
-    """Model, clip, classes and, for fine-tuning, memory. `model` may be on the meta device."""
+def classifier_rows(model: VJEPAForVideoClassification) -> list[Row]:
+    """Model, clip and classes. `model` may be on the meta device."""
     config = model.config
     names = list(config.id2label.values())
     parts = {"encoder": model.vjepa, "pooler": model.pooler, "head": model.classifier}
-    rows: list[Row] = [
+    return [
         ("model", parameters_text({name: part for name, part in parts.items() if part is not None})),
         ("clip", clip_text(config)),
         ("classes", f"{config.num_labels}: {log_line(', '.join(names[:8]))}{', ...' if len(names) > 8 else ''}"),
     ]
-    if finetune:
-        shape = (batch_size, config.frames_per_clip, config.in_chans, config.crop_size, config.crop_size)
-        memory = training_memory(
-            lambda: type(model)(config), lambda network, mode: network(torch.empty(shape)), bf16=bf16
-        )
-        rows.append(("memory", memory_text(memory)))
-    return rows
 
 
 def pretraining_sizes(

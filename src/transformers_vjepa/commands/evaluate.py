@@ -16,13 +16,13 @@ in the middle of the video.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedConfig
+from transformers.hf_argparser import HfArg
 
 from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, user_errors
 from ..data.arguments import CorpusArguments, Dtype, start_processes
@@ -42,7 +42,7 @@ from ..evaluation.protocols import (
     resolve_protocol,
 )
 from ..evaluation.reports import EmptyReportError, describe_results, write_prediction_report
-from ..evaluation.shards import PassOptions, ShardError, ShardFolder, writing_errors
+from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import log_line
 from .dry_run import check_writable, classifier_rows, corpus_rows, table
@@ -54,15 +54,13 @@ class EvaluationArguments:
 
     _argument_group_name = "evaluation"
 
-    model: str = field(metadata={"help": "Classifier: a folder or Hub id."})
-    output_dir: str = field(metadata={"help": "Folder for results, predictions and charts."})
-    dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
-    label_matching: Literal["name", "number"] = field(
+    model: str = HfArg(help="Classifier: a folder or Hub id.")
+    output_dir: str = HfArg(help="Folder for results, predictions and charts.")
+    dtype: Dtype = HfArg(default="float32", help="Type of weights and computation.")
+    label_matching: Literal["name", "number"] = HfArg(
         default="name",
-        metadata={
-            "help": "Match classes of data and model by name if both have names, or by number (for example folders "
-            "named by WordNet ids, in their order)."
-        },
+        help="Match classes of data and model by name if both have names, or by number (for example folders "
+        "named by WordNet ids, in their order).",
     )
 
 
@@ -72,16 +70,15 @@ class ProtocolArguments:
 
     _argument_group_name = "protocol"
 
-    protocol: str | None = field(default=None, metadata={"help": "Name of a protocol.", "choices": list(PROTOCOLS)})
-    num_frames: int | None = field(default=None, metadata={"help": "Frames of a clip; by default the model's number."})
-    num_segments: int | None = field(default=None, metadata={"help": "Clips of a video, evenly spaced."})
-    num_views: int | None = field(default=None, metadata={"help": "Crops of a clip along its long side."})
-    frame_step: int | None = field(
-        default=None,
-        metadata={"help": "Frames from one frame of a clip to the next; by default the protocol's or processor's."},
+    protocol: str | None = HfArg(default=None, help="Name of a protocol.", metadata={"choices": list(PROTOCOLS)})
+    num_frames: int | None = HfArg(default=None, help="Frames of a clip; by default the model's number.")
+    num_segments: int | None = HfArg(default=None, help="Clips of a video, evenly spaced.")
+    num_views: int | None = HfArg(default=None, help="Crops of a clip along its long side.")
+    frame_step: int | None = HfArg(
+        default=None, help="Frames from one frame of a clip to the next; by default the protocol's or processor's."
     )
-    spacing: Literal["stride", "linspace"] | None = field(
-        default=None, metadata={"help": "Frames at the exact step, or evenly spaced and rounded, as published."}
+    spacing: Literal["stride", "linspace"] | None = HfArg(
+        default=None, help="Frames at the exact step, or evenly spaced and rounded, as published."
     )
 
 
@@ -95,47 +92,14 @@ def parse_arguments(argv: Sequence[str]) -> tuple[EvaluationArguments, CorpusArg
     )
 
 
-def report(
-    shards: ShardFolder,
-    corpus: Corpus,
-    config: PreTrainedConfig,
-    arguments: EvaluationArguments,
-    data: CorpusArguments,
-    protocol: EvaluationProtocol,
-    *,
-    name: str | None,
-) -> dict[str, Any]:
-    """Writes the results of all processes; `name` is that of the protocol."""
-    by_name = arguments.label_matching == "name" and have_names(corpus, config)
-    details = {
-        "model": arguments.model,
-        "model_weights_sha256": shards.settings["weights"],
-        "dtype": arguments.dtype,
-        "dataset": data.dataset,
-        "manifest_sha256": shards.settings.get("manifest"),
-        "label_matching": "name" if by_name else "number",
-        "protocol": {"name": name, **vars(protocol)},
-        "sampling": shards.settings["sampling"],
-        "decoder": data.decoder,
-    }
-    return write_prediction_report(
-        read_predictions(shards, align_labels(corpus, config, by=arguments.label_matching)),
-        arguments.output_dir,
-        class_names=[config.id2label[label] for label in range(config.num_labels)],
-        broken=broken_videos(shards),
-        details=details,
-    )
-
-
 def describe(
     model: VJEPAForVideoClassification, corpus: Corpus, protocol: EvaluationProtocol, dataset: str, output_dir: str
 ) -> str:
     """What the command would do (`--dry_run`)."""
     segments, views = protocol.num_segments, protocol.num_views
     seen = f"{segments} segments x {views} views of each video, {segments * views} clips"
-    rows = classifier_rows(model, batch_size=1, finetune=False, bf16=False)
     rate = f"every {protocol.frame_step} frames" if protocol.frame_step else f"{protocol.target_fps:g} frames a second"
-    rows += [("protocol", f"{seen}; {rate}, {protocol.spacing}")]
+    rows = [*classifier_rows(model), ("protocol", f"{seen}; {rate}, {protocol.spacing}")]
     return table([*rows, *corpus_rows({log_line(dataset): corpus}), ("output", output_dir)])
 
 
@@ -170,12 +134,29 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         with writing_errors(arguments.output_dir):
-            results = report(shards, corpus, model.config, arguments, data, protocol, name=choices.protocol)
+            by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
+            details = {
+                "model": arguments.model,
+                "model_weights_sha256": shards.settings["weights"],
+                "dtype": arguments.dtype,
+                "dataset": data.dataset,
+                "manifest_sha256": shards.settings.get("manifest"),
+                "label_matching": "name" if by_name else "number",
+                "protocol": {"name": choices.protocol, **vars(protocol)},
+                "sampling": shards.settings["sampling"],
+                "decoder": data.decoder,
+            }
+            results = write_prediction_report(
+                read_predictions(shards, align_labels(corpus, model.config, by=arguments.label_matching)),
+                arguments.output_dir,
+                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+                broken=broken_videos(shards),
+                details=details,
+            )
     print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
     return results
 
 
 def main() -> None:
     run(sys.argv[1:])
-    if PartialState().num_processes > 1:
-        torch.distributed.destroy_process_group()
+    PartialState().destroy_process_group()

@@ -42,11 +42,10 @@ def describe(argv: list[str]) -> str:
     num_videos = sum(map(len, corpora)) if indexed else None
     stream = build_stream(data, config, training, share=StreamShare(), shuffle_buffer=4)
     clips = list(islice(stream, 3))
-    weights = [f" (weight {item.weight:g})" if item.weight is not None else "" for item in sources]
-    found = [
-        f"{log_line(str(item.source))}: {corpus_text(corpus)}{weight}"
-        for item, corpus, weight in zip(sources, corpora, weights, strict=True)
-    ]
+    found = []
+    for item, corpus in zip(sources, corpora, strict=True):
+        weight = f" (weight {item.weight:g})" if item.weight is not None else ""
+        found.append(f"{log_line(str(item.source))}: {corpus_text(corpus)}{weight}")
     return table(
         [
             *pretraining_sizes(MODELS[model.prediction_target], config, training, example=clips[0]),

@@ -21,7 +21,7 @@ from ..command_line.help_page import DefaultsFormatter
 from ..command_line.parsing import user_errors
 from ..hub.loading import load_whole
 from ..hub.model_card import CARD_NAME, card_of_folder
-from ..hub.transfer import Uploads, model_files, size_of, upload
+from ..hub.transfer import model_files, size_of, upload
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import (
     VJEPAForPreTraining,
@@ -64,21 +64,19 @@ def check_loads(folder: Path) -> VJEPAPreTrainedModel:
     return model
 
 
-def describe(uploads: Uploads) -> str:
-    """The files to upload, and their sizes."""
-    lines = [f"{size_of(content) / 1e6:10.2f} MB  {name}" for name, content in uploads.items()]
-    return "\n".join([*lines, f"{sum(map(size_of, uploads.values())) / 1e6:10.2f} MB  in {len(uploads)} files"])
-
-
-def publish(arguments: Namespace) -> None:
-    """Loads the folder, lists its files, and uploads them."""
+@user_errors()
+def run(argv: Sequence[str]) -> None:
+    """One upload from its command line; an error that the user can correct ends it with one line."""
+    arguments = parse_arguments(argv)
     print(f"checked: {arguments.folder} loads as {type(check_loads(arguments.folder)).__name__}")
     card = card_of_folder(arguments.folder, model_id=arguments.repository, license=arguments.license)
     uploads = model_files(arguments.folder, card=card)
-    print(describe(uploads))
+    for name, content in uploads.items():
+        print(f"{size_of(content) / 1e6:10.2f} MB  {name}")
+    print(f"{sum(map(size_of, uploads.values())) / 1e6:10.2f} MB  in {len(uploads)} files")
     if arguments.folder.resolve().name.startswith(PREFIX_CHECKPOINT_DIR):
-        run = arguments.folder.resolve().parent.name
-        print(f"note:    {arguments.folder} is a checkpoint: the finished model is in {run}")
+        finished = arguments.folder.resolve().parent.name
+        print(f"note:    {arguments.folder} is a checkpoint: the finished model is in {finished}")
     if card.data.get("license") is None:
         print(f"note:    {CARD_NAME} names no licence: add one with --license")
     if arguments.dry_run:
@@ -92,13 +90,6 @@ def publish(arguments: Namespace) -> None:
         revision=arguments.revision,
     )
     print(f"pushed:  {commit.commit_url}")
-
-
-def run(argv: Sequence[str]) -> None:
-    """One upload from its command line; an error that the user can correct ends it with one line."""
-    arguments = parse_arguments(argv)
-    with user_errors():
-        publish(arguments)
 
 
 def main() -> None:

@@ -15,11 +15,6 @@ from pathlib import Path
 from ..command_line.parsing import LAUNCH_CONFIGS, RECIPES, user_errors
 
 
-def shipped() -> dict[str, Path]:
-    """Recipes, then configurations of the launcher, by name."""
-    return {file.stem: file for folder in (RECIPES, LAUNCH_CONFIGS) for file in sorted(folder.glob("*.yaml"))}
-
-
 def first_sentence(file: Path) -> str:
     """The first sentence of the comment at the top of a file, which says what the file is for."""
     lines = itertools.takewhile(lambda line: line.startswith("# "), file.read_text(encoding="utf-8").splitlines())
@@ -34,7 +29,7 @@ def copy(names: list[str], folder: Path) -> list[Path]:
         ValueError: no shipped file has this name.
         FileExistsError: the folder has a file of this name, which may have been edited.
     """
-    files = shipped()
+    files = {file.stem: file for shipped in (RECIPES, LAUNCH_CONFIGS) for file in sorted(shipped.glob("*.yaml"))}
     if unknown := [name for name in names if name not in files]:
         raise ValueError(f"unknown recipe {', '.join(unknown)}: choose from {', '.join(files)}")
     copies = {folder / files[name].name: files[name] for name in names}

@@ -23,17 +23,11 @@ from ..study.results import STUDY_FILE, describe
 from ..study.runs import VJEPA, StudyError, StudyRunner, run_side_by_side
 
 
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of the study itself, and those after "--", which every run of vjepa pretrain gets."""
-    place = argv.index("--") if "--" in argv else len(argv)
-    return list(argv[:place]), list(argv[place + 1 :])
-
-
 def parse_arguments(argv: Sequence[str]) -> StudyRunner:
     """The study of a command line."""
-    own, extra = _split(argv)
-    arguments, data = parse_with_recipe(own, (StudyArguments, CorpusArguments), description=__doc__)
-    return StudyRunner(arguments, data, extra=extra)
+    place = argv.index("--") if "--" in argv else len(argv)
+    arguments, data = parse_with_recipe(argv[:place], (StudyArguments, CorpusArguments), description=__doc__)
+    return StudyRunner(arguments, data, extra=list(argv[place + 1 :]))
 
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
@@ -49,8 +43,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         with user_errors(StudyError):
             study.do(names[study.arguments.job])
         return None
-    own, extra = _split(argv)
-    commands = {name: [*VJEPA, "study", *own, "--job", name, "--", *extra] for name in names}
+    commands = {name: [*VJEPA, "study", "--job", name, *argv] for name in names}
     with user_errors(StudyError):
         run_side_by_side(commands, logs=study.folder / "logs", num_processes=study.arguments.num_processes)
     results = study.collect()

@@ -14,9 +14,10 @@ from ..evaluation.setup import build, class_names, classifier_config, load_confi
 from ..evaluation.trainer import UnusableSplitError, VJEPAClassificationTrainer
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..training.checkpoints import UnusableCheckpointError
+from ..training.memory import training_memory
 from ..training.progress import no_bars
 from ..training.stream_trainer import DivergedError
-from .dry_run import bytes_text, check_writable, classifier_rows, corpus_rows, table
+from .dry_run import bytes_text, check_writable, classifier_rows, corpus_rows, memory_text, table
 
 # Errors that end a run with one line: the user has to correct something other than the command line.
 _FAULTS = (
@@ -37,12 +38,19 @@ def describe(argv: Sequence[str]) -> str:
     (arguments, data, training), synthetic = place_synthetic_corpus(parsed)
     corpora = open_splits(data)
     names = class_names(data, corpora["train"], synthetic)
+    config = classifier_config(arguments, config, names)
     with torch.device("meta"):
-        model = VJEPAForVideoClassification(classifier_config(arguments, config, names))
+        model = VJEPAForVideoClassification(config)
     epoch = training.lay_out_steps(num_clips=len(corpora["train"]), has_validation="validation" in corpora)
     finetune = arguments.mode == "finetune"
     batch_size = training.per_device_train_batch_size
-    rows = classifier_rows(model, batch_size=batch_size, finetune=finetune, bf16=training.bf16)
+    rows = classifier_rows(model)
+    if finetune:
+        shape = (batch_size, config.frames_per_clip, config.in_chans, config.crop_size, config.crop_size)
+        memory = training_memory(
+            lambda: type(model)(config), lambda network, mode: network(torch.empty(shape)), bf16=training.bf16
+        )
+        rows.append(("memory", memory_text(memory)))
     clips = batch_size * training.gradient_accumulation_steps * training.world_size
     steps = f"{training.max_steps:,} of {clips} clips, {epoch:,} per epoch; evaluation every {training.save_steps:,}"
     rows.append(("steps", steps))
@@ -50,8 +58,8 @@ def describe(argv: Sequence[str]) -> str:
         rates, decays = (" ".join(map(str, values)) for values in (training.learning_rates, training.weight_decays))
         rows.append(("probes", f"learning rates {rates}, each with the weight decays {decays}"))
         if not data.augment:
-            tokens = 1 if model.config.pooling == "mean" else model.config.num_patches
-            size = getattr(torch, data.feature_dtype).itemsize * tokens * data.num_segments * model.config.hidden_size
+            tokens = 1 if config.pooling == "mean" else config.num_patches
+            size = getattr(torch, data.feature_dtype).itemsize * tokens * data.num_segments * config.hidden_size
             total = sum(map(len, corpora.values())) * size * data.num_views
             rows.append(("features", f"{bytes_text(total)} on disk, in {training.output_dir}/features"))
     return table([*rows, *corpus_rows(corpora), ("output", str(training.output_dir))])

@@ -44,7 +44,7 @@ def reference_differences(
     model: VJEPAForPreTraining | VJEPAForVideoClassification, reference: Mapping[str, torch.Tensor]
 ) -> dict[str, float]:
     """
-    The largest differences between outputs of a model and outputs of the published code.
+    The largest absolute difference of each output that the reference holds and the model computes.
 
     Args:
         model: a converted model.
@@ -53,9 +53,6 @@ def reference_differences(
               tokens of the unmasked target encoder, and for a classifier `logits_single_clip`;
             - for a classifier `views.clip.segment{i}.view{j}` with `views.probabilities`, which are averaged over
               the views.
-
-    Returns:
-        The largest absolute difference of each output that the reference holds and the model computes.
 
     Raises:
         ValueError: an output has another shape.

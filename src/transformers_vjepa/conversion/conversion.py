@@ -279,12 +279,9 @@ def _published_state(state: Weights, config: VJEPAConfig, kind: str) -> Iterator
 
 def published_checkpoint(state: Weights, config: VJEPAConfig) -> dict[str, Any]:
     """
-    A model of ours as the dict that the published code loads: all its networks, which for a classifier is the target
-    encoder. The state of the optimizer is left out, because evaluations do not need it.
-
-    Args:
-        state: the state dict of a pretraining model or a classifier.
-        config: its architecture.
+    A model of ours, from the state dict and architecture of a pretraining model or a classifier, as the dict that the
+    published code loads: all its networks, which for a classifier is the target encoder. The state of the optimizer is
+    left out, because evaluations do not need it.
 
     Raises:
         CheckpointError: an image model has more than one mask token.

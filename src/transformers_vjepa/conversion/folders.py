@@ -43,11 +43,8 @@ def check_folder(folder: Path, weights: Weights) -> PreTrainedModel:
 
 def check_outputs(model: PreTrainedModel, files: Sequence[Path]) -> dict[str, float]:
     """
-    Largest differences of a model's outputs from those of the published code, see [`reference_differences`].
-
-    Args:
-        model: a converted model.
-        files: safetensors with inputs and outputs of the published code.
+    Largest differences of the outputs of a converted model from those of the published code; safetensors `files` hold
+    its inputs and outputs. See [`reference_differences`].
 
     Raises:
         CheckpointError: the files do not fit the model, or an output differs by more than `REFERENCE_TOLERANCE`.
@@ -74,14 +71,9 @@ def check_outputs(model: PreTrainedModel, files: Sequence[Path]) -> dict[str, fl
 
 def write_published(folder: Path, output_dir: Path) -> tuple[dict[str, Path], int]:
     """
-    Writes the model of a folder as published files, and compares them with the folder bit by bit.
-
-    Args:
-        folder: see [`read_folder`].
-        output_dir: gets `checkpoint.pth.tar` and, of a classifier, `probe.pth.tar`.
-
-    Returns:
-        The files by name, and the number of tensors.
+    Writes the model of a folder (see [`read_folder`]) as published files, `checkpoint.pth.tar` and, of a classifier,
+    `probe.pth.tar` in `output_dir`, and compares them with the folder bit by bit. Returns the files by name, and the
+    number of tensors.
 
     Raises:
         CheckpointError: the published layout has no place for the model, or a tensor differs in a bit.
@@ -93,12 +85,8 @@ def write_published(folder: Path, output_dir: Path) -> tuple[dict[str, Path], in
         )
     if not any(name.startswith(("context_encoder.", "classifier.")) for name in state):
         # A base model has no context encoder: pretraining would start with a copy of the target encoder.
-        target = "vjepa.encoder."
-        state |= {
-            f"context_encoder.{name[len(target) :]}": value.clone()
-            for name, value in state.items()
-            if name.startswith(target)
-        }
+        copies = {name: value.clone() for name, value in state.items() if name.startswith("vjepa.encoder.")}
+        state |= {name.replace("vjepa.encoder.", "context_encoder."): value for name, value in copies.items()}
     published = {"checkpoint": published_checkpoint(state, config)}
     if "classifier.weight" in state:
         published["probe"] = published_probe(state, config)

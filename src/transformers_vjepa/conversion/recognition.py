@@ -29,10 +29,7 @@ def position_table(config: VJEPAConfig, kind: str) -> torch.Tensor:
 
 def check_positions(weights: Mapping[str, torch.Tensor], config: VJEPAConfig) -> float | None:
     """
-    Compares the position table of a published network with ours.
-
-    Returns:
-        The largest difference; None if the network stores no table.
+    The largest difference of the position table of a published network from ours; None if the network stores no table.
 
     Raises:
         CheckpointError: the sizes differ, or the difference exceeds `TABLE_TOLERANCE` and the rounding of the type.
@@ -105,15 +102,16 @@ def _networks(checkpoint: Mapping[str, Any]) -> dict[str, Weights]:
     return networks
 
 
-def _encoder_fields(weights: Weights) -> dict[str, Any]:
-    """The fields that the weights of an encoder show, without the grid."""
+def _shown_fields(networks: Mapping[str, Weights]) -> dict[str, Any]:
+    """The fields that the weights show, without the grid."""
+    weights = networks["target_encoder"]
     kernel = weights[layout.PATCHES]
     if kernel.ndim not in (4, 5) or kernel.shape[-1] != kernel.shape[-2]:
         raise CheckpointError(
             f"{layout.PATCHES} has shape {tuple(kernel.shape)}: expected (width, channels, frames, side, side) for "
             "V-JEPA, or (width, channels, side, side) for I-JEPA"
         )
-    return {
+    fields = {
         "patch_size": kernel.shape[-1],
         "tubelet_size": kernel.shape[2] if kernel.ndim == 5 else 1,
         "in_chans": kernel.shape[1],
@@ -122,15 +120,14 @@ def _encoder_fields(weights: Weights) -> dict[str, Any]:
         "mlp_ratio": _mlp_ratio(weights["blocks.0.mlp.fc1.weight"]),
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
     }
-
-
-def _predictor_fields(weights: Weights) -> dict[str, Any]:
-    return {
-        "pred_hidden_size": weights["predictor_embed.weight"].shape[0],
-        "pred_num_hidden_layers": layout.count_blocks(weights, "predictor_blocks"),
-        "pred_mlp_ratio": _mlp_ratio(weights["predictor_blocks.0.mlp.fc1.weight"]),
-        "pred_num_mask_tokens": len(layout.mask_token_names(weights)),
-    }
+    if predictor := networks.get("predictor"):
+        fields |= {
+            "pred_hidden_size": predictor["predictor_embed.weight"].shape[0],
+            "pred_num_hidden_layers": layout.count_blocks(predictor, "predictor_blocks"),
+            "pred_mlp_ratio": _mlp_ratio(predictor["predictor_blocks.0.mlp.fc1.weight"]),
+            "pred_num_mask_tokens": len(layout.mask_token_names(predictor)),
+        }
+    return fields
 
 
 def _mlp_ratio(weight: torch.Tensor) -> float:
@@ -143,10 +140,9 @@ def _mlp_ratio(weight: torch.Tensor) -> float:
 
 
 def _recognise_grid(table: torch.Tensor, fields: Mapping[str, Any], *, is_image_model: bool) -> dict[str, Any]:
-    """
-    Frames, crop size and `uniform_power`. The number of tokens alone does not separate time from space, so the stored
-    table is compared with the table of each grid that is square in space, the largest in space first.
-    """
+    """Frames, crop size and `uniform_power`, from the stored position table."""
+    # The number of tokens alone does not separate time from space, so the stored table is compared with the table of
+    # each grid that is square in space, the largest in space first.
     if table.ndim != 3 or table.shape[0] != 1 or not table.is_floating_point():
         raise CheckpointError(f"pos_embed has shape {tuple(table.shape)}, {table.dtype}: expected (1, tokens, width)")
     stored = table[0].float()
@@ -187,19 +183,19 @@ def _heads(
     readable: Mapping[str, Any], *, named: str | None, matching: tuple[str, ...], given: int | None
 ) -> tuple[int, str]:
     """The number of heads, and its source."""
-    by_preset = {name: VJEPAConfig.from_preset(name).num_attention_heads for name in PRESETS}
+    name = named or next(iter(matching), None)
+    of_preset = VJEPAConfig.from_preset(name).num_attention_heads if name else None
     if given is not None:
-        if named and by_preset[named] != given:
+        if named and of_preset != given:
             raise CheckpointError(
-                f"--num_attention_heads {given} contradicts --preset {named}, which has {by_preset[named]} heads: "
+                f"--num_attention_heads {given} contradicts --preset {named}, which has {of_preset} heads: "
                 "leave one of them out"
             )
         if given < 1 or readable["hidden_size"] % given:
             raise CheckpointError(f"--num_attention_heads {given} does not divide the width {readable['hidden_size']}")
         return given, "as given"
-    if named or matching:
-        name = named or matching[0]
-        return by_preset[name], f"preset {name}"
+    if name:
+        return of_preset, f"preset {name}"
     shown = ", ".join(f"{field}={value}" for field, value in readable.items())
     raise CheckpointError(
         f"the weights do not show the number of attention heads, and no preset ({', '.join(PRESETS)}) agrees with "
@@ -220,8 +216,8 @@ def recognise_config(
 
     The weights show width, depth, patches, tubelets, MLPs, biases, predictor and mask tokens; the stored position
     table shows the grid and `uniform_power`. The weights do not show the number of heads: it comes from the preset
-    that agrees with all other fields, or from the caller. In all published models, the predictor has as many heads
-    as the encoder.
+    that agrees with all other fields, or from the caller. In all published models, encoder and predictor have the same
+    number of heads.
 
     Args:
         checkpoint: contents of the file, from [`~safety.safe_loading.read_checkpoint`].
@@ -236,9 +232,7 @@ def recognise_config(
     """
     networks = _networks(checkpoint)
     encoder = networks["target_encoder"]
-    readable = _encoder_fields(encoder)
-    if "predictor" in networks:
-        readable |= _predictor_fields(networks["predictor"])
+    readable = _shown_fields(networks)
     table, named = encoder.get(layout.TABLES["encoder"]), VJEPAConfig.from_preset(preset) if preset else None
     if table is not None:
         readable |= _recognise_grid(table, readable, is_image_model=encoder[layout.PATCHES].ndim == 4)

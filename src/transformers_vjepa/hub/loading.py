@@ -32,11 +32,9 @@ def without_load_report() -> Iterator[None]:
 
 def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: Any) -> Model:
     """
-    Loads a model whose checkpoint holds every weight.
+    Loads a model from a folder or the Hub, if its checkpoint holds every weight.
 
     Args:
-        model_class: class of the model.
-        name: folder or Hub id.
         remedy: end of the error message for a checkpoint that lacks weights.
         settings: arguments of `from_pretrained`.
 

@@ -28,17 +28,6 @@ CARD_NAME = "README.md"
 CARDS = Path(__file__).parent / "model_cards"
 #: Licence of the published V-JEPA and I-JEPA weights.
 PUBLISHED_LICENSE = "cc-by-nc-4.0"
-#: Images that a card shows if the folder has them, and their titles.
-IMAGES = {
-    "pictures/curves.png": "Loss and diagnostics over the steps",
-    "pictures/masks.png": "Context (unchanged) and targets (blue)",
-    "pictures/features.png": "Principal components of the features during training",
-    "curves.png": "Loss and accuracy over the steps",
-    "validation/confusion.png": "Confusions on the validation clips",
-    "validation/classes.png": "Accuracy of each class on the validation clips",
-    "test/confusion.png": "Confusions on the test clips",
-    "test/classes.png": "Accuracy of each class on the test clips",
-}
 #: Arguments that do not change what a model learns.
 INCIDENTAL = re.compile(
     "(output|logging)_dir|resume_.*|save_.*|logging_.*|disable_tqdm|run_name|report_to|dataloader_.*|cache_videos|"
@@ -49,12 +38,9 @@ _OF_TRAINER = (
     "per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed bf16 fp16 "
     "optim adam_beta1 adam_beta2 adam_epsilon torch_compile"
 ).split()
-_VERSIONS = ("torch", "transformers", "transformers_vjepa")
 _CLASSIFIER = "VJEPAForVideoClassification"
 # The place in a card's usage that names the model.
 _NAMED_IN_USAGE = re.compile(r'\n## How to use it\n.*?(?:from_pretrained\(|model=)"([^"]*)"', flags=re.DOTALL)
-# A text in the cards that transformers writes by itself.
-_PLACEHOLDER = "[More Information Needed]"
 
 
 # Licences
@@ -75,10 +61,7 @@ class Heritage:
 
     def license_of(self, wanted: str | None) -> str | None:
         """
-        The licence of a model with this heritage.
-
-        Args:
-            wanted: the user's choice, or None.
+        The licence of a model with this heritage; `wanted` is the user's choice, or None.
 
         Raises:
             ValueError: the heritage is non-commercial, and the user wants another licence.
@@ -95,11 +78,8 @@ class Heritage:
 
 def heritage_of(model: str | os.PathLike | None, *, token: str | None = None) -> Heritage:
     """
-    The heritage that a model passes on to models trained from it, read from its card.
-
-    Args:
-        model: folder with a card (`README.md`) or id on the Hub; None: no heritage.
-        token: for private repositories.
+    The heritage that a model passes on to models trained from it, read from the card (`README.md`) of a folder or of a
+    repository on the Hub; None has no heritage. `token` is for private repositories.
     """
     if model is None:
         return Heritage()
@@ -234,55 +214,39 @@ def _hardware() -> str:
     return torch.cuda.get_device_name(0) if kind == "cuda" else kind
 
 
-# The results
-
-
-def _measured(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The scores of the splits that were evaluated."""
-    splits = ("validation", "test")
-    return {name: results[name] for name in splits if results.get(name, {}).get("accuracy") is not None}
-
-
-def _eval_results(results: Mapping[str, Any], *, task: str, sources: Sequence[str]) -> list[EvalResult]:
-    name = public_name(sources[0]) if sources else "the user's own clips"
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=name if is_hub_id(name) else re.sub(r"[^\w.-]+", "-", name),
-            dataset_name=name,
-            dataset_split=split,
-            metric_type="accuracy",
-            metric_name="accuracy, 95 % {:.3f} to {:.3f}".format(*scores["accuracy_interval"]),
-            metric_value=round(scores["accuracy"], 4),
-        )
-        for split, scores in _measured(results).items()
-    ]
-
-
 # Cards
 
 
-def _task(architecture: str, *, is_image_model: bool) -> str:
-    if architecture == _CLASSIFIER:
-        return "image-classification" if is_image_model else "video-classification"
-    return "image-feature-extraction" if is_image_model else "feature-extraction"
-
-
 def _metadata(
-    config: VJEPAConfig | None, results: Mapping[str, Any], details: RunDetails, *, architecture: str, name: str
+    config: VJEPAConfig | None, scores: Mapping[str, Any], details: RunDetails, *, architecture: str, name: str
 ) -> ModelCardData:
     """The part of a card that the Hub reads."""
     is_image_model = config is not None and config.is_image_model
-    task = _task(architecture, is_image_model=is_image_model)
+    medium = "image" if is_image_model else "video"
+    task = "image-feature-extraction" if is_image_model else "feature-extraction"
+    if architecture == _CLASSIFIER:
+        task = f"{medium}-classification"
     sources = [source.rpartition("=")[0] or source for source in details.sources]
-    evaluations = _eval_results(results, task=task, sources=sources)
+    clips = public_name(sources[0]) if sources else "the user's own clips"
+    evaluations = [
+        EvalResult(
+            task_type=task,
+            dataset_type=clips if is_hub_id(clips) else re.sub(r"[^\w.-]+", "-", clips),
+            dataset_name=clips,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name="accuracy, 95 % {:.3f} to {:.3f}".format(*values["accuracy_interval"]),
+            metric_value=round(values["accuracy"], 4),
+        )
+        for split, values in scores.items()
+    ]
     return ModelCardData(
         library_name="transformers",
         license=details.license,
         pipeline_tag=None if config is None else task,
-        tags=["vjepa", "image" if is_image_model else "video"],
+        tags=["vjepa", medium],
         base_model=list(details.heritage.base_models) or None,
-        datasets=[source.partition(":")[0] for source in sources if is_hub_id(source.partition(":")[0])] or None,
+        datasets=[hub_id for source in sources if is_hub_id(hub_id := source.partition(":")[0])] or None,
         metrics=["accuracy"] if evaluations else None,
         model_name=name if evaluations else None,
         eval_results=evaluations or None,
@@ -309,8 +273,7 @@ def make_card(
         config: configuration of the model; None for a repository of processors.
         architecture: class name of the model.
         model_id: the name to load the model by, `user/name`; by default the name of the folder.
-        details: details of the training.
-        state: state of the training.
+        details, state: of the training.
         clips_per_step: global batch, over all processes; the last one if it changed.
         clips_seen: clips in all; by default `clips_per_step` times the steps.
         processes: number of processes of the training.
@@ -320,12 +283,15 @@ def make_card(
     title = model_id.split("/")[-1]
     file = folder / "results.json"  # of a finished classification
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    evaluated = (name for name in ("validation", "test") if results.get(name, {}).get("accuracy") is not None)
+    scores = {name: results[name] for name in evaluated}
     run = {}
     if state is not None:
         run = {"state": state, "clips_per_step": clips_per_step, "clips_seen": clips_seen, "processes": processes}
-        run |= {"hardware": _hardware(), "versions": {name: version(name) for name in _VERSIONS}}
+        versions = {name: version(name) for name in ("torch", "transformers", "transformers_vjepa")}
+        run |= {"hardware": _hardware(), "versions": versions}
     return ModelCard.from_template(
-        _metadata(config, results, details, architecture=architecture, name=title),
+        _metadata(config, scores, details, architecture=architecture, name=title),
         template_path=str(CARDS / "template.md"),
         title=title,
         model_id=model_id,
@@ -339,8 +305,8 @@ def make_card(
         command=details.command,
         recipe=recipe_of(details.arguments),
         results=results,
-        scores=_measured(results),
-        images=[{"path": path, "title": text} for path, text in IMAGES.items() if (folder / path).is_file()],
+        scores=scores,
+        folder=folder,
         license_text=_license_text(details.license),
     )
 
@@ -390,7 +356,7 @@ def write_card(card: ModelCard, folder: str | Path) -> None:
 def replace_placeholder_card(folder: str | Path, *, repo_id: str) -> None:
     """Replaces the empty card that `push_to_hub` of transformers writes; any other card stays as it is."""
     file = Path(folder) / CARD_NAME
-    if file.is_file() and _PLACEHOLDER in file.read_text(encoding="utf-8"):
+    if file.is_file() and "[More Information Needed]" in file.read_text(encoding="utf-8"):
         tags = ModelCard.load(file).data.tags or []
         file.unlink()
         card = card_of_folder(folder, model_id=repo_id)

@@ -52,11 +52,9 @@ class HubError(OSError):
 def _http_error(error: BaseException) -> BaseException:
     """The HTTP error among the causes of an error; without one, the error itself."""
     found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, (errors.HTTPError, errors.LocalTokenNotFoundError)):
-            return found
+    while found is not None and not isinstance(found, (errors.HTTPError, errors.LocalTokenNotFoundError)):
         found = found.__cause__
-    return error
+    return error if found is None else found
 
 
 def explain(error: BaseException, repo_id: str) -> str:
@@ -102,12 +100,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def model_files(folder: str | Path, *, card: ModelCard | str | None, images_in: str | Path | None = None) -> Uploads:
     """
     The files to upload of a folder with a model: weights, settings, the card and its images, and the code for
-    `trust_remote_code`. Small files are read now, so that they may change while the upload runs.
-
-    Args:
-        folder: folder with the model.
-        card: the model card.
-        images_in: folder to which the links of the card are relative; by default `folder`.
+    `trust_remote_code`. Links of the card are relative to the folder `images_in`, by default `folder`. Small files are
+    read now, so that they may change while the upload runs.
     """
     folder = Path(folder)
     uploads: Uploads = {file.name: file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))}
@@ -118,18 +112,11 @@ def model_files(folder: str | Path, *, card: ModelCard | str | None, images_in: 
     uploads |= {file.name: file.read_bytes() for file in code_files() if settings}
     if card is not None:
         uploads[CARD_NAME] = str(card).encode()
-        uploads |= _linked_images(str(card), Path(images_in or folder))
+        root = Path(images_in or folder).resolve()
+        linked = [(root / link).resolve() for link in _IMAGE_LINK.findall(str(card))]
+        images = [file for file in linked if file.is_relative_to(root) and file.is_file()]
+        uploads |= {file.relative_to(root).as_posix(): file.read_bytes() for file in images}
     return uploads
-
-
-def _linked_images(card: str, folder: Path) -> Uploads:
-    """Images inside a folder that a card links to, by their relative path."""
-    root, found = folder.resolve(), {}
-    for link in _IMAGE_LINK.findall(card):
-        file = (root / link).resolve()
-        if file.is_relative_to(root) and file.is_file():
-            found[file.relative_to(root).as_posix()] = file.read_bytes()
-    return found
 
 
 def checkpoint_files(checkpoint: str | Path, name: str = LAST_CHECKPOINT) -> Uploads:
@@ -223,19 +210,14 @@ def download_checkpoint(name: str, *, token: str | None = None) -> Path:
         wanted = LAST_CHECKPOINT
         if not constants.is_offline_mode():
             files = HfApi(token=token).list_repo_files(repo_id, revision=revision or None)
-            wanted = _newest({file.partition("/")[0] for file in files if "/" in file}, name)
+            folders = {file.partition("/")[0] for file in files if "/" in file}
+            if wanted not in folders:
+                checkpoints = [item for item in folders if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", item)]
+                if not checkpoints:
+                    raise HubError(
+                        f"{name} on the Hub holds no checkpoint to resume from: push one with --hub_strategy "
+                        f"checkpoint, or start a new run from its weights with --init_from {name}"
+                    )
+                wanted = max(checkpoints, key=lambda folder: int(folder.rpartition("-")[2]))
         snapshot = snapshot_download(repo_id, revision=revision or None, token=token, allow_patterns=[f"{wanted}/*"])
     return Path(snapshot, wanted)
-
-
-def _newest(folders: set[str], name: str) -> str:
-    """The folder of the checkpoint to resume from, among the folders of the repository `name`."""
-    if LAST_CHECKPOINT in folders:
-        return LAST_CHECKPOINT
-    checkpoints = [folder for folder in folders if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder)]
-    if not checkpoints:
-        raise HubError(
-            f"{name} on the Hub holds no checkpoint to resume from: push one with --hub_strategy checkpoint, or start "
-            f"a new run from its weights with --init_from {name}"
-        )
-    return max(checkpoints, key=lambda folder: int(folder.rpartition("-")[2]))

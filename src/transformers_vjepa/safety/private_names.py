@@ -7,6 +7,7 @@ another signature is an `ImportError` at once.
 """
 
 import inspect
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -30,24 +31,18 @@ class PrivateName:
 
     Args:
         owner: where the name lives: `module`, or `module:Class`.
-        name: the name.
+        entry: `name(parameters)` for a hook with its signature, without `self`; `name in function` for an attribute of
+            objects or a key that the code of this function of the owner must have; `name` alone otherwise.
         purpose: what the name is needed for, as an infinitive without "to".
-        parameters: names of the parameters, without `self`; `None`: the signature is not checked.
-        mentioned_in: for names of attributes of objects, or of keys: a function of the owner whose code has the name.
     """
 
     owner: str
-    name: str
+    entry: str
     purpose: str
-    parameters: tuple[str, ...] | None = None
-    mentioned_in: str | None = None
 
-    @classmethod
-    def parse(cls, owner: str, text: str, purpose: str) -> "PrivateName":
-        """From a line of the table: `name`, `name(parameters)`, or `name in function`."""
-        name, _, function = text.partition(" in ")
-        name, bracket, parameters = name.partition("(")
-        return cls(owner, name, purpose, tuple(parameters[:-1].split()) if bracket else None, function or None)
+    @property
+    def name(self) -> str:
+        return re.match(r"\w+", self.entry).group()
 
     @property
     def library(self) -> str:
@@ -60,29 +55,15 @@ class PrivateName:
         if class_name:
             owner = getattr(owner, class_name, None)
         where = f"{self.owner.replace(':', '.')}.{self.name}"
-        if self.mentioned_in is not None:
-            mentioned = _mentions(owner, self.mentioned_in, self.name)
-            return None if mentioned else f"no longer mentions {where} in {self.mentioned_in}"
+        _, mentioned, function = self.entry.partition(" in ")
+        if mentioned:
+            return None if _mentions(owner, function, self.name) else f"no longer mentions {where} in {function}"
         if not hasattr(owner, self.name):
             return f"has no {where}"
-        if self.parameters is None:
+        if self.entry == self.name:
             return None
         found = [name for name in inspect.signature(getattr(owner, self.name)).parameters if name != "self"]
-        return None if found == list(self.parameters) else f"has {where}({', '.join(found)})"
-
-    def check(self) -> None:
-        """
-        Raises:
-            ImportError: see [`check_private_names`].
-        """
-        problem = self.problem()
-        if problem is None:
-            return
-        wanted = self.name if self.parameters is None else f"{self.name}({', '.join(self.parameters)})"
-        raise ImportError(
-            f"{self.library} {version(self.library)} {problem}: transformers_vjepa needs {wanted} to {self.purpose}. "
-            f"Install a version that is known to work: pip install '{self.library}=={KNOWN_VERSIONS[self.library]}'"
-        )
+        return None if self.entry == f"{self.name}({' '.join(found)})" else f"has {where}({', '.join(found)})"
 
 
 def _mentions(owner: Any, function: str, name: str) -> bool:
@@ -96,8 +77,7 @@ def _mentions(owner: Any, function: str, name: str) -> bool:
     return False
 
 
-# By owner, then by name: `name(parameters)` for a hook with its signature; `name in function` for an attribute of
-# objects or a key that the code of the function must have; `name` alone otherwise. The values are the purposes.
+# The purposes by owner and entry, see [`PrivateName`].
 _TABLE: dict[str, dict[str, str]] = {
     "transformers.trainer:Trainer": {
         "_clip_grad_norm(model)": "clip encoder and predictor, or each probe, separately",
@@ -172,17 +152,13 @@ _TABLE: dict[str, dict[str, str]] = {
     "gradio:File": {"async_move_resource_to_block_cache(url_or_file_path)": "refuse addresses as uploads"},
 }
 #: All private names; a test compares this table with the sources.
-PRIVATE_NAMES = [
-    PrivateName.parse(owner, text, purpose) for owner, names in _TABLE.items() for text, purpose in names.items()
-]
+PRIVATE_NAMES = [PrivateName(owner, *item) for owner, names in _TABLE.items() for item in names.items()]
 
 
 def check_private_names(*modules: str) -> None:
     """
-    Checks the names of the table that live in `modules` or below them; imports no other modules.
-
-    Args:
-        modules: such as `"transformers.trainer"`, or `"transformers"` for all names of that library.
+    Checks the names of the table that live in modules, such as `"transformers.trainer"`, or below them:
+    `"transformers"` stands for all names of that library. Imports no other modules.
 
     Raises:
         ImportError: a name is missing, or its signature has changed; with library, version, use and remedy.
@@ -193,4 +169,10 @@ def check_private_names(*modules: str) -> None:
         if not names:
             raise ValueError(f"no private name of {module} is known: check the spelling")
         for each in names:
-            each.check()
+            if (problem := each.problem()) is not None:
+                wanted = each.entry.partition(" in ")[0].replace(" ", ", ")
+                raise ImportError(
+                    f"{each.library} {version(each.library)} {problem}: transformers_vjepa needs {wanted} to "
+                    f"{each.purpose}. Install a version that is known to work: pip install "
+                    f"'{each.library}=={KNOWN_VERSIONS[each.library]}'"
+                )
