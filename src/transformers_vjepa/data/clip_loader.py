@@ -27,7 +27,11 @@ logger = logging.get_logger(__name__)
 MAX_RESTARTS_IN_A_ROW, MAX_RESTARTS, BATCHES_PER_RESTART = 3, 20, 20
 _SECONDS_TO_DIE = 2
 # A decoder that crashes ends its process with one of these signals, and would crash again for the same video.
-_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_CRASHES = {
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT")
+    if hasattr(signal, name)  # not every system has all of them
+}
 
 
 class WorkersLostError(RuntimeError):
@@ -98,8 +102,9 @@ class ClipLoader(DataLoader):
 
 def _start_worker(worker: int, *, then: Callable[[int], None] | None) -> None:
     # Workers are ended by `close`, or by torch's watchdog if the main process dies. Neither needs these signals.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if then is not None:
         then(worker)
 
@@ -181,7 +186,7 @@ class _DeathNotice:
         self._raise: Callable[[int, Any], None] | None = None
 
     def install(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
             return
         handler = signal.getsignal(signal.SIGCHLD)
         if callable(handler) and handler != self._handle:
