@@ -285,15 +285,7 @@ def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVid
         processor = VJEPAVideoProcessor.for_config(config)
     else:
         processor = load_processor(model.model, config, token=training.hub_token)
-    sampling = {
-        "frame_step": data.frame_step,
-        "target_fps": data.target_fps,
-        "duration": data.clip_duration,
-        "short_video": data.short_videos,
-        "spacing": data.spacing,
-    }
-    views = {"num_segments": data.num_segments, "num_views": data.num_views, "backend": data.decoder}
-    geometry = ClipGeometry.for_model(config, processor, sampling=sampling, **views)
+    geometry = data.geometry(config, processor, backend=data.decoder)
     processor = VJEPAVideoProcessor(
         crop_size=config.crop_size,
         image_mean=processor.image_mean,

@@ -71,8 +71,8 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
     )
     load_best_model_at_end: bool = HfArg(
         default=False,
-        help="End with the checkpoint that was best on the validation clips, instead of the last one. With few "
-        "clips, the best one is a matter of luck.",
+        help="End with the checkpoint that was best on the validation clips, instead of the last one. With few clips, "
+        "the best one is a matter of luck.",
     )
     logging_nan_inf_filter: bool = HfArg(default=False, help="Must be off: a NaN loss stops the run.")
     hub_license: str | None = HfArg(

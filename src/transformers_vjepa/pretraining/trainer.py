@@ -17,7 +17,7 @@ How to read a step, in order:
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +26,7 @@ import torch
 from accelerate import PartialState
 from datasets import IterableDataset
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..data.streaming import StreamPosition
@@ -67,97 +68,78 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     _argument_group_name = "training"  # where --help lists them
 
     # Changed defaults.
-    output_dir: str | None = field(default="outputs/pretrain", metadata={"help": "Where everything is written."})
-    learning_rate: float = field(default=6.25e-4, metadata={"help": "Peak learning rate, after warm-up."})
-    weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the first step."})
-    max_grad_norm: float = field(
-        default=10.0,
-        metadata={"help": "Clip the gradients of encoder and predictor, separately, to this norm. 0: never."},
+    output_dir: str | None = HfArg(default="outputs/pretrain", help="Where everything is written.")
+    learning_rate: float = HfArg(default=6.25e-4, help="Peak learning rate, after warm-up.")
+    weight_decay: float = HfArg(default=0.04, help="Weight decay at the first step.")
+    max_grad_norm: float = HfArg(
+        default=10.0, help="Clip the gradients of encoder and predictor, separately, to this norm. 0: never."
     )
-    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps to run; epochs are not counted."})
-    warmup_steps: float = field(
-        default=0.13,
-        metadata={"help": "Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."},
+    max_steps: int = HfArg(default=1000, help="Optimizer steps to run; epochs are not counted.")
+    warmup_steps: float = HfArg(
+        default=0.13, help="Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."
     )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between logs; below 1 a share of max_steps."})
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints to keep: older ones are deleted when a new one is saved."}
+    logging_steps: float = HfArg(default=10, help="Steps between logs; below 1 a share of max_steps.")
+    save_total_limit: int | None = HfArg(
+        default=2, help="Checkpoints to keep: older ones are deleted when a new one is saved."
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
-    hub_license: str | None = field(
+    logging_nan_inf_filter: bool = HfArg(default=False, help="Must be off: a NaN loss stops the run.")
+    hub_license: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Licence on the model card, such as apache-2.0. Default: none, or the licence of the weights that "
-            "the run starts from, if that licence binds."
-        },
+        help="Licence on the model card, such as apache-2.0. Default: none, or the licence of the weights that the "
+        "run starts from, if that licence binds.",
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are not columns."})
-    ignore_data_skip: bool = field(
-        default=True,
-        metadata={"help": "Must be on: the stream seeks to its position instead of reading up to it."},
+    remove_unused_columns: bool = HfArg(default=False, help="Must be off: masks are not columns.")
+    ignore_data_skip: bool = HfArg(
+        default=True, help="Must be on: the stream seeks to its position instead of reading up to it."
     )
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Buffers are constants."})
-    ddp_timeout: int = field(
-        default=600, metadata={"help": "Seconds that a process waits for the other processes before it fails."}
-    )
+    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="All parameters are used.")
+    ddp_broadcast_buffers: bool | None = HfArg(default=False, help="Buffers are constants.")
+    ddp_timeout: int = HfArg(default=600, help="Seconds that a process waits for the other processes before it fails.")
 
     # The V-JEPA recipe.
-    start_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate before warm-up."})
-    final_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
-    final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end of the schedule."})
-    ema_momentum: float = field(default=0.998, metadata={"help": "Momentum of the target encoder at the first step."})
-    final_ema_momentum: float = field(default=1.0, metadata={"help": "Momentum at the end of the schedule."})
-    schedule_scale: float = field(
+    start_learning_rate: float = HfArg(default=2e-4, help="Learning rate before warm-up.")
+    final_learning_rate: float = HfArg(default=1e-6, help="Learning rate at the end of the schedule.")
+    final_weight_decay: float = HfArg(default=0.4, help="Weight decay at the end of the schedule.")
+    ema_momentum: float = HfArg(default=0.998, help="Momentum of the target encoder at the first step.")
+    final_ema_momentum: float = HfArg(default=1.0, help="Momentum at the end of the schedule.")
+    schedule_scale: float = HfArg(
         default=1.25,
-        metadata={
-            "help": "Length of the schedules in units of max_steps. At 1.25 the run ends after four fifths of the "
-            "schedules (published); at 1 they end with the run."
-        },
+        help="Length of the schedules in units of max_steps. At 1.25 the run ends after four fifths of the schedules "
+        "(published); at 1 they end with the run.",
     )
-    clip_grad_from_step: int | None = field(
-        default=None,
-        metadata={"help": "First step (from 0) that clips gradients. Default: the step after warm-up."},
+    clip_grad_from_step: int | None = HfArg(
+        default=None, help="First step (from 0) that clips gradients. Default: the step after warm-up."
     )
-    loss_exponent: float = field(default=1.0, metadata={"help": "p of the loss |prediction - target|^p / p."})
-    variance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of the variance regulariser on the predictions (published: 0)."},
+    loss_exponent: float = HfArg(default=1.0, help="p of the loss |prediction - target|^p / p.")
+    variance_weight: float = HfArg(
+        default=0.0, help="Weight of the variance regulariser on the predictions (published: 0)."
     )
-    context_variance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of VICReg's variance term on the context tokens (published: 0)."},
+    context_variance_weight: float = HfArg(
+        default=0.0, help="Weight of VICReg's variance term on the context tokens (published: 0)."
     )
-    context_covariance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of VICReg's covariance term on the context tokens (published: 0)."},
+    context_covariance_weight: float = HfArg(
+        default=0.0, help="Weight of VICReg's covariance term on the context tokens (published: 0)."
     )
-    mask_strategy: str = field(
+    mask_strategy: str = HfArg(
         default="multiblock",
-        metadata={
-            "help": "Name of a mask strategy (see transformers_vjepa.pretraining.masking). For models of one frame "
-            "the default of vjepa pretrain is image_multiblock."
-        },
+        help="Name of a mask strategy (see transformers_vjepa.pretraining.masking). For models of one frame the "
+        "default of vjepa pretrain is image_multiblock.",
     )
-    mask_truncation: Literal["balanced", "published"] = field(
+    mask_truncation: Literal["balanced", "published"] = HfArg(
         default="balanced",
-        metadata={"help": "How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch."},
+        help="How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch.",
     )
 
     # Alarms.
-    collapse_action: Literal["warn", "stop"] = field(
-        default="warn",
-        metadata={"help": "If the target features collapse: warn, or stop with a checkpoint."},
+    collapse_action: Literal["warn", "stop"] = HfArg(
+        default="warn", help="If the target features collapse: warn, or stop with a checkpoint."
     )
-    collapse_std: float = field(
+    collapse_std: float = HfArg(
         default=0.05,
-        metadata={
-            "help": "Collapse alarm below this std of target features over clips at one position (healthy: 0.1-1)."
-        },
+        help="Collapse alarm below this std of target features over clips at one position (healthy: 0.1-1).",
     )
-    collapse_rank: float = field(
-        default=1.5,
-        metadata={"help": "Collapse alarm below this effective rank of the target features over clips."},
+    collapse_rank: float = HfArg(
+        default=1.5, help="Collapse alarm below this effective rank of the target features over clips."
     )
 
     def __post_init__(self) -> None:
