@@ -235,8 +235,7 @@ def check_same_run(
     Raises:
         OtherRunError: the run in the output folder differs; the message lists the differences.
     """
-    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
-    values = {name: getattr(training, name) for name in _FIXED} | {"clips_per_step": clips}
+    values = {name: getattr(training, name) for name in (*_FIXED, "clips_per_step")}
     # JSON there and back makes lists of tuples, as in the file.
     record = json.loads(json.dumps({"settings": {**settings, **values}, "manifests": manifests}))
     path = Path(training.output_dir) / "run.json"

@@ -27,7 +27,6 @@ from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.labels import read_class_names
 from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
-from ..data.synthetic import build_corpus
 from ..hub.loading import load_processor, loading, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
@@ -88,11 +87,7 @@ def place_synthetic_corpus(arguments: Arguments) -> tuple[Arguments, Sequence[st
     data, training = arguments.data, arguments.training
     if data.dataset not in SYNTHETIC:
         return arguments, ()
-    label, root = SYNTHETIC[data.dataset], Path(training.output_dir).parent / "synthetic"
-    if root == Path(training.output_dir):
-        raise ValueError(f"--output_dir {root} is the folder of the built-in corpus: choose another folder")
-    with training.main_process_first(desc="rendering the built-in corpus"):
-        build_corpus(root)
+    label, root = SYNTHETIC[data.dataset], training.render_corpus()
     test = data.test_dataset
     if test is None and data.num_folds is None:
         test = str(root / f"test_{label}.csv")

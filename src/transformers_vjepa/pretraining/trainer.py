@@ -1,29 +1,21 @@
 """
 Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`.
 
-How to read a step, in order:
+docs/code.md names the files that a step runs through. Of this file the Trainer calls, in this order:
 
-1. `data/streaming.py` chooses the video at a position, `data/clip_reading.py` and `models/vjepa/decoding.py` read its
-   frames, `models/vjepa/clip_transforms.py` crops and flips them.
-2. `pretraining/masking.py` stacks clips to a batch and adds masks; `data/clip_loader.py` runs 1. and 2. in workers.
-3. `training/stream_trainer.py` gives batches to the Trainer, which calls `compute_loss` here. After normalisation
-   `VJEPAForPreTraining.forward` (`models/vjepa/modeling_vjepa.py`) computes target features, context features,
-   predictions and loss. `pretraining/collapse.py` adds the terms of VICReg and measures the health of the features.
-4. The Trainer runs the backward pass, then `_clip_grad_norm` and `_get_grad_norm` (stop if a gradient is not finite).
-5. `optimizer.step()` calls `_before_update` (weight decay), updates encoder and predictor, and calls `_after_update`:
-   the target encoder follows with the momentum of the step. All schedules are in `pretraining/schedules.py`.
-6. The Trainer advances the learning rate, logs, and saves (`training/checkpoints.py`).
+1. `compute_loss`: loss, terms of VICReg and measures of collapse (`pretraining/collapse.py`).
+2. After the backward pass, `_clip_grad_norm` and `_get_grad_norm`, which stop at a gradient that is not finite.
+3. Around the update of the optimizer, `_before_update` (weight decay) and `_after_update`: the target encoder follows
+   with the momentum of the step. All schedules are in `pretraining/schedules.py`.
 """
 
-import os
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from datasets import IterableDataset
 from transformers import TrainingArguments
 from transformers.hf_argparser import HfArg
@@ -33,8 +25,8 @@ from ..data.streaming import StreamPosition
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..safety.sanitizing import RedactTokensOnPickle
-from ..training.sharding import refuse_deepspeed, refuse_fsdp1
+from ..training.arguments import StreamTrainingArguments
+from ..training.sharding import refuse_fsdp1
 from ..training.stream_trainer import StreamTrainer, check_kind
 from .collapse import covariance_penalty, feature_health, variance_hinge
 from .masking import VJEPAMaskCollator, mask_ratios
@@ -59,13 +51,11 @@ class UnevenStreamError(ValueError):
 
 
 @dataclass
-class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
+class VJEPATrainingArguments(StreamTrainingArguments):
     """
     Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`], with the defaults of the published
     V-JEPA recipe, and the arguments that this recipe adds.
     """
-
-    _argument_group_name = "training"  # where --help lists them
 
     # Changed defaults.
     output_dir: str | None = HfArg(default="outputs/pretrain", help="Where everything is written.")
@@ -78,21 +68,9 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     warmup_steps: float = HfArg(
         default=0.13, help="Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."
     )
-    logging_steps: float = HfArg(default=10, help="Steps between logs; below 1 a share of max_steps.")
-    save_total_limit: int | None = HfArg(
-        default=2, help="Checkpoints to keep: older ones are deleted when a new one is saved."
-    )
-    logging_nan_inf_filter: bool = HfArg(default=False, help="Must be off: a NaN loss stops the run.")
-    hub_license: str | None = HfArg(
-        default=None,
-        help="Licence on the model card, such as apache-2.0. Default: none, or the licence of the weights that the "
-        "run starts from, if that licence binds.",
-    )
-    remove_unused_columns: bool = HfArg(default=False, help="Must be off: masks are not columns.")
     ignore_data_skip: bool = HfArg(
         default=True, help="Must be on: the stream seeks to its position instead of reading up to it."
     )
-    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="All parameters are used.")
     ddp_broadcast_buffers: bool | None = HfArg(default=False, help="Buffers are constants.")
     ddp_timeout: int = HfArg(default=600, help="Seconds that a process waits for the other processes before it fails.")
 
@@ -143,34 +121,24 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        refuse_deepspeed(self)  # first, because the base class would set up DeepSpeed
-        self._start_cpu_processes()
         super().__post_init__()
         refuse_fsdp1(self)
         self._check_steps_are_the_clock()
         for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        for name, least, most in (
-            ("learning_rate", 0.0, float("inf")),
-            ("ema_momentum", 0.0, 1.0),
-            ("final_ema_momentum", 0.0, 1.0),
-            ("schedule_scale", 1.0, float("inf")),
-            ("loss_exponent", 1.0, float("inf")),
-            ("variance_weight", 0.0, float("inf")),
-            ("context_variance_weight", 0.0, float("inf")),
-            ("context_covariance_weight", 0.0, float("inf")),
-            ("max_steps", 1, float("inf")),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [{least}, {most}]")
-        for name, needed in (
-            ("logging_nan_inf_filter", False),
-            ("remove_unused_columns", False),
-            ("ignore_data_skip", True),
-        ):
-            if getattr(self, name) is not needed:
-                raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
+        self.check_ranges(
+            learning_rate=(0.0, math.inf),
+            ema_momentum=(0.0, 1.0),
+            final_ema_momentum=(0.0, 1.0),
+            schedule_scale=(1.0, math.inf),
+            loss_exponent=(1.0, math.inf),
+            variance_weight=(0.0, math.inf),
+            context_variance_weight=(0.0, math.inf),
+            context_covariance_weight=(0.0, math.inf),
+            max_steps=(1, math.inf),
+        )
+        self.check_needed(ignore_data_skip=True)
 
     def _check_steps_are_the_clock(self) -> None:
         if self.num_train_epochs != TrainingArguments.num_train_epochs:
@@ -179,11 +147,6 @@ class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
             )
         if self.eval_strategy != "no":
             raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
-
-    def _start_cpu_processes(self) -> None:
-        """Connects processes without GPUs. `TrainingArguments` would do so without `ddp_timeout`."""
-        if self.use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
 
 
 class _RatesOfGroups(torch.optim.lr_scheduler.LambdaLR):

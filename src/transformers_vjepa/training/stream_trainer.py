@@ -118,9 +118,6 @@ class StreamTrainer(Trainer):
     resuming seeks in it, checkpoints are atomic and hold the cursors of streamed corpora, and logs have the rate of
     clips. A data set with a length is loaded as by every `Trainer`.
 
-    SIGINT, SIGTERM and SIGUSR1 end training after the current step, with a checkpoint saved and the signal in
-    `stop_signal`.
-
     With FSDP2 (`fsdp_version: 2` of accelerate, or `--fsdp`) training is sharded, on CPUs too. Checkpoints are those
     of an unsharded run, `model.safetensors` and `optimizer.pt`: sharded and unsharded runs resume from each other.
 
