@@ -119,7 +119,6 @@ def encode_in_batches(
     Args:
         model: the encoder; runs on its own device and in its own type.
         clips: uint8 (videos, views, segments, frames, 3, height, width), on any device.
-        clips_per_batch: clips of a forward pass.
         reduce: from the tokens (clips, tokens, hidden_size) of a batch to the values to keep, a row per clip.
         processor: gives mean and standard deviation of the pixels.
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -349,8 +350,7 @@ def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> t
     settings = trainer.model.settings
     probes = probe_scores(*kept["validation"], settings) if "validation" in kept else []
     best = best_probe([probe["selection_score"] for probe in probes], settings) if probes else 0
-    rates = {"learning_rate": settings[best].learning_rate, "weight_decay": settings[best].weight_decay}
-    return {"probe": best, **rates, **chosen}, probes
+    return {"probe": best, **asdict(settings[best]), **chosen}, probes
 
 
 def still_improving(log_history: Sequence[Mapping[str, Any]], *, num_clips: int) -> bool:

@@ -295,20 +295,6 @@ def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVid
 # The run -------------------------------------------------------------------------------------------------
 
 
-def run_details(arguments: Arguments) -> RunDetails:
-    """The arguments of the user, for the model card."""
-    model, data, training = arguments
-    start = None if model.random_encoder else model.model
-    return RunDetails(
-        command="vjepa train_classifier",
-        sources=[source for source in (data.dataset, data.validation_dataset, data.test_dataset) if source],
-        arguments=(model, data, training),
-        heritage=heritage_of(start, token=training.hub_token),
-        start=start,
-        license=training.hub_license,
-    )
-
-
 def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificationArguments) -> ClassifierRun:
     """
     Builds a training run: model, splits, features or streams, and the trainer. Stores features and writes the splits
@@ -323,7 +309,7 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
     if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
-    asked = Arguments(model, data, copy.copy(training))  # the model card shows the arguments as they were given
+    asked = (model, data, copy.copy(training))  # the model card shows the arguments as they were given
     settings = [] if model.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
     arguments = Arguments(model, data, training)
     config = load_config(arguments)
@@ -356,7 +342,15 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         position=position,
         processing_class=processor,
     )
-    trainer.run_details = run_details(asked)
+    start = None if model.random_encoder else model.model
+    trainer.run_details = RunDetails(
+        command="vjepa train_classifier",
+        sources=[source for source in (data.dataset, data.validation_dataset, data.test_dataset) if source],
+        arguments=asked,
+        heritage=heritage_of(start, token=training.hub_token),
+        start=start,
+        license=training.hub_license,
+    )
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 

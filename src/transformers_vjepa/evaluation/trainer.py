@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +298,6 @@ class VJEPAClassificationTrainer(StreamTrainer):
         check_kind(args, VJEPAClassificationArguments)
         if encoder is not None and not isinstance(model, ProbeGrid):
             raise ValueError("the model has its own encoder: pass `encoder` only with a ProbeGrid")
-        if processing_class is None:
-            processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
             model=model,
             args=args,
@@ -489,11 +487,4 @@ def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def probe_scores(logits: np.ndarray, labels: np.ndarray, settings: Sequence[ProbeSettings]) -> list[dict[str, float]]:
     """Accuracy, cross-entropy and score of every probe of a grid; `logits` (clips, probes, classes)."""
-    return [
-        {
-            "learning_rate": probe.learning_rate,
-            "weight_decay": probe.weight_decay,
-            **scores_of(logits[:, number], labels),
-        }
-        for number, probe in enumerate(settings)
-    ]
+    return [asdict(probe) | scores_of(logits[:, number], labels) for number, probe in enumerate(settings)]

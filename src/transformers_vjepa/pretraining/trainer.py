@@ -22,7 +22,6 @@ from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..data.streaming import StreamPosition
-from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.arguments import StreamTrainingArguments
@@ -123,7 +122,12 @@ class VJEPATrainingArguments(StreamTrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_fsdp1(self)
-        self._check_steps_are_the_clock()
+        if self.num_train_epochs != TrainingArguments.num_train_epochs:
+            raise ValueError(
+                f"num_train_epochs={self.num_train_epochs:g} has no meaning: a stream has no end. Set max_steps"
+            )
+        if self.eval_strategy != "no":
+            raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
         for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
@@ -139,14 +143,6 @@ class VJEPATrainingArguments(StreamTrainingArguments):
             max_steps=(1, math.inf),
         )
         self.check_needed(ignore_data_skip=True)
-
-    def _check_steps_are_the_clock(self) -> None:
-        if self.num_train_epochs != TrainingArguments.num_train_epochs:
-            raise ValueError(
-                f"num_train_epochs={self.num_train_epochs:g} has no meaning: a stream has no end. Set max_steps"
-            )
-        if self.eval_strategy != "no":
-            raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
 
 
 class _RatesOfGroups(torch.optim.lr_scheduler.LambdaLR):
@@ -221,9 +217,12 @@ class VJEPATrainer(StreamTrainer):
             model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
         )
         if isinstance(collator, VJEPAMaskCollator):
-            self._check_mask_tokens(model.config, collator)
-        if processing_class is None:
-            processing_class = VJEPAVideoProcessor.for_config(model.config)
+            generators, tokens = len(collator.generators), model.config.pred_num_mask_tokens
+            if generators != tokens:
+                raise ValueError(
+                    f"the mask strategy has {generators} generators, and the model has pred_num_mask_tokens={tokens}: "
+                    f"create the model with pred_num_mask_tokens={generators}"
+                )
         super().__init__(
             model=model,
             args=args,
@@ -234,15 +233,6 @@ class VJEPATrainer(StreamTrainer):
             **kwargs,
         )
         self._scheduled_optimizer: torch.optim.Optimizer | None = None
-
-    @staticmethod
-    def _check_mask_tokens(config: VJEPAConfig, collator: VJEPAMaskCollator) -> None:
-        generators = len(collator.generators)
-        if generators != config.pred_num_mask_tokens:
-            raise ValueError(
-                f"the mask strategy has {generators} generators, and the model has pred_num_mask_tokens="
-                f"{config.pred_num_mask_tokens}: create the model with pred_num_mask_tokens={generators}"
-            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -33,6 +33,7 @@ from ..hub.model_card import RunDetails, write_card
 from ..hub.transfer import hub_errors
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
+from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.private_names import check_private_names
 from .checkpoints import (
     UNFINISHED,
@@ -125,7 +126,8 @@ class StreamTrainer(Trainer):
 
     Args:
         position: the position of the stream, so that resuming can seek in it.
-        kwargs: those of [`~transformers.Trainer`].
+        kwargs: those of [`~transformers.Trainer`]. The default of `processing_class`, which normalises the clips, is
+            [`VJEPAVideoProcessor.for_config`].
 
     Raises:
         ValueError: several GPUs for one process.
@@ -145,6 +147,8 @@ class StreamTrainer(Trainer):
                 f"one process for {args.n_gpu} GPUs would run nn.DataParallel: start one process for each with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one"
             )
+        if kwargs.get("processing_class") is None:
+            kwargs["processing_class"] = VJEPAVideoProcessor.for_config(kwargs["model"].config)
         # Streams seek by themselves. For a data set with a length the Trainer winds its sampler forward.
         args.ignore_data_skip = not has_length(kwargs.get("train_dataset"))
         super().__init__(**kwargs)
@@ -338,8 +342,7 @@ class StreamTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict=state_dict)
-        if self.processing_class is not None:
-            self.save_image_processor(output_dir or self.args.output_dir)
+        self.save_image_processor(output_dir or self.args.output_dir)
 
     def save_image_processor(self, folder: str | os.PathLike) -> None:
         """Saves an image processor with the settings of the video processor, because models accept images too."""
@@ -472,25 +475,19 @@ class StreamTrainer(Trainer):
             )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._check_gradients(float(norm))
-        return norm
-
-    def _check_gradients(self, norm: float) -> None:
         """
         Raises:
             DivergedError: a gradient is NaN or infinite, and not only because fp16 overflows: after an overflow the
                 step is skipped, and the loss of the next step is scaled less.
         """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         paths, self._paths = self._paths, []
-        if math.isfinite(norm):
-            return
         scaler = self.accelerator.scaler
-        if scaler is not None and scaler.get_scale() >= _LEAST_LOSS_SCALE:
-            return
+        if math.isfinite(norm) or (scaler is not None and scaler.get_scale() >= _LEAST_LOSS_SCALE):
+            return norm
         raise DivergedError(
-            f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {norm} on the "
-            f"videos {_listed(paths)}: lower the learning rate, or check these videos"
+            f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {float(norm)} on "
+            f"the videos {_listed(paths)}: lower the learning rate, or check these videos"
         )
 
     def count_clips(self, inputs: dict[str, Any], number: int) -> None:
