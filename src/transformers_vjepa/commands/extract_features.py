@@ -136,5 +136,4 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
 
 def main() -> None:
     run(sys.argv[1:])
-    if PartialState().num_processes > 1:
-        torch.distributed.destroy_process_group()
+    PartialState().destroy_process_group()

@@ -385,10 +385,8 @@ class FeatureStore(Dataset):
 
 
 def _features_in(file: Path) -> tuple[int, list[int]]:
-    """
-    The offset of the features in a file of safetensors, in bytes, and the shape of a row; -1 and no shape if the file
-    has no features. The format: 8 bytes with the length of the header, the header in JSON, and the data.
-    """
+    """Offset of the features in a file, in bytes, and the shape of a row; -1 and no shape if the file has none."""
+    # The format of safetensors: 8 bytes with the length of the header, the header in JSON, and the data.
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entry = json.loads(stream.read(length)).get("features")

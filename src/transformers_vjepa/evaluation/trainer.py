@@ -298,6 +298,8 @@ class VJEPAClassificationTrainer(StreamTrainer):
         check_kind(args, VJEPAClassificationArguments)
         if encoder is not None and not isinstance(model, ProbeGrid):
             raise ValueError("the model has its own encoder: pass `encoder` only with a ProbeGrid")
+        if processing_class is None:
+            processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
             model=model,
             args=args,

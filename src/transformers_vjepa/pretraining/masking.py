@@ -526,10 +526,7 @@ class VJEPAMaskCollator:
 
 
 def _one_place_in_last_layout(positions: Tensor) -> Tensor:
-    """
-    Puts all blocks of the last layout (batch, layouts, blocks, 2) at the place of its first block. This layout always
-    leaves a context, and is used only if no other layout leaves a large enough context.
-    """
+    """Puts all blocks of the last layout (batch, layouts, blocks, 2) at one place, so that it leaves a context."""
     last = positions[:, -1:, :1].expand(-1, -1, positions.shape[2], -1)
     return torch.cat([positions[:, :-1], last], dim=1)
 

@@ -223,6 +223,8 @@ class VJEPATrainer(StreamTrainer):
                     f"the mask strategy has {generators} generators, and the model has pred_num_mask_tokens={tokens}: "
                     f"create the model with pred_num_mask_tokens={generators}"
                 )
+        if processing_class is None:
+            processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
             model=model,
             args=args,

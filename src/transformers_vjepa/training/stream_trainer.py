@@ -33,7 +33,6 @@ from ..hub.model_card import RunDetails, write_card
 from ..hub.transfer import hub_errors
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
-from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.private_names import check_private_names
 from .checkpoints import (
     UNFINISHED,
@@ -126,8 +125,7 @@ class StreamTrainer(Trainer):
 
     Args:
         position: the position of the stream, so that resuming can seek in it.
-        kwargs: those of [`~transformers.Trainer`]. The default of `processing_class`, which normalises the clips, is
-            [`VJEPAVideoProcessor.for_config`].
+        kwargs: those of [`~transformers.Trainer`].
 
     Raises:
         ValueError: several GPUs for one process.
@@ -147,8 +145,6 @@ class StreamTrainer(Trainer):
                 f"one process for {args.n_gpu} GPUs would run nn.DataParallel: start one process for each with "
                 "accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one"
             )
-        if kwargs.get("processing_class") is None:
-            kwargs["processing_class"] = VJEPAVideoProcessor.for_config(kwargs["model"].config)
         # Streams seek by themselves. For a data set with a length the Trainer winds its sampler forward.
         args.ignore_data_skip = not has_length(kwargs.get("train_dataset"))
         super().__init__(**kwargs)
@@ -342,7 +338,8 @@ class StreamTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict=state_dict)
-        self.save_image_processor(output_dir or self.args.output_dir)
+        if self.processing_class is not None:
+            self.save_image_processor(output_dir or self.args.output_dir)
 
     def save_image_processor(self, folder: str | os.PathLike) -> None:
         """Saves an image processor with the settings of the video processor, because models accept images too."""
