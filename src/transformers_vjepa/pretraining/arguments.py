@@ -82,17 +82,6 @@ ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 }
 
 
-def _overridden(given: set[str]) -> set[str]:
-    """Names that a recipe must not set, from the names on the command line."""
-    architecture = ARCHITECTURE if given & {"preset", "init_from"} else set()
-    return architecture | (SPACINGS if given & SPACINGS else set())
-
-
-def _default_recipe(given: set[str]) -> str | None:
-    """The recipe for the built-in corpus, if the command line names no data, preset or weights."""
-    return None if given & {"dataset", "preset", "init_from"} else "tiny_cpu"
-
-
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
     """The arguments of a command line; it overrides the recipe, and the recipe overrides the defaults."""
     return parse_with_recipe(
@@ -101,8 +90,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
         description=__doc__,
         recipe_help="recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments; "
         "tiny_cpu if neither this nor --dataset, --preset or --init_from is given",
-        default_recipe=_default_recipe,
-        overridden=_overridden,
+        default_recipe=lambda given: None if given & {"dataset", "preset", "init_from"} else "tiny_cpu",
+        overridden=lambda given: (
+            (ARCHITECTURE if given & {"preset", "init_from"} else set()) | (SPACINGS if given & SPACINGS else set())
+        ),
         dry_run_help="Print sizes, memory, steps, data and first clips of the run, and exit.",
         use_cpu=not torch.accelerator.is_available(),
     )

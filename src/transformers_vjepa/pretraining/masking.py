@@ -442,8 +442,7 @@ def mask_ratios(
     (batch, tokens) over all tokens of a clip. Their sum is below 1 if truncation dropped tokens.
     """
     ratios = {f"context_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(context_mask)}
-    ratios |= {f"target_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(target_mask)}
-    return ratios
+    return ratios | {f"target_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(target_mask)}
 
 
 class VJEPAMaskCollator:

@@ -262,12 +262,10 @@ def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
             if "inline_container" not in reason and "PytorchStreamWriter" not in reason:
                 raise  # not from torch's file writer
             reason = "a write was cut off"
-        raise UnusableCheckpointError(_describe_failure(Path(checkpoint), reason)) from error
-
-
-def _describe_failure(checkpoint: Path, reason: str) -> str:
-    run = next(folder for folder in checkpoint.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(run).free / 1e6
-    last = last_checkpoint(run)
-    remedy = f"resume from {last} with --resume_from_checkpoint auto" if last else "start again"
-    return f"cannot write {checkpoint} ({reason}), {free:.1f} MB are free: free some space, then {remedy}"
+        run = next(folder for folder in Path(checkpoint).absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(run).free / 1e6
+        last = last_checkpoint(run)
+        remedy = f"resume from {last} with --resume_from_checkpoint auto" if last else "start again"
+        raise UnusableCheckpointError(
+            f"cannot write {checkpoint} ({reason}), {free:.1f} MB are free: free some space, then {remedy}"
+        ) from error

@@ -438,8 +438,8 @@ class StreamTrainer(Trainer):
             return None
         self.create_model_card(**kwargs)
         self.pushes.wait()
-        push = self.pushes.push_folder if blocking else self.pushes.push_folder_later
-        return push(commit_message, token=token, revision=revision, private=private)
+        push = partial(self.pushes.push_folder, commit_message, token=token, revision=revision, private=private)
+        return push() if blocking else self.pushes.background.run_as_future(push)
 
     # Steps
 
