@@ -368,7 +368,7 @@ def test_every_recipe_keeps_its_promises(tmp_path, name):
         ({"resume_from_checkpoint": "nowhere"}, "error: nowhere is not a complete checkpoint"),
         ({"decode_timeout": -1}, "error: decode_timeout=-1.0 must be at least 0"),
         ({"flip_probability": 2}, "error: `flip_probability`=2.0 must lie in"),
-        ({"output_dir": "synthetic"}, "error: .*where the built-in corpus goes"),
+        ({"output_dir": "synthetic"}, "error: .*is the folder of the built-in corpus"),
     ],
 )
 def test_mistakes_end_with_one_line(corpus, tmp_path, changes, message):

@@ -313,7 +313,10 @@ def test_images(model, tmp_path, mode):
 
 def test_the_built_in_corpus(model, tmp_path, monkeypatch):
     small = CorpusConfig(num_train=40, num_test=8, size=32, num_frames=10)
-    monkeypatch.setattr(setup, "build_corpus", lambda root: build_corpus(root, config=small, num_processes=1))
+    monkeypatch.setattr(
+        "transformers_vjepa.training.arguments.build_corpus",
+        lambda root: build_corpus(root, config=small, num_processes=1),
+    )
     run = tmp_path / "run"
     train_classifier.run(command(model, "synthetic:motion", run, validation_fraction=0.4))
     results = results_of(run)

@@ -1,7 +1,8 @@
 import pytest
 from videos import write_tar
 
-from transformers_vjepa.data.arguments import CorpusArguments
+from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAVideoProcessor
+from transformers_vjepa.data.arguments import CorpusArguments, ViewArguments
 from transformers_vjepa.data.corpora import FileCorpus
 
 
@@ -25,3 +26,12 @@ def test_a_corpus_is_opened_and_an_empty_one_is_refused(tmp_path):
     write_tar(tmp_path / "x.tar", {"readme.txt": b"nothing"})
     with pytest.raises(ValueError, match="x.tar holds no videos or images: check the folder, index or split"):
         CorpusArguments(dataset=str(tmp_path / "x.tar")).open()
+
+
+def test_the_clips_of_a_trained_model():
+    config = VJEPAConfig(crop_size=32, frames_per_clip=4)
+    processor = VJEPAVideoProcessor.for_config(config)
+    asked = ViewArguments(frame_step=5, num_segments=2, num_views=3, spacing="linspace")
+    geometry = asked.geometry(config, processor, backend="pyav")
+    assert (geometry.crop_size, geometry.num_segments, geometry.num_views, geometry.backend) == (32, 2, 3, "pyav")
+    assert geometry.sampling == ClipSampling(num_frames=4, frame_step=5, spacing="linspace")

@@ -471,3 +471,9 @@ def test_manifest_says_what_was_rendered(corpus):
 def test_unknown_split_is_refused(corpus):
     with pytest.raises(ValueError, match="split is 'validation', but it must be one of train, test"):
         load_labels(corpus, split="validation")
+
+
+def test_the_output_folder_is_not_the_place_of_the_built_in_corpus(tmp_path):
+    assert synthetic.synthetic_root(str(tmp_path / "run")) == tmp_path / "synthetic"
+    with pytest.raises(ValueError, match="synthetic is the folder of the built-in corpus: choose another folder"):
+        synthetic.synthetic_root(str(tmp_path / "synthetic"))

@@ -470,7 +470,7 @@ def test_the_best_checkpoint_needs_something_to_choose_by(tmp_path, changes, has
         ({"layer_decay": 0.0}, r"layer_decay=0.0 must lie in \[1e-06, 1.0\]"),
         ({"mixup": -1.0}, r"mixup=-1.0 must lie in \[0.0, inf\]"),
         ({"label_smoothing_factor": 1.5}, "label_smoothing_factor=1.5 must lie in"),
-        ({"remove_unused_columns": True}, "remove_unused_columns=True does not work with clips"),
+        ({"remove_unused_columns": True}, "remove_unused_columns=True does not work with V-JEPA"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, changes, message):

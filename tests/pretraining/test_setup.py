@@ -59,9 +59,3 @@ def test_images_get_the_masks_of_images_unless_others_are_given(videos, tmp_path
         setup.build(*built, given={"mask_strategy"})
     trainer, _ = setup.build(*built)
     assert trainer.args.mask_strategy == "image_multiblock" and trainer.model.config.pred_num_mask_tokens == 1
-
-
-def test_the_output_folder_is_not_the_place_of_the_built_in_corpus(tmp_path):
-    assert setup.synthetic_root(str(tmp_path / "run")) == tmp_path / "synthetic"
-    with pytest.raises(ValueError, match="synthetic is where the built-in corpus goes: choose another name"):
-        setup.synthetic_root(str(tmp_path / "synthetic"))

@@ -128,7 +128,8 @@ class HelpParser(HfArgumentParser):
             if not issubclass(part, TrainingArguments):
                 sections[title] = names
                 continue
-            declared = {"seed", *vars(part).get("__annotations__", ())}
+            ours = part.__mro__[: part.__mro__.index(TrainingArguments)]
+            declared = {"seed"}.union(*(vars(base).get("__annotations__", ()) for base in ours))
             own = [name for name in names if name in declared - grouped and not _SETTLED.fullmatch(name)]
             sections[title] = sorted(own, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
             # Older versions of transformers lack some of these arguments.

@@ -23,10 +23,10 @@ from ..app.page import AppError, MissingAppError, build_app, check_port, launch_
 from ..app.panels import AppModels
 from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
 from ..data.clip_reading import TooManyBrokenVideosError
+from ..data.synthetic import synthetic_root
 from ..evaluation.protocols import load_classifier
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
-from ..pretraining.setup import synthetic_root
 
 
 @dataclass(kw_only=True)

@@ -18,9 +18,10 @@ from transformers import set_seed
 
 from ..analysis.read_outs import encode_clips, labelled_subset, read_out
 from ..command_line.parsing import names_given
+from ..data.synthetic import synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.arguments import parse_arguments
-from ..pretraining.setup import build_model, clip_sampling, synthetic_root
+from ..pretraining.setup import build_model
 from ..study.plan import SAVE_SHARE, StudyClips, built_in_clips
 from .pretrain import run as pretrain
 
@@ -78,7 +79,7 @@ def main() -> None:
     set_seed(training.seed)
     # With the seed of the run, the new network is the one from which pretraining started.
     models = {"untrained": build_model(model, training).vjepa, "pretrained": pretrained}
-    sampling = clip_sampling(data, pretrained.config)
+    sampling = data.clip_sampling(pretrained.config.frames_per_clip)
     clips = built_in_clips(root, crop_size=pretrained.config.crop_size, sampling=sampling)
     print("\nmeasuring what the features know: probes on both networks, a minute or more ...", flush=True)
     results = {name: accuracies(network, clips, seed=training.seed) for name, network in models.items()}

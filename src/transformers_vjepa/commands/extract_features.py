@@ -14,18 +14,18 @@ summary.json the broken videos.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from transformers.hf_argparser import HfArg
 
 from ..command_line.parsing import names_given, parse_with_recipe, user_errors
-from ..data.arguments import CorpusArguments, Dtype, start_processes
+from ..data.arguments import CorpusArguments, Dtype, ViewArguments, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
-from ..data.evaluation_clips import ClipGeometry
 from ..evaluation.features import FeatureError, FeatureSettings, summarise_features, write_features
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
@@ -40,74 +40,47 @@ class FeatureArguments:
 
     _argument_group_name = "features"
 
-    model: str = field(
-        metadata={
-            "help": "Folder or Hub id. A pretraining checkpoint gives its target encoder, a classifier its encoder."
-        }
+    model: str = HfArg(
+        help="Folder or Hub id. A pretraining checkpoint gives its target encoder, a classifier its encoder."
     )
-    output_dir: str = field(metadata={"help": "Folder for the shards."})
-    kind: Literal["tokens", "mean", "time_means"] = field(
-        default="mean", metadata={"help": "All tokens, their mean, or their mean over space at each time step."}
+    output_dir: str = HfArg(help="Folder for the shards.")
+    kind: Literal["tokens", "mean", "time_means"] = HfArg(
+        default="mean", help="All tokens, their mean, or their mean over space at each time step."
     )
-    format: Literal["safetensors", "parquet"] = field(
-        default="safetensors", metadata={"help": "Format of the files; Parquet takes pooled features only."}
+    format: Literal["safetensors", "parquet"] = HfArg(
+        default="safetensors", help="Format of the files; Parquet takes pooled features only."
     )
-    dtype: Dtype | None = field(
-        default=None, metadata={"help": "Type on disk; by default float32 for pooled features and float16 for tokens."}
+    dtype: Dtype | None = HfArg(
+        default=None, help="Type on disk; by default float32 for pooled features and float16 for tokens."
     )
-    model_dtype: Dtype = field(default="float32", metadata={"help": "Type of weights and computation."})
-    shard_size: int | None = field(
-        default=None,
-        metadata={"help": "Videos per shard; by default a sixteenth of all, at most 1,024 and 128 MiB."},
+    model_dtype: Dtype = HfArg(default="float32", help="Type of weights and computation.")
+    shard_size: int | None = HfArg(
+        default=None, help="Videos per shard; by default a sixteenth of all, at most 1,024 and 128 MiB."
     )
 
 
-@dataclass(kw_only=True)
-class SamplingArguments:
+@dataclass
+class ClipArguments(ViewArguments):
     """The clips and crops of a video that the model sees."""
 
     _argument_group_name = "clips"
 
-    num_segments: int = field(default=1, metadata={"help": "Clips of a video, evenly spaced; one: in the middle."})
-    num_views: int = field(default=1, metadata={"help": "Crops of a clip along its long side; one: the centre."})
-    frame_step: int | None = field(
-        default=None,
-        metadata={"help": "Frames from one frame of a clip to the next; by default the processor's."},
-    )
-    target_fps: float | None = field(
-        default=None, metadata={"help": "Frames per second of a clip, instead of a step."}
-    )
-    clip_duration: float | None = field(
-        default=None, metadata={"help": "Seconds that a clip lasts, instead of a step."}
-    )
-    spacing: Literal["stride", "linspace"] = field(
-        default="stride",
-        metadata={"help": "Frames at the exact step, or evenly spaced and rounded, as published."},
-    )
-    short_videos: Literal["repeat_last", "refuse"] = field(
-        default="repeat_last",
-        metadata={
-            "help": "Videos that end before the clip: repeat their last frame, or count them as broken. Videos with "
-            "fewer frames than a clip always count as broken."
-        },
-    )
 
-
-def parse_arguments(argv: Sequence[str]) -> tuple[FeatureArguments, CorpusArguments, SamplingArguments]:
+def parse_arguments(argv: Sequence[str]) -> tuple[FeatureArguments, CorpusArguments, ClipArguments]:
     """Arguments of a command line, over a recipe, over the defaults. The data set may come first, without its name."""
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--dataset")
     return parse_with_recipe(
         argv,
-        (FeatureArguments, CorpusArguments, SamplingArguments),
+        (FeatureArguments, CorpusArguments, ClipArguments),
         description=__doc__,
         dry_run_help="Show what the command would do: model, features, data, first videos; then exit.",
     )
 
 
 def describe(
-    model: VJEPAModel, corpus: Corpus, dataset: str, arguments: FeatureArguments, choices: SamplingArguments
+    model: VJEPAModel, corpus: Corpus, dataset: str, arguments: FeatureArguments, choices: ClipArguments
 ) -> str:
     """What the command would do (`--dry_run`)."""
     config = model.config
@@ -128,15 +101,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         encoder = {"add_predictor": False, "dtype": getattr(torch, arguments.model_dtype)}
         model = load_whole(VJEPAModel, arguments.model, remedy="it is not a V-JEPA", **encoder)
         processor = load_processor(arguments.model, model.config)
-        sampling = {
-            "frame_step": choices.frame_step,
-            "target_fps": choices.target_fps,
-            "duration": choices.clip_duration,
-            "short_video": choices.short_videos,
-            "spacing": choices.spacing,
-        }
-        views = {"num_segments": choices.num_segments, "num_views": choices.num_views, "backend": data.decoder}
-        geometry = ClipGeometry.for_model(model.config, processor, sampling=sampling, **views)
+        geometry = choices.geometry(model.config, processor, backend=data.decoder)
         features = FeatureSettings(
             kind=arguments.kind,
             dtype=arguments.dtype or ("float16" if arguments.kind == "tokens" else "float32"),

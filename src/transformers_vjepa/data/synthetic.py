@@ -571,6 +571,19 @@ def _check_same_corpus(root: Path, wanted: dict[str, int]) -> None:
         raise ValueError(f"{root} holds a corpus with {changes}: delete the folder or choose another one")
 
 
+def synthetic_root(output_dir: str) -> Path:
+    """
+    Folder of the built-in corpus, beside the runs that use it.
+
+    Raises:
+        ValueError: the output folder of the run is this folder.
+    """
+    root = Path(output_dir).parent / "synthetic"
+    if root == Path(output_dir):
+        raise ValueError(f"--output_dir {output_dir} is the folder of the built-in corpus: choose another folder")
+    return root
+
+
 def build_corpus(
     root: str | os.PathLike, *, config: CorpusConfig | None = None, num_processes: int | None = None
 ) -> Path:

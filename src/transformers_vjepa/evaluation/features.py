@@ -119,7 +119,6 @@ def encode_in_batches(
     Args:
         model: the encoder; runs on its own device and in its own type.
         clips: uint8 (videos, views, segments, frames, 3, height, width), on any device.
-        clips_per_batch: clips of a forward pass.
         reduce: from the tokens (clips, tokens, hidden_size) of a batch to the values to keep, a row per clip.
         processor: gives mean and standard deviation of the pixels.
 
@@ -386,10 +385,8 @@ class FeatureStore(Dataset):
 
 
 def _features_in(file: Path) -> tuple[int, list[int]]:
-    """
-    The offset of the features in a file of safetensors, in bytes, and the shape of a row; -1 and no shape if the file
-    has no features. The format: 8 bytes with the length of the header, the header in JSON, and the data.
-    """
+    """Offset of the features in a file, in bytes, and the shape of a row; -1 and no shape if the file has none."""
+    # The format of safetensors: 8 bytes with the length of the header, the header in JSON, and the data.
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entry = json.loads(stream.read(length)).get("features")

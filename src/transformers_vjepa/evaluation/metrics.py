@@ -113,14 +113,8 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 def compute_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
     """
-    Metrics for `Trainer(compute_metrics=...)`: accuracy, top-5 accuracy (of more than five classes) and macro F1.
-
-    Args:
-        eval_prediction: `predictions` are logits or probabilities (clips, classes), or a tuple that begins with
-            them; `label_ids` are class indices (clips,).
-
-    Raises:
-        ValueError, ImportError: see [`classification_metrics`].
+    [`classification_metrics`] for `Trainer(compute_metrics=...)`. `predictions` may be a tuple that begins with the
+    scores.
     """
     scores = eval_prediction.predictions
     return classification_metrics(scores[0] if isinstance(scores, tuple) else scores, eval_prediction.label_ids)

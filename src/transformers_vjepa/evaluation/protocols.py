@@ -140,11 +140,8 @@ def load_classifier(
     name: str, *, dtype: torch.dtype = torch.float32
 ) -> tuple[VJEPAForVideoClassification, VJEPAVideoProcessor]:
     """
-    A saved or converted classifier in evaluation mode, and the processor in its folder (or the default one).
-
-    Args:
-        name: folder or Hub id.
-        dtype: type of the weights and of the computation.
+    A saved or converted classifier (folder or Hub id) in evaluation mode, with weights of type `dtype`, and the
+    processor in its folder, or the default one.
 
     Raises:
         ValueError: a checkpoint without a classifier, or of another model.
@@ -169,16 +166,8 @@ def predict(
     options: PassOptions | None = None,
 ) -> ShardFolder:
     """
-    Computes the class probabilities of all videos and images of a corpus, in shards. A second call, with any number of
-    processes, computes the missing shards.
-
-    Args:
-        model: in evaluation mode; runs on its own device and in its own type.
-        corpus: see [`open_corpus`].
-        folder: of the shards; created if it does not exist.
-        geometry: clips and crops of each video, see [`EvaluationProtocol.geometry`].
-        processor: gives mean and standard deviation of the pixels; by default ImageNet's.
-        options: how the work is divided. Of one view, the tokens of all segments are in memory.
+    Computes the class probabilities of all videos and images of a corpus, in shards, as [`write_features`] computes
+    features; `model` is in evaluation mode. Of one view, the tokens of all segments are in memory.
 
     Returns:
         The shards, for [`read_predictions`] when all processes have finished.

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -235,8 +236,7 @@ def check_same_run(
     Raises:
         OtherRunError: the run in the output folder differs; the message lists the differences.
     """
-    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
-    values = {name: getattr(training, name) for name in _FIXED} | {"clips_per_step": clips}
+    values = {name: getattr(training, name) for name in (*_FIXED, "clips_per_step")}
     # JSON there and back makes lists of tuples, as in the file.
     record = json.loads(json.dumps({"settings": {**settings, **values}, "manifests": manifests}))
     path = Path(training.output_dir) / "run.json"
@@ -350,8 +350,7 @@ def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> t
     settings = trainer.model.settings
     probes = probe_scores(*kept["validation"], settings) if "validation" in kept else []
     best = best_probe([probe["selection_score"] for probe in probes], settings) if probes else 0
-    rates = {"learning_rate": settings[best].learning_rate, "weight_decay": settings[best].weight_decay}
-    return {"probe": best, **rates, **chosen}, probes
+    return {"probe": best, **asdict(settings[best]), **chosen}, probes
 
 
 def still_improving(log_history: Sequence[Mapping[str, Any]], *, num_clips: int) -> bool:

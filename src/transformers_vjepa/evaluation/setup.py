@@ -27,7 +27,6 @@ from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.labels import read_class_names
 from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
-from ..data.synthetic import build_corpus
 from ..hub.loading import load_processor, loading, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
@@ -88,11 +87,7 @@ def place_synthetic_corpus(arguments: Arguments) -> tuple[Arguments, Sequence[st
     data, training = arguments.data, arguments.training
     if data.dataset not in SYNTHETIC:
         return arguments, ()
-    label, root = SYNTHETIC[data.dataset], Path(training.output_dir).parent / "synthetic"
-    if root == Path(training.output_dir):
-        raise ValueError(f"--output_dir {root} is the folder of the built-in corpus: choose another folder")
-    with training.main_process_first(desc="rendering the built-in corpus"):
-        build_corpus(root)
+    label, root = SYNTHETIC[data.dataset], training.render_corpus()
     test = data.test_dataset
     if test is None and data.num_folds is None:
         test = str(root / f"test_{label}.csv")
@@ -285,15 +280,7 @@ def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVid
         processor = VJEPAVideoProcessor.for_config(config)
     else:
         processor = load_processor(model.model, config, token=training.hub_token)
-    sampling = {
-        "frame_step": data.frame_step,
-        "target_fps": data.target_fps,
-        "duration": data.clip_duration,
-        "short_video": data.short_videos,
-        "spacing": data.spacing,
-    }
-    views = {"num_segments": data.num_segments, "num_views": data.num_views, "backend": data.decoder}
-    geometry = ClipGeometry.for_model(config, processor, sampling=sampling, **views)
+    geometry = data.geometry(config, processor, backend=data.decoder)
     processor = VJEPAVideoProcessor(
         crop_size=config.crop_size,
         image_mean=processor.image_mean,
@@ -306,20 +293,6 @@ def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVid
 
 
 # The run -------------------------------------------------------------------------------------------------
-
-
-def run_details(arguments: Arguments) -> RunDetails:
-    """The arguments of the user, for the model card."""
-    model, data, training = arguments
-    start = None if model.random_encoder else model.model
-    return RunDetails(
-        command="vjepa train_classifier",
-        sources=[source for source in (data.dataset, data.validation_dataset, data.test_dataset) if source],
-        arguments=(model, data, training),
-        heritage=heritage_of(start, token=training.hub_token),
-        start=start,
-        license=training.hub_license,
-    )
 
 
 def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificationArguments) -> ClassifierRun:
@@ -336,7 +309,7 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
     if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
-    asked = Arguments(model, data, copy.copy(training))  # the model card shows the arguments as they were given
+    asked = (model, data, copy.copy(training))  # the model card shows the arguments as they were given
     settings = [] if model.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
     arguments = Arguments(model, data, training)
     config = load_config(arguments)
@@ -369,7 +342,15 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         position=position,
         processing_class=processor,
     )
-    trainer.run_details = run_details(asked)
+    start = None if model.random_encoder else model.model
+    trainer.run_details = RunDetails(
+        command="vjepa train_classifier",
+        sources=[source for source in (data.dataset, data.validation_dataset, data.test_dataset) if source],
+        arguments=asked,
+        heritage=heritage_of(start, token=training.hub_token),
+        start=start,
+        license=training.hub_license,
+    )
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 

@@ -232,13 +232,10 @@ class ShardFolder:
 @contextmanager
 def writing_errors(path: str | os.PathLike) -> Iterator[None]:
     """
-    Explains errors of writing, such as a full disk or a missing permission.
-
-    Args:
-        path: the file or folder that is written.
+    Around the writing of a file or folder.
 
     Raises:
-        ShardError: with the path, the free space and the remedy.
+        ShardError: the disk is full, or the folder may not be written; with the path, the free space and the remedy.
     """
     try:
         yield
@@ -278,15 +275,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The settings that differ, in words and by name; empty if none does."""
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    return "; ".join(_describe_change(name, old.get(name), new.get(name)) for name in names)
-
-
-def _describe_change(name: str, old: Any, new: Any) -> str:
-    """A changed setting in words. The values of hashes are left out, since nobody reads them."""
-    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new)):
-        return f"{name} changed" + (" (files, their order or labels)" if name == "manifest" else "")
-    return f"{name} was {old!r} and is {new!r}"
+    changes = []
+    for name in sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
+        before, now = old.get(name), new.get(name)
+        if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (before, now)):  # nobody reads a hash
+            changes.append(f"{name} changed" + (" (files, their order or labels)" if name == "manifest" else ""))
+        else:
+            changes.append(f"{name} was {before!r} and is {now!r}")
+    return "; ".join(changes)
 
 
 def fill_shards(
@@ -303,10 +299,8 @@ def fill_shards(
     Computes the missing shards of this process, one after the other. One shard at a time is in memory.
 
     Args:
-        shards: where the results go. It has one item for each video of the corpus, or `None` for a streamed corpus.
+        shards: where the results go, with an item for each video of the corpus.
         corpus: the videos. A corpus that can only be streamed is read in order, by one process and at most one worker.
-        geometry: which clips and crops of each video are read.
-        options: how the work is divided.
         compute: from uint8 pixels (batch, views, segments, frames, 3, crop, crop) on the CPU to tensors by name on the
             CPU, with one row per video. It gets `options.batch_size` clips at a time, but at least one video.
         write: writes a shard to a path.
@@ -350,19 +344,14 @@ def _loader(
 ) -> DataLoader:
     """Batches of the pending shards that do not reach over the end of a shard."""
     size = max(1, options.batch_size // geometry.clips_per_video)
+    loading: dict[str, Any] = {"collate_fn": collate_evaluation_clips, "num_workers": options.num_workers}
     if isinstance(corpus, SequentialCorpus):
-        start = pending[0] * shards.shard_size
+        start, loading["num_workers"] = pending[0] * shards.shard_size, min(options.num_workers, 1)
         clips = StreamedEvaluationClips(corpus, geometry, start=start, batch_size=size, shard_size=shards.shard_size)
-        workers = min(options.num_workers, 1)
-        return DataLoader(clips, batch_size=None, num_workers=workers, collate_fn=collate_evaluation_clips)
-    batches = [
-        list(shards.indices(shard)[first : first + size])
-        for shard in pending
-        for first in range(0, len(shards.indices(shard)), size)
-    ]
-    clips = EvaluationClips(corpus, geometry)
-    workers = options.num_workers
-    return DataLoader(clips, batch_sampler=batches, num_workers=workers, collate_fn=collate_evaluation_clips)
+        return DataLoader(clips, batch_size=None, **loading)
+    places = map(shards.indices, pending)
+    batches = [list(some[first : first + size]) for some in places for first in range(0, len(some), size)]
+    return DataLoader(EvaluationClips(corpus, geometry), batch_sampler=batches, **loading)
 
 
 def _results(

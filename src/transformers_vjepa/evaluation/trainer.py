@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.hf_argparser import HfArg
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
@@ -24,9 +24,10 @@ from ..data.corpora import NO_LABEL
 from ..data.streaming import StreamPosition
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..safety.sanitizing import RedactTokensOnPickle, log_line
+from ..safety.sanitizing import log_line
+from ..training.arguments import StreamTrainingArguments
 from ..training.checkpoints import damaged_weights, trained_steps
-from ..training.sharding import fsdp_version, refuse_deepspeed
+from ..training.sharding import fsdp_version
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
 from .metrics import classification_metrics
 from .probing import ProbeGrid, ProbeSettings, best_probe, cross_entropy, selection_score
@@ -46,14 +47,12 @@ class UnusableSplitError(ValueError):
 
 
 @dataclass
-class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
+class VJEPAClassificationArguments(StreamTrainingArguments):
     """
     Arguments of [`VJEPAClassificationTrainer`]: those of [`~transformers.TrainingArguments`] with other defaults, and
     some more. Probes take `learning_rates` and `weight_decays`; fine-tuning takes `learning_rate`, `weight_decay`,
     `layer_decay`, `label_smoothing_factor`, `mixup` and `cutmix`.
     """
-
-    _argument_group_name = "training"  # where --help lists them
 
     # Changed defaults.
     output_dir: str | None = HfArg(default="outputs/classifier", help="Output folder of the run.")
@@ -65,23 +64,11 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
     warmup_steps: float = HfArg(default=0.1, help="Steps of linear warm-up; below 1 a share of all steps.")
     max_grad_norm: float = HfArg(default=1.0, help="Clip gradients to this norm, for each probe separately.")
     label_smoothing_factor: float = HfArg(default=0.0, help="Fine-tuning: label smoothing.")
-    logging_steps: float = HfArg(default=10, help="Steps between log entries; below 1 a share of all steps.")
-    save_total_limit: int | None = HfArg(
-        default=2, help="Number of checkpoints to keep: older ones are deleted, but never the best one."
-    )
     load_best_model_at_end: bool = HfArg(
         default=False,
-        help="End with the checkpoint that was best on the validation clips, instead of the last one. With few "
-        "clips, the best one is a matter of luck.",
+        help="End with the checkpoint that was best on the validation clips, instead of the last one. With few clips, "
+        "the best one is a matter of luck.",
     )
-    logging_nan_inf_filter: bool = HfArg(default=False, help="Must be off: a NaN loss stops the run.")
-    hub_license: str | None = HfArg(
-        default=None,
-        help="Licence in the model card, such as apache-2.0. Default: none, or the licence of the weights that the "
-        "run starts from, if it binds.",
-    )
-    remove_unused_columns: bool = HfArg(default=False, help="Must be off: clips are not columns.")
-    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="All parameters are used.")
 
     min_steps: int = HfArg(
         default=1000, help="Least number of optimizer steps, also with few clips; --max_steps overrides it."
@@ -104,7 +91,6 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        refuse_deepspeed(self)
         if self.load_best_model_at_end:  # the base class wants equal strategies, before `lay_out_steps` sets them
             self.eval_strategy, self.eval_steps = self.save_strategy, self.save_steps
         super().__post_init__()
@@ -113,18 +99,13 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
                 f"fsdp_version={fsdp_version(self)}: classifiers cannot be sharded; run vjepa recipes multi_gpu, then "
                 "accelerate launch --config_file multi_gpu.yaml"
             )
-        for name, least, most in (
-            ("layer_decay", 1e-6, 1.0),
-            ("mixup", 0.0, math.inf),
-            ("cutmix", 0.0, math.inf),
-            ("label_smoothing_factor", 0.0, 1.0),
-            ("min_steps", 0, math.inf),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [{least}, {most}]")
-        for name in ("logging_nan_inf_filter", "remove_unused_columns"):
-            if getattr(self, name):
-                raise ValueError(f"{name}=True does not work with clips: leave it at False")
+        self.check_ranges(
+            layer_decay=(1e-6, 1.0),
+            mixup=(0.0, math.inf),
+            cutmix=(0.0, math.inf),
+            label_smoothing_factor=(0.0, 1.0),
+            min_steps=(0, math.inf),
+        )
 
     def lay_out_steps(self, *, num_clips: int, has_validation: bool) -> int:
         """
@@ -142,8 +123,7 @@ class VJEPAClassificationArguments(RedactTokensOnPickle, TrainingArguments):
         if self.load_best_model_at_end and (not has_validation or self.save_strategy == "no"):
             lacking = "checkpoints: leave out --save_strategy" if has_validation else "validation clips: give some"
             raise ValueError(f"load_best_model_at_end=True needs {lacking}, or leave it at False")
-        batch = self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
-        epoch = math.ceil(num_clips / batch)
+        epoch = math.ceil(num_clips / self.clips_per_step)
         if self.max_steps <= 0:
             self.max_steps = max(math.ceil(self.num_train_epochs * epoch), self.min_steps)
         self.save_steps = min(max(epoch, math.ceil(self.max_steps / _MAX_EVALUATIONS)), self.max_steps)
@@ -509,11 +489,4 @@ def scores_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def probe_scores(logits: np.ndarray, labels: np.ndarray, settings: Sequence[ProbeSettings]) -> list[dict[str, float]]:
     """Accuracy, cross-entropy and score of every probe of a grid; `logits` (clips, probes, classes)."""
-    return [
-        {
-            "learning_rate": probe.learning_rate,
-            "weight_decay": probe.weight_decay,
-            **scores_of(logits[:, number], labels),
-        }
-        for number, probe in enumerate(settings)
-    ]
+    return [asdict(probe) | scores_of(logits[:, number], labels) for number, probe in enumerate(settings)]

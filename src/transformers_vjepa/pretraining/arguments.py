@@ -8,13 +8,14 @@ Pretrain V-JEPA, or continue from a checkpoint, on videos from a folder, an inde
 A recipe (--config: its name, or a YAML file) gives defaults for the arguments below; the command line overrides it.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
+from transformers.hf_argparser import HfArg
 
 from ..command_line.parsing import parse_with_recipe
-from ..data.arguments import SPACINGS, AugmentationArguments, DecodingArguments, SamplingArguments
+from ..data.arguments import SPACINGS, AugmentationArguments, DecodingArguments, SamplingArguments, SourceArguments
 from ..models.vjepa.configuration_vjepa import PRESETS
 from .trainer import VJEPATrainingArguments
 
@@ -25,66 +26,51 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    preset: str = field(default="vitt16", metadata={"help": "Architecture to start from.", "choices": list(PRESETS)})
-    init_from: str | None = field(
-        default=None, metadata={"help": "Start from these weights (folder or Hub id) instead of a new model."}
+    preset: str = HfArg(default="vitt16", help="Architecture to start from.", metadata={"choices": list(PRESETS)})
+    init_from: str | None = HfArg(
+        default=None, help="Start from these weights (folder or Hub id) instead of a new model."
     )
-    crop_size: int | None = field(default=None, metadata={"help": "Side of a clip in pixels."})
-    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
-    frames_per_clip: int | None = field(default=None, metadata={"help": "Frames of a clip; 1 pretrains on images."})
-    tubelet_size: int | None = field(default=None, metadata={"help": "Frames that a token spans."})
-    hidden_size: int | None = field(default=None, metadata={"help": "Width of the encoder."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the encoder."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the encoder."})
-    pred_hidden_size: int | None = field(default=None, metadata={"help": "Width of the predictor."})
-    pred_num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the predictor."})
-    pred_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the predictor."})
-    initializer_range: float | None = field(
-        default=None, metadata={"help": "Standard deviation of the initial weights; narrow networks need more (0.02)."}
+    crop_size: int | None = HfArg(default=None, help="Side of a clip in pixels.")
+    patch_size: int | None = HfArg(default=None, help="Side of a patch in pixels.")
+    frames_per_clip: int | None = HfArg(default=None, help="Frames of a clip; 1 pretrains on images.")
+    tubelet_size: int | None = HfArg(default=None, help="Frames that a token spans.")
+    hidden_size: int | None = HfArg(default=None, help="Width of the encoder.")
+    num_hidden_layers: int | None = HfArg(default=None, help="Blocks of the encoder.")
+    num_attention_heads: int | None = HfArg(default=None, help="Heads of the encoder.")
+    pred_hidden_size: int | None = HfArg(default=None, help="Width of the predictor.")
+    pred_num_hidden_layers: int | None = HfArg(default=None, help="Blocks of the predictor.")
+    pred_num_attention_heads: int | None = HfArg(default=None, help="Heads of the predictor.")
+    initializer_range: float | None = HfArg(
+        default=None, help="Standard deviation of the initial weights; narrow networks need more (0.02)."
     )
-    prediction_target: Literal["features", "pixels"] = field(
+    prediction_target: Literal["features", "pixels"] = HfArg(
         default="features",
-        metadata={"help": "Predict the features of masked tokens (V-JEPA), or their normalised pixels, to compare."},
+        help="Predict the features of masked tokens (V-JEPA), or their normalised pixels, to compare.",
     )
-
-
-@dataclass
-class CorpusMixArguments:
-    """The data sets of a pretraining."""
-
-    dataset: list[str] = field(
-        default_factory=lambda: ["synthetic"],
-        metadata={
-            "help": "One or more of: a folder of videos, tars, Parquet or images; a text or CSV index ('path label' "
-            "per line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in "
-            "the mix. 'synthetic' renders the built-in corpus beside the output folder."
-        },
-    )
-    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
-    video_column: str | None = field(default=None, metadata={"help": "Column of a Hub or Parquet data set."})
 
 
 # The fields of the last base come first in --help: the data sets, then sampling, augmentation and decoding.
-@dataclass
-class DataArguments(DecodingArguments, AugmentationArguments, SamplingArguments, CorpusMixArguments):
+@dataclass(kw_only=True)
+class DataArguments(DecodingArguments, AugmentationArguments, SamplingArguments, SourceArguments):
     """The data sets, and how clips are cut from their videos."""
 
     _argument_group_name = "data"
 
-    decode_timeout: float = field(
+    dataset: list[str] = HfArg(
+        default_factory=lambda: ["synthetic"],
+        help="One or more of: a folder of videos, tars, Parquet or images; a text or CSV index ('path label' per "
+        "line); a pattern such as shards-{000..009}.tar; a Hub data set id. '=0.3' behind it is its weight in the "
+        "mix. 'synthetic' renders the built-in corpus beside the output folder.",
+    )
+    decode_timeout: float = HfArg(
         default=60.0,
-        metadata={
-            "help": "Seconds to find and read one video. After that a DataLoader worker is replaced and the video "
-            "skipped as a broken one (without workers: a warning). 0: no limit."
-        },
+        help="Seconds to find and read one video. After that a DataLoader worker is replaced and the video skipped as "
+        "a broken one (without workers: a warning). 0: no limit.",
     )
-    cache_videos: int = field(
-        default=0,
-        metadata={
-            "help": "Megabytes of decoded video files that each worker keeps: for small corpora of short clips."
-        },
+    cache_videos: int = HfArg(
+        default=0, help="Megabytes of decoded video files that each worker keeps: for small corpora of short clips."
     )
-    shuffle_buffer: int = field(default=256, metadata={"help": "Videos to shuffle among, for streamed corpora only."})
+    shuffle_buffer: int = HfArg(default=256, help="Videos to shuffle among, for streamed corpora only.")
 
 
 # Fields that `--preset` and `--init_from` decide: with one of these on the command line a recipe must not change them.
@@ -96,17 +82,6 @@ ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
 }
 
 
-def _overridden(given: set[str]) -> set[str]:
-    """Names that a recipe must not set, from the names on the command line."""
-    architecture = ARCHITECTURE if given & {"preset", "init_from"} else set()
-    return architecture | (SPACINGS if given & SPACINGS else set())
-
-
-def _default_recipe(given: set[str]) -> str | None:
-    """The recipe for the built-in corpus, if the command line names no data, preset or weights."""
-    return None if given & {"dataset", "preset", "init_from"} else "tiny_cpu"
-
-
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJEPATrainingArguments]:
     """The arguments of a command line; it overrides the recipe, and the recipe overrides the defaults."""
     return parse_with_recipe(
@@ -115,8 +90,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, VJE
         description=__doc__,
         recipe_help="recipe: a name (vjepa recipes lists them) or a YAML file with values for these arguments; "
         "tiny_cpu if neither this nor --dataset, --preset or --init_from is given",
-        default_recipe=_default_recipe,
-        overridden=_overridden,
+        default_recipe=lambda given: None if given & {"dataset", "preset", "init_from"} else "tiny_cpu",
+        overridden=lambda given: (
+            (ARCHITECTURE if given & {"preset", "init_from"} else set()) | (SPACINGS if given & SPACINGS else set())
+        ),
         dry_run_help="Print sizes, memory, steps, data and first clips of the run, and exit.",
         use_cpu=not torch.accelerator.is_available(),
     )

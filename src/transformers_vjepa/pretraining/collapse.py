@@ -23,10 +23,7 @@ def center_over_clips(features: torch.Tensor) -> torch.Tensor:
 
 
 def _feature_std(centered: torch.Tensor, *, degrees: int) -> float:
-    """
-    Standard deviation of each feature, averaged over features, of `centered` features (clips, positions, width) that
-    lost `degrees` degrees of freedom. Positions share one variance.
-    """
+    """Mean over features of their standard deviation; `centered` (clips, positions, width) lost `degrees` degrees."""
     rows = centered.shape[0] * centered.shape[1]
     variance = centered.float().square().sum(dim=(0, 1)) / max(1, rows - degrees)
     return variance.sqrt().mean().item()

@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 
 # Shares of training at which the features of the preview clips are saved.
 _SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)
+_NUM_CLIPS = 4
 
 
 class TrainingImages(TrainerCallback):
@@ -30,24 +31,15 @@ class TrainingImages(TrainerCallback):
     every checkpoint and at the end. Needs the extra `viz`; without it the callback warns once and does nothing.
 
     Args:
-        preview: a stream of clips, as [`~data.streaming.clip_stream`] makes it; its first clips are shown.
+        preview: a stream of clips, as [`~data.streaming.clip_stream`] makes it; its first four clips are shown.
         collator: draws the masks of these clips.
         processor: normalises these clips.
-        num_clips: number of clips to show.
     """
 
-    def __init__(
-        self,
-        preview: IterableDataset,
-        *,
-        collator: VJEPAMaskCollator,
-        processor: VJEPAVideoProcessor,
-        num_clips: int = 4,
-    ):
+    def __init__(self, preview: IterableDataset, *, collator: VJEPAMaskCollator, processor: VJEPAVideoProcessor):
         self._preview = preview
         self._collator = collator
         self._processor = processor
-        self._num_clips = num_clips
         self._enabled = find_spec("matplotlib") is not None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -55,7 +47,7 @@ class TrainingImages(TrainerCallback):
             logger.warning("no images are drawn without matplotlib: pip install transformers_vjepa[viz]")
             return
         self._folder = Path(args.output_dir) / "pictures"
-        self._batch = self._collator(list(islice(self._preview, self._num_clips)))
+        self._batch = self._collator(list(islice(self._preview, _NUM_CLIPS)))
         if state.is_world_process_zero:
             (self._folder / "features").mkdir(parents=True, exist_ok=True)
             plot_masked_clips(

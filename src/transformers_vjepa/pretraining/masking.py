@@ -378,15 +378,13 @@ def sample_masks(
     Raises:
         ValueError: a strategy that does not fit `config`, an unknown truncation, or `batch_size` below 1.
     """
-    generators = get_mask_strategy(strategy, config=config)
-    _check_truncation(truncation, generators)
     if batch_size < 1:
         raise ValueError(f"`batch_size`={batch_size} must be at least 1")
 
     def draw(rows: int, count: int, stream: int) -> Tensor:
         return torch.rand(rows, count, generator=generator)
 
-    return _sample(config, generators, draw=draw, batch_size=batch_size, truncation=truncation)
+    return _sample(config, strategy, draw=draw, batch_size=batch_size, truncation=truncation)
 
 
 def sample_clip_masks(
@@ -405,38 +403,27 @@ def sample_clip_masks(
     Raises:
         ValueError: a strategy that does not fit `config`, an unknown truncation, or no clip.
     """
-    generators = get_mask_strategy(strategy, config=config)
-    _check_truncation(truncation, generators)
     if len(clip_seeds) == 0:
         raise ValueError("`clip_seeds` is empty: pass the seed of at least one clip")
-    return _sample_seeded(config, generators, clip_seeds=clip_seeds, seed=seed, truncation=truncation)
-
-
-def _sample_seeded(
-    config: VJEPAConfig,
-    generators: tuple[MaskStrategy, ...],
-    *,
-    clip_seeds: Sequence[int] | LongTensor,
-    seed: int,
-    truncation: Truncation,
-) -> Masks:
     streams = clip_streams(seed, np.asarray(clip_seeds, dtype=np.int64))
 
     def draw(rows: int, count: int, stream: int) -> Tensor:
         return stream_uniforms(streams[:rows], stream=stream, count=count)
 
-    return _sample(config, generators, draw=draw, batch_size=len(streams), truncation=truncation)
+    return _sample(config, strategy, draw=draw, batch_size=len(streams), truncation=truncation)
 
 
 def _sample(
     config: VJEPAConfig,
-    generators: tuple[MaskStrategy, ...],
+    strategy: str | Sequence[MaskStrategy],
     *,
     draw: Callable[[int, int, int], Tensor],
     batch_size: int,
     truncation: Truncation,
 ) -> Masks:
     """Masks from `draw(rows, count, stream)`: stream 0 gives the block size of a batch, stream 1 + i generator i."""
+    generators = get_mask_strategy(strategy, config=config)
+    _check_truncation(truncation, generators)
     sizes = draw(1, _SIZE_UNIFORMS, 0)[0] if truncation == "published" else None
     masks = Masks([], [])
     for index, part in enumerate(generators):
@@ -455,8 +442,7 @@ def mask_ratios(
     (batch, tokens) over all tokens of a clip. Their sum is below 1 if truncation dropped tokens.
     """
     ratios = {f"context_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(context_mask)}
-    ratios |= {f"target_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(target_mask)}
-    return ratios
+    return ratios | {f"target_ratio_{i}": mask.shape[-1] / num_patches for i, mask in enumerate(target_mask)}
 
 
 class VJEPAMaskCollator:
@@ -512,7 +498,7 @@ class VJEPAMaskCollator:
         self._check_examples(examples)
         batch = default_collate([dict(example) for example in examples])
         seeds = {"clip_seeds": batch["clip_seed"], "seed": self.seed}
-        masks = _sample_seeded(self.config, self.generators, **seeds, truncation=self.truncation)
+        masks = sample_clip_masks(self.config, self.generators, **seeds, truncation=self.truncation)
         return {**batch, **masks._asdict()}
 
     def _check_examples(self, examples: Sequence[Mapping[str, Any]]) -> None:
@@ -539,10 +525,7 @@ class VJEPAMaskCollator:
 
 
 def _one_place_in_last_layout(positions: Tensor) -> Tensor:
-    """
-    Puts all blocks of the last layout (batch, layouts, blocks, 2) at the place of its first block. This layout always
-    leaves a context, and is used only if no other layout leaves a large enough context.
-    """
+    """Puts all blocks of the last layout (batch, layouts, blocks, 2) at one place, so that it leaves a context."""
     last = positions[:, -1:, :1].expand(-1, -1, positions.shape[2], -1)
     return torch.cat([positions[:, :-1], last], dim=1)
 

@@ -36,10 +36,8 @@ from ..data.streaming import (
     open_source,
     parse_sources,
 )
-from ..data.synthetic import build_corpus
 from ..hub.loading import loading
 from ..hub.model_card import INCIDENTAL, RunDetails, heritage_of
-from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
@@ -134,14 +132,9 @@ def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> 
 # Data
 
 
-def clip_sampling(data: DataArguments, config: VJEPAConfig) -> ClipSampling:
-    """Which frames of a video make a clip for this model."""
-    return data.clip_sampling(config.frames_per_clip)
-
-
 def video_processor(data: DataArguments, config: VJEPAConfig) -> VJEPAVideoProcessor:
     """A processor that samples and crops as in training."""
-    sampling = clip_sampling(data, config)
+    sampling = data.clip_sampling(config.frames_per_clip)
     return VJEPAVideoProcessor(
         crop_size=config.crop_size,
         num_frames=sampling.num_frames,
@@ -169,7 +162,7 @@ def build_stream(
             cache_bytes=data.cache_videos * 1_000_000,
         ),
     }
-    return clip_stream(config=config, sampling=clip_sampling(data, config), **(settings | changes))
+    return clip_stream(config=config, sampling=data.clip_sampling(config.frames_per_clip), **(settings | changes))
 
 
 def open_sources(data: DataArguments) -> list[CorpusSource]:
@@ -192,23 +185,12 @@ def note_stills(sources: Sequence[CorpusSource], arguments: ModelArguments, conf
         )
 
 
-def synthetic_root(output_dir: str) -> Path:
-    """Folder of the built-in corpus, beside the runs that use it."""
-    root = Path(output_dir).parent / "synthetic"
-    if root == Path(output_dir):
-        raise ValueError(f"--output_dir {output_dir} is where the built-in corpus goes: choose another name")
-    return root
-
-
 def place_synthetic_corpus(data: DataArguments, training: VJEPATrainingArguments) -> None:
     """Renders the built-in corpus if `data` names it, and replaces the name by the folder."""
     for index, source in enumerate(data.dataset):
         name, *weight = source.split("=", 1)
         if name == "synthetic":
-            root = synthetic_root(training.output_dir)
-            with training.main_process_first(desc="rendering the built-in corpus"):
-                build_corpus(root)
-            data.dataset[index] = "=".join([str(root / "train"), *weight])
+            data.dataset[index] = "=".join([str(training.render_corpus() / "train"), *weight])
 
 
 # The record of a run
@@ -225,14 +207,6 @@ def learning_arguments(
         group: {name: value for name, value in values.items() if not INCIDENTAL.fullmatch(name)}
         for group, values in groups.items()
     }
-
-
-def _recorded_arguments(
-    model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
-) -> dict[str, dict[str, Any]]:
-    """The contents of `arguments.json`: also the clips of an optimizer step, which depend on the launch."""
-    clips = training.per_device_train_batch_size * training.world_size * training.gradient_accumulation_steps
-    return learning_arguments(model, data, training) | {"global_batch": {"clips_per_step": clips}}
 
 
 def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
@@ -293,7 +267,8 @@ def build(
     with no_bars(wanted=training.disable_tqdm):
         model = build_model(model_arguments, training)
     sources, position = open_sources(data), StreamPosition()
-    record, arguments = Path(training.output_dir, _ARGUMENTS), _recorded_arguments(model_arguments, data, training)
+    record, arguments = Path(training.output_dir, _ARGUMENTS), learning_arguments(model_arguments, data, training)
+    arguments["global_batch"] = {"clips_per_step": training.clips_per_step}  # depends on the launch
     is_recorded = checkpoint is not None and record.is_file()
     if checkpoint:
         check_architecture(checkpoint, model.config)

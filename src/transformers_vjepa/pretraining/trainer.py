@@ -1,39 +1,31 @@
 """
 Pretraining: one optimizer step of masked feature prediction, on top of `transformers.Trainer`.
 
-How to read a step, in order:
+docs/code.md names the files that a step runs through. Of this file the Trainer calls, in this order:
 
-1. `data/streaming.py` chooses the video at a position, `data/clip_reading.py` and `models/vjepa/decoding.py` read its
-   frames, `models/vjepa/clip_transforms.py` crops and flips them.
-2. `pretraining/masking.py` stacks clips to a batch and adds masks; `data/clip_loader.py` runs 1. and 2. in workers.
-3. `training/stream_trainer.py` gives batches to the Trainer, which calls `compute_loss` here. After normalisation
-   `VJEPAForPreTraining.forward` (`models/vjepa/modeling_vjepa.py`) computes target features, context features,
-   predictions and loss. `pretraining/collapse.py` adds the terms of VICReg and measures the health of the features.
-4. The Trainer runs the backward pass, then `_clip_grad_norm` and `_get_grad_norm` (stop if a gradient is not finite).
-5. `optimizer.step()` calls `_before_update` (weight decay), updates encoder and predictor, and calls `_after_update`:
-   the target encoder follows with the momentum of the step. All schedules are in `pretraining/schedules.py`.
-6. The Trainer advances the learning rate, logs, and saves (`training/checkpoints.py`).
+1. `compute_loss`: loss, terms of VICReg and measures of collapse (`pretraining/collapse.py`).
+2. After the backward pass, `_clip_grad_norm` and `_get_grad_norm`, which stop at a gradient that is not finite.
+3. Around the update of the optimizer, `_before_update` (weight decay) and `_after_update`: the target encoder follows
+   with the momentum of the step. All schedules are in `pretraining/schedules.py`.
 """
 
-import os
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from datasets import IterableDataset
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..data.streaming import StreamPosition
-from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..safety.sanitizing import RedactTokensOnPickle
-from ..training.sharding import refuse_deepspeed, refuse_fsdp1
+from ..training.arguments import StreamTrainingArguments
+from ..training.sharding import refuse_fsdp1
 from ..training.stream_trainer import StreamTrainer, check_kind
 from .collapse import covariance_penalty, feature_health, variance_hinge
 from .masking import VJEPAMaskCollator, mask_ratios
@@ -58,150 +50,99 @@ class UnevenStreamError(ValueError):
 
 
 @dataclass
-class VJEPATrainingArguments(RedactTokensOnPickle, TrainingArguments):
+class VJEPATrainingArguments(StreamTrainingArguments):
     """
     Arguments of [`VJEPATrainer`]: those of [`~transformers.TrainingArguments`], with the defaults of the published
     V-JEPA recipe, and the arguments that this recipe adds.
     """
 
-    _argument_group_name = "training"  # where --help lists them
-
     # Changed defaults.
-    output_dir: str | None = field(default="outputs/pretrain", metadata={"help": "Where everything is written."})
-    learning_rate: float = field(default=6.25e-4, metadata={"help": "Peak learning rate, after warm-up."})
-    weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the first step."})
-    max_grad_norm: float = field(
-        default=10.0,
-        metadata={"help": "Clip the gradients of encoder and predictor, separately, to this norm. 0: never."},
+    output_dir: str | None = HfArg(default="outputs/pretrain", help="Where everything is written.")
+    learning_rate: float = HfArg(default=6.25e-4, help="Peak learning rate, after warm-up.")
+    weight_decay: float = HfArg(default=0.04, help="Weight decay at the first step.")
+    max_grad_norm: float = HfArg(
+        default=10.0, help="Clip the gradients of encoder and predictor, separately, to this norm. 0: never."
     )
-    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps to run; epochs are not counted."})
-    warmup_steps: float = field(
-        default=0.13,
-        metadata={"help": "Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."},
+    max_steps: int = HfArg(default=1000, help="Optimizer steps to run; epochs are not counted.")
+    warmup_steps: float = HfArg(
+        default=0.13, help="Steps of linear warm-up; below 1 a share of max_steps (published: 40/300)."
     )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between logs; below 1 a share of max_steps."})
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints to keep: older ones are deleted when a new one is saved."}
+    ignore_data_skip: bool = HfArg(
+        default=True, help="Must be on: the stream seeks to its position instead of reading up to it."
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be off: a NaN loss stops the run."})
-    hub_license: str | None = field(
-        default=None,
-        metadata={
-            "help": "Licence on the model card, such as apache-2.0. Default: none, or the licence of the weights that "
-            "the run starts from, if that licence binds."
-        },
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be off: masks are not columns."})
-    ignore_data_skip: bool = field(
-        default=True,
-        metadata={"help": "Must be on: the stream seeks to its position instead of reading up to it."},
-    )
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Buffers are constants."})
-    ddp_timeout: int = field(
-        default=600, metadata={"help": "Seconds that a process waits for the other processes before it fails."}
-    )
+    ddp_broadcast_buffers: bool | None = HfArg(default=False, help="Buffers are constants.")
+    ddp_timeout: int = HfArg(default=600, help="Seconds that a process waits for the other processes before it fails.")
 
     # The V-JEPA recipe.
-    start_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate before warm-up."})
-    final_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the end of the schedule."})
-    final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end of the schedule."})
-    ema_momentum: float = field(default=0.998, metadata={"help": "Momentum of the target encoder at the first step."})
-    final_ema_momentum: float = field(default=1.0, metadata={"help": "Momentum at the end of the schedule."})
-    schedule_scale: float = field(
+    start_learning_rate: float = HfArg(default=2e-4, help="Learning rate before warm-up.")
+    final_learning_rate: float = HfArg(default=1e-6, help="Learning rate at the end of the schedule.")
+    final_weight_decay: float = HfArg(default=0.4, help="Weight decay at the end of the schedule.")
+    ema_momentum: float = HfArg(default=0.998, help="Momentum of the target encoder at the first step.")
+    final_ema_momentum: float = HfArg(default=1.0, help="Momentum at the end of the schedule.")
+    schedule_scale: float = HfArg(
         default=1.25,
-        metadata={
-            "help": "Length of the schedules in units of max_steps. At 1.25 the run ends after four fifths of the "
-            "schedules (published); at 1 they end with the run."
-        },
+        help="Length of the schedules in units of max_steps. At 1.25 the run ends after four fifths of the schedules "
+        "(published); at 1 they end with the run.",
     )
-    clip_grad_from_step: int | None = field(
-        default=None,
-        metadata={"help": "First step (from 0) that clips gradients. Default: the step after warm-up."},
+    clip_grad_from_step: int | None = HfArg(
+        default=None, help="First step (from 0) that clips gradients. Default: the step after warm-up."
     )
-    loss_exponent: float = field(default=1.0, metadata={"help": "p of the loss |prediction - target|^p / p."})
-    variance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of the variance regulariser on the predictions (published: 0)."},
+    loss_exponent: float = HfArg(default=1.0, help="p of the loss |prediction - target|^p / p.")
+    variance_weight: float = HfArg(
+        default=0.0, help="Weight of the variance regulariser on the predictions (published: 0)."
     )
-    context_variance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of VICReg's variance term on the context tokens (published: 0)."},
+    context_variance_weight: float = HfArg(
+        default=0.0, help="Weight of VICReg's variance term on the context tokens (published: 0)."
     )
-    context_covariance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of VICReg's covariance term on the context tokens (published: 0)."},
+    context_covariance_weight: float = HfArg(
+        default=0.0, help="Weight of VICReg's covariance term on the context tokens (published: 0)."
     )
-    mask_strategy: str = field(
+    mask_strategy: str = HfArg(
         default="multiblock",
-        metadata={
-            "help": "Name of a mask strategy (see transformers_vjepa.pretraining.masking). For models of one frame "
-            "the default of vjepa pretrain is image_multiblock."
-        },
+        help="Name of a mask strategy (see transformers_vjepa.pretraining.masking). For models of one frame the "
+        "default of vjepa pretrain is image_multiblock.",
     )
-    mask_truncation: Literal["balanced", "published"] = field(
+    mask_truncation: Literal["balanced", "published"] = HfArg(
         default="balanced",
-        metadata={"help": "How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch."},
+        help="How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch.",
     )
 
     # Alarms.
-    collapse_action: Literal["warn", "stop"] = field(
-        default="warn",
-        metadata={"help": "If the target features collapse: warn, or stop with a checkpoint."},
+    collapse_action: Literal["warn", "stop"] = HfArg(
+        default="warn", help="If the target features collapse: warn, or stop with a checkpoint."
     )
-    collapse_std: float = field(
+    collapse_std: float = HfArg(
         default=0.05,
-        metadata={
-            "help": "Collapse alarm below this std of target features over clips at one position (healthy: 0.1-1)."
-        },
+        help="Collapse alarm below this std of target features over clips at one position (healthy: 0.1-1).",
     )
-    collapse_rank: float = field(
-        default=1.5,
-        metadata={"help": "Collapse alarm below this effective rank of the target features over clips."},
+    collapse_rank: float = HfArg(
+        default=1.5, help="Collapse alarm below this effective rank of the target features over clips."
     )
 
     def __post_init__(self) -> None:
-        refuse_deepspeed(self)  # first, because the base class would set up DeepSpeed
-        self._start_cpu_processes()
         super().__post_init__()
         refuse_fsdp1(self)
-        self._check_steps_are_the_clock()
-        for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        for name, least, most in (
-            ("learning_rate", 0.0, float("inf")),
-            ("ema_momentum", 0.0, 1.0),
-            ("final_ema_momentum", 0.0, 1.0),
-            ("schedule_scale", 1.0, float("inf")),
-            ("loss_exponent", 1.0, float("inf")),
-            ("variance_weight", 0.0, float("inf")),
-            ("context_variance_weight", 0.0, float("inf")),
-            ("context_covariance_weight", 0.0, float("inf")),
-            ("max_steps", 1, float("inf")),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [{least}, {most}]")
-        for name, needed in (
-            ("logging_nan_inf_filter", False),
-            ("remove_unused_columns", False),
-            ("ignore_data_skip", True),
-        ):
-            if getattr(self, name) is not needed:
-                raise ValueError(f"{name}={getattr(self, name)} does not work with V-JEPA: leave it at {needed}")
-
-    def _check_steps_are_the_clock(self) -> None:
         if self.num_train_epochs != TrainingArguments.num_train_epochs:
             raise ValueError(
                 f"num_train_epochs={self.num_train_epochs:g} has no meaning: a stream has no end. Set max_steps"
             )
         if self.eval_strategy != "no":
             raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
-
-    def _start_cpu_processes(self) -> None:
-        """Connects processes without GPUs. `TrainingArguments` would do so without `ddp_timeout`."""
-        if self.use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
+        for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        self.check_ranges(
+            learning_rate=(0.0, math.inf),
+            ema_momentum=(0.0, 1.0),
+            final_ema_momentum=(0.0, 1.0),
+            schedule_scale=(1.0, math.inf),
+            loss_exponent=(1.0, math.inf),
+            variance_weight=(0.0, math.inf),
+            context_variance_weight=(0.0, math.inf),
+            context_covariance_weight=(0.0, math.inf),
+            max_steps=(1, math.inf),
+        )
+        self.check_needed(ignore_data_skip=True)
 
 
 class _RatesOfGroups(torch.optim.lr_scheduler.LambdaLR):
@@ -276,7 +217,12 @@ class VJEPATrainer(StreamTrainer):
             model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
         )
         if isinstance(collator, VJEPAMaskCollator):
-            self._check_mask_tokens(model.config, collator)
+            generators, tokens = len(collator.generators), model.config.pred_num_mask_tokens
+            if generators != tokens:
+                raise ValueError(
+                    f"the mask strategy has {generators} generators, and the model has pred_num_mask_tokens={tokens}: "
+                    f"create the model with pred_num_mask_tokens={generators}"
+                )
         if processing_class is None:
             processing_class = VJEPAVideoProcessor.for_config(model.config)
         super().__init__(
@@ -289,15 +235,6 @@ class VJEPATrainer(StreamTrainer):
             **kwargs,
         )
         self._scheduled_optimizer: torch.optim.Optimizer | None = None
-
-    @staticmethod
-    def _check_mask_tokens(config: VJEPAConfig, collator: VJEPAMaskCollator) -> None:
-        generators = len(collator.generators)
-        if generators != config.pred_num_mask_tokens:
-            raise ValueError(
-                f"the mask strategy has {generators} generators, and the model has pred_num_mask_tokens="
-                f"{config.pred_num_mask_tokens}: create the model with pred_num_mask_tokens={generators}"
-            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -20,7 +20,7 @@ from transformers import set_seed
 from ..analysis.baselines import BASELINES
 from ..analysis.surprise import measure_disturbances, summarise
 from ..data.splits import SplitPlan, labelled_splits, write_manifests
-from ..data.synthetic import build_corpus
+from ..data.synthetic import build_corpus, synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
 from ..pretraining.arguments import parse_arguments
@@ -66,7 +66,7 @@ class StudyRunner:
     def _built_in_root(self) -> Path | None:
         """Folder of the built-in corpus; `None` for real videos."""
         if self.data.dataset == "synthetic":
-            return setup.synthetic_root(self.arguments.output_dir)
+            return synthetic_root(self.arguments.output_dir)
         root = Path(self.data.dataset)
         return root if (root / "manifest.json").is_file() and (root / "labels.csv").is_file() else None
 
@@ -103,7 +103,7 @@ class StudyRunner:
         """Crop size and frame sampling of the clips."""
         model, data, _ = parse_arguments(self.pretraining(self.folder, steps=self.steps))
         config = setup.build_config(model)
-        return {"crop_size": config.crop_size, "sampling": setup.clip_sampling(data, config)}
+        return {"crop_size": config.crop_size, "sampling": data.clip_sampling(config.frames_per_clip)}
 
     def _read_clips(self) -> StudyClips:
         if self.root:

@@ -107,7 +107,6 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str
     The checkpoint to resume from; `None`: a new run starts.
 
     Args:
-        output_dir: output folder of the run.
         wanted: `--resume_from_checkpoint`: a folder, `"auto"` (the newest checkpoint, if there is one), `"last"`,
             `user/name` or `user/name@revision` on the Hub (see [`~hub.transfer.download_checkpoint`]), or None.
         token: for private repositories.
@@ -129,16 +128,17 @@ def resolve_checkpoint(output_dir: str | Path, wanted: str | None, *, token: str
         )
     elif wanted is not None and is_hub_id(wanted.partition("@")[0]):
         wanted = str(download_checkpoint(wanted, token=token))
-    if wanted is not None and not is_complete(wanted):
+    if wanted is None:
+        return None
+    if not is_complete(wanted):
         raise ValueError(
             f"{wanted} is not a complete checkpoint ({TRAINER_STATE_NAME} is absent or cut off, or the checkpoint was "
             "never finished): pass 'auto'"
         )
-    if wanted is not None:
-        try:
-            screen_checkpoint(wanted)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; {_remedy(Path(wanted))}") from error
+    try:
+        screen_checkpoint(wanted)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_remedy(Path(wanted))}") from error
     return wanted
 
 
@@ -227,12 +227,8 @@ def finish_checkpoint(unfinished: Path, final: Path) -> None:
 
 def remove_old_checkpoints(output_dir: str | Path, *, limit: int | None, keep: Sequence[str | Path]) -> None:
     """
-    Removes the oldest complete checkpoints while there are more than `limit`.
-
-    Args:
-        output_dir: output folder of the run.
-        limit: checkpoints to keep; None or 0: all.
-        keep: checkpoints that are never removed.
+    Removes the oldest complete checkpoints while there are more than `limit` (None or 0: no limit), but never those of
+    `keep`.
     """
     if limit is None or limit <= 0:
         return
@@ -253,10 +249,7 @@ def remove_old_checkpoints(output_dir: str | Path, *, limit: int | None, keep: S
 @contextmanager
 def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
     """
-    Around the writing of a checkpoint.
-
-    Args:
-        checkpoint: folder or file that is written, in the output folder of the run.
+    Around the writing of a checkpoint, a folder or file in the output folder of the run.
 
     Raises:
         UnusableCheckpointError: the disk is full or fails. The message has the path, the free space and the remedy.
@@ -269,12 +262,10 @@ def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
             if "inline_container" not in reason and "PytorchStreamWriter" not in reason:
                 raise  # not from torch's file writer
             reason = "a write was cut off"
-        raise UnusableCheckpointError(_describe_failure(Path(checkpoint), reason)) from error
-
-
-def _describe_failure(checkpoint: Path, reason: str) -> str:
-    run = next(folder for folder in checkpoint.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(run).free / 1e6
-    last = last_checkpoint(run)
-    remedy = f"resume from {last} with --resume_from_checkpoint auto" if last else "start again"
-    return f"cannot write {checkpoint} ({reason}), {free:.1f} MB are free: free some space, then {remedy}"
+        run = next(folder for folder in Path(checkpoint).absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(run).free / 1e6
+        last = last_checkpoint(run)
+        remedy = f"resume from {last} with --resume_from_checkpoint auto" if last else "start again"
+        raise UnusableCheckpointError(
+            f"cannot write {checkpoint} ({reason}), {free:.1f} MB are free: free some space, then {remedy}"
+        ) from error

@@ -42,7 +42,8 @@ class HubPushes(TrainerCallback):
     def __init__(self, trainer: "StreamTrainer"):
         self._trainer = trainer
         self._pushes: list[tuple[Path, futures.Future]] = []
-        self._background = HfApi()
+        #: Its `run_as_future` makes uploads one after the other.
+        self.background = HfApi()
 
     @property
     def folders(self) -> list[Path]:
@@ -93,7 +94,7 @@ class HubPushes(TrainerCallback):
         if not uploads:
             return
         self._trainer.callback_handler.on_push_begin(args, state, control)
-        job = self._background.run_as_future(
+        job = self.background.run_as_future(
             upload,
             uploads,
             self._trainer.hub_model_id,
@@ -150,10 +151,6 @@ class HubPushes(TrainerCallback):
         settings = {"token": args.hub_token, "private": args.hub_private_repo, "revision": args.hub_revision}
         settings |= {name: value for name, value in changes.items() if value is not None}
         return publish_folder(args.output_dir, self._trainer.hub_model_id, message=message or "Upload", **settings)
-
-    def push_folder_later(self, message: str | None, **changes: Any) -> futures.Future:
-        """Like [`push_folder`], in the background thread."""
-        return self._background.run_as_future(self.push_folder, message, **changes)
 
     def push_result(self) -> CommitInfo | None:
         """Pushes the finished output folder; a push that fails is a warning with the remedy."""

@@ -118,9 +118,6 @@ class StreamTrainer(Trainer):
     resuming seeks in it, checkpoints are atomic and hold the cursors of streamed corpora, and logs have the rate of
     clips. A data set with a length is loaded as by every `Trainer`.
 
-    SIGINT, SIGTERM and SIGUSR1 end training after the current step, with a checkpoint saved and the signal in
-    `stop_signal`.
-
     With FSDP2 (`fsdp_version: 2` of accelerate, or `--fsdp`) training is sharded, on CPUs too. Checkpoints are those
     of an unsharded run, `model.safetensors` and `optimizer.pt`: sharded and unsharded runs resume from each other.
 
@@ -441,8 +438,8 @@ class StreamTrainer(Trainer):
             return None
         self.create_model_card(**kwargs)
         self.pushes.wait()
-        push = self.pushes.push_folder if blocking else self.pushes.push_folder_later
-        return push(commit_message, token=token, revision=revision, private=private)
+        push = partial(self.pushes.push_folder, commit_message, token=token, revision=revision, private=private)
+        return push() if blocking else self.pushes.background.run_as_future(push)
 
     # Steps
 
@@ -475,25 +472,19 @@ class StreamTrainer(Trainer):
             )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._check_gradients(float(norm))
-        return norm
-
-    def _check_gradients(self, norm: float) -> None:
         """
         Raises:
             DivergedError: a gradient is NaN or infinite, and not only because fp16 overflows: after an overflow the
                 step is skipped, and the loss of the next step is scaled less.
         """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         paths, self._paths = self._paths, []
-        if math.isfinite(norm):
-            return
         scaler = self.accelerator.scaler
-        if scaler is not None and scaler.get_scale() >= _LEAST_LOSS_SCALE:
-            return
+        if math.isfinite(norm) or (scaler is not None and scaler.get_scale() >= _LEAST_LOSS_SCALE):
+            return norm
         raise DivergedError(
-            f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {norm} on the "
-            f"videos {_listed(paths)}: lower the learning rate, or check these videos"
+            f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {float(norm)} on "
+            f"the videos {_listed(paths)}: lower the learning rate, or check these videos"
         )
 
     def count_clips(self, inputs: dict[str, Any], number: int) -> None:
