@@ -165,9 +165,6 @@ def _flow_histogram(clips: torch.Tensor) -> torch.Tensor:
 
 #: Name of each descriptor, and its function.
 BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mean_colours": mean_colours,
-    "single_frame": single_frame,
-    "raw_pixels": raw_pixels,
-    "frame_differences": frame_differences,
-    "optical_flow": optical_flow,
+    function.__name__: function
+    for function in (mean_colours, single_frame, raw_pixels, frame_differences, optical_flow)
 }

@@ -1,7 +1,7 @@
 """Four classifiers on frozen features that fit into memory: what do the features contain?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -145,12 +145,11 @@ def fit_probe(
     """
     kept, held_out = stratified_split(labels, fraction=_HELD_OUT, seed=seed)
     settings = probe_settings(_LEARNING_RATES, [_WEIGHT_DECAY])
-    num_labels = int(labels.max()) + 1
-    grid = _train(kind, tokens[kept], labels[kept], settings, num_labels=num_labels, seed=seed, steps=steps)
+    grid = _train(kind, tokens[kept], labels[kept], settings, seed=seed, steps=steps)
     logits = _logits(grid, tokens[held_out])
     scores = [selection_score(logits[:, index], labels[held_out]) for index in range(len(settings))]
     chosen = settings[best_probe(scores, settings)]
-    return _train(kind, tokens, labels, [chosen], num_labels=num_labels, seed=seed, steps=steps)
+    return _train(kind, tokens, labels, [chosen], seed=seed, steps=steps)
 
 
 def _train(
@@ -159,33 +158,43 @@ def _train(
     labels: np.ndarray,
     settings: Sequence[ProbeSettings],
     *,
-    num_labels: int,
     seed: int,
     steps: int,
 ) -> ProbeGrid:
     """Trains all probes of `settings` together; with one seed, each is trained as it would be alone."""
     heads = next(heads for heads in (4, 3, 2, 1) if tokens.shape[-1] % heads == 0)  # of the attentive pooler
-    config = VJEPAConfig(hidden_size=tokens.shape[-1], num_attention_heads=heads, pooling=kind, num_labels=num_labels)
+    sizes = {"hidden_size": tokens.shape[-1], "num_attention_heads": heads, "num_labels": int(labels.max()) + 1}
+    config = VJEPAConfig(pooling=kind, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grid = ProbeGrid(config, settings).train()
     targets = torch.from_numpy(labels)
     batch = min(len(tokens), _BATCH)
     steps = max(steps, math.ceil(_LEAST_EPOCHS * len(tokens) / batch))
-    optimizer = torch.optim.AdamW(grid.parameter_groups(), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps)),
-    )
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+
+    def loss_of_step(_: int) -> torch.Tensor:
         rows = torch.randperm(len(tokens), generator=generator)[:batch]
-        loss = grid(tokens[rows][:, None], targets[rows]).loss
+        return grid(tokens[rows][:, None], targets[rows]).loss
+
+    optimizer = torch.optim.AdamW(grid.parameter_groups(), fused=True)
+    minimise(loss_of_step, optimizer, steps=steps, warmup=_WARMUP_STEPS)
+    return grid.eval()
+
+
+def minimise(
+    loss_of_step: Callable[[int], torch.Tensor], optimizer: torch.optim.Optimizer, *, steps: int, warmup: int
+) -> None:
+    """Takes `steps` optimizer steps; the learning rate rises for `warmup` steps, and falls to 0 like a cosine."""
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    for step in range(steps):
+        loss = loss_of_step(step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return grid.eval()
 
 
 @torch.inference_mode()
