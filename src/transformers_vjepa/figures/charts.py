@@ -126,9 +126,9 @@ def dots(
         where = {"xy": (reference, 1), "xycoords": ("data", "axes fraction"), "xytext": (0, 1), "ha": "center"}
         axis.annotate(reference_label, **where, **_SMALL)
     if names is not None:
-        shared: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": color("muted"), "markersize": 7}
-        filled, hollow = axis.plot([], [], **shared) + axis.plot([], [], mfc=color("paper"), mew=1.8, **shared)
-        _legend_below(axis, [filled, hollow], names, columns=2)
+        shared: dict[str, Any] = {"color": color("muted"), "markersize": 7}
+        handles = axis.plot([], [], "o", **shared) + axis.plot([], [], "o", mfc=color("paper"), mew=1.8, **shared)
+        _legend_below(axis, handles, names, columns=2)
     axis.set_yticks(range(len(rows)), [row.label for row in rows])
     axis.set_ylim(len(rows) - 0.45, -0.7)
     if limits is not None:
@@ -194,16 +194,13 @@ def curves(
 def _dress(axis: Axes, *, title: str, xlabel: str, grid: str) -> None:
     # At the left edge of the figure, not of the axes: there is room for long titles.
     axis.figure.suptitle(title, x=0.005, ha="left", fontsize=11, fontweight="bold")
-    axis.set_xlabel(xlabel)
-    axis.grid(axis=grid, linewidth=0.8, zorder=0)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=10)
+    axis.set(xlabel=xlabel, axisbelow=True)
+    axis.grid(axis=grid, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _legend_below(axis: Axes, handles: Sequence[Any], names: Sequence[str], *, columns: int) -> None:
-    look = {"ncols": columns, "frameon": False, "fontsize": 10, "handlelength": 2.8}
-    axis.figure.legend(handles, names, loc="outside lower left", **look)
+    axis.figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.8)
 
 
 def plot_training_curves(
@@ -336,14 +333,12 @@ def _list_confusions(axis: Axes, matrix: np.ndarray, class_names: Sequence[str])
     for row, column in zip(*np.unravel_index(order, off.shape), strict=True):
         if off[row, column]:
             true, predicted = _shortened([class_names[row], class_names[column]], length=24)
-            count = str(off[row, column]).rjust(4, "\N{FIGURE SPACE}")
-            total = str(matrix[row].sum()).ljust(5, "\N{FIGURE SPACE}")
-            lines.append(f"{count} / {total} {true} \N{RIGHTWARDS ARROW} {predicted}")
+            counts = f"{off[row, column]:\N{FIGURE SPACE}>4} / {matrix[row].sum():\N{FIGURE SPACE}<5}"
+            lines.append(f"{counts} {true} \N{RIGHTWARDS ARROW} {predicted}")
     axis.axis("off")
     axis.set_title("Most frequent confusions", fontsize=11, fontweight="bold", loc="left")
-    axis.text(
-        0, 0.99, "clips / all    true \N{RIGHTWARDS ARROW} predicted", fontsize=8, va="top", color=color("muted")
-    )
+    header = "clips / all    true \N{RIGHTWARDS ARROW} predicted"
+    axis.text(0, 0.99, header, fontsize=8, va="top", color=color("muted"))
     axis.text(0, 0.965, "\n".join(lines), fontsize=8, va="top", linespacing=1.55)
 
 
@@ -359,8 +354,7 @@ def _label_classes(axis: Axes, class_names: Sequence[str]) -> None:
     """Names of the classes on both sides where they can be read, else their numbers."""
     number = len(class_names)
     if number > _MAX_NAMED_CLASSES:
-        axis.set_xlabel("predicted class (number)", fontsize=10)
-        axis.set_ylabel("true class (number)", fontsize=10)
+        axis.set(xlabel="predicted class (number)", ylabel="true class (number)")
         axis.tick_params(labelsize=8)
         return
     size = 9 if number <= 20 else 6
@@ -371,8 +365,7 @@ def _label_classes(axis: Axes, class_names: Sequence[str]) -> None:
         for label in axis.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axis.tick_params(length=0)
-    axis.set_xlabel("predicted", fontsize=10)
-    axis.set_ylabel("true", fontsize=10)
+    axis.set(xlabel="predicted", ylabel="true")
 
 
 def plot_class_accuracies(
@@ -432,13 +425,11 @@ def _draw_class_bars(
     # Rounding errors must not make a length negative.
     errors = np.maximum(np.stack([accuracies - bounds[:, 0], bounds[:, 1] - accuracies]), 0)
     axis.barh(rows, accuracies, height=0.72, color=color("vjepa"), alpha=0.4, zorder=2)
-    axis.errorbar(
-        accuracies, rows, xerr=errors, fmt="none", ecolor=color("vjepa"), elinewidth=1.3, capsize=2.5, zorder=4
-    )
+    look = {"fmt": "none", "ecolor": color("vjepa"), "elinewidth": 1.3, "capsize": 2.5, "zorder": 4}
+    axis.errorbar(accuracies, rows, xerr=errors, **look)
     labels = [f"{name}  ({count})" for name, count in zip(_shortened(names, length=40), counts, strict=True)]
     axis.set_yticks(rows, labels, fontsize=8)
-    axis.set_ylim(len(names) - 0.4, -0.6)  # the best on top
-    axis.set_xlim(0, 1)
+    axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))  # the best on top
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.tick_params(axis="x", labelsize=8)
     axis.tick_params(axis="y", length=0)
