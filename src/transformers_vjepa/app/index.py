@@ -192,9 +192,8 @@ def _is_built_in(folder: Path) -> bool:
 
 
 def _label_names(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, list[str]]:
-    names = [
-        "" if label < 0 else class_names[label] if label < len(class_names) else f"class {label}" for label in labels
-    ]
+    known = dict(enumerate(class_names))
+    names = ["" if label < 0 else known.get(label, f"class {label}") for label in labels]
     return {"class": names} if any(names) else {}
 
 
@@ -257,12 +256,7 @@ def open_index(folder: str, analyzer: ClipAnalyzer, *, max_clips: int) -> ClipIn
 def _read_index(
     store: FeatureStore, data: LabelledCorpus, *, num_steps: int, rows: Sequence[int] | None = None
 ) -> ClipIndex:
-    """
-    Args:
-        num_steps: time steps of the tokens of a clip.
-        rows: rows of the store to take, of a store whose own paths are `data`; `None` takes all rows of a store of
-            the readable clips of `data`.
-    """
+    """With `rows`, the clips of `data` are those of the store; without, the store has the readable ones of `data`."""
     features = []
     for row in range(len(store)) if rows is None else rows:
         values = store[row]["features"][0].float()  # one view

@@ -46,10 +46,9 @@ def shown_clips(inputs: ReportInputs, *, number: int, limit: int | None = None) 
     """
     labels = inputs.labels(next(iter(inputs.class_names)))[:limit]
     order = np.random.default_rng(1).permutation(len(labels))
-    first = dict(sorted({int(labels[index]): int(index) for index in reversed(order)}.items()))
-    chosen = list(first.values())
-    places = np.linspace(0, len(chosen) - 1, min(number, len(chosen))).round().astype(int)
-    return [chosen[place] for place in places]
+    _, first = np.unique(labels[order], return_index=True)
+    places = np.linspace(0, len(first) - 1, min(number, len(first))).round().astype(int)
+    return order[first[places]].tolist()
 
 
 def _clip_figures(
