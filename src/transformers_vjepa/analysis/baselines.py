@@ -40,13 +40,10 @@ def _small(clips: torch.Tensor) -> torch.Tensor:
 
 def mean_colours(clips: torch.Tensor) -> torch.Tensor:
     """
-    The mean of every channel of every frame, in [0, 1].
+    The mean of every channel of every frame, in [0, 1]: float32 (clips, frames * 3).
 
     Args:
         clips: uint8 (clips, frames, height, width, 3).
-
-    Returns:
-        float32 (clips, frames * 3).
 
     Raises:
         ValueError: clips of another shape or type.

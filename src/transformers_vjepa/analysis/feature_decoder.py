@@ -31,14 +31,11 @@ _WARMUP = 0.05  # share of the steps
 
 def unpatchify(patches: torch.Tensor, *, config: VJEPAConfig) -> torch.Tensor:
     """
-    Clips from flat patches: the inverse of [`VJEPAEmbeddings.patchify`].
+    Clips (batch, frames, channels, height, width) from flat patches: the inverse of [`VJEPAEmbeddings.patchify`].
 
     Args:
         patches: (batch, num_patches, channels * tubelet_size * patch_size^2), in the order time, height, width.
         config: geometry of the clips.
-
-    Returns:
-        (batch, frames, channels, height, width).
 
     Raises:
         ValueError: the patches do not fit `config`.
@@ -67,16 +64,13 @@ def new_decoder(config: VJEPAConfig) -> nn.Sequential:
 
 def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *, steps: int) -> nn.Sequential:
     """
-    Trains a decoder on whole clips, with the mean squared error of the normalised pixels, AdamW and a cosine schedule.
-    The model gets no gradient, and the global random state does not change.
+    Trains a decoder on whole clips, with the mean squared error of the normalised pixels, AdamW and a cosine schedule,
+    and returns it in evaluation mode. The model gets no gradient, and the global random state does not change.
 
     Args:
         model: encodes the clips; the decoder is created on its device.
         batches: normalised clips (batch, frames, channels, height, width), used in turn.
         steps: optimizer steps, of one batch each.
-
-    Returns:
-        The decoder, in evaluation mode.
 
     Raises:
         ValueError: fewer than one step, or no batch.

@@ -38,11 +38,8 @@ class PredictionErrors:
 @torch.no_grad()
 def prediction_errors(model: VJEPAForPreTraining, pixels: Tensor) -> PredictionErrors:
     """
-    The errors of a predictor over several draws of multi-block masks, as in training.
-
-    Args:
-        model: encoders and predictor.
-        pixels: normalised clips (clips, frames, 3, height, width).
+    The errors of a predictor over several draws of multi-block masks, as in training. The pixels are normalised clips
+    (clips, frames, 3, height, width).
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)

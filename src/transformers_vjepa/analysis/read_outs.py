@@ -64,15 +64,12 @@ def time_means(features: torch.Tensor) -> torch.Tensor:
 
 def labelled_subset(labels: Sequence[int], *, count: int, seed: int) -> np.ndarray:
     """
-    About `count` clips, the same share of every class, rounded half up. With one seed, a smaller subset is part of
-    every larger one.
+    Indices of about `count` clips, ascending: the same share of every class, rounded half up. With one seed, a smaller
+    subset is part of every larger one.
 
     Args:
         labels: class of every clip.
         count: from 1 to the number of clips.
-
-    Returns:
-        Indices of the clips, ascending.
 
     Raises:
         ValueError: `count` is out of range, or a class gets no clip.
@@ -93,7 +90,7 @@ def read_out(
     probe_steps: int = 400,
 ) -> np.ndarray:
     """
-    The test clips that a classifier of frozen features gets right.
+    The test clips that a classifier of frozen features gets right: bool (test clips,).
 
     Args:
         kind: `"ridge"` or `"neighbours"` of [`~evaluation.probing.fit_read_out`], on means over space at
@@ -103,9 +100,6 @@ def read_out(
         train_labels, test_labels: int64 (clips,).
         seed: of the first weights, batches and held-out clips of a probe; the closed forms are deterministic.
         probe_steps: least number of steps of a probe.
-
-    Returns:
-        bool (test clips,).
 
     Raises:
         ValueError: an unknown kind.
@@ -126,9 +120,9 @@ def fit_probe(
     kind: Literal["attentive", "mean"], tokens: torch.Tensor, labels: np.ndarray, *, seed: int, steps: int = 400
 ) -> ProbeGrid:
     """
-    A probe at the best of several learning rates. Probes of all rates are trained on three quarters of the clips; the
-    last quarter selects the rate; then a new probe is trained on all clips. AdamW and a cosine schedule, 40 passes
-    over the clips, but at least `steps` steps.
+    A grid of one probe, at the best of several learning rates. Probes of all rates are trained on three quarters of
+    the clips; the last quarter selects the rate; then a new probe is trained on all clips. AdamW, a cosine schedule,
+    and 40 passes over the clips, but at least `steps` steps.
 
     Args:
         kind: pooling of the tokens.
@@ -136,9 +130,6 @@ def fit_probe(
         labels: int64 (clips,), at least two clips of every class.
         seed: of the first weights, the batches and the held-out quarter.
         steps: least number of steps.
-
-    Returns:
-        A grid with one probe.
 
     Raises:
         ValueError: a class has one clip only.

@@ -235,13 +235,7 @@ def summarise(
 def draw_surprise_curves(result: Surprise, *, config: VJEPAConfig) -> Figure:
     """
     The mean surprise of undisturbed and disturbed clips over time, with the 95 % interval of their difference within
-    pairs; a dashed line marks the exchange.
-
-    Args:
-        config: geometry of the clips.
-
-    Raises:
-        ImportError: matplotlib is missing.
+    pairs; a dashed line marks the exchange. An ImportError if matplotlib is missing.
     """
     # One value for the two clips of a pair, which are not independent.
     clips, disturbed = (errors[:, :, 1:].mean(dim=(1, 3, 4)) for errors in (result.undisturbed, result.disturbed))

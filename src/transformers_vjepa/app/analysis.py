@@ -83,10 +83,7 @@ class _ClipModel:
 
     def read(self, corpus: IndexedCorpus, index: int) -> Tensor:
         """
-        The centre crop of the clip in the middle of a video, before its pixels are normalised.
-
-        Returns:
-            uint8 (frames, 3, crop, crop)
+        The centre crop of the clip in the middle of a video: uint8 (frames, 3, crop, crop).
 
         Raises:
             ClipError: the file is broken, too short or not a video.
@@ -146,11 +143,8 @@ class Classifier(_ClipModel):
     @torch.inference_mode()
     def top_classes(self, clip: Tensor, *, number: int = 5) -> list[tuple[str, float]]:
         """
-        The most probable classes of a clip and their probabilities, in descending order.
-
-        Args:
-            clip: uint8 (frames, 3, crop, crop).
-            number: of classes, at most.
+        At most `number` classes of a clip, uint8 (frames, 3, crop, crop), and their probabilities, the most probable
+        class first.
         """
         logits = self.model(self.pixels(clip)).logits[0].float()
         is_multi_label = self.config.problem_type == "multi_label_classification"
@@ -169,10 +163,8 @@ def explained_variance(tokens: Tensor) -> float:
 
 def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -> Figure:
     """
-    The frames, with the error of the prediction in the place of each target token; one row per mask.
-
-    Args:
-        clip: uint8 (frames, 3, height, width).
+    The frames of a clip, uint8 (frames, 3, height, width), with the error of the prediction in the place of each
+    target token; one row per mask.
     """
     (frames,) = tubelet_frames(clip[None], config)
     limits = heat_limits(errors.tokens)
@@ -197,11 +189,8 @@ def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
 
 def encode_video(clip: Tensor, *, side: int = 224) -> bytes:
     """
-    An MP4 file (H.264) of a clip, with pixels enlarged by a whole number.
-
-    Args:
-        clip: uint8 (frames, 3, crop, crop).
-        side: approximate side of the video in pixels.
+    An MP4 file (H.264) of a clip, uint8 (frames, 3, crop, crop), with pixels enlarged by a whole number to a side of
+    about `side` pixels.
     """
     factor = max(1, round(side / clip.shape[-1]))
     factor += factor * clip.shape[-1] % 2  # H.264 needs even sides

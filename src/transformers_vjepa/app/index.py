@@ -95,23 +95,15 @@ class ClipIndex:
 
     def query(self, tokens: torch.Tensor) -> torch.Tensor:
         """
-        Features of other clips, for [`ClipIndex.nearest`].
-
-        Args:
-            tokens: of the encoder: (clips, time, cells, width).
-
-        Returns:
-            (clips, values)
+        Features (clips, values) for [`ClipIndex.nearest`], of tokens of the encoder (clips, time, cells, width) of
+        other clips.
         """
         return tokens.flatten(1, 2).mean(dim=1) if self.is_pooled else time_means(tokens)
 
     def nearest(self, features: torch.Tensor, *, number: int) -> list[Neighbour]:
         """
-        The clips of the index that are nearest to another clip, the nearest first.
-
-        Args:
-            features: (1, values), see [`ClipIndex.query`].
-            number: of clips, at most.
+        At most `number` clips of the index that are nearest to another clip, the nearest first, by the features (1,
+        values) of that clip; see [`ClipIndex.query`].
         """
         directions = standardised_directions(self.features, reference=self.features)
         scores = (directions @ standardised_directions(features, reference=self.features).T)[:, 0]

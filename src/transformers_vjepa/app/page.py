@@ -126,13 +126,7 @@ def _upload(gr: Any) -> Any:
 
 def build_app(models: AppModels) -> Any:
     """
-    The page.
-
-    Args:
-        models: the models and clips to show.
-
-    Returns:
-        `gradio.Blocks`, for [`launch_app`].
+    The page as `gradio.Blocks`, for [`launch_app`].
 
     Raises:
         MissingAppError: gradio is missing.
@@ -244,7 +238,7 @@ def launch_app(
     page: Any, *, host: str = "127.0.0.1", port: int | None = 7860, share: bool = False, wait: bool = True
 ) -> str:
     """
-    Serves the page, and prints its address.
+    Serves the page; prints and returns its address.
 
     Args:
         page: see [`build_app`].
@@ -252,9 +246,6 @@ def launch_app(
         port: `None` takes a free port.
         share: also open a public link through gradio's server.
         wait: return only after Ctrl-C.
-
-    Returns:
-        The address.
 
     Raises:
         AppError: the port is in use.

@@ -23,10 +23,8 @@ class MissingInputError(ValueError):
 
 class ReportInputs:
     """
-    Clips, labels and features of a study. Features are computed on first use.
-
-    Args:
-        study: the results, which name the folders of the models.
+    Clips, labels and features of a study, whose results name the folders of the models. Features are computed on first
+    use.
 
     Attributes:
         config: geometry of the V-JEPA model.

@@ -27,16 +27,14 @@ _TINTED = ("vjepa", "untrained", "pixels", "random_tube", "causal", "published_t
 
 def write_report(study: Path, *, output: Path | None = None) -> Path:
     """
-    Writes the report of a study as one HTML file, and its figures as PNGs into a folder beside it.
+    Writes the report of a study as one HTML file, and its figures as PNGs into a folder beside it; returns the HTML
+    file.
 
     If a study lacks an arm, a read-out or models, their figures are left out. A section without figures says why.
 
     Args:
         study: folder with `study.json`.
         output: the HTML file; `report.html` in the folder by default. Figures go to `NAME_pictures` beside it.
-
-    Returns:
-        The HTML file.
 
     Raises:
         FileNotFoundError, ValueError: see [`~study.results.StudyResults`].

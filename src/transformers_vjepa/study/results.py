@@ -162,10 +162,7 @@ class Summary:
 
 class StudyResults:
     """
-    The results in a study folder.
-
-    Args:
-        folder: holds `study.json`.
+    The results in a study folder, from its `study.json`.
 
     Attributes:
         settings, rows, runs, contrasts, machine, surprise: the parts of `study.json`.
