@@ -288,6 +288,8 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Fig
         ValueError: the matrix is not square or has no clip, or the number of names differs.
         ImportError: matplotlib is missing.
     """
+    from matplotlib.colors import PowerNorm
+
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.sum() == 0:
         raise ValueError(f"`matrix` of shape {matrix.shape} must be square and count at least one clip")
@@ -307,15 +309,13 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Fig
     else:
         axis = figure.subplots()
     # The root makes small shares visible where there are many classes.
-    scale = (lambda share: share) if number <= 20 else np.sqrt
-    image = axis.imshow(scale(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    norm = PowerNorm(1 if number <= 20 else 0.5, vmin=0, vmax=1)
+    image = axis.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     if number <= 20:
         _write_counts(axis, matrix, shares)
     _label_classes(axis, class_names)
     axis.spines[:].set_color(color("line"))
-    bar = figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02)
-    ticks = np.array([0, 0.2, 0.4, 0.6, 0.8, 1])
-    bar.set_ticks(scale(ticks), labels=[f"{tick:.0%}" for tick in ticks])
+    bar = figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02, ticks=np.linspace(0, 1, 6), format="{x:.0%}")
     bar.set_label("share of the true class", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)

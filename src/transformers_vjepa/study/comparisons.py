@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -65,10 +65,10 @@ def masks(study: StudyResults, draw: Draw) -> Section:
     figures = _dot_figures(study, draw, MASK_ARMS, name="masks", read_outs=MAIN_READ_OUTS, least=2)
     sentences = []
     for task in study.tasks:
-        by_read_out = {kind: _summaries(study, MASK_ARMS, task=task, read_out=kind) for kind in MAIN_READ_OUTS}
-        read_out = "attentive" if MASK_ARMS[0] in by_read_out["attentive"] else "ridge"
-        if len(by_read_out[read_out]) > 1:
-            parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in by_read_out[read_out].items()]
+        read_out = "attentive" if study.summary(MASK_ARMS[0], task=task, read_out="attentive") else "ridge"
+        found = _summaries(study, MASK_ARMS, task=task, read_out=read_out)
+        if len(found) > 1:
+            parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in found.items()]
             sentences.append(f"{task.capitalize()}, {READ_OUTS[read_out]}: {listed(parts)} %.")
     return new_section("masks", figures, [_accuracy_table(study, MASK_ARMS)], sentences=" ".join(sentences))
 
@@ -82,12 +82,12 @@ def pooling(study: StudyResults, draw: Draw) -> Section:
         both = [(arm, attentive[arm], mean[arm]) for arm in attentive if arm in mean]
         if not both:
             continue
-        marks = []
-        for arm, first, second in both:
-            values = {"mean": first.mean, "low": first.mean, "high": second.mean, "other": second.mean}
-            marks.append(Dot(arm_label(arm), ARMS[arm].color, **values, text=signed(first.mean - second.mean)))
+        leads = {arm: signed(a.mean - b.mean) for arm, a, b in both}
         figure = dots(
-            marks,
+            [
+                Dot(arm_label(arm), ARMS[arm].color, a.mean, a.mean, b.mean, other=b.mean, text=leads[arm])
+                for arm, a, b in both
+            ],
             names=("attentive", "mean"),
             title=task.capitalize(),
             xlabel=f"accuracy in %, {study.labels} labelled clips",
@@ -95,7 +95,7 @@ def pooling(study: StudyResults, draw: Draw) -> Section:
         )
         alt = f"attentive and mean pooling, {task}; {_BELOW}"
         figures.append(draw(figure, name=f"pooling-{task}", alt=alt))
-        rows += [[task, arm_label(arm), str(a), str(b), signed(a.mean - b.mean)] for arm, a, b in both]
+        rows += [[task, arm_label(arm), str(a), str(b), leads[arm]] for arm, a, b in both]
         sentences += [
             f"{task.capitalize()}: on tokens of V-JEPA a probe with attentive pooling reaches {a.mean:.1f} %, a probe "
             f"with mean pooling {b.mean:.1f} %."
@@ -121,7 +121,7 @@ def label_efficiency(study: StudyResults, draw: Draw) -> Section:
             continue
         counts = sorted(set().union(*found.values()))
         figure = curves(
-            [_curve(arm, list(values), list(values.values())) for arm, values in found.items()],
+            [_curve(arm, values) for arm, values in found.items()],
             title=f"{task.capitalize()}, {READ_OUTS[read_out]}",
             xlabel="labelled clips (share of all)",
             ylabel="accuracy in %",
@@ -166,13 +166,13 @@ def during_training(study: StudyResults, draw: Draw) -> Section:
                 found = {0: start, **found}
             if len(found) < 3:
                 continue
-            steps, values = list(found), list(found.values())
-            lines.append(_curve("vjepa", steps, values, label=READ_OUTS[read_out], style=style))
+            lines.append(_curve("vjepa", found, label=READ_OUTS[read_out], style=style))
             rows += [[task, READ_OUTS[read_out], f"{step:,}", str(value)] for step, value in found.items()]
-            best = max(steps, key=lambda step, found=found: found[step].mean)
-            text = f"{task}, {READ_OUTS[read_out]}: {values[0].mean:.1f} at step {steps[0]:,}, "
-            text += f"{values[-1].mean:.1f} at step {steps[-1]:,}"
-            sentences.append(text + (f" (best at {best:,})" if best != steps[-1] else ""))
+            first, *_, last = found
+            best = max(found, key=lambda step, found=found: found[step].mean)
+            ends = ", ".join(f"{found[step].mean:.1f} at step {step:,}" for step in (first, last))
+            text = f"{task}, {READ_OUTS[read_out]}: {ends}"
+            sentences.append(text + (f" (best at {best:,})" if best != last else ""))
         if lines:
             labels = {"title": task.capitalize(), "xlabel": "pretraining steps", "ylabel": "accuracy in %"}
             figure = curves(lines, **labels, reference=study.chance(task))
@@ -337,11 +337,9 @@ def _accuracy_table(study: StudyResults, arms: Sequence[str]) -> Table:
     return Table(title, ["task", "features", *READ_OUTS.values()], rows, first_number=2)
 
 
-def _curve(
-    arm: str, places: Sequence[float], values: Sequence[Summary], *, label: str | None = None, style: str = "-"
-) -> Curve:
-    band = ([value.low for value in values], [value.high for value in values])
-    return Curve(label or arm_label(arm), ARMS[arm].color, places, [value.mean for value in values], band, style)
+def _curve(arm: str, found: Mapping[int, Summary], *, label: str = "", style: str = "-") -> Curve:
+    means, lows, highs = ([getattr(value, name) for value in found.values()] for name in ("mean", "low", "high"))
+    return Curve(label or arm_label(arm), ARMS[arm].color, list(found), means, (lows, highs), style)
 
 
 #: In the order of the report; each takes the results and the drawing function.
