@@ -227,12 +227,10 @@ def plot_training_curves(
     columns = min(3 if len(panels) <= 9 else 4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(4.6 * columns, 3.1 * rows + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for index, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
+    for place, panel in enumerate(panels, start=1):
+        axis = figure.add_subplot(rows, columns, place)
         _draw_panel(axis, *panel)
-        if index >= len(panels) - columns:
+        if place > len(panels) - columns:
             axis.set_xlabel("optimizer step")
     figure.suptitle(title, fontsize=14, fontweight="bold")
     return write_figure(figure, path)
