@@ -146,18 +146,17 @@ def optical_flow(clips: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: see [`local_motion`].
     """
-    return torch.cat([_flow_histogram(chunk) for chunk in clips.split(_CLIPS_AT_ONCE)])
-
-
-def _flow_histogram(clips: torch.Tensor) -> torch.Tensor:
-    motion, weights = (values.flatten(1, 2) for values in local_motion(clips))
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    right, down, growth, turn = motion.unbind(-1)
-    speed = torch.hypot(right, down)
-    bins = torch.round(torch.atan2(down, right) * NUM_DIRECTIONS / (2.0 * torch.pi)).long() % NUM_DIRECTIONS
-    histogram = torch.zeros(len(clips), NUM_DIRECTIONS).scatter_add_(1, bins, weights * speed)
-    statistics = [right, down, growth.relu(), (-growth).relu(), turn.relu(), (-turn).relu(), speed]
-    return torch.cat([histogram, torch.stack([(weights * s).sum(dim=1) for s in statistics], dim=1)], dim=1)
+    found = []
+    for chunk in clips.split(_CLIPS_AT_ONCE):
+        motion, weights = (values.flatten(1, 2) for values in local_motion(chunk))
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        right, down, growth, turn = motion.unbind(-1)
+        speed = torch.hypot(right, down)
+        bins = torch.round(torch.atan2(down, right) * NUM_DIRECTIONS / (2.0 * torch.pi)).long() % NUM_DIRECTIONS
+        histogram = torch.zeros(len(chunk), NUM_DIRECTIONS).scatter_add_(1, bins, weights * speed)
+        statistics = [right, down, growth.relu(), (-growth).relu(), turn.relu(), (-turn).relu(), speed]
+        found.append(torch.cat([histogram, *((weights * s).sum(dim=1, keepdim=True) for s in statistics)], dim=1))
+    return torch.cat(found)
 
 
 #: Name of each descriptor, and its function.
