@@ -9,10 +9,8 @@ from ..models.vjepa.modeling_vjepa import VJEPAAttentivePooler
 @torch.no_grad()
 def attention_weights(pooler: VJEPAAttentivePooler, tokens: Tensor) -> Tensor:
     """
-    Attention of the query of a pooler to every token, averaged over its heads: (clips, tokens); rows sum to 1.
-
-    Args:
-        tokens: (clips, tokens, width).
+    Attention of the query of a pooler to each of the tokens (clips, tokens, width), averaged over its heads: (clips,
+    tokens); rows sum to 1.
     """
     layer = pooler.cross_attention_layer
     attention = layer.cross_attn

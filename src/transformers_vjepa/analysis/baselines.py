@@ -40,13 +40,10 @@ def _small(clips: torch.Tensor) -> torch.Tensor:
 
 def mean_colours(clips: torch.Tensor) -> torch.Tensor:
     """
-    The mean of every channel of every frame, in [0, 1].
+    The mean of every channel of every frame, in [0, 1]: float32 (clips, frames * 3).
 
     Args:
         clips: uint8 (clips, frames, height, width, 3).
-
-    Returns:
-        float32 (clips, frames * 3).
 
     Raises:
         ValueError: clips of another shape or type.
@@ -149,25 +146,21 @@ def optical_flow(clips: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: see [`local_motion`].
     """
-    return torch.cat([_flow_histogram(chunk) for chunk in clips.split(_CLIPS_AT_ONCE)])
-
-
-def _flow_histogram(clips: torch.Tensor) -> torch.Tensor:
-    motion, weights = (values.flatten(1, 2) for values in local_motion(clips))
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    right, down, growth, turn = motion.unbind(-1)
-    speed = torch.hypot(right, down)
-    bins = torch.round(torch.atan2(down, right) * NUM_DIRECTIONS / (2.0 * torch.pi)).long() % NUM_DIRECTIONS
-    histogram = torch.zeros(len(clips), NUM_DIRECTIONS).scatter_add_(1, bins, weights * speed)
-    statistics = [right, down, growth.relu(), (-growth).relu(), turn.relu(), (-turn).relu(), speed]
-    return torch.cat([histogram, torch.stack([(weights * s).sum(dim=1) for s in statistics], dim=1)], dim=1)
+    found = []
+    for chunk in clips.split(_CLIPS_AT_ONCE):
+        motion, weights = (values.flatten(1, 2) for values in local_motion(chunk))
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        right, down, growth, turn = motion.unbind(-1)
+        speed = torch.hypot(right, down)
+        bins = torch.round(torch.atan2(down, right) * NUM_DIRECTIONS / (2.0 * torch.pi)).long() % NUM_DIRECTIONS
+        histogram = torch.zeros(len(chunk), NUM_DIRECTIONS).scatter_add_(1, bins, weights * speed)
+        statistics = [right, down, growth.relu(), (-growth).relu(), turn.relu(), (-turn).relu(), speed]
+        found.append(torch.cat([histogram, *((weights * s).sum(dim=1, keepdim=True) for s in statistics)], dim=1))
+    return torch.cat(found)
 
 
 #: Name of each descriptor, and its function.
 BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mean_colours": mean_colours,
-    "single_frame": single_frame,
-    "raw_pixels": raw_pixels,
-    "frame_differences": frame_differences,
-    "optical_flow": optical_flow,
+    function.__name__: function
+    for function in (mean_colours, single_frame, raw_pixels, frame_differences, optical_flow)
 }

@@ -8,7 +8,6 @@ features of that place, and nothing is filled in from its surroundings.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from ..figures.images import TARGET_COLOR, Strip, draw_strips, frame_titles
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, gather_tokens
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from .read_outs import minimise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,20 +31,17 @@ _WARMUP = 0.05  # share of the steps
 
 def unpatchify(patches: torch.Tensor, *, config: VJEPAConfig) -> torch.Tensor:
     """
-    Clips from flat patches: the inverse of [`VJEPAEmbeddings.patchify`].
+    Clips (batch, frames, channels, height, width) from flat patches: the inverse of [`VJEPAEmbeddings.patchify`].
 
     Args:
         patches: (batch, num_patches, channels * tubelet_size * patch_size^2), in the order time, height, width.
         config: geometry of the clips.
 
-    Returns:
-        (batch, frames, channels, height, width).
-
     Raises:
         ValueError: the patches do not fit `config`.
     """
-    (time, rows, columns), channels = config.grid_size, config.in_chans
-    tubelet, patch = config.tubelet_size, config.patch_size
+    time, rows, columns = config.grid_size
+    channels, tubelet, patch = config.in_chans, config.tubelet_size, config.patch_size
     expected = (config.num_patches, channels * tubelet * patch**2)
     if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
         raise ValueError(
@@ -67,16 +64,13 @@ def new_decoder(config: VJEPAConfig) -> nn.Sequential:
 
 def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *, steps: int) -> nn.Sequential:
     """
-    Trains a decoder on whole clips, with the mean squared error of the normalised pixels, AdamW and a cosine schedule.
-    The model gets no gradient, and the global random state does not change.
+    Trains a decoder on whole clips, with the mean squared error of the normalised pixels, AdamW and a cosine schedule,
+    and returns it in evaluation mode. The model gets no gradient, and the global random state does not change.
 
     Args:
         model: encodes the clips; the decoder is created on its device.
         batches: normalised clips (batch, frames, channels, height, width), used in turn.
         steps: optimizer steps, of one batch each.
-
-    Returns:
-        The decoder, in evaluation mode.
 
     Raises:
         ValueError: fewer than one step, or no batch.
@@ -87,22 +81,17 @@ def train_decoder(model: VJEPAForPreTraining, batches: Sequence[torch.Tensor], *
         torch.manual_seed(0)
         decoder = new_decoder(model.config)
     decoder.to(model.device)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    warmup = max(1, round(_WARMUP * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    for step in range(steps):
+
+    def loss_of_step(step: int) -> torch.Tensor:
         clips = batches[step % len(batches)].to(model.device)
         with torch.no_grad():
             patches, grid_size = model.vjepa.encoder.embeddings.patchify(clips)
             features = model.vjepa.encoder(patches, grid_size).last_hidden_state
             targets = nn.functional.layer_norm(features, features.shape[-1:])
-        loss = nn.functional.mse_loss(decoder(targets), patches)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return nn.functional.mse_loss(decoder(targets), patches)
+
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    minimise(loss_of_step, optimizer, steps=steps, warmup=max(1, round(_WARMUP * steps)))
     return decoder.eval()
 
 
@@ -180,11 +169,8 @@ def draw_decoded_clip(
         "from target\nfeatures": decoded.from_targets,
         "from\npredictions": decoded.from_predictions,
     }
-    hidden = decoded.hidden[shown, :: config.tubelet_size, :, :, None]
-    strips = []
-    for label, clips in rows.items():
-        frames = (clips[shown, :: config.tubelet_size].float() * std + mean).permute(0, 2, 3, 1)
-        if label == "context":
-            frames = torch.where(hidden, torch.tensor(TARGET_COLOR), frames)
-        strips.append(Strip(label, frames))
-    return draw_strips(strips, titles=frame_titles(config))
+    first = slice(None, None, config.tubelet_size)
+    frames = {name: (clips[shown, first].float() * std + mean).permute(0, 2, 3, 1) for name, clips in rows.items()}
+    hidden = decoded.hidden[shown, first, :, :, None]
+    frames["context"] = torch.where(hidden, torch.tensor(TARGET_COLOR), frames["context"])
+    return draw_strips([Strip(*row) for row in frames.items()], titles=frame_titles(config))

@@ -6,12 +6,9 @@ from torch.nn.functional import normalize
 
 def standardised_directions(features: Tensor, *, reference: Tensor) -> Tensor:
     """
-    Unit vectors whose cosines measure how near clips are. Each value is standardised: its mean over the reference
-    clips is subtracted, and the difference is divided by the standard deviation there.
-
-    Args:
-        features: (clips, values).
-        reference: (reference clips, values).
+    Unit vectors (clips, values) whose cosines measure how near clips are. Each value of the features (clips, values)
+    is standardised: its mean over the reference (reference clips, values) is subtracted, and the difference is divided
+    by the standard deviation there.
     """
     spread = reference.std(dim=0).clamp_min(1e-6)
     return normalize((features - reference.mean(dim=0)) / spread, dim=1)
@@ -19,10 +16,8 @@ def standardised_directions(features: Tensor, *, reference: Tensor) -> Tensor:
 
 def nearest_clips(features: Tensor, *, number: int) -> Tensor:
     """
-    The nearest other clips by the cosine of standardised features: int64 (clips, number), the nearest first.
-
-    Args:
-        features: (clips, values).
+    The nearest other clips by the cosine of standardised features (clips, values): int64 (clips, number), the nearest
+    first.
     """
     directions = standardised_directions(features, reference=features)
     similarity = directions @ directions.T

@@ -38,11 +38,8 @@ class PredictionErrors:
 @torch.no_grad()
 def prediction_errors(model: VJEPAForPreTraining, pixels: Tensor) -> PredictionErrors:
     """
-    The errors of a predictor over several draws of multi-block masks, as in training.
-
-    Args:
-        model: encoders and predictor.
-        pixels: normalised clips (clips, frames, 3, height, width).
+    The errors of a predictor over several draws of multi-block masks, as in training. The pixels are normalised clips
+    (clips, frames, 3, height, width).
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -68,9 +65,7 @@ def draw_error_maps(errors: PredictionErrors, *, config: VJEPAConfig) -> Figure:
     for axis, values, title in zip(axes, maps, frame_titles(config), strict=True):
         image = axis.imshow(values.numpy(), cmap=HEAT, vmin=low, vmax=high, interpolation="nearest")
         axis.set_title(title, fontsize=9, color=color("muted"))
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.spines[:].set_visible(False)
+        axis.axis("off")
     bar = figure.colorbar(image, ax=axes, location="bottom", fraction=0.09, pad=0.06, aspect=36)
     bar.set_label("mean L1 error of the predicted features", fontsize=10)
     bar.ax.tick_params(labelsize=9)

@@ -1,7 +1,7 @@
 """Four classifiers on frozen features that fit into memory: what do the features contain?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -64,15 +64,12 @@ def time_means(features: torch.Tensor) -> torch.Tensor:
 
 def labelled_subset(labels: Sequence[int], *, count: int, seed: int) -> np.ndarray:
     """
-    About `count` clips, the same share of every class, rounded half up. With one seed, a smaller subset is part of
-    every larger one.
+    Indices of about `count` clips, ascending: the same share of every class, rounded half up. With one seed, a smaller
+    subset is part of every larger one.
 
     Args:
         labels: class of every clip.
         count: from 1 to the number of clips.
-
-    Returns:
-        Indices of the clips, ascending.
 
     Raises:
         ValueError: `count` is out of range, or a class gets no clip.
@@ -93,7 +90,7 @@ def read_out(
     probe_steps: int = 400,
 ) -> np.ndarray:
     """
-    The test clips that a classifier of frozen features gets right.
+    The test clips that a classifier of frozen features gets right: bool (test clips,).
 
     Args:
         kind: `"ridge"` or `"neighbours"` of [`~evaluation.probing.fit_read_out`], on means over space at
@@ -103,9 +100,6 @@ def read_out(
         train_labels, test_labels: int64 (clips,).
         seed: of the first weights, batches and held-out clips of a probe; the closed forms are deterministic.
         probe_steps: least number of steps of a probe.
-
-    Returns:
-        bool (test clips,).
 
     Raises:
         ValueError: an unknown kind.
@@ -126,9 +120,9 @@ def fit_probe(
     kind: Literal["attentive", "mean"], tokens: torch.Tensor, labels: np.ndarray, *, seed: int, steps: int = 400
 ) -> ProbeGrid:
     """
-    A probe at the best of several learning rates. Probes of all rates are trained on three quarters of the clips; the
-    last quarter selects the rate; then a new probe is trained on all clips. AdamW and a cosine schedule, 40 passes
-    over the clips, but at least `steps` steps.
+    A grid of one probe, at the best of several learning rates. Probes of all rates are trained on three quarters of
+    the clips; the last quarter selects the rate; then a new probe is trained on all clips. AdamW, a cosine schedule,
+    and 40 passes over the clips, but at least `steps` steps.
 
     Args:
         kind: pooling of the tokens.
@@ -137,20 +131,16 @@ def fit_probe(
         seed: of the first weights, the batches and the held-out quarter.
         steps: least number of steps.
 
-    Returns:
-        A grid with one probe.
-
     Raises:
         ValueError: a class has one clip only.
     """
     kept, held_out = stratified_split(labels, fraction=_HELD_OUT, seed=seed)
     settings = probe_settings(_LEARNING_RATES, [_WEIGHT_DECAY])
-    num_labels = int(labels.max()) + 1
-    grid = _train(kind, tokens[kept], labels[kept], settings, num_labels=num_labels, seed=seed, steps=steps)
+    grid = _train(kind, tokens[kept], labels[kept], settings, seed=seed, steps=steps)
     logits = _logits(grid, tokens[held_out])
     scores = [selection_score(logits[:, index], labels[held_out]) for index in range(len(settings))]
     chosen = settings[best_probe(scores, settings)]
-    return _train(kind, tokens, labels, [chosen], num_labels=num_labels, seed=seed, steps=steps)
+    return _train(kind, tokens, labels, [chosen], seed=seed, steps=steps)
 
 
 def _train(
@@ -159,33 +149,43 @@ def _train(
     labels: np.ndarray,
     settings: Sequence[ProbeSettings],
     *,
-    num_labels: int,
     seed: int,
     steps: int,
 ) -> ProbeGrid:
     """Trains all probes of `settings` together; with one seed, each is trained as it would be alone."""
     heads = next(heads for heads in (4, 3, 2, 1) if tokens.shape[-1] % heads == 0)  # of the attentive pooler
-    config = VJEPAConfig(hidden_size=tokens.shape[-1], num_attention_heads=heads, pooling=kind, num_labels=num_labels)
+    sizes = {"hidden_size": tokens.shape[-1], "num_attention_heads": heads, "num_labels": int(labels.max()) + 1}
+    config = VJEPAConfig(pooling=kind, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         grid = ProbeGrid(config, settings).train()
     targets = torch.from_numpy(labels)
     batch = min(len(tokens), _BATCH)
     steps = max(steps, math.ceil(_LEAST_EPOCHS * len(tokens) / batch))
-    optimizer = torch.optim.AdamW(grid.parameter_groups(), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps)),
-    )
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+
+    def loss_of_step(_: int) -> torch.Tensor:
         rows = torch.randperm(len(tokens), generator=generator)[:batch]
-        loss = grid(tokens[rows][:, None], targets[rows]).loss
+        return grid(tokens[rows][:, None], targets[rows]).loss
+
+    optimizer = torch.optim.AdamW(grid.parameter_groups(), fused=True)
+    minimise(loss_of_step, optimizer, steps=steps, warmup=_WARMUP_STEPS)
+    return grid.eval()
+
+
+def minimise(
+    loss_of_step: Callable[[int], torch.Tensor], optimizer: torch.optim.Optimizer, *, steps: int, warmup: int
+) -> None:
+    """Takes `steps` optimizer steps; the learning rate rises for `warmup` steps, and falls to 0 like a cosine."""
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    for step in range(steps):
+        loss = loss_of_step(step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return grid.eval()
 
 
 @torch.inference_mode()

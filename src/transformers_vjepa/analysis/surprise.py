@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -122,7 +123,7 @@ def disturbed_pairs(
     """
     if kind not in DISTURBANCES:
         raise ValueError(f"unknown disturbance kind={kind!r}: choose one of {', '.join(DISTURBANCES)}")
-    for name, value in (("frame_step", frame_step), ("num_pairs", num_pairs)):
+    for name, value in {"frame_step": frame_step, "num_pairs": num_pairs}.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     step = config.grid_size[0] // 2
@@ -132,33 +133,23 @@ def disturbed_pairs(
             f"model of at least {2 * config.tubelet_size} frames"
         )
     cut = step * config.tubelet_size
-    sets = [_natural_clips(kind, index, config, cut, frame_step, size=size) for index in range(num_pairs)]
+    # Two clips of one scene; the last frame before the exchange, `cut` - 1, lies in the middle of the video, where the
+    # reversed video shows the same image. The first frame, which a disturbance does not change, is left out.
+    start = (config.frames_per_clip + 1 - 2 * cut) * frame_step
+    length = 2 * (config.frames_per_clip - cut) * frame_step + 1
+    sets = []
+    for index in range(num_pairs):
+        look = {"motion": MOTIONS[index % len(MOTIONS)], "appearance": APPEARANCES[index % len(APPEARANCES)]}
+        seed = [0, len(SPLITS), index]  # the splits use the smaller numbers
+        scene = partial(render_clip, **look, seed=seed, size=size, num_frames=length)
+        video = scene()
+        other = video[::-1] if kind == "reverse" else scene(disturb=kind, disturb_at=1)
+        sets.append(np.stack([video[start::frame_step], other[start::frame_step]]))
     frames = torch.from_numpy(np.stack(sets)).permute(0, 1, 2, 5, 3, 4)
     cropped = resize_and_center_crop(frames.flatten(0, 2), size=config.crop_size)
     undisturbed = cropped.unflatten(0, frames.shape[:3])
     disturbed = torch.cat([undisturbed[:, :, :cut], undisturbed.flip(1)[:, :, cut:]], dim=2)
     return DisturbedPairs(kind, step, undisturbed, disturbed)
-
-
-def _natural_clips(
-    kind: Disturbance, index: int, config: VJEPAConfig, cut: int, frame_step: int, *, size: int
-) -> np.ndarray:
-    """
-    Two clips of one scene, uint8 (2, frames, size, size, 3). The last frame before the exchange, `cut` - 1, lies in
-    the middle of the video, where the reversed video shows the same image.
-    """
-    frames = config.frames_per_clip
-    start = (frames + 1 - 2 * cut) * frame_step  # never the first frame, which a disturbance does not change
-    scene = {
-        "motion": MOTIONS[index % len(MOTIONS)],
-        "appearance": APPEARANCES[index % len(APPEARANCES)],
-        "seed": [0, len(SPLITS), index],  # the splits use the smaller numbers
-        "size": size,
-        "num_frames": 2 * (frames - cut) * frame_step + 1,
-    }
-    video = render_clip(**scene)
-    other = video[::-1] if kind == "reverse" else render_clip(**scene, disturb=kind, disturb_at=1)
-    return np.stack([video[start::frame_step], other[start::frame_step]])
 
 
 @torch.no_grad()
@@ -202,8 +193,8 @@ def measure_disturbances(
     [`measure_surprise`] of several models with one geometry, on the same clips of every kind of disturbance. For the
     other arguments see [`disturbed_pairs`].
     """
-    geometry = {"config": next(iter(models.values())).config, "frame_step": frame_step, "size": size}
-    pairs = [disturbed_pairs(kind, num_pairs=num_pairs, **geometry) for kind in DISTURBANCES]
+    given = {"frame_step": frame_step, "num_pairs": num_pairs, "size": size}
+    pairs = [disturbed_pairs(kind, config=next(iter(models.values())).config, **given) for kind in DISTURBANCES]
     return {
         name: {clips.kind: measure_surprise(model, clips, processor=processor) for clips in pairs}
         for name, model in models.items()
@@ -244,13 +235,7 @@ def summarise(
 def draw_surprise_curves(result: Surprise, *, config: VJEPAConfig) -> Figure:
     """
     The mean surprise of undisturbed and disturbed clips over time, with the 95 % interval of their difference within
-    pairs; a dashed line marks the exchange.
-
-    Args:
-        config: geometry of the clips.
-
-    Raises:
-        ImportError: matplotlib is missing.
+    pairs; a dashed line marks the exchange. An ImportError if matplotlib is missing.
     """
     # One value for the two clips of a pair, which are not independent.
     clips, disturbed = (errors[:, :, 1:].mean(dim=(1, 3, 4)) for errors in (result.undisturbed, result.disturbed))

@@ -67,13 +67,7 @@ def strategies(config: VJEPAConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class _ClipModel:
-    """
-    A model, and clips as this model sees them.
-
-    Attributes:
-        model: in evaluation mode.
-        processor: gives the sampling of the frames, and mean and standard deviation of the pixels.
-    """
+    """A model in evaluation mode; the processor has the sampling of frames, and mean and deviation of the pixels."""
 
     model: VJEPAForPreTraining | VJEPAForVideoClassification
     processor: VJEPAVideoProcessor
@@ -89,10 +83,7 @@ class _ClipModel:
 
     def read(self, corpus: IndexedCorpus, index: int) -> Tensor:
         """
-        The centre crop of the clip in the middle of a video, before its pixels are normalised.
-
-        Returns:
-            uint8 (frames, 3, crop, crop)
+        The centre crop of the clip in the middle of a video: uint8 (frames, 3, crop, crop).
 
         Raises:
             ClipError: the file is broken, too short or not a video.
@@ -115,24 +106,20 @@ class ClipAnalyzer(_ClipModel):
     model: VJEPAForPreTraining
 
     def masks(self, strategy: str, *, seed: int) -> Masks:
-        """
-        Raises:
-            ValueError: the strategy does not fit the geometry of the model.
-        """
+        """Masks of one clip; a ValueError if the strategy does not fit the geometry of the model."""
         return sample_clip_masks(self.config, strategy, clip_seeds=[0], seed=seed)
 
     @torch.inference_mode()
     def mask_errors(self, clip: Tensor, masks: Masks) -> MaskErrors:
         """Errors at the targets of `masks`, predicted from the context of `masks`."""
-        context, target = ([mask.to(self.model.device) for mask in part] for part in (masks[0], masks[1]))
+        context, target = ([mask.to(self.model.device) for mask in part] for part in masks[:2])
         outputs = self.model(self.pixels(clip), context, target)
         tokens = torch.full((len(masks.target_mask), self.config.num_patches), torch.nan)
-        guess = []
         rows = zip(tokens, outputs.predictions, outputs.targets, masks.target_mask, strict=True)
         for row, prediction, wanted, places in rows:
             row[places[0]] = prediction_error(prediction, wanted)[0].mean(dim=-1).cpu()
-            guess.append(wanted.float().abs().mean().cpu())
-        return MaskErrors(tokens.unflatten(1, self.config.grid_size), torch.stack(guess))
+        guess = torch.stack([wanted.float().abs().mean() for wanted in outputs.targets]).cpu()
+        return MaskErrors(tokens.unflatten(1, self.config.grid_size), guess)
 
     @torch.inference_mode()
     def surprise(self, clip: Tensor) -> Tensor | None:
@@ -148,12 +135,7 @@ class ClipAnalyzer(_ClipModel):
 
 @dataclass(frozen=True)
 class Classifier(_ClipModel):
-    """
-    A classifier.
-
-    Attributes:
-        name: as users read it.
-    """
+    """A classifier, with its name as users read it."""
 
     model: VJEPAForVideoClassification
     name: str
@@ -161,11 +143,8 @@ class Classifier(_ClipModel):
     @torch.inference_mode()
     def top_classes(self, clip: Tensor, *, number: int = 5) -> list[tuple[str, float]]:
         """
-        The most probable classes of a clip and their probabilities, in descending order.
-
-        Args:
-            clip: uint8 (frames, 3, crop, crop).
-            number: of classes, at most.
+        At most `number` classes of a clip, uint8 (frames, 3, crop, crop), and their probabilities, the most probable
+        class first.
         """
         logits = self.model(self.pixels(clip)).logits[0].float()
         is_multi_label = self.config.problem_type == "multi_label_classification"
@@ -184,12 +163,11 @@ def explained_variance(tokens: Tensor) -> float:
 
 def draw_mask_errors(clip: Tensor, errors: MaskErrors, *, config: VJEPAConfig) -> Figure:
     """
-    The frames, with the error of the prediction in the place of each target token; one row per mask.
-
-    Args:
-        clip: uint8 (frames, 3, height, width).
+    The frames of a clip, uint8 (frames, 3, height, width), with the error of the prediction in the place of each
+    target token; one row per mask.
     """
-    (frames,), limits = tubelet_frames(clip[None], config), heat_limits(errors.tokens)
+    (frames,) = tubelet_frames(clip[None], config)
+    limits = heat_limits(errors.tokens)
     strips = []
     for number, (values, mean) in enumerate(zip(errors.tokens, errors.means.tolist(), strict=True), start=1):
         heat = heat_colors(frames, values.nan_to_num(limits[0]), limits=limits)
@@ -211,11 +189,8 @@ def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
 
 def encode_video(clip: Tensor, *, side: int = 224) -> bytes:
     """
-    An MP4 file (H.264) of a clip, with pixels enlarged by a whole number.
-
-    Args:
-        clip: uint8 (frames, 3, crop, crop).
-        side: approximate side of the video in pixels.
+    An MP4 file (H.264) of a clip, uint8 (frames, 3, crop, crop), with pixels enlarged by a whole number to a side of
+    about `side` pixels.
     """
     factor = max(1, round(side / clip.shape[-1]))
     factor += factor * clip.shape[-1] % 2  # H.264 needs even sides

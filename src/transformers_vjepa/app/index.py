@@ -95,23 +95,15 @@ class ClipIndex:
 
     def query(self, tokens: torch.Tensor) -> torch.Tensor:
         """
-        Features of other clips, for [`ClipIndex.nearest`].
-
-        Args:
-            tokens: of the encoder: (clips, time, cells, width).
-
-        Returns:
-            (clips, values)
+        Features (clips, values) for [`ClipIndex.nearest`], of tokens of the encoder (clips, time, cells, width) of
+        other clips.
         """
         return tokens.flatten(1, 2).mean(dim=1) if self.is_pooled else time_means(tokens)
 
     def nearest(self, features: torch.Tensor, *, number: int) -> list[Neighbour]:
         """
-        The clips of the index that are nearest to another clip, the nearest first.
-
-        Args:
-            features: (1, values), see [`ClipIndex.query`].
-            number: of clips, at most.
+        At most `number` clips of the index that are nearest to another clip, the nearest first, by the features (1,
+        values) of that clip; see [`ClipIndex.query`].
         """
         directions = standardised_directions(self.features, reference=self.features)
         scores = (directions @ standardised_directions(features, reference=self.features).T)[:, 0]
@@ -192,9 +184,8 @@ def _is_built_in(folder: Path) -> bool:
 
 
 def _label_names(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, list[str]]:
-    names = [
-        "" if label < 0 else class_names[label] if label < len(class_names) else f"class {label}" for label in labels
-    ]
+    known = dict(enumerate(class_names))
+    names = ["" if label < 0 else known.get(label, f"class {label}") for label in labels]
     return {"class": names} if any(names) else {}
 
 
@@ -257,12 +248,7 @@ def open_index(folder: str, analyzer: ClipAnalyzer, *, max_clips: int) -> ClipIn
 def _read_index(
     store: FeatureStore, data: LabelledCorpus, *, num_steps: int, rows: Sequence[int] | None = None
 ) -> ClipIndex:
-    """
-    Args:
-        num_steps: time steps of the tokens of a clip.
-        rows: rows of the store to take, of a store whose own paths are `data`; `None` takes all rows of a store of
-            the readable clips of `data`.
-    """
+    """With `rows`, the clips of `data` are those of the store; without, the store has the readable ones of `data`."""
     features = []
     for row in range(len(store)) if rows is None else rows:
         values = store[row]["features"][0].float()  # one view

@@ -126,13 +126,7 @@ def _upload(gr: Any) -> Any:
 
 def build_app(models: AppModels) -> Any:
     """
-    The page.
-
-    Args:
-        models: the models and clips to show.
-
-    Returns:
-        `gradio.Blocks`, for [`launch_app`].
+    The page as `gradio.Blocks`, for [`launch_app`].
 
     Raises:
         MissingAppError: gradio is missing.
@@ -142,11 +136,11 @@ def build_app(models: AppModels) -> Any:
     shown = _examples(models)
     names = strategies(models.analyzer.config)
     with gr.Blocks(title="V-JEPA", analytics_enabled=False, delete_cache=_UPLOADS) as page:
-        widgets = {"chosen": gr.State(("example", next(iter(shown))))}
+        chosen = gr.State(("example", next(iter(shown))))
         gr.HTML(_heading(models), elem_classes="vjepa", apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
-                widgets["examples"] = gr.Gallery(
+                examples = gr.Gallery(
                     list(shown.values()),
                     label="Choose a clip",
                     columns=4,
@@ -157,17 +151,13 @@ def build_app(models: AppModels) -> Any:
                     format="png",
                     elem_id="examples",
                 )
-                widgets["upload"] = _upload(gr)
+                upload = _upload(gr)
             with gr.Column(scale=4, min_width=300):
                 status, clip = (_output(gr, name) for name in ("status", "clip"))
         with gr.Row(equal_height=True):
-            widgets["strategy"] = gr.Dropdown(
-                names, value=names[0], label="Masks", scale=2, min_width=160, elem_id="strategy"
-            )
-            widgets["seed"] = gr.Number(
-                0, label="Seed of the masks", precision=0, scale=2, min_width=110, elem_id="seed"
-            )
-            widgets["again"] = gr.Button("Other masks", scale=1, min_width=110, elem_id="again")
+            strategy = gr.Dropdown(names, value=names[0], label="Masks", scale=2, min_width=160, elem_id="strategy")
+            seed = gr.Number(0, label="Seed of the masks", precision=0, scale=2, min_width=110, elem_id="seed")
+            again = gr.Button("Other masks", scale=1, min_width=110, elem_id="again")
         masks, surprise = (_output(gr, name) for name in ("masks", "surprise"))
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
@@ -175,7 +165,8 @@ def build_app(models: AppModels) -> Any:
             with gr.Column(min_width=300):
                 nearest = _output(gr, "nearest")
         outputs = [status, clip, classes, surprise, features, nearest, masks]
-        _connect(gr, page, models=models, places=list(shown), outputs=outputs, **widgets)
+        widgets = [chosen, examples, upload, strategy, seed, again]
+        _connect(gr, page, models=models, places=list(shown), widgets=widgets, outputs=outputs)
     return page
 
 
@@ -184,20 +175,10 @@ def _output(gr: Any, name: str) -> Any:
 
 
 def _connect(
-    gr: Any,
-    page: Any,
-    *,
-    models: AppModels,
-    places: Sequence[int],
-    outputs: list[Any],
-    chosen: Any,
-    examples: Any,
-    upload: Any,
-    strategy: Any,
-    seed: Any,
-    again: Any,
+    gr: Any, page: Any, *, models: AppModels, places: Sequence[int], widgets: Sequence[Any], outputs: list[Any]
 ) -> None:
     """What happens on a click. Each session keeps its chosen clip in `chosen`."""
+    chosen, examples, upload, strategy, seed, again = widgets
 
     def choice_of(state: tuple[str, Any]) -> Choice:
         kind, place = state
@@ -257,7 +238,7 @@ def launch_app(
     page: Any, *, host: str = "127.0.0.1", port: int | None = 7860, share: bool = False, wait: bool = True
 ) -> str:
     """
-    Serves the page, and prints its address.
+    Serves the page; prints and returns its address.
 
     Args:
         page: see [`build_app`].
@@ -266,14 +247,12 @@ def launch_app(
         share: also open a public link through gradio's server.
         wait: return only after Ctrl-C.
 
-    Returns:
-        The address.
-
     Raises:
         AppError: the port is in use.
     """
     gr = require_gradio()
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}  # no font is downloaded
+    off = ("run_history", "ssr_mode", "pwa", "mcp_server", "enable_monitoring", "show_error", "inbrowser")
     page.queue(max_size=_MAX_WAITING)
     try:
         _, address, public = page.launch(
@@ -286,15 +265,9 @@ def launch_app(
             max_file_size=_MAX_UPLOAD,
             state_session_capacity=1000,
             footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            show_error=False,
-            inbrowser=False,
             quiet=True,
             prevent_thread_lock=True,
+            **dict.fromkeys(off, False),
         )
     except OSError as error:
         raise _port_error(host, port) from error

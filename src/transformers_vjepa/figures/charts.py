@@ -126,9 +126,9 @@ def dots(
         where = {"xy": (reference, 1), "xycoords": ("data", "axes fraction"), "xytext": (0, 1), "ha": "center"}
         axis.annotate(reference_label, **where, **_SMALL)
     if names is not None:
-        shared: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": color("muted"), "markersize": 7}
-        filled, hollow = axis.plot([], [], **shared) + axis.plot([], [], mfc=color("paper"), mew=1.8, **shared)
-        _legend_below(axis, [filled, hollow], names, columns=2)
+        shared: dict[str, Any] = {"color": color("muted"), "markersize": 7}
+        handles = axis.plot([], [], "o", **shared) + axis.plot([], [], "o", mfc=color("paper"), mew=1.8, **shared)
+        _legend_below(axis, handles, names, columns=2)
     axis.set_yticks(range(len(rows)), [row.label for row in rows])
     axis.set_ylim(len(rows) - 0.45, -0.7)
     if limits is not None:
@@ -194,16 +194,13 @@ def curves(
 def _dress(axis: Axes, *, title: str, xlabel: str, grid: str) -> None:
     # At the left edge of the figure, not of the axes: there is room for long titles.
     axis.figure.suptitle(title, x=0.005, ha="left", fontsize=11, fontweight="bold")
-    axis.set_xlabel(xlabel)
-    axis.grid(axis=grid, linewidth=0.8, zorder=0)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=10)
+    axis.set(xlabel=xlabel, axisbelow=True)
+    axis.grid(axis=grid, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _legend_below(axis: Axes, handles: Sequence[Any], names: Sequence[str], *, columns: int) -> None:
-    look = {"ncols": columns, "frameon": False, "fontsize": 10, "handlelength": 2.8}
-    axis.figure.legend(handles, names, loc="outside lower left", **look)
+    axis.figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.8)
 
 
 def plot_training_curves(
@@ -230,12 +227,10 @@ def plot_training_curves(
     columns = min(3 if len(panels) <= 9 else 4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(4.6 * columns, 3.1 * rows + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for index, (axis, panel) in enumerate(zip(axes.flat, panels, strict=False)):
+    for place, panel in enumerate(panels, start=1):
+        axis = figure.add_subplot(rows, columns, place)
         _draw_panel(axis, *panel)
-        if index >= len(panels) - columns:
+        if place > len(panels) - columns:
             axis.set_xlabel("optimizer step")
     figure.suptitle(title, fontsize=14, fontweight="bold")
     return write_figure(figure, path)
@@ -291,6 +286,8 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Fig
         ValueError: the matrix is not square or has no clip, or the number of names differs.
         ImportError: matplotlib is missing.
     """
+    from matplotlib.colors import PowerNorm
+
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.sum() == 0:
         raise ValueError(f"`matrix` of shape {matrix.shape} must be square and count at least one clip")
@@ -310,15 +307,13 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Fig
     else:
         axis = figure.subplots()
     # The root makes small shares visible where there are many classes.
-    scale = (lambda share: share) if number <= 20 else np.sqrt
-    image = axis.imshow(scale(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    norm = PowerNorm(1 if number <= 20 else 0.5, vmin=0, vmax=1)
+    image = axis.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     if number <= 20:
         _write_counts(axis, matrix, shares)
     _label_classes(axis, class_names)
     axis.spines[:].set_color(color("line"))
-    bar = figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02)
-    ticks = np.array([0, 0.2, 0.4, 0.6, 0.8, 1])
-    bar.set_ticks(scale(ticks), labels=[f"{tick:.0%}" for tick in ticks])
+    bar = figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02, ticks=np.linspace(0, 1, 6), format="{x:.0%}")
     bar.set_label("share of the true class", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
@@ -336,14 +331,12 @@ def _list_confusions(axis: Axes, matrix: np.ndarray, class_names: Sequence[str])
     for row, column in zip(*np.unravel_index(order, off.shape), strict=True):
         if off[row, column]:
             true, predicted = _shortened([class_names[row], class_names[column]], length=24)
-            count = str(off[row, column]).rjust(4, "\N{FIGURE SPACE}")
-            total = str(matrix[row].sum()).ljust(5, "\N{FIGURE SPACE}")
-            lines.append(f"{count} / {total} {true} \N{RIGHTWARDS ARROW} {predicted}")
+            counts = f"{off[row, column]:\N{FIGURE SPACE}>4} / {matrix[row].sum():\N{FIGURE SPACE}<5}"
+            lines.append(f"{counts} {true} \N{RIGHTWARDS ARROW} {predicted}")
     axis.axis("off")
     axis.set_title("Most frequent confusions", fontsize=11, fontweight="bold", loc="left")
-    axis.text(
-        0, 0.99, "clips / all    true \N{RIGHTWARDS ARROW} predicted", fontsize=8, va="top", color=color("muted")
-    )
+    header = "clips / all    true \N{RIGHTWARDS ARROW} predicted"
+    axis.text(0, 0.99, header, fontsize=8, va="top", color=color("muted"))
     axis.text(0, 0.965, "\n".join(lines), fontsize=8, va="top", linespacing=1.55)
 
 
@@ -359,8 +352,7 @@ def _label_classes(axis: Axes, class_names: Sequence[str]) -> None:
     """Names of the classes on both sides where they can be read, else their numbers."""
     number = len(class_names)
     if number > _MAX_NAMED_CLASSES:
-        axis.set_xlabel("predicted class (number)", fontsize=10)
-        axis.set_ylabel("true class (number)", fontsize=10)
+        axis.set(xlabel="predicted class (number)", ylabel="true class (number)")
         axis.tick_params(labelsize=8)
         return
     size = 9 if number <= 20 else 6
@@ -371,8 +363,7 @@ def _label_classes(axis: Axes, class_names: Sequence[str]) -> None:
         for label in axis.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axis.tick_params(length=0)
-    axis.set_xlabel("predicted", fontsize=10)
-    axis.set_ylabel("true", fontsize=10)
+    axis.set(xlabel="predicted", ylabel="true")
 
 
 def plot_class_accuracies(
@@ -432,13 +423,11 @@ def _draw_class_bars(
     # Rounding errors must not make a length negative.
     errors = np.maximum(np.stack([accuracies - bounds[:, 0], bounds[:, 1] - accuracies]), 0)
     axis.barh(rows, accuracies, height=0.72, color=color("vjepa"), alpha=0.4, zorder=2)
-    axis.errorbar(
-        accuracies, rows, xerr=errors, fmt="none", ecolor=color("vjepa"), elinewidth=1.3, capsize=2.5, zorder=4
-    )
+    look = {"fmt": "none", "ecolor": color("vjepa"), "elinewidth": 1.3, "capsize": 2.5, "zorder": 4}
+    axis.errorbar(accuracies, rows, xerr=errors, **look)
     labels = [f"{name}  ({count})" for name, count in zip(_shortened(names, length=40), counts, strict=True)]
     axis.set_yticks(rows, labels, fontsize=8)
-    axis.set_ylim(len(names) - 0.4, -0.6)  # the best on top
-    axis.set_xlim(0, 1)
+    axis.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))  # the best on top
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.tick_params(axis="x", labelsize=8)
     axis.tick_params(axis="y", length=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,9 +73,8 @@ def draw_strips(
         height += cell + gap
     figure = new_figure(width, height, layout="none")
     for strip, place in zip(strips, places, strict=True):
-        axis = figure.add_axes(
-            (_LABEL_WIDTH / width, 1 - (place + cell) / height, steps * cell / width, cell / height)
-        )
+        box = (_LABEL_WIDTH / width, 1 - (place + cell) / height, steps * cell / width, cell / height)
+        axis = figure.add_axes(box)
         axis.imshow(_joined(strip), interpolation="none", extent=(0, steps, 0, 1), aspect="auto")
         axis.axis("off")
         axis.text(-0.09, 0.5, strip.label, ha="right", va="center", fontsize=9.5, linespacing=1.25)
@@ -107,14 +107,10 @@ def _joined(strip: Strip) -> np.ndarray:
 def frame_titles(config: VJEPAConfig) -> list[str]:
     """A title for each time step: the frames that its tokens span. With more than 8 steps, some titles are empty."""
     size, steps = config.tubelet_size, config.grid_size[0]
-    titles = []
-    for step in range(steps):
-        first, last = step * size, (step + 1) * size - 1
-        span = str(first) if size == 1 else f"{first}–{last}"
-        word = "frame " if size == 1 else "frames "
-        is_named = step % -(-steps // 8) == 0
-        titles.append((word if steps <= 5 else "") + span if is_named else "")
-    return titles
+    word = "" if steps > 5 else "frame " if size == 1 else "frames "
+    first = range(0, steps * size, size)
+    titles = [f"{word}{frame}" if size == 1 else f"{word}{frame}–{frame + size - 1}" for frame in first]
+    return [title if step % math.ceil(steps / 8) == 0 else "" for step, title in enumerate(titles)]
 
 
 def middle_frames(config: VJEPAConfig) -> np.ndarray:
@@ -259,10 +255,8 @@ def _paint_tokens(frames: Tensor, kinds: Tensor, patch_size: int) -> Tensor:
     grey = frames.mean(-1, keepdim=True)
     tinted = 0.22 * grey + 0.78 * torch.tensor(TARGET_COLOR)
     rows = torch.arange(patch_size)
-    cross = (rows[:, None] - rows).abs().lt(max(1, patch_size // 8)) | (
-        (rows[:, None] + rows - patch_size + 1).abs() < max(1, patch_size // 8)
-    )
-    cross = cross.repeat(kinds.shape[1], kinds.shape[2])[None, :, :, None]
+    line = (rows[:, None] - rows).abs() < max(1, patch_size // 8)
+    cross = (line | line.flip(1)).repeat(kinds.shape[1], kinds.shape[2])[None, :, :, None]
     dropped = torch.where(cross, torch.tensor(_DROPPED_COLOR), 0.75 + 0.25 * grey)
     return torch.where(pixels == 1, tinted, torch.where(pixels == 2, dropped, frames))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +75,7 @@ def write_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-@contextmanager
-def theme() -> Iterator[None]:
+def theme() -> AbstractContextManager[None]:
     """
     Draws all figures within this context in the colours and fonts of a page.
 
@@ -106,8 +104,7 @@ def theme() -> Iterator[None]:
         "grid.alpha": 1.0,
         "legend.labelcolor": ink,
     }
-    with rc_context(look):
-        yield
+    return rc_context(look)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..figures.charts import Curve, Dot, curves, dots
 from ..figures.style import InlineFigure, percent, signed
-from .page import Section, Table, checked, new_section
+from .page import Section, Table, new_section
 from .plan import ARMS, LABEL_ARMS, MAIN_READ_OUTS, MASK_ARMS
 from .results import READ_OUTS, StudyResults, Summary, verdict
 
@@ -36,10 +36,8 @@ def listed(parts: Sequence[str]) -> str:
 def learnt(study: StudyResults, draw: Draw) -> Section:
     """V-JEPA beside an untrained network, pixel prediction and hand-crafted descriptors."""
     figures = _dot_figures(study, draw, _LEARNT, name="learnt", read_outs=("ridge", "neighbours", "attentive"))
-    section = new_section("learnt", labels=study.labels)
-    section.figures, section.tables = figures, [_accuracy_table(study, _LEARNT)]
-    section.reading = " ".join(_learnt_sentence(study, task) for task in study.tasks).strip()
-    return checked(section, "study.json has no accuracy of any arm")
+    sentences = " ".join(_learnt_sentence(study, task) for task in study.tasks).strip()
+    return new_section("learnt", figures, [_accuracy_table(study, _LEARNT)], labels=study.labels, sentences=sentences)
 
 
 def _learnt_sentence(study: StudyResults, task: str) -> str:
@@ -65,59 +63,53 @@ def _learnt_sentence(study: StudyResults, task: str) -> str:
 def masks(study: StudyResults, draw: Draw) -> Section:
     """Multi-block masks beside tubes, causal masks and the published truncation."""
     figures = _dot_figures(study, draw, MASK_ARMS, name="masks", read_outs=MAIN_READ_OUTS, least=2)
-    section = new_section("masks")
-    section.figures, section.tables = figures, [_accuracy_table(study, MASK_ARMS)]
     sentences = []
     for task in study.tasks:
-        by_read_out = {kind: _summaries(study, MASK_ARMS, task=task, read_out=kind) for kind in MAIN_READ_OUTS}
-        read_out = "attentive" if MASK_ARMS[0] in by_read_out["attentive"] else "ridge"
-        if len(by_read_out[read_out]) > 1:
-            parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in by_read_out[read_out].items()]
+        read_out = "attentive" if study.summary(MASK_ARMS[0], task=task, read_out="attentive") else "ridge"
+        found = _summaries(study, MASK_ARMS, task=task, read_out=read_out)
+        if len(found) > 1:
+            parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in found.items()]
             sentences.append(f"{task.capitalize()}, {READ_OUTS[read_out]}: {listed(parts)} %.")
-    section.reading = " ".join(sentences)
-    return checked(section, "the study has no arm with other masks than those of V-JEPA")
+    return new_section("masks", figures, [_accuracy_table(study, MASK_ARMS)], sentences=" ".join(sentences))
 
 
 def pooling(study: StudyResults, draw: Draw) -> Section:
     """Attentive beside mean pooling."""
-    section = new_section("pooling")
-    sentences, rows = [], []
+    figures, sentences, rows = [], [], []
     arms = (*LABEL_ARMS, *MASK_ARMS[1:])
     for task in study.tasks:
         attentive, mean = (_summaries(study, arms, task=task, read_out=kind) for kind in ("attentive", "mean"))
         both = [(arm, attentive[arm], mean[arm]) for arm in attentive if arm in mean]
         if not both:
             continue
-        marks = []
-        for arm, first, second in both:
-            values = {"mean": first.mean, "low": first.mean, "high": second.mean, "other": second.mean}
-            marks.append(Dot(arm_label(arm), ARMS[arm].color, **values, text=signed(first.mean - second.mean)))
+        leads = {arm: signed(a.mean - b.mean) for arm, a, b in both}
         figure = dots(
-            marks,
+            [
+                Dot(arm_label(arm), ARMS[arm].color, a.mean, a.mean, b.mean, other=b.mean, text=leads[arm])
+                for arm, a, b in both
+            ],
             names=("attentive", "mean"),
             title=task.capitalize(),
             xlabel=f"accuracy in %, {study.labels} labelled clips",
             reference=study.chance(task),
         )
         alt = f"attentive and mean pooling, {task}; {_BELOW}"
-        section.figures.append(draw(figure, name=f"pooling-{task}", alt=alt))
-        rows += [[task, arm_label(arm), str(a), str(b), signed(a.mean - b.mean)] for arm, a, b in both]
+        figures.append(draw(figure, name=f"pooling-{task}", alt=alt))
+        rows += [[task, arm_label(arm), str(a), str(b), leads[arm]] for arm, a, b in both]
         sentences += [
             f"{task.capitalize()}: on tokens of V-JEPA a probe with attentive pooling reaches {a.mean:.1f} %, a probe "
             f"with mean pooling {b.mean:.1f} %."
             for arm, a, b in both
             if arm == "vjepa"
         ]
-    section.reading = " ".join(sentences)
     header = ["task", "encoder", "attentive", "mean", "difference"]
-    section.tables = [Table("Accuracy in % [95 % interval]", header, rows, first_number=2)]
-    return checked(section, "the study has no arm with both an attentive and a mean-pooled probe")
+    table = Table("Accuracy in % [95 % interval]", header, rows, first_number=2)
+    return new_section("pooling", figures, [table], sentences=" ".join(sentences))
 
 
 def label_efficiency(study: StudyResults, draw: Draw) -> Section:
     """Accuracy against the number of labels."""
-    section = new_section("labels")
-    sentences, rows = [], []
+    figures, leads, rows = [], [], []
     for read_out, task in product(MAIN_READ_OUTS, study.tasks):
         found = {}
         for arm in LABEL_ARMS:
@@ -129,7 +121,7 @@ def label_efficiency(study: StudyResults, draw: Draw) -> Section:
             continue
         counts = sorted(set().union(*found.values()))
         figure = curves(
-            [_curve(arm, list(values), list(values.values())) for arm, values in found.items()],
+            [_curve(arm, values) for arm, values in found.items()],
             title=f"{task.capitalize()}, {READ_OUTS[read_out]}",
             xlabel="labelled clips (share of all)",
             ylabel="accuracy in %",
@@ -137,20 +129,19 @@ def label_efficiency(study: StudyResults, draw: Draw) -> Section:
             reference=study.chance(task),
         )
         alt = f"accuracy against labels: {task}, {READ_OUTS[read_out]}; {_BELOW}"
-        section.figures.append(draw(figure, name=f"labels-{task}-{read_out}", alt=alt))
+        figures.append(draw(figure, name=f"labels-{task}-{read_out}", alt=alt))
         for arm, values in found.items():
             names = [task, READ_OUTS[read_out], arm_label(arm)]
             rows += [[*names, f"{count:,}", str(value)] for count, value in values.items()]
         own, other = (found.get(arm, {}) for arm in ("vjepa", "untrained"))
-        if all(count in own and count in other for count in (counts[0], counts[-1])):
-            leads = [(own[count].mean - other[count].mean, count) for count in (counts[0], counts[-1])]
-            parts = [f"{signed(lead)} with {count:,} labels" for lead, count in leads]
-            sentences.append(f"{task}, {READ_OUTS[read_out]}: {', '.join(parts)}")
-    if sentences:
-        section.reading = f"V-JEPA's lead over the untrained network in points: {'; '.join(sentences)}."
+        ends = (counts[0], counts[-1])
+        if all(count in own and count in other for count in ends):
+            parts = [f"{signed(own[count].mean - other[count].mean)} with {count:,} labels" for count in ends]
+            leads.append(f"{task}, {READ_OUTS[read_out]}: {', '.join(parts)}")
+    text = f"V-JEPA's lead over the untrained network in points: {'; '.join(leads)}." if leads else ""
     header = ["task", "read-out", "encoder", "labelled clips", "accuracy in %"]
-    section.tables = [Table("Accuracy by number of labels", header, rows, first_number=3)]
-    return checked(section, "the study evaluated one number of labels only")
+    table = Table("Accuracy by number of labels", header, rows, first_number=3)
+    return new_section("labels", figures, [table], sentences=text)
 
 
 def _count_ticks(counts: Sequence[int], *, main: int) -> list[tuple[float, str]]:
@@ -164,8 +155,7 @@ def _count_ticks(counts: Sequence[int], *, main: int) -> list[tuple[float, str]]
 
 def during_training(study: StudyResults, draw: Draw) -> Section:
     """Accuracy and effective rank against pretraining steps."""
-    section = new_section("steps")
-    sentences, rows = [], []
+    figures, sentences, rows = [], [], []
     for task in study.tasks:
         lines = []
         for read_out, style in zip(MAIN_READ_OUTS, ("-", "--"), strict=True):
@@ -176,24 +166,23 @@ def during_training(study: StudyResults, draw: Draw) -> Section:
                 found = {0: start, **found}
             if len(found) < 3:
                 continue
-            steps, values = list(found), list(found.values())
-            lines.append(_curve("vjepa", steps, values, label=READ_OUTS[read_out], style=style))
+            lines.append(_curve("vjepa", found, label=READ_OUTS[read_out], style=style))
             rows += [[task, READ_OUTS[read_out], f"{step:,}", str(value)] for step, value in found.items()]
-            best = max(steps, key=lambda step, found=found: found[step].mean)
-            text = f"{task}, {READ_OUTS[read_out]}: {values[0].mean:.1f} at step {steps[0]:,}, "
-            text += f"{values[-1].mean:.1f} at step {steps[-1]:,}"
-            sentences.append(text + (f" (best at {best:,})" if best != steps[-1] else ""))
+            first, *_, last = found
+            best = max(found, key=lambda step, found=found: found[step].mean)
+            ends = ", ".join(f"{found[step].mean:.1f} at step {step:,}" for step in (first, last))
+            text = f"{task}, {READ_OUTS[read_out]}: {ends}"
+            sentences.append(text + (f" (best at {best:,})" if best != last else ""))
         if lines:
             labels = {"title": task.capitalize(), "xlabel": "pretraining steps", "ylabel": "accuracy in %"}
             figure = curves(lines, **labels, reference=study.chance(task))
             alt = f"accuracy on {task} against pretraining steps; {_BELOW}"
-            section.figures.append(draw(figure, name=f"steps-{task}", alt=alt))
-    if section.figures:
-        section.figures += _rank_figure(study, draw)
-    section.reading = f"Accuracy in %: {'; '.join(sentences)}."
+            figures.append(draw(figure, name=f"steps-{task}", alt=alt))
+    if figures:
+        figures += _rank_figure(study, draw)
     header = ["task", "read-out", "step", "accuracy in %"]
-    section.tables = [Table(f"Accuracy by step, {study.labels} labelled clips", header, rows, first_number=2)]
-    return checked(section, "the study evaluated no checkpoint before the last step")
+    table = Table(f"Accuracy by step, {study.labels} labelled clips", header, rows, first_number=2)
+    return new_section("steps", figures, [table], sentences="; ".join(sentences))
 
 
 def _rank_figure(study: StudyResults, draw: Draw) -> list[InlineFigure]:
@@ -211,7 +200,7 @@ def _rank_figure(study: StudyResults, draw: Draw) -> list[InlineFigure]:
 
 def training(study: StudyResults, draw: Draw) -> Section:
     """Loss and rank of all runs."""
-    section = new_section("training")
+    figures: list[InlineFigure] = []
     minutes: dict[str, list[float]] = {}
     for run in study.trained_runs:
         minutes.setdefault(run["arm"], []).append(run["seconds"] / 60)
@@ -225,11 +214,11 @@ def training(study: StudyResults, draw: Draw) -> Section:
             ylabel = {"loss": "loss", "rank": "directions"}[key]
             figure = curves(lines, title=title, xlabel="pretraining steps", ylabel=ylabel, markers=False)
             shown = listed(list(dict.fromkeys(line.label for line in lines)))
-            section.figures.append(draw(figure, name=name, alt=f"{title} against pretraining steps, {shown}"))
+            figures.append(draw(figure, name=name, alt=f"{title} against pretraining steps, {shown}"))
     times = [f"{arm_label(arm)} {np.mean(values):.1f}" for arm, values in minutes.items()]
-    section.reading = f"Minutes per run, mean over seeds: {listed(times)}."
+    equal_time = ""
     if equal := study.settings.get("equal_time"):
-        section.how += (
+        equal_time = (
             f" Pixel prediction needs no target features, so its steps are {equal['ratio']:.2f} times as fast. Its "
             f"runs have {equal['steps']:,} steps, which take the same time."
         )
@@ -239,8 +228,8 @@ def training(study: StudyResults, draw: Draw) -> Section:
         last = [f"{run[key][-1][1]:.{digits}f}" if run.get(key) else "–" for key, digits in (("loss", 4), ("rank", 1))]
         rows.append([arm_label(run["arm"]), *numbers, *last])
     header = ["arm", "seed", "steps", "minutes", "last loss", "last rank"]
-    section.tables = [Table("All runs", header, rows)]
-    return checked(section, "study.json has no run with a step")
+    texts = {"times": listed(times), "equal_time": equal_time}
+    return new_section("training", figures, [Table("All runs", header, rows)], **texts)
 
 
 def _history_curves(study: StudyResults, arm: str, key: str) -> list[Curve]:
@@ -258,8 +247,7 @@ def _history_curves(study: StudyResults, arm: str, key: str) -> list[Curve]:
 
 def expectations(study: StudyResults, draw: Draw) -> Section:
     """The paper's findings as differences with intervals."""
-    section = new_section("expectations")
-    section.reading = _expectations_sentence(study)
+    figures = []
     low = min([0, *(item["low"] for item in study.contrasts)])
     high = max([0, *(item["high"] for item in study.contrasts)])
     margin = 0.04 * (high - low) or 1.0
@@ -279,7 +267,7 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
             reference_label="",
             limits=(low - margin, high + margin),
         )
-        section.figures.append(draw(figure, name=f"expectation-{place}", alt=f"{name}; {_BELOW}"))
+        figures.append(draw(figure, name=f"expectation-{place}", alt=f"{name}; {_BELOW}"))
     rows = [
         [
             *(_shown_name(item["name"]), item["task"], item["read_out"], f"{item['labels']:,}"),
@@ -288,8 +276,8 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
         for item in study.contrasts
     ]
     header = ["contrast", "task", "read-out", "labels", "difference", "95 % interval", "expectation"]
-    section.tables = [Table("All contrasts", header, rows, first_number=3)]
-    return checked(section, "study.json has no contrast")
+    table = Table("All contrasts", header, rows, first_number=3)
+    return new_section("expectations", figures, [table], sentences=_expectations_sentence(study))
 
 
 def _shown_name(contrast: str) -> str:
@@ -299,8 +287,6 @@ def _shown_name(contrast: str) -> str:
 
 def _expectations_sentence(study: StudyResults) -> str:
     """The number of met expectations, and the names of the others."""
-    if not study.contrasts:
-        return ""
     by_verdict: dict[str, dict[str, list[str]]] = {"met": {}, "open": {}, "contradicted": {}}
     for item in study.contrasts:
         by_verdict[verdict(item)].setdefault(item["name"], []).append(f"{item['task']} by {item['read_out']}")
@@ -351,11 +337,9 @@ def _accuracy_table(study: StudyResults, arms: Sequence[str]) -> Table:
     return Table(title, ["task", "features", *READ_OUTS.values()], rows, first_number=2)
 
 
-def _curve(
-    arm: str, places: Sequence[float], values: Sequence[Summary], *, label: str | None = None, style: str = "-"
-) -> Curve:
-    band = ([value.low for value in values], [value.high for value in values])
-    return Curve(label or arm_label(arm), ARMS[arm].color, places, [value.mean for value in values], band, style)
+def _curve(arm: str, found: Mapping[int, Summary], *, label: str = "", style: str = "-") -> Curve:
+    means, lows, highs = ([getattr(value, name) for value in found.values()] for name in ("mean", "low", "high"))
+    return Curve(label or arm_label(arm), ARMS[arm].color, list(found), means, (lows, highs), style)
 
 
 #: In the order of the report; each takes the results and the drawing function.

@@ -23,10 +23,8 @@ class MissingInputError(ValueError):
 
 class ReportInputs:
     """
-    Clips, labels and features of a study. Features are computed on first use.
-
-    Args:
-        study: the results, which name the folders of the models.
+    Clips, labels and features of a study, whose results name the folders of the models. Features are computed on first
+    use.
 
     Attributes:
         config: geometry of the V-JEPA model.
@@ -66,16 +64,14 @@ class ReportInputs:
     def test_features(self, arm: str) -> torch.Tensor:
         """Features of the test clips, of an arm of `arms`: float32 (clips, time, cells, width)."""
         if arm not in self._test_features:
-            clips = self._clips.clips["test"]
-            self._test_features[arm] = encode_clips(self._model(arm), clips, processor=self.processor)
+            self._test_features[arm] = self._encode(arm, self._clips.clips["test"])
         return self._test_features[arm]
 
     def labelled_features(self, arm: str, task: str) -> tuple[torch.Tensor, np.ndarray]:
         """Features and labels of the labelled clips of the main table, for the first seed."""
         labels = self._clips.labels[task]["train"].numpy()
         chosen = labelled_subset(labels, count=min(self.study.labels, len(labels)), seed=self.study.first_seed)
-        clips = self._clips.clips["train"][torch.from_numpy(chosen)]
-        return encode_clips(self._model(arm), clips, processor=self.processor), labels[chosen]
+        return self._encode(arm, self._clips.clips["train"][torch.from_numpy(chosen)]), labels[chosen]
 
     def normalized(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 clips (clips, frames, 3, height, width) as input of the networks: float32 of the same shape."""
@@ -90,7 +86,7 @@ class ReportInputs:
         """Encoders and predictor of an arm of `arms`, frozen."""
         return VJEPAForPreTraining.from_pretrained(self.study.run_folder(arm)).eval().requires_grad_(False)
 
-    def _model(self, arm: str) -> VJEPAModel:
+    def _encode(self, arm: str, clips: torch.Tensor) -> torch.Tensor:
         if arm not in self._models:
             self._models[arm] = VJEPAModel.from_pretrained(self.study.run_folder(arm), add_predictor=False)
-        return self._models[arm]
+        return encode_clips(self._models[arm], clips, processor=self.processor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -29,7 +29,7 @@ class Table:
         return len(self.rows) > 12
 
 
-@dataclass
+@dataclass(frozen=True)
 class Section:
     """
     One subject of a report.
@@ -46,24 +46,22 @@ class Section:
     key: str
     title: str
     reading: str = ""
-    figures: list[InlineFigure] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    figures: Sequence[InlineFigure] = ()
+    tables: Sequence[Table] = ()
     how: str = ""
     missing: str = ""
 
 
-def new_section(key: str, **values: Any) -> Section:
-    """A section with its texts from `sections.yaml`; `values` are filled in."""
+def new_section(key: str, figures: Sequence[InlineFigure], tables: Sequence[Table], **values: Any) -> Section:
+    """
+    A section with its texts from `sections.yaml`, in which `values` are filled in. Empty tables are left out, and a
+    section without figures gives the reason instead.
+    """
     text = safe_load((_FOLDER / "sections.yaml").read_text(encoding="utf-8"))[key]
-    return Section(key, text["title"], how=text["how"].format(**values))
-
-
-def checked(section: Section, missing: str) -> Section:
-    """The section without empty tables; a section without figures gives the reason instead."""
-    if not section.figures:
-        return Section(section.key, section.title, missing=f"Not shown: {missing}.")
-    section.tables = [table for table in section.tables if table.rows]
-    return section
+    if not figures and "missing" in text:
+        return Section(key, text["title"], missing=f"Not shown: {text['missing']}.")
+    reading, how = (text[name].format(**values) for name in ("reading", "how"))
+    return Section(key, text["title"], reading, figures, [table for table in tables if table.rows], how)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Card:
     details: Sequence[str]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Page:
     """The content of a page, from top to bottom; `legend` has the names of colours and their labels."""
 

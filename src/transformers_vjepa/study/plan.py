@@ -145,10 +145,7 @@ def built_in_clips(root: Path, *, crop_size: int, sampling: ClipSampling) -> Stu
 
 def labelled_clips(splits: Mapping[str, IndexedCorpus], *, crop_size: int, sampling: ClipSampling) -> StudyClips:
     """
-    The clips of a real corpus, with the one task `label`.
-
-    Args:
-        splits: `train` and `test`, every clip with a label.
+    The clips of a real corpus, with the one task `label`, from the splits `train` and `test`. Every clip has a label.
 
     Raises:
         ValueError: a class of the test clips has no training clip.

@@ -27,16 +27,14 @@ _TINTED = ("vjepa", "untrained", "pixels", "random_tube", "causal", "published_t
 
 def write_report(study: Path, *, output: Path | None = None) -> Path:
     """
-    Writes the report of a study as one HTML file, and its figures as PNGs into a folder beside it.
+    Writes the report of a study as one HTML file, and its figures as PNGs into a folder beside it; returns the HTML
+    file.
 
     If a study lacks an arm, a read-out or models, their figures are left out. A section without figures says why.
 
     Args:
         study: folder with `study.json`.
         output: the HTML file; `report.html` in the folder by default. Figures go to `NAME_pictures` beside it.
-
-    Returns:
-        The HTML file.
 
     Raises:
         FileNotFoundError, ValueError: see [`~study.results.StudyResults`].
@@ -48,15 +46,8 @@ def write_report(study: Path, *, output: Path | None = None) -> Path:
         draw = partial(report_figure, folder=output.with_name(f"{output.stem}_pictures"))
         sections = [build(results, draw) for build in COMPARISONS]
         sections += _views(results, draw)
-    page = Page(
-        title=_title(results),
-        lead=_lead(results),
-        cards=_cards(results),
-        verdicts=_verdicts(results),
-        legend=_legend(results),
-        sections=sections,
-        facts=_facts(results),
-    )
+    parts = {"cards": _cards(results), "verdicts": _verdicts(results), "legend": _legend(results)}
+    page = Page(_title(results), _lead(results), **parts, sections=sections, facts=_facts(results))
     write_text_atomically(output, render_page(page))
     return output
 
@@ -79,10 +70,8 @@ def _lead(study: StudyResults) -> str:
     settings = study.settings
     seeds = settings.get("seeds") or []
     steps = next((run["steps"] for run in study.runs if run["arm"] == "vjepa"), settings.get("steps"))
-    text = "An encoder learns by predicting the features of hidden parts of clips, and is frozen. "
-    text += (
-        f"Then classifiers of {' and '.join(study.tasks)} are trained on its features of {study.labels} labelled clips"
-    )
+    text = "An encoder learns by predicting the features of hidden parts of clips, and is frozen. Then classifiers of "
+    text += f"{' and '.join(study.tasks)} are trained on its features of {study.labels} labelled clips"
     text += f"; all numbers are for {settings['num_test']:,} other clips" if settings.get("num_test") else ""
     text += f", {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'}" if seeds else ""
     text += f", {steps:,} steps" if steps else ""
@@ -127,11 +116,11 @@ def _legend(study: StudyResults) -> list[tuple[str, str]]:
 
 def _facts(study: StudyResults) -> list[tuple[str, str]]:
     settings, machine = study.settings, study.machine
-    facts = [
-        ("data set", Path(str(settings.get("dataset", ""))).name),
-        ("seeds", ", ".join(map(str, settings.get("seeds", [])))),
-    ]
-    facts += [(name, str(machine[name])) for name in ("cpu", "cores", "torch", "python") if name in machine]
+    facts = {
+        "data set": Path(str(settings.get("dataset", ""))).name,
+        "seeds": ", ".join(map(str, settings.get("seeds", []))),
+        **{name: str(machine[name]) for name in ("cpu", "cores", "torch", "python") if name in machine},
+    }
     minutes = sum(run["seconds"] for run in study.trained_runs) / 60
-    facts += [("pretraining", f"{len(study.trained_runs)} runs, {minutes:.0f} minutes in all")] if study.runs else []
-    return [(name, value) for name, value in facts if value]
+    facts |= {"pretraining": f"{len(study.trained_runs)} runs, {minutes:.0f} minutes in all"} if study.runs else {}
+    return [(name, value) for name, value in facts.items() if value]

@@ -58,28 +58,25 @@ def contrasts(
     """
     by_key: dict[tuple, dict[int, dict[str, Any]]] = {}
     for row in final_rows(rows):
-        by_key.setdefault((row["arm"], row["task"], row["read_out"], row["labels"]), {})[row["seed"]] = row
+        by_key.setdefault((row["task"], row["arm"], row["read_out"], row["labels"]), {})[row["seed"]] = row
     few, most = min(label_counts), max(label_counts)
     found = []
     for task in tasks:
-        # Name, read-out, labels, and the arms to add and to subtract.
-        wanted: list[tuple[str, str, int, list[tuple[int, tuple]]]] = []
+        # Name, read-out, labels, and the evaluations to add and to subtract in turn.
+        wanted: list[tuple[str, str, int, list[tuple]]] = []
         for kind in MAIN_READ_OUTS:
-            for name, arms in _PAIRS.items():
-                terms = [(sign, (arm, task, kind, labels)) for sign, arm in zip((1, -1), arms, strict=True)]
-                wanted.append((name, kind, labels, terms))
-            lead = [
-                (sign * side, (arm, task, kind, count))
-                for sign, count in ((1, few), (-1, most))
-                for side, arm in ((1, "vjepa"), (-1, "untrained"))
-            ]
-            wanted.append((f"lead over untrained, {few} - {most} labels", kind, few, lead))
-        pooled = [(sign, ("vjepa", task, kind, labels)) for sign, kind in ((1, "attentive"), (-1, "mean"))]
+            wanted += [(name, kind, labels, [(arm, kind, labels) for arm in arms]) for name, arms in _PAIRS.items()]
+            lead = [("vjepa", few), ("untrained", few), ("untrained", most), ("vjepa", most)]
+            terms = [(arm, kind, count) for arm, count in lead]
+            wanted.append((f"lead over untrained, {few} - {most} labels", kind, few, terms))
+        pooled = [("vjepa", kind, labels) for kind in ("attentive", "mean")]
         wanted.append(("attentive - mean pooling", "attentive", labels, pooled))
         for name, kind, count, terms in wanted:
-            seeds = sorted(set.intersection(*(set(by_key.get(key, ())) for _, key in terms)))
+            parts = [by_key.get((task, *term), {}) for term in terms]
+            seeds = sorted(set.intersection(*map(set, parts)))
             if seeds:
-                table = sum(sign * _hits(by_key[key][seed] for seed in seeds) for sign, key in terms)
+                tables = [_hits(part[seed] for seed in seeds) for part in parts]
+                table = sum(tables[::2]) - sum(tables[1::2])
                 names = {"name": name, "task": task, "read_out": kind, "labels": count, "expected": "positive"}
                 values = (100 * value for value in paired_bootstrap(table))
                 found.append(names | dict(zip(("difference", "low", "high"), values, strict=True)))
@@ -122,21 +119,21 @@ def describe_machine() -> dict[str, Any]:
 
 def describe(study: dict[str, Any]) -> str:
     """The main table, and the paper's expectations, as text."""
-    settings, rows = study["settings"], final_rows(study["rows"])
-    kinds, labels = (*CLOSED_FORM, *PROBES), settings["labels"]
+    settings, kinds = study["settings"], (*CLOSED_FORM, *PROBES)
+    labels = settings["labels"]
+    accuracies: dict[tuple, list[float]] = {}
+    for row in final_rows(study["rows"]):
+        key = (row["arm"], row["task"], row["read_out"], row["labels"])
+        accuracies.setdefault(key, []).append(row["accuracy"])
     lines = [
         f"Accuracy in % on {settings['num_test']} test clips, read off {labels} labelled clips "
         f"(mean of seeds {', '.join(map(str, settings['seeds']))})"
     ]
     for task, chance in settings["chance"].items():
         lines += ["", f"{task} (chance {chance:.1f})".ljust(30) + "".join(kind.rjust(12) for kind in kinds)]
-        for arm in dict.fromkeys(row["arm"] for row in rows):
-            cells = []
-            for kind in kinds:
-                key = (arm, task, kind, labels)
-                found = [r["accuracy"] for r in rows if (r["arm"], r["task"], r["read_out"], r["labels"]) == key]
-                cells.append(f"{np.mean(found):12.1f}" if found else " " * 12)
-            lines.append(arm.ljust(30) + "".join(cells))
+        for arm in dict.fromkeys(arm for arm, *_ in accuracies):
+            found = [accuracies.get((arm, task, kind, labels)) for kind in kinds]
+            lines.append(arm.ljust(30) + "".join(f"{np.mean(part):12.1f}" if part else " " * 12 for part in found))
     lines += ["", "In points, with 95 % intervals over seeds and test clips; the paper expects all to be positive", ""]
     words = {"met": "yes", "contradicted": "no", "open": "open"}
     for item in study["contrasts"]:
@@ -162,10 +159,7 @@ class Summary:
 
 class StudyResults:
     """
-    The results in a study folder.
-
-    Args:
-        folder: holds `study.json`.
+    The results in a study folder, from its `study.json`.
 
     Attributes:
         settings, rows, runs, contrasts, machine, surprise: the parts of `study.json`.

@@ -177,10 +177,9 @@ class StudyRunner:
         wanted = json.loads(json.dumps(setup.learning_arguments(*parsed)))
         recorded = json.loads((demo / "arguments.json").read_text())
         same = wanted.items() <= recorded.items()
-        kept = all(
-            (demo / f"checkpoint-{step}" / "model.safetensors").is_file() for step in plan.kept_steps(self.steps)
-        )
-        return demo if same and kept and is_complete(demo, steps=self.steps) else folder
+        kept = [demo / f"checkpoint-{step}" / "model.safetensors" for step in plan.kept_steps(self.steps)]
+        is_whole = all(file.is_file() for file in kept) and is_complete(demo, steps=self.steps)
+        return demo if same and is_whole else folder
 
     def do(self, job: Job) -> None:
         """Trains the missing steps of a run, and evaluates the run."""

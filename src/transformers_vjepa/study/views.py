@@ -23,7 +23,7 @@ from ..pretraining.masking import Masks, sample_masks
 from . import plan
 from .comparisons import Draw, arm_label, listed
 from .inputs import ReportInputs
-from .page import Section, Table, checked, new_section
+from .page import Section, Table, new_section
 from .plan import ARMS, MASK_ARMS
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def shown_clips(inputs: ReportInputs, *, number: int, limit: int | None = None) 
     """
     labels = inputs.labels(next(iter(inputs.class_names)))[:limit]
     order = np.random.default_rng(1).permutation(len(labels))
-    first = dict(sorted({int(labels[index]): int(index) for index in reversed(order)}.items()))
-    chosen = list(first.values())
-    places = np.linspace(0, len(chosen) - 1, min(number, len(chosen))).round().astype(int)
-    return [chosen[place] for place in places]
+    _, first = np.unique(labels[order], return_index=True)
+    places = np.linspace(0, len(first) - 1, min(number, len(first))).round().astype(int)
+    return order[first[places]].tolist()
 
 
 def _clip_figures(
@@ -87,10 +86,9 @@ def arm_masks(config: VJEPAConfig, arm: str, *, batch_size: int) -> Masks:
 
 def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
     """The visible part of a clip under the masks of every arm."""
-    section = new_section("mask-pictures", batch_size=_BATCH_SIZE)
     clip = inputs.test[shown_clips(inputs, number=1)[0]]
     arms = {run["arm"] for run in inputs.study.runs} | {"multiblock"}
-    rows = []
+    figures, rows = [], []
     for arm in MASK_ARMS:
         if arm not in arms:
             continue
@@ -100,29 +98,22 @@ def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
             continue
         name = "multi-block (V-JEPA)" if arm == "multiblock" else arm_label(arm)
         figure = images.draw_masks(clip, masks.context_mask, masks.target_mask, config=inputs.config, title=name)
-        section.figures.append(draw(figure, name=f"masks-shown-{arm}", alt=f"context and targets: {name}"))
+        figures.append(draw(figure, name=f"masks-shown-{arm}", alt=f"context and targets: {name}"))
         both = zip(masks.context_mask, masks.target_mask, strict=True)
         for number, pair in enumerate(both, start=1):
             rows.append([name, str(number), *(percent(mask.shape[1] / inputs.config.num_patches) for mask in pair)])
-    section.reading = (
-        "The context encoder sees the unchanged part. The predictor must predict the features of the blue part. The "
-        "part crossed out in red is in neither mask: it is cut off so that all clips of a batch have masks of one "
-        "length."
-    )
-    section.tables = [Table("Share of tokens", ["masks", "generator", "context", "target"], rows)]
-    return section
+    table = Table("Share of tokens", ["masks", "generator", "context", "target"], rows)
+    return new_section("mask-pictures", figures, [table], batch_size=_BATCH_SIZE)
 
 
 def feature_colors(inputs: ReportInputs, draw: Draw) -> Section:
     """Principal components of features as colours."""
-    section = new_section("features")
     features = [(arm_label(arm), inputs.test_features(arm)) for arm in inputs.arms]
 
     def colors(index: int) -> Figure:
         name = inputs.class_text(index, "\n")
         return images.draw_feature_colors(inputs.test, features, shown=index, name=name, config=inputs.config)
 
-    section.figures = _clip_figures(inputs, draw, colors, name="features", alt="features as colours")
     rows = []
     for arm, values in features:
         by_place = values.flatten(1, 2)
@@ -131,18 +122,13 @@ def feature_colors(inputs: ReportInputs, draw: Draw) -> Section:
         shared = by_place.mean(dim=0, keepdim=True)
         position = (shared - shared.mean(dim=1, keepdim=True)).square().mean() / tokens.var(dim=0).mean()
         rows.append([arm, percent(float(variances[:3].sum() / variances.sum())), percent(float(position))])
-    section.reading = (
-        "Features as colours: their first three principal components over all test clips, as red, green and blue. "
-        f"Share of the variance of tokens in these components: {listed([f'{arm} {share}' for arm, share, _ in rows])}."
-    )
-    header = ["features", "variance in 3 components", "variance by position alone"]
-    section.tables = [Table("Variance of tokens", header, rows)]
-    return section
+    figures = _clip_figures(inputs, draw, colors, name="features", alt="features as colours")
+    table = Table("Variance of tokens", ["features", "variance in 3 components", "variance by position alone"], rows)
+    return new_section("features", figures, [table], shares=listed([f"{arm} {share}" for arm, share, _ in rows]))
 
 
 def attention(inputs: ReportInputs, draw: Draw) -> Section:
     """Tokens that the query of attentive probes attends to."""
-    section = new_section("attention", labels=inputs.study.labels)
     tokens = inputs.test_features("vjepa").flatten(1, 2)
     maps, rows, parts = {}, [], []
     for task in inputs.class_names:
@@ -162,18 +148,14 @@ def attention(inputs: ReportInputs, draw: Draw) -> Section:
         clips = [(inputs.class_text(index, "\n"), inputs.test[index], shown)]
         return images.draw_heat(clips, limits=(0, 3 / tokens.shape[1]), config=inputs.config)
 
-    section.figures = _clip_figures(inputs, draw, heat, name="attention", alt="attention of probes")
-    section.reading = (
-        f"The attention of a probe on V-JEPA's features is spread {listed(parts)} (mean of the test clips)."
-    )
+    figures = _clip_figures(inputs, draw, heat, name="attention", alt="attention of probes")
     header = ["probe", "accuracy in %", "attended tokens (exp. of entropy)", "share of each time step"]
-    section.tables = [Table("Attention", header, rows)]
-    return section
+    table = Table("Attention", header, rows)
+    return new_section("attention", figures, [table], labels=inputs.study.labels, spreads=listed(parts))
 
 
 def neighbours(inputs: ReportInputs, draw: Draw) -> Section:
     """The nearest clips by feature."""
-    section = new_section("neighbours", task=next(iter(inputs.class_names)))
     labels = {task: inputs.labels(task) for task in inputs.class_names}
     shares, nearest = {}, {}
     for arm in inputs.arms:
@@ -187,25 +169,23 @@ def neighbours(inputs: ReportInputs, draw: Draw) -> Section:
         return images.draw_neighbours(inputs.test, nearest["vjepa"][query].tolist(), labels, **settings)
 
     alt = f"{_NEIGHBOURS} nearest clips by V-JEPA's features"
-    section.figures = _clip_figures(inputs, draw, nearest_to, name="neighbours", alt=alt)
+    figures = _clip_figures(inputs, draw, nearest_to, name="neighbours", alt=alt)
     parts = [
         f"{share} % share its {task} (chance {by_chance} %)"
         for share, task, by_chance in zip(shares["vjepa"], labels, chance, strict=True)
     ]
-    section.reading = f"Of the {_NEIGHBOURS} nearest test clips of a test clip, by V-JEPA's features, {listed(parts)}."
     rows = [[arm_label(arm), *values] for arm, values in shares.items()] + [["chance", *chance]]
     title = f"Share of the {_NEIGHBOURS} nearest test clips with the label of the query, %"
-    section.tables = [Table(title, ["features", *labels], rows)]
-    return section
+    values = {"task": next(iter(labels)), "count": _NEIGHBOURS, "shares": listed(parts)}
+    return new_section("neighbours", figures, [Table(title, ["features", *labels], rows)], **values)
 
 
 def errors(inputs: ReportInputs, draw: Draw) -> Section:
     """Prediction error over space and time."""
     clips, config = inputs.test[:_ERROR_CLIPS], inputs.config
-    section = new_section("errors", number=len(clips))
     found = prediction_errors(inputs.pretraining_model("vjepa"), inputs.normalized(clips))
     alt = "mean prediction error at every place of the token grid, per time step"
-    section.figures.append(draw(draw_error_maps(found, config=config), name="errors-map", alt=alt))
+    figures = [draw(draw_error_maps(found, config=config), name="errors-map", alt=alt)]
     steps = images.middle_frames(config)
     by_step = found.tokens.nanmean(dim=(0, 2, 3)), found.reference.mean(dim=(0, 2, 3))
     lines = [
@@ -214,28 +194,24 @@ def errors(inputs: ReportInputs, draw: Draw) -> Section:
     ]
     figure = curves(lines, title="Error over time", xlabel="frame of the clip", ylabel="mean L1 error", from_zero=True)
     alt = "error of the prediction and of the average feature over time"
-    section.figures.append(draw(figure, name="errors-time", alt=alt))
+    figures.append(draw(figure, name="errors-time", alt=alt))
 
     def heat(index: int) -> Figure:
         shown = [(inputs.class_text(index, "\n"), clips[index], {"error": found.tokens[index]})]
         return images.draw_heat(shown, limits=images.heat_limits(found.tokens), config=config)
 
     alt = "prediction error over the frames"
-    section.figures += _clip_figures(inputs, draw, heat, name="errors", alt=alt, number=2, limit=len(clips))
+    figures += _clip_figures(inputs, draw, heat, name="errors", alt=alt, number=2, limit=len(clips))
     error, reference = float(found.tokens.nanmean()), float(found.reference.mean())
-    section.reading = (
-        f"The mean L1 error of the predictor to the normalised target features is {error:.3f}; that of the average "
-        f"feature of each place, which needs no context, is {reference:.3f}. The error of the predictor is "
-        f"{percent(abs(1 - error / reference))} {'smaller' if error < reference else 'larger'}."
-    )
+    change = f"{percent(abs(1 - error / reference))} {'smaller' if error < reference else 'larger'}"
     rows = [[f"{step:g}", f"{by_step[0][place]:.3f}", f"{by_step[1][place]:.3f}"] for place, step in enumerate(steps)]
-    section.tables = [Table("Mean L1 error by time step", ["frame (middle)", "predictor", "average feature"], rows, 0)]
-    return section
+    table = Table("Mean L1 error by time step", ["frame (middle)", "predictor", "average feature"], rows, 0)
+    values = {"number": len(clips), "error": error, "reference": reference, "change": change}
+    return new_section("errors", figures, [table], **values)
 
 
 def decoded(inputs: ReportInputs, draw: Draw) -> Section:
     """Predictions as pixels, through a decoder trained on features of the target encoder."""
-    section = new_section("decoded")
     model = inputs.pretraining_model("vjepa")
     batches = [inputs.normalized(part) for part in inputs.train[:_DECODER_CLIPS].split(_BATCH_SIZE)]
     decoder = train_decoder(model, batches, steps=_DECODER_STEPS)
@@ -248,7 +224,7 @@ def decoded(inputs: ReportInputs, draw: Draw) -> Section:
         return draw_decoded_clip(found, shown=index, processor=inputs.processor, config=inputs.config)
 
     alt = "predictions decoded into pixels"
-    section.figures = _clip_figures(inputs, draw, rows_of, name="decoded", alt=alt, limit=len(clips))
+    figures = _clip_figures(inputs, draw, rows_of, name="decoded", alt=alt, limit=len(clips))
     hidden = target.shape[1] / inputs.config.num_patches
     sources = {
         "target features": found.from_targets,
@@ -256,20 +232,16 @@ def decoded(inputs: ReportInputs, draw: Draw) -> Section:
         "mean colour": found.context,
     }
     losses = {name: float((clip - found.original).square().mean() / hidden) for name, clip in sources.items()}
-    section.reading = (
-        "Features decoded into pixels. In the hidden region the mean squared error of normalised pixels is "
-        f"{listed([f'{loss:.3f} from the {name}' for name, loss in losses.items()])}."
-    )
     rows = [[name, f"{loss:.4f}"] for name, loss in losses.items()]
-    section.tables = [Table("Hidden region, mean squared error of normalised pixels", ["decoded from", "error"], rows)]
-    return section
+    table = Table("Hidden region, mean squared error of normalised pixels", ["decoded from", "error"], rows)
+    parts = [f"{loss:.3f} from the {name}" for name, loss in losses.items()]
+    return new_section("decoded", figures, [table], losses=listed(parts))
 
 
 def surprise(inputs: ReportInputs, draw: Draw) -> Section:
     """Prediction errors of disturbed and undisturbed clips."""
-    section = new_section("surprise")
     if not inputs.is_built_in:
-        return checked(section, "disturbed clips can be rendered for the built-in corpus only")
+        return new_section("surprise", [], [])
     models = {arm: inputs.pretraining_model(arm) for arm in inputs.arms if arm != "pixels"}
     settings = {"frame_step": inputs.processor.frame_step, "processor": inputs.processor}
     found = surprises.measure_disturbances(models, num_pairs=plan.SURPRISE_PAIRS, **settings)
@@ -277,21 +249,17 @@ def surprise(inputs: ReportInputs, draw: Draw) -> Section:
     marks, rows = _surprise_numbers(numbers)
     labels = {"title": "Which clips are disturbed", "xlabel": "pairs told right, %"}
     alt = "; ".join(f"{mark.label} {mark.mean:.1f} %" for mark in marks)
-    section.figures.append(draw(dots(marks, **labels, reference=50, limits=(0, 100)), name="surprise", alt=alt))
+    figures = [draw(dots(marks, **labels, reference=50, limits=(0, 100)), name="surprise", alt=alt)]
     for kind, result in found["vjepa"].items():
         figure = surprises.draw_surprise_curves(result, config=inputs.config)
         alt = f"surprise over time of disturbed and undisturbed clips: {kind}"
-        section.figures.append(draw(figure, name=f"surprise-{kind}", alt=alt))
+        figures.append(draw(figure, name=f"surprise-{kind}", alt=alt))
         figure = surprises.draw_surprise_example(result, config=inputs.config)
         alt = f"an undisturbed and a disturbed clip, and their surprise: {kind}"
-        section.figures.append(draw(figure, name=f"surprise-{kind}-clips", alt=alt))
+        figures.append(draw(figure, name=f"surprise-{kind}-clips", alt=alt))
     parts = [f"{mark.label.split(',')[0]} {mark.mean:.0f} %" for mark in marks if mark.color == "vjepa"]
-    section.reading = (
-        "Pairs of clips, undisturbed and with exchanged ends: share of pairs in which the disturbed clips have the "
-        f"larger prediction error at the first step after the exchange: {', '.join(parts)}; by chance 50 %."
-    )
-    section.tables = [Table("Pairs", ["disturbance", "model", "pairs", "right", "%", "95 % interval"], rows, 2)]
-    return section
+    table = Table("Pairs", ["disturbance", "model", "pairs", "right", "%", "95 % interval"], rows, 2)
+    return new_section("surprise", figures, [table], shares=", ".join(parts))
 
 
 def _surprise_numbers(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[Dot], list[list[str]]]:
@@ -310,8 +278,7 @@ def _surprise_numbers(numbers: Mapping[str, Mapping[str, Any]]) -> tuple[list[Do
 
 def confusions(inputs: ReportInputs, draw: Draw) -> Section:
     """Confusion matrices."""
-    section = new_section("confusions", labels=inputs.study.labels)
-    sentences = []
+    figures, tables, sentences = [], [], []
     for task, names in inputs.class_names.items():
         features, labels = inputs.labelled_features("vjepa", task)
         fitted = fit_read_out("ridge", time_means(features), torch.from_numpy(labels))
@@ -322,9 +289,9 @@ def confusions(inputs: ReportInputs, draw: Draw) -> Section:
         right, total = np.trace(matrix), matrix.sum()
         figure = draw_confusion_matrix(matrix, names)
         alt = f"confusion matrix of {task}: {right} of {total} right"
-        section.figures.append(draw(figure, name=f"confusion-{task}", alt=alt, max_width=_HALF_WIDTH))
+        figures.append(draw(figure, name=f"confusion-{task}", alt=alt, max_width=_HALF_WIDTH))
         rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix, strict=True)]
-        section.tables.append(Table(f"Counts, {task}: true by predicted", ["true", *names], rows))
+        tables.append(Table(f"Counts, {task}: true by predicted", ["true", *names], rows))
         off = matrix - np.diag(np.diag(matrix))
         true, taken = np.unravel_index(off.argmax(), off.shape)
         if off[true, taken]:
@@ -333,8 +300,7 @@ def confusions(inputs: ReportInputs, draw: Draw) -> Section:
                 f"{task.capitalize()}: {100 * right / total:.1f} % right; most frequent confusion: {names[true]} "
                 f"taken for {names[taken]} ({share} of its clips)."
             )
-    section.reading = " ".join(sentences)
-    return section
+    return new_section("confusions", figures, tables, labels=inputs.study.labels, sentences=" ".join(sentences))
 
 
 #: In the order of the report; each takes the inputs and the drawing function.
