@@ -330,7 +330,7 @@ INTERNAL = {
     *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
     "pretraining.mask_geometry",
     *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
-    *("training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
+    *("training.arguments", "training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
 }
 
 
