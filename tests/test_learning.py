@@ -14,6 +14,7 @@ from transformers_vjepa.command_line.parsing import RECIPES
 from transformers_vjepa.commands import pretrain
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.arguments import parse_arguments
 from transformers_vjepa.pretraining.masking import VJEPAMaskCollator
 from transformers_vjepa.study.plan import built_in_clips
 
@@ -110,7 +111,7 @@ def test_the_recipe_learns_motion(corpus, clips, tmp_path):
 
 
 def test_an_untrained_network_fails(corpus, clips, tmp_path):
-    model, _, training = pretrain.parse_arguments(arguments(corpus, tmp_path))
+    model, _, training = parse_arguments(arguments(corpus, tmp_path))
     torch.manual_seed(0)
     accuracy = motion_accuracy(setup.build_model(model, training).vjepa, clips)
     print(f"untrained: {accuracy:.1f}")

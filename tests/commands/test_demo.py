@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformers_vjepa.commands import demo, pretrain
+from transformers_vjepa.commands import demo
 
 
 def run(monkeypatch, *argv):
@@ -23,8 +23,8 @@ def test_help_names_the_defaults(monkeypatch, capsys):
 
 def test_a_dry_run_trains_nothing(monkeypatch, capsys, tmp_path):
     described = []
-    monkeypatch.setattr(pretrain, "describe", lambda argv: described.append(argv) or "what it would do")
-    monkeypatch.setattr(pretrain, "run_pretraining", lambda argv: pytest.fail("trained"))
+    monkeypatch.setattr(demo, "describe_pretraining", lambda argv: described.append(argv) or "what it would do")
+    monkeypatch.setattr(demo, "run_pretraining", lambda argv: pytest.fail("trained"))
     run(monkeypatch, "--dry_run", "--output_dir", str(tmp_path / "demo"))
     assert capsys.readouterr().out == "what it would do\n" and not (tmp_path / "demo").exists()
     assert described[0][:2] == ["--config", "tiny_cpu"] and "--dry_run" in described[0]

@@ -20,11 +20,13 @@ from transformers import AutoImageProcessor, AutoVideoProcessor, TrainerCallback
 from transformers_vjepa import VJEPAModel
 from transformers_vjepa.command_line.parsing import RECIPES
 from transformers_vjepa.commands import pretrain
+from transformers_vjepa.commands.dry_run import describe_pretraining
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
 from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.arguments import parse_arguments
 from transformers_vjepa.pretraining.masking import sample_clip_masks
 from transformers_vjepa.pretraining.trainer import VJEPATrainingArguments
-from transformers_vjepa.training.checkpoints import trained_steps
+from transformers_vjepa.training.checkpoints import resolve_checkpoint, trained_steps
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_leaves_a_model_a_processor_and_images(with_images, corpus, tmp_path, ca
 
 def built_from(corpus, tmp_path, **settings):
     arguments = command(corpus, tmp_path / "second", max_steps=1, init_from=tmp_path / "first", **settings)
-    model_arguments, _, training = pretrain.parse_arguments(arguments)
+    model_arguments, _, training = parse_arguments(arguments)
     return setup.build_model(model_arguments, training)
 
 
@@ -187,16 +189,16 @@ def test_the_recipe_of_the_card_makes_the_same_run(corpus, tmp_path, monkeypatch
     assert not re.search("debug|accelerator_config|checkpointing|hub", recipe)
     (tmp_path / "card.yaml").write_text(recipe)
     monkeypatch.chdir(corpus)  # data are named without their folders
-    again = pretrain.parse_arguments(["--config", str(tmp_path / "card.yaml"), "--output_dir", str(tmp_path / "run")])
-    first = pretrain.parse_arguments(argv)
+    again = parse_arguments(["--config", str(tmp_path / "card.yaml"), "--output_dir", str(tmp_path / "run")])
+    first = parse_arguments(argv)
     assert setup.learning_arguments(*again) == setup.learning_arguments(*first)
 
 
 def test_an_incomplete_checkpoint_is_passed_over(corpus, tmp_path):
     pretrain.run(command(corpus, tmp_path / "run"))
     (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").unlink()
-    _, _, training = pretrain.parse_arguments(command(corpus, tmp_path / "run", resume_from_checkpoint="auto"))
-    found = pretrain.resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
+    _, _, training = parse_arguments(command(corpus, tmp_path / "run", resume_from_checkpoint="auto"))
+    found = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint)
     assert found == str(tmp_path / "run" / "checkpoint-2")
 
 
@@ -255,7 +257,7 @@ def test_a_signal_saves_and_stops(corpus, tmp_path, signum):
 )
 def test_models_of_one_frame_take_the_masks_of_images(corpus, tmp_path, arguments):
     argv = ["--dataset", str(corpus / "train"), "--output_dir", str(tmp_path / "run"), *arguments.split()]
-    assert "image_multiblock: " in pretrain.describe(argv)
+    assert "image_multiblock: " in describe_pretraining(argv)
     with pytest.raises(SystemExit, match="error: RandomTube is for videos.*--mask_strategy image_multiblock"):
         pretrain.run([*argv, "--mask_strategy", "random_tube", "--dry_run"])
     with pytest.raises(SystemExit, match="error: MultiBlock is for videos.*--mask_strategy image_multiblock"):
@@ -278,23 +280,23 @@ def test_recipe_gives_defaults_and_the_command_line_wins(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"hidden_size": 48, "learning_rate": 0.5, "crop_scale": [0.5, 1.0]}))
     arguments = ["--config", str(recipe), "--learning_rate", "0.25", "--output_dir", str(tmp_path)]
-    model, data, training = pretrain.parse_arguments(arguments)
+    model, data, training = parse_arguments(arguments)
     assert (model.hidden_size, training.learning_rate, data.crop_scale) == (48, 0.25, [0.5, 1.0])
 
 
 def test_a_preset_on_the_command_line_wins_over_the_architecture_of_a_recipe():
     recipe = str(RECIPES / "tiny_cpu.yaml")
     for argv in (["--config", recipe, "--preset", "vits16"], ["--preset=vits16"]):
-        model, _, _ = pretrain.parse_arguments(argv)
+        model, _, _ = parse_arguments(argv)
         assert (model.preset, model.hidden_size, model.patch_size) == ("vits16", None, None)
-    model, data, _ = pretrain.parse_arguments(["--config", recipe, "--init-from", "somewhere", "--target-fps", "5"])
+    model, data, _ = parse_arguments(["--config", recipe, "--init-from", "somewhere", "--target-fps", "5"])
     assert (model.hidden_size, model.crop_size, data.frame_step) == (None, 32, None)
 
 
 def test_without_arguments_it_is_the_demo():
-    model, data, training = pretrain.parse_arguments([])
+    model, data, training = parse_arguments([])
     assert (model.hidden_size, data.dataset, training.output_dir) == (96, ["synthetic"], "outputs/pretrain")
-    assert pretrain.parse_arguments(["--dataset", "videos"])[0].hidden_size is None
+    assert parse_arguments(["--dataset", "videos"])[0].hidden_size is None
 
 
 def test_the_processor_samples_as_the_model_was_trained(corpus, tmp_path):
@@ -309,15 +311,15 @@ def test_recipe_values_take_the_form_of_arguments(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("dataset: some/folder\nframe_step: 2\n")
     arguments = ["--config", str(recipe), "--output_dir", str(tmp_path)]
-    assert pretrain.parse_arguments(arguments)[1].dataset == ["some/folder"]
-    _, data, _ = pretrain.parse_arguments([*arguments, "--target_fps", "5"])
+    assert parse_arguments(arguments)[1].dataset == ["some/folder"]
+    _, data, _ = parse_arguments([*arguments, "--target_fps", "5"])
     assert (data.frame_step, data.target_fps) == (None, 5.0)
 
 
 @pytest.mark.parametrize("name, preset, clips", [("vitl16", "vitl16", 24), ("vith16", "vith16", 24)])
 def test_published_recipes(tmp_path, name, preset, clips):
     recipe = RECIPES / f"{name}.yaml"
-    model, data, training = pretrain.parse_arguments(
+    model, data, training = parse_arguments(
         ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
     )
     assert model.preset == preset
@@ -344,7 +346,7 @@ def test_each_recipe_of_pretraining_is_tested():
 
 @pytest.mark.parametrize("name", RECIPE_PROMISES)
 def test_every_recipe_keeps_its_promises(tmp_path, name):
-    model, _, training = pretrain.parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])
+    model, _, training = parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])
     grid, width, pred_width, steps, clips, truncation, lengths = RECIPE_PROMISES[name]
     config = setup.build_config(model)
     assert (config.grid_size, config.hidden_size, config.pred_hidden_size) == (grid, width, pred_width)

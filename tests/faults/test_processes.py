@@ -20,7 +20,7 @@ from videos import write_video
 
 from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS
 from transformers_vjepa.commands import pretrain
-from transformers_vjepa.training.checkpoints import trained_steps
+from transformers_vjepa.training.checkpoints import resolve_checkpoint, trained_steps
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parents[1] / "scripts"
@@ -85,7 +85,7 @@ def test_killed_and_resumed(folder, whole, tmp_path):
         assert process.wait() == -signal.SIGKILL, process.output
     unfinished = tmp_path / "_unfinished" / "checkpoint-6"
     assert (unfinished / "trainer_state.json").is_file()
-    assert pretrain.resolve_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-4")
+    assert resolve_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-4")
     with pytest.raises(SystemExit, match="not a complete checkpoint"):
         pretrain.run(command(folder, tmp_path, resume_from_checkpoint=unfinished))
     pretrain.run(command(folder, tmp_path))

@@ -39,6 +39,7 @@ from transformers_vjepa.models.vjepa import media_files
 from transformers_vjepa.models.vjepa.clip_sampling import CorruptVideoError
 from transformers_vjepa.models.vjepa.decoding import decode_frames, probe_video, read_clip
 from transformers_vjepa.pretraining import setup
+from transformers_vjepa.pretraining.arguments import parse_arguments
 from transformers_vjepa.safety.sanitizing import log_line, without_secrets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -546,7 +547,7 @@ def test_runs_write_no_secrets(tmp_path, server, monkeypatch, caplog, capfd):
 def test_arguments_and_errors_name_no_secrets(tmp_path):
     url = f"https://user:{PASSWORD}@host/a.zip?token={SIGNATURE}"
     command = [*SMALL, "--dataset", f"{url}=0.3", "--output_dir", str(tmp_path), "--hub_token", TOKEN]
-    written = json.dumps(setup.learning_arguments(*pretrain.parse_arguments(command)))
+    written = json.dumps(setup.learning_arguments(*parse_arguments(command)))
     assert '"https://***@host/a.zip?***"' in written
     with pytest.raises(SystemExit) as exit_info:
         pretrain.run(command)

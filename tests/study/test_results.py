@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from transformers_vjepa.evaluation.statistics import paired_bootstrap
 from transformers_vjepa.study.plan import scores
 from transformers_vjepa.study.results import StudyResults, contrasts, describe, final_rows, run_history, verdict
 
@@ -91,26 +90,6 @@ def test_errors_name_the_remedy(tmp_path):
 
 
 # Contrasts and the table
-
-
-def test_bootstrap_of_differences_that_are_all_equal_has_no_width():
-    assert paired_bootstrap(np.full((3, 50), 0.5)) == (0.5, 0.5, 0.5)
-
-
-def test_bootstrap_over_clips_by_hand():
-    # One seed, 100 clips, of which one half differs by 1: the mean has the deviation sqrt(1/4 / 100) = 0.05.
-    mean, low, high = paired_bootstrap(np.arange(100)[None] % 2.0)
-    assert mean == 0.5
-    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.01) and high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.01)
-
-
-def test_bootstrap_draws_seeds_too():
-    # All clips of a seed agree, so new clips change nothing; the mean of seeds 0, 0, 1 is 0, 1/3, 2/3 or 1.
-    table = np.repeat([[0.0], [0.0], [1.0]], 100, axis=1)
-    mean, low, high = paired_bootstrap(table)
-    # P(0) = 8/27 and P(1) = 1/27 = 3.7 %, so both ends of a 95 % interval are reached.
-    assert (round(mean, 9), low, high) == (round(1 / 3, 9), 0.0, 1.0)
-    assert paired_bootstrap(table) == (mean, low, high)
 
 
 def test_contrasts_of_hand_made_hits():

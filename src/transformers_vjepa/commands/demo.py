@@ -17,13 +17,14 @@ import torch
 from transformers import set_seed
 
 from ..analysis.read_outs import encode_clips, labelled_subset, read_out
-from ..command_line.parsing import names_given
+from ..command_line.parsing import MISTAKES, names_given, user_errors
 from ..data.synthetic import synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.arguments import parse_arguments
-from ..pretraining.setup import build_model
+from ..pretraining.setup import FAULTS, build_model
+from ..pretraining.setup import run as run_pretraining
 from ..study.plan import SAVE_SHARE, StudyClips, built_in_clips
-from .pretrain import run as pretrain
+from .dry_run import describe_pretraining
 
 READ_OUTS = ("ridge", "attentive")
 LABELS = 200
@@ -68,9 +69,11 @@ def main() -> None:
     argv = defaults + sys.argv[1:]
     if "dataset" in names_given(sys.argv):
         sys.exit("error: the demo needs the labels of its own corpus: use vjepa pretrain for --dataset")
-    trainer = pretrain(argv)
-    if trainer is None:  # a dry run
+    if "dry_run" in names_given(argv):
+        with user_errors(*MISTAKES, *FAULTS):
+            print(describe_pretraining(argv))
         return
+    trainer = run_pretraining(argv)
     if trainer.stop_signal:
         sys.exit(128 + trainer.stop_signal)
     model, data, training = parse_arguments(argv)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,25 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import TrainingArguments
 
+from ..command_line.parsing import check_processes, names_given
 from ..data.corpora import Corpus, SequentialCorpus
+from ..data.streaming import StreamShare, parse_sources
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
-from ..pretraining.masking import VJEPAMaskCollator
+from ..pretraining.arguments import parse_arguments
+from ..pretraining.masking import VJEPAMaskCollator, get_mask_strategy
+from ..pretraining.setup import (
+    MODELS,
+    build_config,
+    build_stream,
+    choose_masks,
+    note_stills,
+    open_sources,
+    place_synthetic_corpus,
+)
 from ..pretraining.trainer import VJEPATrainingArguments
 from ..safety.sanitizing import log_line
+from ..training.checkpoints import resolve_checkpoint
 from ..training.memory import training_memory
 
 #: A name and its line or lines in a [`table`].
@@ -179,4 +193,37 @@ def table(rows: Iterable[Row]) -> str:
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(
         f"{'' if index else f'{name}:':{width}}{text}" for name, texts in rows for index, text in enumerate(texts)
+    )
+
+
+def describe_pretraining(argv: list[str]) -> str:
+    """What a command line of `vjepa pretrain` would do. Nothing is trained, but a built-in corpus is rendered."""
+    model, data, training = parse_arguments(argv)
+    check_processes(training.world_size)
+    check_writable(training.output_dir)
+    checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
+    place_synthetic_corpus(data, training)
+    config = build_config(model, token=training.hub_token)
+    choose_masks(config, training, names_given(argv))
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    sources, opened = parse_sources(data.dataset), open_sources(data)
+    note_stills(opened, model, config)
+    corpora = [item.source for item in opened]
+    indexed = all(not isinstance(corpus, SequentialCorpus) for corpus in corpora)
+    num_videos = sum(map(len, corpora)) if indexed else None
+    stream = build_stream(data, config, training, share=StreamShare(), shuffle_buffer=4)
+    clips = list(islice(stream, 3))
+    found = []
+    for item, corpus in zip(sources, corpora, strict=True):
+        weight = f" (weight {item.weight:g})" if item.weight is not None else ""
+        found.append(f"{log_line(str(item.source))}: {corpus_text(corpus)}{weight}")
+    return table(
+        [
+            *pretraining_sizes(MODELS[model.prediction_target], config, training, example=clips[0]),
+            *pretraining_steps(training, num_videos=num_videos),
+            ("data", found),
+            ("first clips", [log_line(clip["path"]) for clip in clips]),
+            ("output", f"{training.output_dir}" + (f", resuming from {checkpoint}" if checkpoint else "")),
+            *([("Hub", hub_text(training))] if training.push_to_hub else []),
+        ]
     )
