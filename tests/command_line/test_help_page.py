@@ -7,8 +7,8 @@ import pytest
 from transformers import TrainingArguments
 
 from transformers_vjepa.command_line.help_page import TRAINER_GROUPS, HelpParser
-from transformers_vjepa.commands import pretrain, train_classifier
-from transformers_vjepa.pretraining.arguments import parse_arguments
+from transformers_vjepa.evaluation import arguments as train_classifier
+from transformers_vjepa.pretraining import arguments as pretrain
 
 
 def help_of(command, capsys, option="--help"):
@@ -18,7 +18,7 @@ def help_of(command, capsys, option="--help"):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [pretrain, train_classifier])
+@pytest.mark.parametrize("command", [pretrain, train_classifier], ids=["pretrain", "train_classifier"])
 def test_groups_and_defaults(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = help_of(command, capsys)
@@ -55,5 +55,5 @@ def test_a_recipe_gives_the_defaults_that_are_shown(capsys, monkeypatch, tmp_pat
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("max_steps: 77\n")
     with pytest.raises(SystemExit):
-        parse_arguments([f"--config={recipe}", "--help"])
+        pretrain.parse_arguments([f"--config={recipe}", "--help"])
     assert re.search(r"--max_steps N .*\(77\)", capsys.readouterr().out)
