@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transformers_vjepa import VJEPAConfig
-from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.evaluation.features import FeatureSettings, FeatureStore, write_features
 from transformers_vjepa.evaluation.shards import PassOptions
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from transformers_vjepa.data.corpora import IndexedCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.corpus import IndexedCorpus
 
 FILES_PER_FOLDER = 1000
 

@@ -28,12 +28,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from transformers_vjepa import ClipSampling, VJEPAConfig
 from transformers_vjepa.analysis.baselines import BASELINES
 from transformers_vjepa.commands import train_classifier
-from transformers_vjepa.data.corpora import VIDEO_EXTENSIONS
 from transformers_vjepa.data.evaluation_clips import read_evaluation_clips
 from transformers_vjepa.data.splits import group_folds, groups_from_names
 from transformers_vjepa.evaluation.probing import fit_read_out
 from transformers_vjepa.evaluation.statistics import accuracy_interval
 from transformers_vjepa.models.vjepa.decoding import probe_video
+from transformers_vjepa.models.vjepa.media_files import VIDEO_EXTENSIONS
 
 # Fixed learning rates: the clips are too few to also choose a rate with them.
 MODES = {

@@ -18,7 +18,7 @@ from transformers_vjepa.app.index import (
 from transformers_vjepa.app.panels import example_choice
 from transformers_vjepa.commands import app as command
 from transformers_vjepa.commands import extract_features
-from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 
 
 def test_places_are_spread_evenly():

@@ -15,7 +15,7 @@ import pytest
 from transformers_vjepa.app.index import ClipIndex, LabelledCorpus
 from transformers_vjepa.app.page import AppError, build_app, launch_app, page_style
 from transformers_vjepa.app.panels import example_choice, mask_panel, upload_choice
-from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'transformers_vjepa[app]'")
 

@@ -3,7 +3,7 @@ from videos import write_tar
 
 from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAVideoProcessor
 from transformers_vjepa.data.arguments import CorpusArguments, ViewArguments
-from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from transformers_vjepa.data.clip_reading import (
     last_reading,
     read_frames,
 )
-from transformers_vjepa.data.corpora import EncodedClip
+from transformers_vjepa.data.corpus import EncodedClip
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling, CorruptVideoError, DecodingError
 
 SAMPLING = ClipSampling(num_frames=4, frame_step=2)

@@ -12,7 +12,8 @@ from videos import write_tar, write_video
 
 from transformers_vjepa.data import clip_reading, evaluation_clips
 from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
-from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.corpus import SubsetCorpus
 from transformers_vjepa.data.evaluation_clips import (
     ClipGeometry,
     EvaluationClips,

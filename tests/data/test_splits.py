@@ -6,7 +6,9 @@ import pytest
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig
-from transformers_vjepa.data.corpora import FileCorpus, RelabelledCorpus, SubsetCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.corpus import RelabelledCorpus, SubsetCorpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.data.splits import (
     SplitError,
     SplitPlan,

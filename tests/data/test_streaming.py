@@ -16,7 +16,8 @@ from videos import write_tar, write_video
 
 from transformers_vjepa.data import clip_reading, streaming
 from transformers_vjepa.data.clip_reading import Decoding, TooManyBrokenVideosError
-from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.corpus import SubsetCorpus
 from transformers_vjepa.data.lanes import record_cursors
 from transformers_vjepa.data.streaming import (
     Augmentation,

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from videos import write_video
 
 from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
-from transformers_vjepa.data.corpora import SubsetCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.corpus import SubsetCorpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry
 from transformers_vjepa.data.splits import manifest_hash
 from transformers_vjepa.evaluation.features import (

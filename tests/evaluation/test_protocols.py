@@ -15,8 +15,9 @@ from transformers_vjepa import (
     VJEPAForVideoClassification,
     VJEPAVideoProcessor,
 )
-from transformers_vjepa.data.corpora import FileCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry, EvaluationClips
+from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.data.labels import LabelMismatchError, align_labels
 from transformers_vjepa.evaluation.protocols import (
     PROTOCOLS,

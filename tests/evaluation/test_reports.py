@@ -11,7 +11,7 @@ from PIL import Image
 from reference import TINY
 
 from transformers_vjepa import VJEPAConfig, VJEPAForVideoClassification
-from transformers_vjepa.data.corpora import FileCorpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.evaluation import reports
 from transformers_vjepa.evaluation.probing import ProbeGrid, probe_settings
 from transformers_vjepa.evaluation.reports import (

@@ -33,7 +33,8 @@ from transformers_vjepa import (
 from transformers_vjepa.data import remote_reading, streaming
 from transformers_vjepa.data.clip_loader import ClipLoader, WorkersLostError
 from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
-from transformers_vjepa.data.corpora import FileCorpus, open_corpus
+from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.data.lanes import record_cursors
 from transformers_vjepa.models.vjepa import decoding
 

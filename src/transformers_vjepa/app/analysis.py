@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..data.corpora import IndexedCorpus
+from ..data.corpus import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.synthetic import encode_frames
 from ..figures.charts import Curve, curves

@@ -18,10 +18,13 @@ import torch
 
 from ..analysis.neighbours import standardised_directions
 from ..analysis.read_outs import time_means
-from ..data.corpora import Corpus, FileCorpus, IndexedCorpus, SequentialCorpus, SubsetCorpus, open_corpus
+from ..data.corpora import Corpus, open_corpus
+from ..data.corpus import IndexedCorpus, SubsetCorpus
 from ..data.evaluation_clips import ClipGeometry
+from ..data.file_corpus import FileCorpus
 from ..data.splits import manifest_hash
 from ..data.synthetic import APPEARANCES, MOTIONS, CorpusConfig, build_corpus, load_labels
+from ..data.table_corpus import SequentialCorpus
 from ..evaluation.features import FeatureError, FeatureSettings, FeatureStore, weights_hash, write_features
 from ..models.vjepa.clip_sampling import ClipSampling
 from .analysis import ClipAnalyzer

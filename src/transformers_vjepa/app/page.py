@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.corpora import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..figures.images import short_name
 from ..figures.style import COLORS
+from ..models.vjepa.media_files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..safety.private_names import check_private_names
 from .analysis import ClipError, strategies
 from .index import spread

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..data.corpora import NO_LABEL, FileCorpus, IndexedCorpus
+from ..data.corpus import NO_LABEL, IndexedCorpus
+from ..data.file_corpus import FileCorpus
 from ..figures.images import draw_feature_colors, draw_heat, draw_masks, heat_limits
 from ..figures.style import inline_figure, percent, theme
 from .analysis import (

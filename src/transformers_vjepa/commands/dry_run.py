@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import TrainingArguments
 
 from ..command_line.parsing import check_processes, names_given
-from ..data.corpora import Corpus, SequentialCorpus
+from ..data.corpora import Corpus
 from ..data.streaming import StreamShare, parse_sources
+from ..data.table_corpus import SequentialCorpus
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..pretraining.arguments import parse_arguments

@@ -17,8 +17,9 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .clip_reading import check_broken_share
-from .corpora import Corpus, SequentialCorpus, open_corpus
+from .corpora import Corpus, open_corpus
 from .evaluation_clips import ClipGeometry
+from .table_corpus import SequentialCorpus
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

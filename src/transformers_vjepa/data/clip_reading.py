@@ -18,7 +18,7 @@ from ..models.vjepa.clip_sampling import ClipSampling, DecodingError
 from ..models.vjepa.decoding import Backend, VideoCache, read_segments
 from ..models.vjepa.media_files import read_image
 from ..safety.sanitizing import log_line, without_secrets
-from .corpora import EncodedClip
+from .corpus import EncodedClip
 from .remote_reading import fetch
 
 logger = logging.get_logger(__name__)

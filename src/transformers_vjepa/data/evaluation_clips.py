@@ -15,7 +15,9 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, describe_error, read_frames
-from .corpora import Corpus, EncodedClip, IndexedCorpus, SequentialCorpus, open_corpus
+from .corpora import Corpus, open_corpus
+from .corpus import EncodedClip, IndexedCorpus
+from .table_corpus import SequentialCorpus
 
 
 @dataclass(frozen=True, kw_only=True)

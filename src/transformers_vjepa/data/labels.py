@@ -14,7 +14,8 @@ import numpy as np
 from torchvision.models import get_weight
 from transformers import PreTrainedConfig
 
-from .corpora import Corpus, SequentialCorpus
+from .corpora import Corpus
+from .table_corpus import SequentialCorpus
 
 # Names of classes
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..safety.private_names import check_private_names
 from .clip_order import Draw
-from .corpora import EncodedClip, SequentialCorpus
+from .corpus import EncodedClip
 from .random_streams import hash_counters, permutation
 from .remote_reading import TRIES, retry_delay, source_errors
+from .table_corpus import SequentialCorpus
 
 check_private_names("datasets")
 # Limit for the encoded videos that a lane holds in memory to shuffle them. The last video may exceed it.

@@ -13,8 +13,10 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..models.vjepa.decoding import natural_order
-from .corpora import IndexedCorpus, RelabelledCorpus, SequentialCorpus, SubsetCorpus, open_corpus
+from .corpora import open_corpus
+from .corpus import IndexedCorpus, RelabelledCorpus, SubsetCorpus
 from .labels import align_labels, model_class_names
+from .table_corpus import SequentialCorpus
 
 logger = logging.get_logger(__name__)
 

@@ -30,9 +30,11 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import VideoCache
 from .clip_order import ClipOrder, Draw
 from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, Decoding, ReadingWatch, read_frames
-from .corpora import Corpus, EncodedClip, SequentialCorpus, is_corpus, open_corpus
+from .corpora import Corpus, is_corpus, open_corpus
+from .corpus import EncodedClip
 from .lanes import LaneReader, StreamError, read_cursor
 from .random_streams import hash_counters
+from .table_corpus import SequentialCorpus
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

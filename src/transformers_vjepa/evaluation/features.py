@@ -20,9 +20,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data.corpora import Corpus, PackedStrings, SequentialCorpus
+from ..data.corpora import Corpus
+from ..data.corpus import PackedStrings
 from ..data.evaluation_clips import ClipGeometry
 from ..data.splits import manifest_hash
+from ..data.table_corpus import SequentialCorpus
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAModel

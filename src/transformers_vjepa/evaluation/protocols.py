@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..data.corpora import Corpus, SequentialCorpus
+from ..data.corpora import Corpus
 from ..data.evaluation_clips import ClipGeometry
 from ..data.labels import LabelMismatchError
+from ..data.table_corpus import SequentialCorpus
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.configuration_vjepa import VJEPAConfig

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from ..data.corpora import IndexedCorpus
+from ..data.corpus import IndexedCorpus
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import decodable
 from .features import FeatureStore

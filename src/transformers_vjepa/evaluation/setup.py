@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from ..command_line.parsing import check_processes
 from ..data.clip_reading import Decoding
-from ..data.corpora import IndexedCorpus
+from ..data.corpus import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
 from ..data.labels import read_class_names
 from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests

@@ -29,13 +29,14 @@ from tqdm.auto import tqdm
 
 from ..data.arguments import CorpusArguments
 from ..data.clip_reading import BrokenVideoMonitor, check_broken_share
-from ..data.corpora import Corpus, SequentialCorpus
+from ..data.corpora import Corpus
 from ..data.evaluation_clips import (
     ClipGeometry,
     EvaluationClips,
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
+from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
 
 _SETTINGS = "settings.json"

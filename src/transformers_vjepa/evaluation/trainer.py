@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from ..data.corpora import NO_LABEL
+from ..data.corpus import NO_LABEL
 from ..data.streaming import StreamPosition
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor

@@ -25,7 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 from ..command_line.parsing import check_processes, names_given, user_errors
 from ..data.clip_loader import WorkersLostError
 from ..data.clip_reading import Decoding, TooManyBrokenVideosError
-from ..data.corpora import FileCorpus
+from ..data.file_corpus import FileCorpus
 from ..data.lanes import StreamError
 from ..data.streaming import (
     Augmentation,

@@ -17,7 +17,7 @@ import torch
 
 from ..analysis.baselines import BASELINES
 from ..analysis.read_outs import CLOSED_FORM, PROBES, encode_clips, labelled_subset, read_out
-from ..data.corpora import IndexedCorpus
+from ..data.corpus import IndexedCorpus
 from ..data.evaluation_clips import read_evaluation_clips
 from ..data.synthetic import APPEARANCES, MOTIONS, load_labels
 from ..evaluation.statistics import accuracy_interval

@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 
 from .clip_sampling import CorruptVideoError
 
+VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
+IMAGE_EXTENSIONS = frozenset(".jpeg .jpg .png .webp".split())
 #: Formats of FFmpeg that contain the video itself. Excluded are `concat`, `hls`, `dash`, `sdp`, `image2`, ..., which
 #: refer to files and addresses, and `mxf`, whose header sets the length of its index.
 _FORMATS = (
@@ -48,6 +50,16 @@ _MAX_FRAMES = 2**24
 _NESTED = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mvex", b"edts", b"dinf", b"tref", b"udta"}
 _COUNTING = {b"hdlr", b"stts", b"ctts", b"stsz", b"stz2", b"trun"}
 _MAX_BOXES = 2**20
+
+
+def extension(path: str) -> str:
+    """The extension in lower case, with its dot."""
+    return os.path.splitext(path)[1].lower()
+
+
+def is_media(path: str) -> bool:
+    """Whether the extension of a file is one of a video or an image."""
+    return extension(path) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 def open_container(source: str | BinaryIO, name: str) -> av.container.InputContainer:
