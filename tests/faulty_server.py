@@ -16,7 +16,10 @@ class FaultyServer(ThreadingHTTPServer):
 
     - `"500"`, `"404"`: answers with that status;
     - `"reset"`: sends half of the file and resets the connection;
-    - `"stall"`: sends half of the file and then nothing until the server stops.
+    - `"stall"`: sends half of the file and then nothing until the server stops;
+    - `"endless"`: sends the file again and again, without a length.
+
+    `encoding` is the content encoding that answers name. `redirects` sends a path to another address.
     """
 
     daemon_threads = True
@@ -26,6 +29,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, str | list[str]] = defaultdict(list)
         self.requests: Counter[str] = Counter()
+        self.encoding: str | None = None
+        self.redirects: dict[str, str] = {}
         self.closing = threading.Event()
 
     def url(self, path: str) -> str:
@@ -53,8 +58,17 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("404", "500"):
             self._start(int(fault))
             return
-        self._start(200)
+        if self.path in self.server.redirects:
+            self._start(302)
+            return
         data = self.server.files[self.path]
+        if fault == "endless":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.closing.is_set():
+                self.wfile.write(data * 2**14)
+            return
+        self._start(200)
         if fault is None:
             self.wfile.write(data)
             return
@@ -68,6 +82,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _start(self, status: int) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(self.server.files[self.path]) if status == 200 else 0))
+        if status == 200 and self.server.encoding is not None:
+            self.send_header("Content-Encoding", self.server.encoding)
+        if status == 302:
+            self.send_header("Location", self.server.redirects[self.path])
         self.send_header("Connection", "close")
         self.end_headers()
 

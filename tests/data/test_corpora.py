@@ -26,7 +26,12 @@ def write_parquet(path, rows, *, row_group_size=2):
 
 
 def test_nothing_found(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"holds no videos \(\.3gp \.avi .*\), images .*, \.tar or \.parquet"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no videos \(\.mp4 .*\), images .*, \.tar or \.parquet .* depth$"
+    ):
+        open_corpus(tmp_path)
+    (tmp_path / "a.heic").touch()
+    with pytest.raises(FileNotFoundError, match=r"at any depth; it holds 1 \.heic$"):
         open_corpus(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no file matches .*nope-\*\.tar"):
         open_corpus(tmp_path / "nope-*.tar")

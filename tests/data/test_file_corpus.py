@@ -42,6 +42,56 @@ def test_images_beside_videos_are_skipped_with_a_warning_and_no_class_with_them(
     assert open_corpus(tmp_path).class_names == ()
 
 
+def write_files(folder, **contents):
+    """Files by name, with `/` written as `__` and `.` as `_`."""
+    for name, content in contents.items():
+        file = folder / name.replace("__", "/").replace("_", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def test_files_that_are_left_out_are_counted_and_named_once(tmp_path, caplog):
+    write_files(tmp_path, a__1_mp4=b"", a__2_heic=b"", a__3_HEIC=b"", notes__x_txt=b"", b__4_mts=b"", README=b"")
+    for _ in range(2):
+        assert open_corpus(tmp_path).class_names == ("a", "b")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert (
+        "4 files are left out, because they are not images or videos that can be read: 2 .heic, 1 without an "
+        "extension, 1 .txt, such as README, among them all of notes; convert or unpack those of 2 .heic to use them"
+    ) in record.message
+
+
+@pytest.mark.parametrize("lost", [".mxf", ".heic", ".zip", ".npy", ".jxl"])
+def test_a_class_of_files_that_cannot_be_read_is_refused(tmp_path, lost):
+    write_files(tmp_path, walk__1_mp4=b"", run__2_mp4=b"")
+    (tmp_path / "run/2.mp4").rename(tmp_path / f"run/2{lost}")
+    message = rf"holds only files that cannot be read \(1 \{lost}\) in run: .* these classes would be lost"
+    with pytest.raises(ValueError, match=message):
+        open_corpus(tmp_path)
+
+
+def test_a_folder_without_left_out_files_says_nothing(tmp_path, caplog):
+    write_files(tmp_path, a__1_mp4=b"", b__2_m2ts=b"", b___DS_Store=b"")
+    assert len(open_corpus(tmp_path)) == 2
+    assert caplog.records == []
+
+
+def test_typescript_and_sound_are_left_out_by_their_content(tmp_path, caplog):
+    sound = b"OggS\0\2" + bytes(22) + b"\1\x1e\1vorbis"
+    theora = b"OggS\0\2" + bytes(22) + b"\1\x2a\x80theora"
+    stream = b"G@\0\x10" + b"\xff" * 184
+    write_files(tmp_path, a_ts=b"import x from 'y'\n", b_ts=stream, c_ogg=sound, d_ogg=theora, e_ts=b"")
+    corpus = open_corpus(tmp_path)
+    assert [Path(corpus.describe(index)).name for index in range(len(corpus))] == ["b.ts", "d.ogg", "e.ts"]
+    assert "2 files are left out, because they are not images or videos that can be read: 1 .ts, 1 .ogg" in caplog.text
+
+
+def test_the_query_of_an_address_is_not_its_extension(tmp_path):
+    (tmp_path / "index.csv").write_text("https://host/a.png?size=1 0\nzip://b.JPG::https://host/x.zip 0\n")
+    assert [clip.is_image for clip in contents(open_corpus(tmp_path / "index.csv"))] == [True, True]
+
+
 def test_folder_of_images(tmp_path):
     for name in ["x/1.jpg", "y/2.PNG"]:
         (tmp_path / name).parent.mkdir()

@@ -1,6 +1,9 @@
+import gzip
+
 import pytest
 from aiohttp import ClientResponseError, RequestInfo
 from datasets import config as datasets_config
+from faulty_server import serving
 from yarl import URL
 
 from transformers_vjepa.data import remote_reading
@@ -12,6 +15,8 @@ from transformers_vjepa.data.remote_reading import (
     retry_delay,
     storage_options,
 )
+from transformers_vjepa.models.vjepa import media_files
+from transformers_vjepa.models.vjepa.clip_sampling import CorruptVideoError
 
 
 @pytest.fixture
@@ -88,3 +93,70 @@ def test_data_sets_try_once(monkeypatch):
     disable_datasets_retries()
     assert datasets_config.STREAMING_READ_MAX_RETRIES == datasets_config.STREAMING_OPEN_MAX_RETRIES == 1
     assert datasets_config.STREAMING_READ_RETRY_INTERVAL == datasets_config.STREAMING_OPEN_RETRY_INTERVAL == 0
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    monkeypatch.setattr(media_files, "MAX_FILE_BYTES", 10**5)
+
+
+def test_an_address_sends_at_most_so_many_bytes(small_files):
+    with serving() as server:
+        server.files |= {"/fits": bytes(10**5), "/large": bytes(10**5 + 1)}
+        assert fetch(server.url("/fits")) == bytes(10**5)
+        with pytest.raises(
+            CorruptVideoError, match="its address sends more than 100000 bytes allow: download it, or r"
+        ):
+            fetch(server.url("/large"))
+        assert server.requests["/large"] == 1  # not tried again
+
+
+def test_bytes_count_after_unpacking(small_files):
+    with serving() as server:
+        server.files |= {"/a": gzip.compress(bytes(10**5)), "/b": gzip.compress(bytes(10**8))}
+        server.encoding = "gzip"
+        assert fetch(server.url("/a")) == bytes(10**5)
+        with pytest.raises(CorruptVideoError, match="sends more than 100000 bytes"):
+            fetch(server.url("/b"))
+
+
+def test_an_endless_body_ends(small_files):
+    with serving() as server:
+        server.files["/x"] = b"x"
+        server.faults["/x"] = "endless"
+        with pytest.raises(CorruptVideoError, match="sends more than 100000 bytes"):
+            fetch(server.url("/x"))
+
+
+def test_an_address_that_takes_too_long_ends(monkeypatch):
+    monkeypatch.setattr(media_files, "MAX_FETCH_SECONDS", 0)
+    with serving() as server:
+        server.files["/x"] = bytes(10**5)
+        with pytest.raises(CorruptVideoError, match="sends more than 0 seconds allow: .* VJEPA_MAX_FETCH_SECONDS"):
+            fetch(server.url("/x"))
+
+
+def test_any_file_system_is_bounded(tmp_path, small_files):
+    (tmp_path / "x").write_bytes(bytes(10**5 + 1))
+    with pytest.raises(CorruptVideoError, match="sends more than 100000 bytes"):
+        fetch(f"file://{tmp_path / 'x'}")
+
+
+def test_errors_name_no_secrets(tmp_path, small_files):
+    with serving() as server:
+        server.files["/x?token=hunter2"] = bytes(10**5 + 1)
+        with pytest.raises(CorruptVideoError) as error:
+            fetch(server.url("/x?token=hunter2"))
+        assert "hunter2" not in str(error.value) and str(error.value).startswith("http://127.0.0.1")
+
+
+def test_other_schemes_are_not_followed(tmp_path, waits):
+    """A server may redirect to another address, but not to a file of this machine."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    with serving() as server:
+        server.files |= {"/x": b"", "/y": b"other"}
+        server.redirects |= {"/x": f"file://{tmp_path / 'secret'}", "/z": server.url("/y")}
+        server.files["/z"] = b""
+        assert fetch(server.url("/z")) == b"other"
+        with pytest.raises(OSError, match=r"/x cannot be read after 5 tries \(NonHttpUrlRedirectClientError"):
+            fetch(server.url("/x"))

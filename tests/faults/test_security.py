@@ -30,7 +30,7 @@ from reference import TINY
 from small_runs import SAMPLING, SMALL, pretrain
 from videos import write_tar, write_video
 
-from transformers_vjepa import Decoding, VJEPAConfig, clip_stream
+from transformers_vjepa import Decoding, VJEPAConfig, VJEPAImageProcessor, clip_stream
 from transformers_vjepa.command_line.parsing import user_errors
 from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
 from transformers_vjepa.data.corpora import open_corpus
@@ -155,9 +155,49 @@ def test_playlists_open_no_other_file_and_no_address(tmp_path, server, backend, 
         file = tmp_path / name
         file.write_text(_playlists(video)[name])
         for source in (file, file.read_bytes()):
-            with pytest.raises(CorruptVideoError, match=r"(FFmpeg|torchcodec) (does not|cannot) open it"):
+            with pytest.raises(CorruptVideoError, match="it begins as a text or playlist"):
                 read_clip(source, sampling=SAMPLING, backend=backend)
     assert asked == []
+
+
+def _transport_stream(file: Path, *, level: int) -> bytes:
+    with av.open(str(file), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, dtype=np.uint8), format="rgb24")
+        for _ in range(30):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord", "torchcodec"])
+def test_a_playlist_before_a_video_shows_no_other_file(tmp_path, server, backend):
+    """PyAV takes such a file for the video behind the playlist; the FFmpeg of decord follows the playlist."""
+    address, asked = server
+    own = _transport_stream(tmp_path / "own.ts", level=30)
+    _transport_stream(tmp_path / "served" / "secret.ts", level=200)
+    file = tmp_path / "x.mp4"
+    for secret in (tmp_path / "served" / "secret.ts", f"http://{address}/secret.ts"):
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{secret}\n#EXT-X-ENDLIST\n".encode()
+        for before in (b"", b"ID3\4\0\0\0\0\0\2ab"):
+            data = before + playlist + own
+            file.write_bytes(data)
+            for source in (file, data):
+                with pytest.raises(CorruptVideoError, match="it begins as a text or playlist"):
+                    read_clip(source, sampling=SAMPLING, backend=backend)
+    assert asked == []
+
+
+def test_decord_would_have_followed_the_playlist(tmp_path):
+    decord = pytest.importorskip("decord")
+    own = _transport_stream(tmp_path / "own.ts", level=30)
+    _transport_stream(tmp_path / "secret.ts", level=200)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{tmp_path / 'secret.ts'}\n#EXT-X-ENDLIST\n"
+    (tmp_path / "x.mp4").write_bytes(playlist.encode() + own)
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        assert abs(next(container.decode(video=0)).to_ndarray(format="rgb24").mean() - 30) < 5
+    assert abs(decord.VideoReader(str(tmp_path / "x.mp4"))[0].asnumpy().mean() - 200) < 5
 
 
 def test_the_playlist_would_have_been_followed(tmp_path):
@@ -168,7 +208,7 @@ def test_the_playlist_would_have_been_followed(tmp_path):
 
 
 def test_pictures_are_no_programs(tmp_path, monkeypatch):
-    """Pillow hands PostScript to Ghostscript."""
+    """Pillow hands PostScript to Ghostscript; the processor opens files too."""
     marker = tmp_path / "marker"
     (tmp_path / "bin").mkdir()
     ghostscript = tmp_path / "bin" / "gs"
@@ -182,6 +222,8 @@ def test_pictures_are_no_programs(tmp_path, monkeypatch):
         decode_frames(tmp_path / "pictures", [0])
     with pytest.raises(CorruptVideoError, match="it is not a complete image"):
         media_files.read_image(program, "x.png")
+    with pytest.raises(CorruptVideoError, match="x.png is not a complete image"):
+        VJEPAImageProcessor()(str(tmp_path / "pictures" / "x.png"))
     assert not marker.exists()
 
 
@@ -341,9 +383,9 @@ def test_sound_may_have_more_samples_than_bytes(tmp_path):
     hdlr, stts = video.index(b"hdlr") + 12, video.index(b"stts") + 8
     sound = video[:hdlr] + b"soun" + video[hdlr + 4 :]
     sound = sound[:stts] + struct.pack(">3I", 1, 10**8, 1) + sound[stts + 12 :]
-    media_files._check_promises(io.BytesIO(sound), "a.mov")
+    media_files.check_head(io.BytesIO(sound), "a.mov")
     with pytest.raises(CorruptVideoError, match="promises 100000000 frames"):
-        media_files._check_promises(io.BytesIO(_with_table(sound, b"stts", 1, 10**8, 2)), "a.mov")
+        media_files.check_head(io.BytesIO(_with_table(sound, b"stts", 1, 10**8, 2)), "a.mov")
 
 
 def test_fragments_that_promise_frames_are_refused(tmp_path):

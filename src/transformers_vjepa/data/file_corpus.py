@@ -3,12 +3,20 @@
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from transformers.utils import logging
 
-from ..models.vjepa.media_files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, extension, is_media
+from ..models.vjepa.media_files import (
+    IMAGE_EXTENSIONS,
+    UNREADABLE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    extension,
+    is_media,
+    is_other_kind,
+)
 from ..safety.sanitizing import log_line, without_secrets
 from .corpus import NO_LABEL, EncodedClip, PackedStrings
 
@@ -128,6 +136,37 @@ def _skip_thumbnails(folder: str, *, images: Sequence[str], videos: Sequence[str
     logger.warning_once(f"{named}: its {len(images)} images are taken for thumbnails and skipped")
 
 
+def describe_left_out(paths: Iterable[str]) -> str:
+    """How many files of each extension these are, the most frequent first: `3 .heic, 1 without an extension`."""
+    counts = Counter(extension(path) or "without an extension" for path in paths)
+    named = [f"{number} {kind}" for kind, number in counts.most_common(12)]
+    return log_line(", ".join(named)) + (", ..." if len(counts) > 12 else "")
+
+
+def _check_left_out(folder: str, left_out: Sequence[str], *, used: Sequence[str]) -> None:
+    """
+    Warns once that files are left out. Raises `ValueError` if a whole class would be lost, because its files look like
+    images or videos that cannot be read.
+    """
+    if not left_out:
+        return
+    unreadable = [path for path in left_out if extension(path) in UNREADABLE_EXTENSIONS]
+    classes = {*map(_class_folder, used)} - {None}
+    if lost := sorted({*map(_class_folder, unreadable)} - classes - {None} if classes else ()):
+        raise ValueError(
+            f"{log_line(folder)} holds only files that cannot be read ({describe_left_out(unreadable)}) in "
+            f"{log_line(', '.join(lost[:5]))}: convert them (to .mp4 or .png, say), unpack them, or move these "
+            "folders away; otherwise these classes would be lost"
+        )
+    unused = sorted({*map(_class_folder, left_out)} - classes - {None} if classes else ())
+    folders = f", among them all of {log_line(', '.join(unused[:5]))}" if unused else ""
+    advice = f"; convert or unpack those of {describe_left_out(unreadable)} to use them" if unreadable else ""
+    logger.warning_once(
+        f"{log_line(folder)}: {len(left_out)} files are left out, because they are not images or videos that can be "
+        f"read: {describe_left_out(left_out)}, such as {log_line(left_out[0])}{folders}{advice}"
+    )
+
+
 def scan_folder(folder: str) -> tuple[str, list[str]]:
     """
     The files of a folder that are one corpus: their kind ("video", "image", ".tar" or ".parquet"), and their paths,
@@ -135,29 +174,31 @@ def scan_folder(folder: str) -> tuple[str, list[str]]:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: files of several kinds.
+        ValueError: files of several kinds, or files of a whole class that cannot be read.
     """
     kinds = {".tar": [], ".parquet": [], "video": [], "image": []}
+    left_out = []
     for path in _walk(folder):
         kind = extension(path)
         if is_media(path):
             kind = "video" if kind in VIDEO_EXTENSIONS else "image"
-        if kind in kinds:
-            kinds[kind].append(path)
+        is_known = kind in kinds and not is_other_kind(os.path.join(folder, path))
+        (kinds[kind] if is_known else left_out).append(path)
     if kinds["video"] and kinds["image"]:
         _skip_thumbnails(folder, images=kinds["image"], videos=kinds["video"])
         kinds["image"] = []
     found = [kind for kind, paths in kinds.items() if paths]
     if not found:
         raise FileNotFoundError(
-            f"{folder} holds no videos ({' '.join(sorted(VIDEO_EXTENSIONS))}), images "
-            f"({' '.join(sorted(IMAGE_EXTENSIONS))}), .tar or .parquet files, at any depth"
+            f"{folder} holds no videos (.mp4 .mkv .webm .avi .mov .gif ...), images (.jpg .png .webp .tif ...), "
+            ".tar or .parquet files, at any depth" + (f"; it holds {describe_left_out(left_out)}" if left_out else "")
         )
     if len(found) > 1:
         raise ValueError(
             f"{folder} holds files of several kinds ({', '.join(found)}): select one kind by a pattern such as "
             f"{os.path.join(folder, '*.tar')}"
         )
+    _check_left_out(folder, left_out, used=kinds[found[0]])
     return found[0], kinds[found[0]]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import datasets
-import fsspec
 import pyarrow as pa
 
+from ..models.vjepa.media_files import read_address
 from ..safety.sanitizing import without_secrets
 from .random_streams import hash_counters
 
@@ -67,9 +67,12 @@ def _is_temporary(error: Exception) -> bool:
 
 
 def fetch(url: str, *, seed: int = 0) -> bytes:
-    """The contents of the file at a URL of any kind that fsspec supports. Raises the errors of [`retried`]."""
-    system, path = fsspec.core.url_to_fs(url, **storage_options(url))
-    return retried(lambda: system.cat_file(path), name=url, seed=seed)
+    """
+    The contents of the file at a URL of any kind that fsspec supports. Raises the errors of [`read_address`] for a
+    file beyond the bounds, and those of [`retried`].
+    """
+    name = without_secrets(url)
+    return retried(lambda: read_address(url, name=name, **storage_options(url)), name=name, seed=seed)
 
 
 def storage_options(url: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from .clip_sampling import (
     plan_clips,
     segment_places,
 )
-from .media_files import MAX_PIXELS, open_container, read_image
+from .media_files import IMAGE_EXTENSIONS, MAX_PIXELS, extension, open_container, read_image
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 
@@ -56,7 +56,6 @@ VideoSource = str | os.PathLike | bytes | BinaryIO
 #:   `duration` is a few per cent off in `torchcodec`.
 Backend = Literal["pyav", "decord", "torchcodec"]
 
-_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Headers may promise one or two frames too many. PyAV reports the true number at once; torchcodec does not, so its
 # clips are planned again for every missing frame.
 _MAX_PLANS = 6
@@ -584,8 +583,9 @@ class _TorchCodecVideo(_Video):
         except (ImportError, RuntimeError) as error:
             raise ImportError(_MISSING.format("torchcodec") + _NEEDS_FFMPEG) from error
         self.name = name
+        screened = _screened(source, name)
         try:
-            self._decoder = VideoDecoder(_screened(source, name), num_ffmpeg_threads=1, seek_mode="exact")
+            self._decoder = VideoDecoder(screened, num_ffmpeg_threads=1, seek_mode="exact")
         except (RuntimeError, ValueError) as error:
             if "libtorchcodec" in str(error):
                 raise ImportError(_MISSING.format("torchcodec") + _NEEDS_FFMPEG) from error
@@ -617,11 +617,11 @@ class _ImageFolder(_Video):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         files = (file for file in path.iterdir() if not file.name.startswith("."))
-        images = (file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES)
+        images = (file for file in files if extension(file.name) in IMAGE_EXTENSIONS)
         self._images = sorted(images, key=lambda file: natural_order(file.name))
         self.num_frames = len(self._images)
         if not self._images:
-            raise NoVideoStreamError(self.name, f"the folder has no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
+            raise NoVideoStreamError(self.name, f"the folder has no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
 
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         return {index: _channels_first(read_image(self._images[index], self.name)) for index in indices}

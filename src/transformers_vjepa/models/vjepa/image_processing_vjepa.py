@@ -1,25 +1,43 @@
 """From images to `pixel_values`: [`VJEPAImageProcessor`], with the steps and settings of the video processor."""
 
+import base64
+import binascii
 import os
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ChannelDimension, is_pil_image, load_image
+from transformers.image_utils import ChannelDimension, is_pil_image
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .media_files import rgb_pixels
+from .media_files import read_address, read_image, rgb_pixels
 from .video_processing_vjepa import VJEPAProcessorMixin
+
+
+def _read(source: str) -> np.ndarray:
+    """
+    The image in a file, at an address, or in base64: uint8 (height, width, 3). `load_image` of `transformers` has no
+    bounds, turns 16-bit grey files white, and shows what lies below transparent pixels.
+    """
+    if os.path.isfile(source):
+        return read_image(source, source)
+    if source.startswith(("http://", "https://")):
+        return read_image(read_address(source, name=source), source)
+    data = source.partition(",")[2] if source.startswith("data:image/") else source
+    try:
+        return read_image(base64.b64decode("".join(data.split()), validate=True), "<base64>")
+    except binascii.Error as error:
+        raise ValueError(
+            f"{source[:80]!r} is not an image: pass the path of a file, an address (http, https), or base64"
+        ) from error
 
 
 def _as_arrays(images: Any) -> list[np.ndarray | torch.Tensor]:
     """Images, in any form that [`VJEPAImageProcessor`] takes, as arrays of rank 4: clips of one frame."""
     if isinstance(images, str):
-        # `load_image` converts to RGB, which turns 16-bit grey files white.
-        images = ImageOps.exif_transpose(Image.open(images)) if os.path.isfile(images) else load_image(images)
+        return [_read(images)[None]]
     if is_pil_image(images):
         return [rgb_pixels(images)[None]]
     if isinstance(images, (np.ndarray, torch.Tensor)):
