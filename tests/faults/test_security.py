@@ -30,8 +30,16 @@ from reference import TINY
 from small_runs import SAMPLING, SMALL, pretrain
 from videos import write_tar, write_video
 
-from transformers_vjepa import Decoding, VJEPAConfig, VJEPAImageProcessor, clip_stream
+from transformers_vjepa import (
+    Decoding,
+    VJEPAConfig,
+    VJEPAForVideoClassification,
+    VJEPAImageProcessor,
+    VJEPAVideoProcessor,
+    clip_stream,
+)
 from transformers_vjepa.command_line.parsing import user_errors
+from transformers_vjepa.commands import evaluate, extract_features
 from transformers_vjepa.data.clip_reading import BrokenVideoMonitor, RefusedClipError, read_frames
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import SplitError, write_manifest
@@ -40,7 +48,7 @@ from transformers_vjepa.models.vjepa.clip_sampling import CorruptVideoError
 from transformers_vjepa.models.vjepa.decoding import decode_frames, probe_video, read_clip
 from transformers_vjepa.pretraining import setup
 from transformers_vjepa.pretraining.arguments import parse_arguments
-from transformers_vjepa.safety.sanitizing import log_line, without_secrets
+from transformers_vjepa.safety.sanitizing import address_without_secrets, json_text, log_line, without_secrets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -537,11 +545,28 @@ PASSWORD, SIGNATURE = "hunter2password", "signature0123456789"
         ("s3://key:secret@bucket/a#token=1", "s3://***@bucket/a?***"),
         (f"token {TOKEN}, {TOKEN}", "token hf_***, hf_***"),
         ("/data/a@b?c#d.mp4", "/data/a@b?c#d.mp4"),
+        ("https://user:it's@host/x.tar", "https://***@host/x.tar"),
+        ('["https://host/a?x=1","https://host/b?y=2", "c?d"]', '["https://host/a?***","https://host/b?***", "c?d"]'),
+        ("see https://host/a?x=it's,2 end", "see https://host/a?*** end"),
+        ("https://host/a b.mp4?x=1&X-Amz-Signature=s&y=2", "https://host/a b.mp4?x=1&X-Amz-Signature=***&y=2"),
+        ("(https://host/it's.mp4?sig=a%2Fb)", "(https://host/it's.mp4?sig=***"),
+        ("https%3A%2F%2Fuser%3Apass%40host%2Fa.tar%3Ftoken%3Dt b", "https%3A%2F%2F***%40host%2Fa.tar%3F*** b"),
+        ("proxy?url=http%3a%2f%2fu%3ap%40h", "proxy?url=http%3a%2f%2f***%40h"),
+        ("{'Authorization': 'Bearer abc.def', 'x': 1}", "{'Authorization': 'Bearer ***', 'x': 1}"),
+        ("authorization: Basic dXNlcjpw", "authorization: Basic ***"),
+        ("/data/token=3/policy=a.mp4", "/data/token=3/policy=a.mp4"),
         ("hf://datasets/user/name@main/a.mp4", "hf://datasets/user/name@main/a.mp4"),
     ],
 )
 def test_secrets_are_left_out(text, expected):
     assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a b.mp4", "it's.mp4", 'say "x".mp4', "a\nb.mp4", "a,b;c.mp4"])
+@pytest.mark.parametrize("query", ["?token=t0k", "?anything=t0k", "?t0k", "#t0k", "?a=1&b='t0k'", "?a=it's,t0k"])
+def test_no_part_of_a_query_is_left_of_an_address(name, query):
+    shown = address_without_secrets(f"https://me:t0k@host/dir/{name}{query}")
+    assert shown == f"https://***@host/dir/{name}?***"
 
 
 def test_what_is_not_printable_is_escaped():
@@ -614,3 +639,67 @@ def test_named_clips_of_addresses_are_without_secrets(tmp_path):
     assert corpus.read(0).data == url
     write_manifest(corpus, tmp_path / "manifest.csv")
     assert (tmp_path / "manifest.csv").read_text() == "https://***@host/a.mp4?*** 3\n"
+
+
+# The writers of JSON whose values are numbers and names of this package only.
+WITHOUT_ADDRESSES = {
+    "data/synthetic.py",
+    "hub/remote_code.py",
+    "study/plan.py",
+    "training/checkpoints.py",
+}
+
+
+def test_every_writer_of_json_leaves_out_secrets():
+    writes = re.compile(r"write_text\w*\((?:[^()]|\([^()]*\))*json\.dumps")
+    package = ROOT / "src" / "transformers_vjepa"
+    found = {file.relative_to(package).as_posix() for file in package.rglob("*.py") if writes.search(file.read_text())}
+    assert found <= WITHOUT_ADDRESSES
+    assert writes.search('file.write_text(json.dumps(x) + "")')
+    assert writes.search("write_text_atomically(f(a), json.dumps")
+
+
+def test_json_texts_hold_no_secrets():
+    url = f"https://user:{PASSWORD}@host/a.zip?token={SIGNATURE}"
+    value = {"dataset": url, "broken": [{"path": url, "error": f"cannot read {url}"}], url: (1, None, TOKEN, 0.5)}
+    text = json_text(value)
+    assert json.loads(text) == {
+        "dataset": "https://***@host/a.zip?***",
+        "broken": [{"path": "https://***@host/a.zip?***", "error": "cannot read https://***@host/a.zip?***"}],
+        "https://***@host/a.zip?***": [1, None, "hf_***", 0.5],
+    }
+    assert text.endswith("}\n")
+
+
+def _tiny_classifier(folder: Path) -> Path:
+    config = VJEPAConfig(**TINY, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+    VJEPAForVideoClassification(config).save_pretrained(folder)
+    VJEPAVideoProcessor.for_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_passes_over_addresses_write_no_secrets(tmp_path, server, monkeypatch, caplog, capfd):
+    """Features and evaluations, of an index of addresses and of a tar at an address."""
+    address, asked = server
+    served = tmp_path / "served"
+    videos = [write_video(served / f"{level}.mp4", level=40 * level + 9) for level in range(3)]
+    contents = [*(video.read_bytes() for video in videos), b"noise"]
+    members = {f"{number}.mp4": data for number, data in enumerate(contents)}
+    write_tar(served / "x.tar", dict(sorted((members | {f"{number}.cls": b"1" for number in range(4)}).items())))
+    prefix, query = f"http://user:{PASSWORD}@{address}", f"?X-Signature={SIGNATURE}"
+    index = tmp_path / "index.csv"
+    index.write_text("".join(f"{prefix}/{name}{query} 0\n" for name in ("0.mp4", "missing.mp4", "2.mp4")))
+    model = _tiny_classifier(tmp_path / "model")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    common = ["--model", str(model), "--use_cpu", "true", "--max_broken_share", "0.9"]
+    for number, source in enumerate([str(index), f"{prefix}/x.tar"]):
+        for command in (extract_features, evaluate):
+            out = tmp_path / "out" / f"{command.__name__.rpartition('.')[2]}-{number}"
+            results = command.run([*common, "--dataset", source, "--output_dir", str(out)])
+            assert (results["num_videos"], results["num_broken"]) in ((2, 1), (3, 1))
+    assert any("missing.mp4" in path for path in asked)
+    assert len(list((tmp_path / "out").rglob("*.json"))) >= 6
+    assert _secrets_in(tmp_path / "out") == []
+    captured = capfd.readouterr()
+    for secret in (TOKEN, PASSWORD, SIGNATURE):
+        assert secret not in captured.out + captured.err + caplog.text

@@ -9,7 +9,6 @@ The defaults are those of the recipe tiny_cpu, except --output_dir outputs/demo,
 auto; checkpoints are kept for vjepa study. vjepa pretrain --help lists all arguments.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.arguments import parse_arguments
 from ..pretraining.setup import FAULTS, build_model
 from ..pretraining.setup import run as run_pretraining
+from ..safety.sanitizing import json_text
 from ..study.plan import SAVE_SHARE, StudyClips, built_in_clips
 from .dry_run import describe_pretraining
 
@@ -86,6 +86,6 @@ def main() -> None:
     clips = built_in_clips(root, crop_size=pretrained.config.crop_size, sampling=sampling)
     print("\nmeasuring what the features know: probes on both networks, a minute or more ...", flush=True)
     results = {name: accuracies(network, clips, seed=training.seed) for name, network in models.items()}
-    (output_dir / "readout.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output_dir / "readout.json").write_text(json_text(results))
     show(results, clips)
     print(f"\ncheckpoint: {output_dir}\npictures:   {output_dir / 'pictures'}\ncorpus:     {root}")

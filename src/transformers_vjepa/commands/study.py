@@ -10,13 +10,13 @@ Arguments after "--" go to every run of vjepa pretrain. The output folder gets s
 the study; the same command resumes it, and runs only what is missing.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
 from ..evaluation.metrics import check_scikit_learn
+from ..safety.sanitizing import json_text
 from ..study.arguments import CorpusArguments, StudyArguments
 from ..study.report import write_report
 from ..study.results import STUDY_FILE, describe
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         run_side_by_side(commands, logs=study.folder / "logs", num_processes=study.arguments.num_processes)
     results = study.collect()
     file = study.folder / STUDY_FILE
-    file.write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json_text(results, indent=1))
     print(f"\n{describe(results)}\n\nresults: {file}")
     return results
 

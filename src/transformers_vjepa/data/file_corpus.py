@@ -17,7 +17,7 @@ from ..models.vjepa.media_files import (
     is_media,
     is_other_kind,
 )
-from ..safety.sanitizing import log_line, without_secrets
+from ..safety.sanitizing import address_without_secrets, log_line
 from .corpus import NO_LABEL, EncodedClip, PackedStrings
 
 logger = logging.get_logger(__name__)
@@ -47,7 +47,7 @@ class FileCorpus:
 
     def describe(self, index: int) -> str:
         path = self._path(index)
-        return without_secrets(path) if "://" in path else path
+        return address_without_secrets(path) if "://" in path else path
 
     def read(self, index: int) -> EncodedClip:
         path = self._path(index)

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..data.corpus import IndexedCorpus
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
-from ..safety.sanitizing import decodable
+from ..safety.sanitizing import decodable, json_text
 from .features import FeatureStore
 from .metrics import TOP_K, prediction_metrics, top_k_hits
 from .probing import best_probe, cross_entropy
@@ -131,7 +131,7 @@ def write_prediction_report(
         "versions": {name: version(name) for name in ("transformers_vjepa", "transformers", "torch", "av")},
         "broken": list(broken),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / "results.json").write_text(json_text(results))
     if known.any():
         _draw(labels[known], predicted[known], results["classes"], class_names, folder=folder)
     return results
@@ -238,7 +238,7 @@ def check_same_run(
     """
     values = {name: getattr(training, name) for name in (*_FIXED, "clips_per_step")}
     # JSON there and back makes lists of tuples, as in the file.
-    record = json.loads(json.dumps({"settings": {**settings, **values}, "manifests": manifests}))
+    record = json.loads(json_text({"settings": {**settings, **values}, "manifests": manifests}))
     path = Path(training.output_dir) / "run.json"
     if resumes and path.is_file():
         there = json.loads(path.read_text())
@@ -250,7 +250,7 @@ def check_same_run(
             raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
     elif training.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        path.write_text(json_text(record))
     return record
 
 
@@ -324,7 +324,7 @@ def finish_run(
                 details={"cross_entropy": cross_entropy(logits, labels), "manifest": run["manifests"][name]},
             )
         _draw_curves(trainer, folder / "curves.png")
-        (folder / "results.json").write_text(json.dumps({**results, "probes": probes, **run}, indent=2) + "\n")
+        (folder / "results.json").write_text(json_text({**results, "probes": probes, **run}))
     trainer.accelerator.wait_for_everyone()
     return summary({**results, "probes": probes}, folder)
 

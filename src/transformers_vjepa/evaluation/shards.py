@@ -38,6 +38,7 @@ from ..data.evaluation_clips import (
 )
 from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
+from ..safety.sanitizing import json_text
 
 _SETTINGS = "settings.json"
 # Keys and types of the settings file.
@@ -153,7 +154,7 @@ class ShardFolder:
         if self.shard_size < 1:
             raise ShardError(f"`shard_size`={self.shard_size} must be at least 1")
         self.folder = Path(self.folder)
-        self.settings = json.loads(json.dumps(self.settings))  # lists in place of tuples, as in the file
+        self.settings = json.loads(json_text(self.settings))  # lists in place of tuples, as in the file
         with writing_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / _SETTINGS).exists():
@@ -174,7 +175,7 @@ class ShardFolder:
     def _write_record(self) -> None:
         file = self.folder / _SETTINGS
         with writing_errors(file):  # all processes write this file
-            write_text_atomically(file, json.dumps({name: getattr(self, name) for name in _RECORD}, indent=2) + "\n")
+            write_text_atomically(file, json_text({name: getattr(self, name) for name in _RECORD}))
 
     def _compare(self, there: dict[str, Any]) -> None:
         if self.num_items is None:  # an earlier run that reached the end has recorded the number

@@ -41,7 +41,7 @@ from ..hub.model_card import INCIDENTAL, RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..safety.sanitizing import log_line, without_secrets
+from ..safety.sanitizing import address_without_secrets, json_text, log_line
 from ..training.checkpoints import (
     UnusableCheckpointError,
     checkpoint_errors,
@@ -200,7 +200,9 @@ def learning_arguments(
     model: ModelArguments, data: DataArguments, training: VJEPATrainingArguments
 ) -> dict[str, dict[str, Any]]:
     """The arguments that decide what a run learns, by group, ready for JSON. Runs with equal ones learn the same."""
-    sources = [without_secrets(source) if "://" in source else os.path.abspath(source) for source in data.dataset]
+    sources = [
+        address_without_secrets(source) if "://" in source else os.path.abspath(source) for source in data.dataset
+    ]
     data = replace(data, dataset=sources)
     groups = {"model": asdict(model), "data": asdict(data), "training": training.to_dict()}
     return {
@@ -225,7 +227,7 @@ def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
 
 def _warn_of_changes(file: Path, arguments: dict[str, dict[str, Any]]) -> None:
     """Warns if a resumed run has other arguments than `arguments.json`: its result is not that of one long run."""
-    began, resumed = json.loads(file.read_text()), json.loads(json.dumps(arguments))
+    began, resumed = json.loads(file.read_text()), json.loads(json_text(arguments))
     # Published masks are cut per process, so there the split is part of the task.
     ignored = _SPLIT if "global_batch" in began and arguments["training"]["mask_truncation"] == "balanced" else ()
     changes = [
@@ -291,7 +293,7 @@ def build(
     trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
     if training.process_index == 0 and not is_recorded:  # last: a command that fails leaves no file
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
+        record.write_text(json_text(arguments, sort_keys=True))
     return trainer, checkpoint
 
 

@@ -24,6 +24,7 @@ from ..data.synthetic import build_corpus, synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
 from ..pretraining.arguments import parse_arguments
+from ..safety.sanitizing import json_text
 from ..training.checkpoints import trained_steps
 from . import plan
 from .arguments import REAL_ARMS, CorpusArguments, StudyArguments
@@ -85,11 +86,11 @@ class StudyRunner:
         choices = {name: value for name, value in asdict(self.data).items() if name != "dataset"}
         choices |= {"probe_steps": self.arguments.probe_steps}
         parsed = parse_arguments(self.pretraining(self.folder, steps=self.steps))
-        wanted = json.loads(json.dumps({"study": choices, **setup.learning_arguments(*parsed)}))
+        wanted = json.loads(json_text({"study": choices, **setup.learning_arguments(*parsed)}))
         file = self.folder / "settings.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(wanted, indent=2) + "\n")
+            file.write_text(json_text(wanted))
         found = json.loads(file.read_text())
         for group, values in wanted.items():
             for name in sorted({*values, *found.get(group, {})}):
@@ -157,7 +158,7 @@ class StudyRunner:
             speeds = {arm: _clips_per_second(race / arm) for arm in commands}
             ratio = speeds["pixels"] / speeds["vjepa"]
             found = {"clips_per_second": speeds, "ratio": ratio, "steps": max(1, round(self.steps * ratio))}
-            file.write_text(json.dumps(found, indent=2) + "\n")
+            file.write_text(json_text(found))
         return json.loads(file.read_text())["steps"]
 
     def steps_of(self, job: Job) -> int | None:
@@ -174,7 +175,7 @@ class StudyRunner:
         if job.arm != "vjepa" or folder.exists() or not (demo / "arguments.json").is_file():
             return folder
         parsed = parse_arguments(self.pretraining(folder, steps=self.steps, seed=job.seed))
-        wanted = json.loads(json.dumps(setup.learning_arguments(*parsed)))
+        wanted = json.loads(json_text(setup.learning_arguments(*parsed)))
         recorded = json.loads((demo / "arguments.json").read_text())
         same = wanted.items() <= recorded.items()
         kept = [demo / f"checkpoint-{step}" / "model.safetensors" for step in plan.kept_steps(self.steps)]
@@ -261,7 +262,7 @@ class StudyRunner:
             settings["size"] = json.loads((self.root / "manifest.json").read_text())["size"]
             models = {arm: VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for arm, job in both.items()}
             found = measure_disturbances(models, **settings)
-            file.write_text(json.dumps(summarise(found["vjepa"], untrained=found["untrained"]), indent=2) + "\n")
+            file.write_text(json_text(summarise(found["vjepa"], untrained=found["untrained"])))
         return {"surprise": json.loads(file.read_text())}
 
 
