@@ -31,7 +31,7 @@ from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.evaluation.features import FeatureStore, summarise_features
 from transformers_vjepa.evaluation.shards import ShardContents, ShardFolder, write_safetensors
 from transformers_vjepa.models.vjepa.decoding import VideoCache, probe_video, read_clip, read_segments
-from transformers_vjepa.models.vjepa.media_files import read_image
+from transformers_vjepa.models.vjepa.media_files import IMAGE_EXTENSIONS, read_image
 from transformers_vjepa.safety.safe_loading import read_checkpoint, screen_checkpoint
 from transformers_vjepa.training.checkpoints import resolve_checkpoint
 
@@ -219,6 +219,10 @@ class Pictures(Damaged):
             ("TIFF", "RGB", {}),
             ("PPM", "RGB", {}),
             ("JPEG2000", "RGB", {}),
+            ("PNG", "LA", {}),
+            ("TIFF", "F", {}),
+            ("GIF", "P", {"save_all": True, "append_images": [picture.rotate(90)]}),
+            *([("AVIF", "RGBA", {})] if ".avif" in IMAGE_EXTENSIONS else []),
         ):
             file = io.BytesIO()
             converted = picture.convert("L").convert(mode) if mode == "I;16" else picture.convert(mode)

@@ -1,5 +1,6 @@
 """The image processor: values equal to those of the video processor, inputs, and saved settings."""
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from faulty_server import serving
 from reference import TINY
 from transformers import AutoImageProcessor, AutoVideoProcessor
 from transformers.dynamic_module_utils import get_imports
 
 from transformers_vjepa import VJEPAConfig, VJEPAImageProcessor, VJEPAVideoProcessor
+from transformers_vjepa.models.vjepa import media_files
 from transformers_vjepa.models.vjepa.clip_transforms import (
     center_crop,
     normalize_clips,
@@ -95,6 +98,24 @@ def test_all_inputs_give_the_same_values(image, processor, tmp_path):
         [str(tmp_path / "image.png")],
     ):
         torch.testing.assert_close(values_of(processor, images), expected, atol=1e-6, rtol=0)
+
+
+def test_addresses_and_base64_are_read_as_files_are(processor, tmp_path, monkeypatch):
+    transparent = np.random.default_rng(2).integers(0, 256, (45, 61, 4), dtype=np.uint8)
+    file = tmp_path / "image.png"
+    PIL.Image.fromarray(transparent).save(file)
+    expected = values_of(processor, transparent)
+    encoded = base64.b64encode(file.read_bytes()).decode()
+    with serving() as server:
+        server.files["/image.png"] = file.read_bytes()
+        address = server.url("/image.png")
+        for given in (str(file), encoded, f"data:image/png;base64,{encoded}", address, PIL.Image.open(file)):
+            assert torch.equal(values_of(processor, given), expected)
+        monkeypatch.setattr(media_files, "MAX_FILE_BYTES", file.stat().st_size - 1)
+        with pytest.raises(ValueError, match="its address sends more than"):
+            processor(address)
+    with pytest.raises(ValueError, match=r"'gone.png' is not an image: pass the path of a file, an address \(http, h"):
+        processor("gone.png")
 
 
 def test_batches(image, processor):

@@ -231,6 +231,22 @@ def test_transparency_is_that_of_arrays_for_every_value(tmp_path):
         assert torch.equal(processor(given, return_tensors="pt")["pixel_values"][0], of_array)
 
 
+@pytest.mark.parametrize("kind", ["gif", "apng"])
+def test_transparent_videos_lie_over_white(tmp_path, kind):
+    frames = []
+    for number in range(3):
+        pixels = np.full((16, 16, 4), (255, 0, 0, 255), dtype=np.uint8)
+        pixels[:8, :, 3] = 0
+        pixels[12:, : 4 * number] = (0, 0, 255, 255)
+        frames.append(Image.fromarray(pixels))
+    still, *others = frames
+    still.save(
+        tmp_path / f"a.{kind}", "PNG" if kind == "apng" else "GIF", save_all=True, append_images=others, duration=100
+    )
+    first = read_clip(tmp_path / f"a.{kind}", sampling=ClipSampling(num_frames=2, frame_step=1))[0]
+    assert first[:, 4, 4].tolist() == WHITE and first[:, 10, 4].tolist() == RED
+
+
 def test_rotated_images_are_upright_by_every_way_in(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -15,6 +15,7 @@ from pixels import generator, grey_levels, published_transforms, random_clip
 from reference import TINY
 from transformers import AutoVideoProcessor
 
+from transformers_vjepa.models.vjepa import media_files
 from transformers_vjepa.models.vjepa.clip_sampling import (
     ClipSampling,
     CorruptVideoError,
@@ -319,7 +320,7 @@ def test_samples_where_the_header_promises_too_much(shared, processor):
             assert torch.equal(clip, normalize_clips(resize_and_center_crop(segment, size=32)))
 
 
-def test_samples_a_url(processor, file):
+def test_samples_a_url(processor, file, monkeypatch):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(file.parent))
     handler.log_message = lambda *arguments: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -329,6 +330,9 @@ def test_samples_a_url(processor, file):
             assert sampled_numbers(processor, f"{address}/{file.name}") == list(range(20, 81, 4))
             with pytest.raises(FileNotFoundError, match="gone.mp4"):
                 processor(f"{address}/gone.mp4", do_sample_frames=True)
+            monkeypatch.setattr(media_files, "MAX_FILE_BYTES", file.stat().st_size - 1)
+            with pytest.raises(CorruptVideoError, match="its address sends more than"):
+                processor(f"{address}/{file.name}", do_sample_frames=True)
         finally:
             server.shutdown()
 

@@ -37,7 +37,7 @@ from .clip_sampling import (
     plan_clips,
     segment_places,
 )
-from .media_files import IMAGE_EXTENSIONS, MAX_PIXELS, extension, open_container, read_image
+from .media_files import IMAGE_EXTENSIONS, MAX_PIXELS, extension, open_container, over_white, read_image
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 
@@ -536,6 +536,9 @@ class _PyAVVideo(_Video):
     def _to_tensor(self, frame: av.VideoFrame) -> torch.Tensor:
         # Bicubic, as in torchcodec; it only matters for the colour planes of odd-sized frames.
         rgb = self._to_rgb.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+        if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
+            rgba = frame.reformat(format="rgba", interpolation="BICUBIC").to_ndarray()
+            rgb = rgb if rgba[..., 3].min() == 255 else over_white(rgba)
         # The display matrix gives the rotation in degrees, counter-clockwise.
         return _channels_first(np.rot90(rgb, k=round(frame.rotation / 90) % 4))
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import av
 import fsspec
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, features
 
 from .clip_sampling import CorruptVideoError
 
@@ -179,7 +179,8 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
         UnknownScaleError: floats, or integers of more than 16 bits.
     """
     image.load()
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise this would be a copy of a large image
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         low, high = image.getextrema()
         if low < 0 or high > 65535:
@@ -192,20 +193,17 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise UnknownScaleError("an image of floats has no known scale: save it with 8 bits")
     if image.has_transparency_data:
-        return _over_white(np.array(image.convert("RGBA")))
-    return np.array(image.convert("RGB"))
+        return over_white(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _over_white(rgba: np.ndarray) -> np.ndarray:
+def over_white(rgba: np.ndarray) -> np.ndarray:
     """uint8 (height, width, 4) over white, rounded: equal to what `transformers` computes in floats."""
-    rgb, alpha = rgba[..., :3], rgba[..., 3:]
-    if alpha.min() == 255:
-        return rgb.copy()
-    covered = (255 - rgb).astype(np.uint16)
-    covered *= alpha
-    covered += 127
-    covered //= 255
-    return 255 - covered.astype(np.uint8)
+    rgb = np.empty((*rgba.shape[:2], 3), dtype=np.uint8)
+    for top in range(0, len(rgba), 64):  # a few rows at a time, since 16 bits would double a large image
+        rows = rgba[top : top + 64].astype(np.uint16)
+        rgb[top : top + 64] = 255 - ((255 - rows[..., :3]) * rows[..., 3:] + 127) // 255
+    return rgb
 
 
 def read_image(source: str | os.PathLike | bytes, name: str) -> np.ndarray:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode
@@ -42,7 +41,7 @@ from .clip_transforms import (
 )
 from .configuration_vjepa import VJEPAConfig
 from .decoding import read_segments
-from .media_files import rgb_pixels
+from .media_files import read_address, rgb_pixels
 
 
 def _is_array(value: Any) -> bool:
@@ -112,8 +111,7 @@ def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.
     """The content of a URL, with the URL as its name in errors; any other source unchanged."""
     if not (isinstance(source, str) and "://" in source):
         return source
-    with fsspec.open(source, "rb") as file:
-        fetched = io.BytesIO(file.read())
+    fetched = io.BytesIO(read_address(source, name=source))
     fetched.name = source
     return fetched
 
