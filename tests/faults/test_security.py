@@ -445,6 +445,7 @@ def test_a_header_that_promises_pixels_gets_no_memory_for_them(side):
     for read in (_shown_size, lambda data: media_files.read_image(data, "a picture")):
         message = _within(200, lambda read=read: read(_gif(side, side)))
         assert re.match("CorruptVideoError: ", message)
+    assert re.search("it has (14000x14000|more) pixels.*: scale it down", message)
 
 
 def test_large_pictures_of_a_video_are_refused(tmp_path, monkeypatch):

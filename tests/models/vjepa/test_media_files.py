@@ -181,6 +181,24 @@ def test_every_extension_of_an_image_is_read(tmp_path, name):
     assert decode_frames(tmp_path, [0]).shape == (1, 3, 16, 16)
 
 
+def test_a_folder_of_frames_loses_no_frame(tmp_path):
+    for name in ("0.png", "1.TIF", "2.png"):
+        Image.new("L", (8, 8), int(name[0])).save(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    assert decode_frames(tmp_path, [0, 1, 2])[:, 0, 0, 0].tolist() == [0, 1, 2]
+    (tmp_path / "1.heic").touch()
+    with pytest.raises(CorruptVideoError, match="1 of its frames, such as 1.heic, cannot be read: convert them"):
+        decode_frames(tmp_path, [0])
+
+
+def test_a_name_with_a_pattern_of_frames_is_refused_with_the_remedy(tmp_path):
+    """FFmpeg would read the files that fit the pattern."""
+    for name in ("a%03d.png", "a000.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    with pytest.raises(CorruptVideoError, match="or its name is a pattern: rename it without %"):
+        read_clip(tmp_path / "a%03d.png", sampling=ClipSampling(num_frames=1))
+
+
 # Images ---------------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,15 @@ from .clip_sampling import (
     plan_clips,
     segment_places,
 )
-from .media_files import IMAGE_EXTENSIONS, MAX_PIXELS, extension, open_container, over_white, read_image
+from .media_files import (
+    IMAGE_EXTENSIONS,
+    MAX_PIXELS,
+    UNREADABLE_EXTENSIONS,
+    extension,
+    open_container,
+    over_white,
+    read_image,
+)
 
 VideoSource = str | os.PathLike | bytes | BinaryIO
 
@@ -619,7 +627,11 @@ class _ImageFolder(_Video):
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        files = (file for file in path.iterdir() if not file.name.startswith("."))
+        files = [file for file in path.iterdir() if not file.name.startswith(".")]
+        if lost := sorted(file.name for file in files if extension(file.name) in UNREADABLE_EXTENSIONS):
+            raise CorruptVideoError(
+                self.name, f"{len(lost)} of its frames, such as {lost[0]}, cannot be read: convert them"
+            )
         images = (file for file in files if extension(file.name) in IMAGE_EXTENSIONS)
         self._images = sorted(images, key=lambda file: natural_order(file.name))
         self.num_frames = len(self._images)

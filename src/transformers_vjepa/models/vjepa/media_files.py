@@ -31,10 +31,12 @@ VIDEO_EXTENSIONS = frozenset(
     ".lrv .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mk3d .mkv .mov .mp4 .mp4v .mpe .mpeg .mpg .mpv .mts .nut .obu .ogg "
     ".ogm .ogv .qt .rm .rmvb .tod .tp .trp .ts .vob .webm .wmv .xvid .y4m".split()
 )
-#: Extensions of images. Pillow reads AVIF from its version 11.3 on.
+# Pillow reads AVIF from its version 11.3 on; older ones do not know the name.
+_HAS_AVIF = "avif" in features.modules and features.check("avif")
+#: Extensions of images.
 IMAGE_EXTENSIONS = frozenset(
     ".bmp .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-) | (frozenset([".avif"]) if features.check("avif") else frozenset())
+) | frozenset([".avif"] if _HAS_AVIF else [])
 #: Extensions of files that hold images or videos, but cannot be read here.
 UNREADABLE_EXTENSIONS = (
     frozenset(
@@ -51,7 +53,7 @@ _FORMATS = (
     "mpegvideo,nut,obu,ogg,png_pipe,rm,tiff_pipe,vc1,vvc,webp_pipe,yuv4mpegpipe"
 )
 # Formats of Pillow that are images. EPS files are programs, which Pillow passes to Ghostscript.
-_IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if _HAS_AVIF else []))
 
 
 class UnknownScaleError(ValueError):
@@ -74,14 +76,15 @@ MAX_CLIP_BYTES = _bound("VJEPA_MAX_CLIP_BYTES", 2**31)
 MAX_FILE_BYTES = _bound("VJEPA_MAX_FILE_BYTES", 2**30)
 #: Most seconds until an address has sent its file.
 MAX_FETCH_SECONDS = _bound("VJEPA_MAX_FETCH_SECONDS", 600)
-# Errors of Pillow for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF, ...
+# Errors of Pillow for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF,
+# a RuntimeError for AVIF, ...
 _BROKEN_IMAGE = (
     ArithmeticError,
     AttributeError,
     EOFError,
-    Image.DecompressionBombError,
     LookupError,
     OSError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,
@@ -232,6 +235,8 @@ def read_image(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
         raise
     except UnknownScaleError as error:
         raise CorruptVideoError(name, f"{what} is {error}") from error
+    except Image.DecompressionBombError as error:
+        raise CorruptVideoError(name, f"{what} has more pixels than Pillow reads ({error}): scale it down") from error
     except _BROKEN_IMAGE as error:
         raise CorruptVideoError(name, f"{what} is not a complete image ({error})") from error
 
