@@ -40,8 +40,8 @@ IMAGE_EXTENSIONS = frozenset(
 #: Extensions of files that hold images or videos, but cannot be read here.
 UNREADABLE_EXTENSIONS = (
     frozenset(
-        ".7z .arw .avif .bik .braw .bz2 .cr2 .cr3 .dng .eps .exr .gz .h5 .hdf5 .hdr .heic .heics .heif .hif .ico .jxl "
-        ".m3u8 .mpd .mxf .nef .npy .npz .orf .pdf .psd .r3d .rar .raw .rw2 .svg .swf .tfrecord .tgz .webarchive .wtv "
+        ".7z .arw .avif .bik .braw .bz2 .cr2 .cr3 .dng .eps .exr .gz .h5 .hdf5 .hdr .heic .heics .heif .hif .jxl "
+        ".m3u8 .mpd .mxf .nef .npy .npz .orf .psd .r3d .rar .raw .rw2 .swf .tfrecord .tgz .wtv "
         ".xz .zip .zst".split()
     )
     - IMAGE_EXTENSIONS
