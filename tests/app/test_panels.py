@@ -42,7 +42,7 @@ def test_masks_follow_strategy_and_seed(models):
 
 
 def test_broken_files_give_a_message_without_a_path(models, folder):
-    for name, reason in (("broken.mp4", "FFmpeg"), ("short.mp4", "3 frames"), ("gone.mp4", "no such file")):
+    for name, reason in (("broken.mp4", "begins as a text"), ("short.mp4", "3 frames"), ("gone.mp4", "no such file")):
         panels = clip_panels(models, upload_choice(str(folder / name)))
         assert (
             'role="alert"' in panels.status
