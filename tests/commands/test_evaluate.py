@@ -15,7 +15,7 @@ from videos import write_video
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
 from transformers_vjepa.commands import evaluate as script
 from transformers_vjepa.data.corpora import open_corpus
-from transformers_vjepa.data.splits import manifest_hash
+from transformers_vjepa.data.fingerprints import clips_digest
 from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 NAMES = ["kick", "hug", "push"]
@@ -71,7 +71,7 @@ def test_evaluation_of_videos(classifier, videos, tmp_path, capsys):
         "spacing": "linspace",
         "target_fps": None,
     }
-    assert saved["manifest_sha256"] == manifest_hash(open_corpus(videos))
+    assert saved["manifest_sha256"] == clips_digest(open_corpus(videos))
     assert saved["model"] == str(classifier) and len(saved["model_weights_sha256"]) == 64
     assert [Path(entry["path"]).name for entry in saved["broken"]] == ["broken.mp4"]
     assert saved["versions"]["torch"] == torch.__version__.partition("+")[0]

@@ -88,6 +88,7 @@ def test_only_what_is_missing_is_evaluated(tmp_path, monkeypatch):
 
     wanted = [Measurement(7, 12, "label", kind) for kind in ("ridge", "neighbours")]
     settings = {"arm": "vjepa", "seed": 1, "path": tmp_path / "results" / "a.json", "probe_steps": 5}
+    settings["weights"] = {7: "0f"}
     first = evaluate(wanted[:1], features, clips, **settings)
     assert first[0] | {"low": None} == {
         "arm": "vjepa",
@@ -101,10 +102,15 @@ def test_only_what_is_missing_is_evaluated(tmp_path, monkeypatch):
         "high": 100.0,
         "hits": "1" * 24,
         "rank": 2.5,
+        "weights": "0f",
     }
     rows = evaluate(wanted, features, clips, **settings)
     assert calls == wanted and [row["read_out"] for row in rows] == ["ridge", "neighbours"]
     assert json.loads(settings["path"].read_text()) == rows
+    # Another model in the folder of the run: the rows of the earlier one are not taken for it.
+    again = evaluate(wanted, features, clips, **settings | {"weights": {7: "1a"}})
+    assert calls == [*wanted, *wanted] and [row["weights"] for row in again] == ["1a", "1a"]
+    assert json.loads(settings["path"].read_text()) == again
 
 
 def test_clips_come_back_from_disk(tmp_path):
@@ -114,6 +120,8 @@ def test_clips_come_back_from_disk(tmp_path):
     assert torch.equal(loaded.clips["test"], clips.clips["test"]) and loaded.classes == clips.classes
     assert torch.equal(loaded.labels["label"]["train"], clips.labels["label"]["train"])
     assert [file.name for file in tmp_path.iterdir()] == ["clips.pt"]
+    clips.save(tmp_path / "again.pt")
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "clips.pt").read_bytes()
 
 
 def test_scores_by_hand():

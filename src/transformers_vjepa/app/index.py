@@ -22,7 +22,7 @@ from ..data.corpora import Corpus, open_corpus
 from ..data.corpus import IndexedCorpus, SubsetCorpus
 from ..data.evaluation_clips import ClipGeometry
 from ..data.file_corpus import FileCorpus
-from ..data.splits import manifest_hash
+from ..data.fingerprints import clips_digest
 from ..data.synthetic import APPEARANCES, MOTIONS, CorpusConfig, build_corpus, load_labels
 from ..data.table_corpus import SequentialCorpus
 from ..evaluation.features import FeatureError, FeatureSettings, FeatureStore, weights_hash, write_features
@@ -206,7 +206,7 @@ def build_index(analyzer: ClipAnalyzer, data: LabelledCorpus, *, folder: Path) -
         TooManyBrokenVideosError: most clips cannot be read.
     """
     model, processor, corpus = analyzer.model.vjepa, analyzer.processor, data.corpus
-    made_of = [weights_hash(model.encoder), manifest_hash(corpus), repr(analyzer.sampling), list(corpus.class_names)]
+    made_of = [weights_hash(model.encoder), clips_digest(corpus), repr(analyzer.sampling), list(corpus.class_names)]
     made_of += [list(processor.image_mean), list(processor.image_std), model.config.crop_size]
     place = folder / f"features-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
     write_features(

@@ -47,6 +47,13 @@ class PackedStrings(Sequence[str]):
         return os.fsdecode(self._array[index].as_py())
 
 
+def container_names(files: Sequence[str]) -> tuple[str, ...]:
+    """The paths of tars or Parquet files below the folder that all of them share."""
+    paths = [os.path.abspath(file) for file in files]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return tuple(os.path.relpath(path, folder) for path in paths)
+
+
 class IndexedCorpus(Protocol):
     """Videos that can be read in any order. Corpora hold flat arrays, which are cheap to fork, pickle and keep."""
 
@@ -61,6 +68,12 @@ class IndexedCorpus(Protocol):
 
     def describe(self, index: int) -> str:
         """The name of video `index` for logs. Reads nothing."""
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        """
+        The name of video `index` within its data set, which stays the same if the data set is moved, and the file or
+        folder of frames that holds the video (`None`: an address). Reads nothing.
+        """
 
     def read(self, index: int) -> EncodedClip:
         """Find video `index`. Raises `OSError` or `pyarrow.ArrowInvalid` if the video cannot be read."""
@@ -92,6 +105,9 @@ class SubsetCorpus:
     def describe(self, index: int) -> str:
         return self._corpus.describe(int(self._indices[index]))
 
+    def origin(self, index: int) -> tuple[str, str | None]:
+        return self._corpus.origin(int(self._indices[index]))
+
     def read(self, index: int) -> EncodedClip:
         return self._corpus.read(int(self._indices[index]))
 
@@ -120,6 +136,9 @@ class RelabelledCorpus:
 
     def describe(self, index: int) -> str:
         return self._corpus.describe(index)
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        return self._corpus.origin(index)
 
     def read(self, index: int) -> EncodedClip:
         clip = self._corpus.read(index)

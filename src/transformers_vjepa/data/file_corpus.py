@@ -41,6 +41,12 @@ class FileCorpus:
         path = self._path(index)
         return without_secrets(path) if "://" in path else path
 
+    def origin(self, index: int) -> tuple[str, str | None]:
+        path = self._paths[index]
+        if "://" in path:
+            return without_secrets(path), None
+        return (path, os.path.join(self._root, path)) if self._root else (os.path.abspath(path), path)
+
     def read(self, index: int) -> EncodedClip:
         path = self._path(index)
         is_image = extension(path) in IMAGE_EXTENSIONS

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension
 from ..safety.sanitizing import log_line, without_secrets
-from .corpus import NO_LABEL, EncodedClip
+from .corpus import NO_LABEL, EncodedClip, container_names
 from .remote_reading import disable_datasets_retries
 
 logger = logging.get_logger(__name__)
@@ -77,7 +77,7 @@ class ParquetCorpus:
     """
 
     def __init__(self, files: Sequence[str], *, video_column: str | None = None) -> None:
-        self._files = tuple(files)
+        self._files, self._file_names = tuple(files), container_names(files)
         with _reading(files[0]):
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
         self._column, self._is_image, self._label, self.class_names = _find_columns(
@@ -142,6 +142,11 @@ class ParquetCorpus:
     def describe(self, index: int) -> str:
         group, row = self._locate(index)
         return f"{self._files[self._group_file[group]]}::row group {self._group_number[group]}, row {row}"
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        group, row = self._locate(index)
+        file = self._group_file[group]
+        return f"{self._file_names[file]}::row group {self._group_number[group]}, row {row}", self._files[file]
 
     def read(self, index: int) -> EncodedClip:
         group, row = self._locate(index)

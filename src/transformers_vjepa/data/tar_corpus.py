@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension, is_media
 from ..safety.sanitizing import log_line
-from .corpus import NO_LABEL, EncodedClip, PackedStrings
+from .corpus import NO_LABEL, EncodedClip, PackedStrings, container_names
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +29,7 @@ class TarCorpus:
     class_names = ()
 
     def __init__(self, tars: Sequence[str]) -> None:
-        self._tars = tuple(tars)
+        self._tars, self._tar_names = tuple(tars), container_names(tars)
         references = array("q")
 
         def names() -> Iterator[str]:
@@ -50,6 +50,10 @@ class TarCorpus:
 
     def describe(self, index: int) -> str:
         return f"{self._tars[self._tar[index]]}::{self._names[index]}"
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        tar = self._tar[index]
+        return f"{self._tar_names[tar]}::{self._names[index]}", self._tars[tar]
 
     def read(self, index: int) -> EncodedClip:
         size = int(self._size[index])

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,11 +20,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from ..data.corpora import Corpus
 from ..data.corpus import PackedStrings
 from ..data.evaluation_clips import ClipGeometry
-from ..data.splits import manifest_hash
+from ..data.fingerprints import clips_digest
 from ..data.table_corpus import SequentialCorpus
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
@@ -46,6 +48,10 @@ from .shards import (
 FeatureKind = Literal["tokens", "mean", "time_means"]
 FeatureFormat = Literal["safetensors", "parquet"]
 FeatureDtype = Literal["float32", "bfloat16", "float16"]
+
+
+# Packages that decide which pixels a model gets from a file.
+_READERS = ("transformers_vjepa", "av")
 
 
 class FeatureError(ValueError):
@@ -222,7 +228,7 @@ def write_features(
         num_items=num_items,
         shard_size=shard_size,
         settings={"kind": features.kind, "dtype": features.dtype, **settings},
-        notes={"model": config.name_or_path},
+        notes=pass_notes(model),
     )
     compute = partial(_features, model, features=features, clips_per_batch=options.batch_size, processor=processor)
     write = write_safetensors if features.file_format == "safetensors" else partial(_write_parquet, shape=shape)
@@ -245,9 +251,14 @@ def pass_settings(
         "image_std": list(processor.image_std),
         "weights": weights_hash(module),
         "weights_dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
-        "source" if is_streamed else "manifest": corpus.name if is_streamed else manifest_hash(corpus),
+        "source" if is_streamed else "manifest": corpus.name if is_streamed else clips_digest(corpus),
         "class_names": list(corpus.class_names),
     }
+
+
+def pass_notes(model: PreTrainedModel) -> dict[str, Any]:
+    """What to know about a pass beside [`pass_settings`]: the model by name, and the versions of what reads clips."""
+    return {"model": model.config.name_or_path, "versions": {name: version(name) for name in _READERS}}
 
 
 def _write_parquet(path: Path, contents: ShardContents, *, shape: Sequence[int]) -> None:
@@ -326,7 +337,8 @@ class FeatureStore(Dataset):
         class_names (`tuple[str, ...]`): names of the labels; may be empty.
         broken (`list`): (place in the corpus, path, error) of the videos that could not be read.
         settings (`dict`): everything that the features depend on.
-        manifest (`str`, *optional*): hash of the clips and labels, see [`manifest_hash`]; not of streamed data.
+        manifest (`str`, *optional*): hash of the clips and labels, see
+            [`~data.fingerprints.clips_digest`]; not of streamed data.
 
     Raises:
         ShardError: a folder without shards, missing shards, Parquet files, or no readable clip.

@@ -20,7 +20,7 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from .features import encode_in_batches, pass_settings
+from .features import encode_in_batches, pass_notes, pass_settings
 from .reports import Predictions
 from .shards import (
     PassOptions,
@@ -189,7 +189,7 @@ def predict(
         num_items=num_items,
         shard_size=default_shard_size(num_items, item_bytes=4 * model.config.num_labels),
         settings=pass_settings(model, corpus, geometry, processor=processor),
-        notes={"model": model.config.name_or_path},
+        notes=pass_notes(model),
     )
     compute = partial(_probabilities, model, clips_per_batch=options.batch_size, processor=processor)
     fill_shards(shards, corpus, geometry, options, compute=compute, write=write_safetensors, description="evaluation")

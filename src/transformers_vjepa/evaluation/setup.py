@@ -24,6 +24,7 @@ from ..command_line.parsing import check_processes
 from ..data.clip_reading import Decoding
 from ..data.corpus import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
+from ..data.fingerprints import DATA_RECORD, check_same_data
 from ..data.labels import read_class_names
 from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
@@ -326,7 +327,7 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         classifier = build_model(arguments, config, names)
     corpora = with_model_labels(corpora, classifier.config)
     processor, geometry = build_processor(arguments, classifier.config)
-    record = _record(arguments, corpora, resumes=checkpoint is not None)
+    record = _record(arguments, corpora, checkpoint=checkpoint)
 
     position = StreamPosition()
     datasets = build_datasets(
@@ -355,12 +356,14 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 
 
-def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, resumes: bool) -> dict[str, Any]:
-    """Writes `run.json` and the splits, or compares the run with the one to resume."""
+def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, checkpoint: str | None) -> dict[str, Any]:
+    """Writes `run.json`, `data.parquet` and the splits, or compares the run with the one to resume."""
     model, data, training = arguments
     manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
     with training.main_process_first(desc="run.json"):
-        record = check_same_run(training, {**vars(model), **vars(data)}, manifests, resumes=resumes)
+        record = check_same_run(training, {**vars(model), **vars(data)}, manifests, resumes=checkpoint is not None)
     if training.process_index == 0:
+        file = Path(training.output_dir, DATA_RECORD)
+        check_same_data(file, corpora, began=Path(checkpoint).with_name(DATA_RECORD) if checkpoint else None)
         write_manifests(corpora, Path(training.output_dir))
     return record
