@@ -325,17 +325,10 @@ def test_make_sets_up_extras_that_exist():
 #: Sub-packages whose interface is the command line, and modules that serve other modules of the package only.
 COMMAND_LINE = {"app", "command_line", "commands", "study"}
 INTERNAL = {
-    *("data.arguments", "data.class_numbers", "data.clip_order", "data.fingerprints", "data.lanes"),
-    *(
-        "data.random_streams",
-        "data.remote_reading",
-        "evaluation.arguments",
-        "evaluation.shards",
-        "figures.style",
-        "hub.names",
-    ),
+    *("data.arguments", "data.class_numbers", "data.clip_order", "data.lanes", "data.random_streams"),
+    *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
     *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
-    "pretraining.mask_geometry",
+    *("data.fingerprints", "pretraining.mask_geometry"),
     *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
     *("training.arguments", "training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
 }

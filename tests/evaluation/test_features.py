@@ -111,6 +111,7 @@ def test_settings_that_decide_whether_a_folder_is_accepted(model, folder, tmp_pa
         "image_mean": VJEPAVideoProcessor.image_mean,
         "image_std": VJEPAVideoProcessor.image_std,
         "weights_dtype": "float32",
+        "config": {"num_attention_heads": 3, "layer_norm_eps": 1e-6, "hidden_act": "gelu", "uniform_power": True},
         "class_names": ["a", "b"],
     }
 

@@ -110,7 +110,7 @@ def test_interrupted_shard_is_not_there(folder, tmp_path):
     shards = open_shards(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         fill(shards, corpus, compute=interrupted)
-    assert [path.name for path in shards.folder.glob("x-*")] == ["x-00000.safetensors"]
+    assert [path.name for path in shards.folder.glob("x-*.safetensors")] == ["x-00000.safetensors"]
 
     def half_written(path, contents):
         path.write_bytes(b"half")

@@ -5,9 +5,9 @@ Evaluate a classifier on labelled videos or images: a saved probe or fine-tuned 
     accelerate launch -m transformers_vjepa evaluate --model models/vitl16-k400 --dataset k400_val.csv \\
         --protocol k400_16x8x3 --dtype bfloat16 --num_workers 8 --output_dir outputs/k400
 
-The same command resumes a stopped evaluation, with any number of processes. The output folder gets results.json,
-predictions.parquet (classes and probabilities of every video), confusion.png and classes.png. For data without labels
-it gets only the predictions.
+The same command resumes a stopped evaluation, with any number of processes. It also reads videos again that were
+broken or whose files were replaced. The output folder gets results.json, predictions.parquet (classes and
+probabilities of every video), confusion.png and classes.png. For data without labels it gets only the predictions.
 
 Protocols (frames x segments x views): k400_16x8x3 and ssv2_16x2x3 as published, for videos; in1k for images. The
 arguments of "protocol" override parts of the protocol. Without a protocol, the model sees the centre crop of one clip

@@ -5,7 +5,8 @@ Write the features of a data set of videos or images to files.
     accelerate launch -m transformers_vjepa extract_features k400.csv --model models/vitl16 --kind tokens \\
         --model_dtype bfloat16 --num_workers 8 --output_dir features/k400
 
-The same command resumes a stopped pass, with any number of processes. Read shards of safetensors with
+The same command resumes a stopped pass, with any number of processes. It also reads clips again that were broken or
+whose files were replaced, and computes their shards again. Read shards of safetensors with
 transformers_vjepa.evaluation.features.FeatureStore, one clip at a time, and Parquet (pooled features) with
 datasets.load_dataset("parquet", data_files="FOLDER/*.parquet"). settings.json holds the settings of the pass,
 summary.json the broken videos.
@@ -30,6 +31,7 @@ from ..evaluation.features import FeatureError, FeatureSettings, summarise_featu
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.modeling_vjepa import VJEPAModel
+from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
@@ -128,7 +130,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         summary = {"model": arguments.model, "dataset": data.dataset, **summarise_features(arguments.output_dir)}
         file = Path(arguments.output_dir) / "summary.json"
         with writing_errors(file):
-            file.write_text(json.dumps(summary, indent=2) + "\n")
+            write_text_atomically(file, json.dumps(summary, indent=2) + "\n")
     print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
     print(f"features: {arguments.output_dir}   (summary.json names the broken videos)")
     return summary

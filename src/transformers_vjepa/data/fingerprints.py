@@ -14,7 +14,7 @@ This is the one rule for everything that is kept and used again: features, predi
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,15 +67,15 @@ def file_stamp(file: str | None) -> tuple[int, int]:
     return sum(frame.st_size for frame in frames), max(times) // 1000
 
 
-def file_stamps(corpus: IndexedCorpus, indices: Iterable[int]) -> np.ndarray:
+def file_stamps(corpus: IndexedCorpus, indices: Sequence[int]) -> np.ndarray:
     """[`file_stamp`] of the files that hold some clips of a corpus: int64 (clips, 2)."""
-    stamps, last, stamp = [], None, UNKNOWN
-    for index in indices:
+    stamps, last, stamp = np.empty((len(indices), 2), dtype=np.int64), None, UNKNOWN
+    for place, index in enumerate(indices):
         _, file = corpus.origin(index)
         if file is None or file != last:  # the clips of a tar or of a Parquet file follow each other
             last, stamp = file, file_stamp(file)
-        stamps.append(stamp)
-    return np.array(stamps, dtype=np.int64).reshape(-1, 2)
+        stamps[place] = stamp
+    return stamps
 
 
 def changed_stamps(old: np.ndarray, new: np.ndarray) -> np.ndarray:

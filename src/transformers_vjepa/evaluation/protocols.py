@@ -182,13 +182,14 @@ def predict(
     options = PassOptions() if options is None else options
     processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
     num_items = None if isinstance(corpus, SequentialCorpus) else len(corpus)
+    pooler = {name: getattr(model.config, name) for name in ("pooling", "pooler_layer_norm_eps")}
     shards = ShardFolder(
         folder,
         stem="predictions",
         suffix=".safetensors",
         num_items=num_items,
         shard_size=default_shard_size(num_items, item_bytes=4 * model.config.num_labels),
-        settings=pass_settings(model, corpus, geometry, processor=processor),
+        settings=pass_settings(model, corpus, geometry, config=model.config, processor=processor) | pooler,
         notes=pass_notes(model),
     )
     compute = partial(_probabilities, model, clips_per_batch=options.batch_size, processor=processor)

@@ -242,9 +242,11 @@ def check_same_run(
     path = Path(training.output_dir) / "run.json"
     if resumes and path.is_file():
         there = json.loads(path.read_text())
+        # An earlier version recorded fewer settings.
+        both = {name: value for name, value in record["settings"].items() if name in there["settings"]}
         old, new = (
             {**each["settings"], **{f"clips of {name}": value for name, value in each["manifests"].items()}}
-            for each in (there, record)
+            for each in (there, record | {"settings": both})
         )
         if changes := describe_changes(old, new):
             raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")

@@ -36,7 +36,7 @@ from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.checkpoints import resolve_checkpoint
 from ..training.progress import no_bars
 from .arguments import SYNTHETIC, SYNTHETIC_CLASSES, Arguments, DataArguments, ModelArguments
-from .features import FeatureSettings, FeatureStore, write_features
+from .features import FeatureSettings, FeatureStore, weights_hash, write_features
 from .probing import ProbeGrid, probe_settings
 from .reports import check_classes, check_same_run, finish_run
 from .shards import PassOptions
@@ -327,7 +327,7 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         classifier = build_model(arguments, config, names)
     corpora = with_model_labels(corpora, classifier.config)
     processor, geometry = build_processor(arguments, classifier.config)
-    record = _record(arguments, corpora, checkpoint=checkpoint)
+    record = _record(arguments, classifier, corpora, checkpoint=checkpoint)
 
     position = StreamPosition()
     datasets = build_datasets(
@@ -356,12 +356,21 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 
 
-def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, checkpoint: str | None) -> dict[str, Any]:
+def _record(
+    arguments: Arguments,
+    classifier: VJEPAForVideoClassification,
+    corpora: Mapping[str, IndexedCorpus],
+    *,
+    checkpoint: str | None,
+) -> dict[str, Any]:
     """Writes `run.json`, `data.parquet` and the splits, or compares the run with the one to resume."""
     model, data, training = arguments
+    settings = {**vars(model), **vars(data)}
+    if model.mode == "probe":  # the checkpoints of a probe do not hold its encoder
+        settings["encoder_weights"] = weights_hash(classifier.vjepa.encoder)
     manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
     with training.main_process_first(desc="run.json"):
-        record = check_same_run(training, {**vars(model), **vars(data)}, manifests, resumes=checkpoint is not None)
+        record = check_same_run(training, settings, manifests, resumes=checkpoint is not None)
     if training.process_index == 0:
         file = Path(training.output_dir, DATA_RECORD)
         check_same_data(file, corpora, began=Path(checkpoint).with_name(DATA_RECORD) if checkpoint else None)

@@ -43,7 +43,7 @@ from ..data.evaluation_clips import (
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
-from ..data.fingerprints import changed_stamps, file_stamps
+from ..data.fingerprints import UNKNOWN, changed_stamps, file_stamps
 from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
 from ..safety.sanitizing import log_line
@@ -223,6 +223,14 @@ class ShardFolder:
             return None
         fits = stamps.shape == (len(places), 2) and all(index in places for index in broken)
         return (stamps, broken) if fits else None
+
+    def stamps(self, shard: int, indices: Sequence[int]) -> np.ndarray:
+        """The recorded [`file_stamps`] of some clips of a shard: int64 (clips, 2), -1 if nothing is recorded."""
+        record, first = self.read_files(shard), shard * self.shard_size
+        places = np.array(indices, dtype=np.int64) - first
+        if record is None or not all(0 <= place < len(record[0]) for place in places):
+            return np.full((len(indices), 2), UNKNOWN, dtype=np.int64)
+        return record[0][places]
 
     def remove(self, shard: int) -> None:
         """Removes a shard that is computed again, so that a pass that is stopped leaves no results of other files."""
