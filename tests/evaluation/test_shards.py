@@ -1,6 +1,9 @@
 import errno
+import hashlib
 import json
+import os
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
+from safetensors.torch import save_file
 from videos import write_tar, write_video
 
 from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry
+from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.evaluation.shards import (
     PassOptions,
+    ShardContents,
     ShardError,
     ShardFolder,
     default_shard_size,
@@ -159,6 +165,165 @@ def test_shard_without_a_readable_video(tmp_path):
     assert fill(shards, open_corpus(tmp_path), max_broken_share=0.9) == 0
     contents = read_safetensors(shards.path(0))
     assert contents.tensors == {} and len(contents.broken) == 2
+
+
+# Changed data
+
+
+@pytest.fixture
+def data(folder, tmp_path) -> Path:
+    """A copy of the videos, to change."""
+    shutil.copytree(folder, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def again(data, tmp_path):
+    """A function that makes a pass over `data` and returns the names of the shards that it computed."""
+
+    def run(**changes):
+        shards = open_shards(tmp_path / "out", **changes)
+        before = {path.name: path.stat().st_mtime_ns for path in shards.folder.glob("x-*.safetensors")}
+        fill(shards, open_corpus(data))
+        return [path.name for path in shards.paths() if path.stat().st_mtime_ns != before.get(path.name)]
+
+    assert len(run()) == 3
+    return run
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("x-*"))}
+
+
+def test_only_the_shard_of_a_replaced_file_is_computed_again(data, again, tmp_path, caplog):
+    assert again() == []  # the broken video is still broken
+    write_video(data / "a" / "4.mp4", level=200, num_frames=3)
+    assert again() == ["x-00001.safetensors"]
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
+    assert "clips with another size or time: 1, such as " in caplog.text
+    assert again() == []
+
+
+def test_a_file_that_was_only_touched_gives_the_same_bytes(data, again, tmp_path):
+    before = hashes(tmp_path / "out")
+    os.utime(data / "a" / "4.mp4", ns=(5, 5_000_001_000))
+    assert again() == ["x-00001.safetensors"]
+    after = hashes(tmp_path / "out")
+    assert [name for name in before if before[name] != after[name]] == ["x-00001.files.json"]
+
+
+def test_a_video_that_is_repaired_is_no_longer_broken(data, again, tmp_path):
+    write_video(data / "a" / "2.mp4", level=70, num_frames=3)
+    assert again() == ["x-00000.safetensors"]
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 7, 10, 13, 16, 19, 22]
+
+
+def test_a_broken_video_is_tried_again_also_if_its_file_is_the_same(data, again, tmp_path, monkeypatch, caplog):
+    repaired = write_video(tmp_path / "2.mp4", level=70, num_frames=3)
+    read = FileCorpus.read
+
+    def read_with_the_missing_decoder(corpus, index):
+        clip = read(corpus, index)
+        return clip._replace(data=str(repaired)) if clip.path.endswith("2.mp4") else clip
+
+    monkeypatch.setattr(FileCorpus, "read", read_with_the_missing_decoder)
+    assert again() == ["x-00000.safetensors"]
+    assert "clips that were broken and can be read now: 1, such as " in caplog.text
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 7, 10, 13, 16, 19, 22]
+    assert again() == []
+
+
+def test_a_disk_that_is_not_mounted_costs_no_results(folder, data, tmp_path, caplog):
+    index = tmp_path / "index.csv"
+    index.write_text("".join(f"data/a/{number}.mp4\n" for number in range(8)))
+    shards = open_shards(tmp_path / "out")
+    fill(shards, open_corpus(index))
+    before = hashes(shards.folder)
+    data.rename(tmp_path / "away")
+    fill(open_shards(tmp_path / "out"), open_corpus(index))
+    assert hashes(shards.folder) == before
+    assert "clips that cannot be reached now: 8, such as " in caplog.text
+    # The reverse: the first pass did without the disk.
+    early = open_shards(tmp_path / "early")
+    fill(early, open_corpus(index), max_broken_share=0.99)
+    assert [len(read_safetensors(path).broken) for path in early.paths()] == [3, 3, 2]
+    (tmp_path / "away").rename(data)
+    fill(open_shards(tmp_path / "early"), open_corpus(index))
+    assert hashes(early.folder) == before
+
+
+def test_many_videos_that_stay_broken_do_not_stop_the_next_pass(tmp_path):
+    write_video(tmp_path / "in" / "00.mp4", level=70, num_frames=3)
+    for number in range(1, 26):
+        (tmp_path / "in" / f"{number:02}.mp4").write_bytes(b"noise")
+    settings = {"num_items": 26, "shard_size": 13}
+    fill(open_shards(tmp_path / "out", **settings), open_corpus(tmp_path / "in"), max_broken_share=0.99)
+    assert fill(open_shards(tmp_path / "out", **settings), open_corpus(tmp_path / "in"), max_broken_share=0) == 0
+
+
+@pytest.mark.parametrize(
+    "record", [None, "{", '{"files": [[1, 2]], "broken": []}', '{"files": 3, "broken": [9]}', "[]"]
+)
+def test_a_shard_without_the_sizes_of_its_files_is_computed_again(again, tmp_path, record):
+    file = tmp_path / "out" / "x-00001.files.json"
+    file.unlink() if record is None else file.write_text(record)
+    assert again() == ["x-00001.safetensors"]
+    assert again() == []
+
+
+def test_an_outdated_shard_does_not_outlive_a_pass_that_is_stopped(data, again, tmp_path):
+    write_video(data / "a" / "4.mp4", level=200, num_frames=3)
+
+    def interrupted(clips):
+        raise KeyboardInterrupt
+
+    shards = open_shards(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        fill(shards, open_corpus(data), compute=interrupted)
+    with pytest.raises(ShardError, match=r"1 of 3 shards are missing .* \(the first is x-00001.safetensors\)"):
+        shards.paths()
+
+
+def test_each_process_looks_after_its_own_shards(data, again, tmp_path):
+    for name in ("1.mp4", "4.mp4"):  # of the shards 0 and 1
+        write_video(data / "a" / name, level=200, num_frames=3)
+    corpus = open_corpus(data)
+    assert fill(open_shards(tmp_path / "out"), corpus, rank=1, world_size=2) == 3
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
+    assert fill(open_shards(tmp_path / "out"), corpus, rank=0, world_size=2) == 2
+    assert levels(open_shards(tmp_path / "out")) == [1, 20, 10, 20, 16, 19, 22]
+
+
+def test_a_pass_that_continues_with_other_versions_says_so(again, tmp_path, caplog):
+    before, now = ({"versions": {"av": version}} for version in ("14", "15"))
+    open_shards(tmp_path / "other", notes=before)
+    fill(open_shards(tmp_path / "other", notes=now), open_corpus(tmp_path / "data"))
+    assert "versions" not in caplog.text  # no shard is older
+    (tmp_path / "other" / "x-00001.safetensors").unlink()
+    fill(open_shards(tmp_path / "other", notes=now), open_corpus(tmp_path / "data"))
+    assert "was begun with versions {'av': '14'} and continues with {'av': '15'}" in caplog.text
+
+
+# Bytes
+
+
+def test_equal_contents_have_equal_bytes(tmp_path):
+    """safetensors writes the keys of the metadata in an order that is random for each file."""
+    names = ["features", "labels", "index", "more", "others"]
+    paths, broken = ["caf\udce9\n.mp4", "b"], [(3, "c", "noise")]
+    for number in range(8):
+        tensors = {name: torch.ones(2) for name in (names if number % 2 else names[::-1])}
+        write_safetensors(tmp_path / f"{number}.safetensors", ShardContents(tensors, paths, broken))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_safetensors(tmp_path / "0.safetensors")[1:] == (paths, broken)
+
+
+def test_shards_of_version_0_1_can_be_read(tmp_path):
+    metadata = {"format": "pt", "paths": '["a.mp4"]', "broken": '[[1, "b.mp4", "noise"]]'}
+    save_file({"labels": torch.tensor([7])}, tmp_path / "old.safetensors", metadata=metadata)
+    contents = read_safetensors(tmp_path / "old.safetensors")
+    assert contents.tensors["labels"].tolist() == [7]
+    assert contents.paths == ["a.mp4"] and contents.broken == [(1, "b.mp4", "noise")]
 
 
 def refused(*args, **kwargs):
