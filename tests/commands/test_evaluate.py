@@ -1,6 +1,7 @@
 """The command `vjepa evaluate`, run as its users run it."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_a_stopped_evaluation_continues(classifier, videos, tmp_path):
     assert {**again, "classes": None} == {**whole, "classes": None}
     ours, theirs = predictions(tmp_path / "part"), predictions(tmp_path / "whole")
     assert all(row["probabilities"] == pytest.approx(theirs[path]["probabilities"]) for path, row in ours.items())
+
+
+def test_changed_files_are_evaluated_again(classifier, videos, tmp_path):
+    shutil.copytree(videos, tmp_path / "videos")
+    arguments = command(classifier, tmp_path / "videos", tmp_path / "out")
+    assert script.run(arguments)["num_broken"] == 1
+    broken = tmp_path / "videos" / "push" / "broken.mp4"
+    shutil.copy(videos / "kick" / "0.mp4", broken)
+    shutil.copy(videos / "kick" / "0.mp4", tmp_path / "videos" / "hug" / "1.mp4")
+    results = script.run(arguments)
+    assert (results["num_videos"], results["num_broken"]) == (10, 0)
+    rows = predictions(tmp_path / "out")
+    kick, *same = (tmp_path / "videos" / "kick" / "0.mp4", broken, tmp_path / "videos" / "hug" / "1.mp4")
+    assert all(rows[str(path)]["probabilities"] == rows[str(kick)]["probabilities"] for path in same)
+    (tmp_path / "videos" / "kick" / "3.mp4").unlink()
+    text = mistake(arguments)
+    assert "manifest changed (clips, their order or labels" in text and "num_items was 10 and is 9" in text
 
 
 @pytest.mark.slow

@@ -253,6 +253,28 @@ def test_another_run_is_not_resumed(model, videos, tmp_path):
     assert (tmp_path / "run" / "train.csv").read_text() == split  # still that of the run that is there
 
 
+@pytest.mark.parametrize("augment", ["true", "false"])
+def test_replaced_files_and_models_are_noticed(model, videos, tmp_path, augment):
+    shutil.copytree(videos, tmp_path / "videos")
+    shutil.copytree(model, tmp_path / "model")
+    settings = {"max_steps": 2, "augment": augment, "per_device_train_batch_size": 24}
+    settings |= {"validation_fraction": 0, "learning_rates": 0.01, "save_total_limit": 9}
+    arguments = (tmp_path / "model", tmp_path / "videos", tmp_path / "run")
+    train_classifier.run(command(*arguments, **settings))
+    resumed = command(*arguments, **settings, resume_from_checkpoint="auto")
+    encoder = VJEPAForPreTraining.from_pretrained(model)
+    encoder.vjepa.encoder.layernorm.bias.data += 1
+    encoder.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match="holds another run: encoder_weights changed. Choose another"):
+        train_classifier.run(resumed)
+    shutil.copytree(model, tmp_path / "model", dirs_exist_ok=True)
+    train_classifier.run(resumed)
+    write_video(tmp_path / "videos" / "dark" / "3_take1.mp4", level=250, num_frames=30)
+    expected = "another size, or that could not be reached: 1, such as dark/3_take1.mp4"
+    with pytest.raises(SystemExit, match=expected):
+        train_classifier.run(resumed)
+
+
 def test_an_untrained_encoder_depends_on_the_seed_alone(model, videos, tmp_path):
     encoders = {}
     for name, settings in {"a": {}, "b": {"pooling": "mean"}, "c": {"seed": 1}}.items():

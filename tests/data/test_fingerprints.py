@@ -133,7 +133,7 @@ def test_odd_names_have_a_digest(tmp_path):
 
 
 def test_clips_that_occur_twice_are_named(tmp_path, warnings):
-    names = ["a.mp4", "b.mp4", "a.mp4", "c.mp4", "b.mp4", "b.mp4"]
+    names = ["a.mp4", "b.mp4", "./a.mp4", "c.mp4", "b.mp4", "x/../b.mp4"]
     clips_digest(FileCorpus(names, labels=[0, 1, 0, 1, 0, 1], root=str(tmp_path)))
     assert (
         "clips that occur more than once in the data: 2, such as a.mp4; with several labels: 1, such as b.mp4"

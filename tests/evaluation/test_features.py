@@ -16,7 +16,7 @@ from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideo
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.corpus import SubsetCorpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry
-from transformers_vjepa.data.fingerprints import clips_digest
+from transformers_vjepa.data.fingerprints import clips_digest, file_stamps
 from transformers_vjepa.evaluation.features import (
     FeatureError,
     FeatureSettings,
@@ -127,6 +127,7 @@ def test_store(model, folder, tmp_path):
     [(index, path, error)] = store.broken
     assert index == 2 and path.endswith("3broken.mp4") and error.startswith("CorruptVideoError")
     assert store.manifest == clips_digest(corpus)
+    assert np.array_equal(store.stamps, file_stamps(corpus, store.index))
     assert store.settings["weights"] == weights_hash(model.encoder)
     with pytest.raises(IndexError, match="index 5 is outside of a store of 5 clips"):
         store[5]

@@ -381,13 +381,15 @@ def streamed(folder, tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("shard_size", [3, 4])
-def test_streamed_data(folder, tmp_path, num_workers, shard_size):
+def test_streamed_data(folder, tmp_path, num_workers, shard_size, caplog):
     corpus = streamed(folder, tmp_path)
     settings = {"num_items": None, "shard_size": shard_size}
     shards = open_shards(tmp_path / "out", **settings)
     assert fill(shards, corpus, num_workers=num_workers) == 7
     assert levels(ShardFolder.open(tmp_path / "out")) == [1, 4, 10, 13, 16, 19, 22]
+    assert "stay as they are" not in caplog.text
     assert fill(open_shards(tmp_path / "out", **settings), corpus) == 0
+    assert "finished shards of the data set stay as they are, since nobody can tell" in caplog.text
 
 
 def test_a_stopped_pass_over_streamed_data_continues(folder, tmp_path):

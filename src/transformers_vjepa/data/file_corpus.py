@@ -45,7 +45,8 @@ class FileCorpus:
         path = self._paths[index]
         if "://" in path:
             return without_secrets(path), None
-        return (path, os.path.join(self._root, path)) if self._root else (os.path.abspath(path), path)
+        name = os.path.normpath(path) if self._root else os.path.abspath(path)
+        return name, os.path.join(self._root, path)
 
     def read(self, index: int) -> EncodedClip:
         path = self._path(index)

@@ -174,6 +174,7 @@ def check_same_data(
 def _part(part: str, corpus: IndexedCorpus) -> pa.Table:
     stamps = file_stamps(corpus, range(len(corpus)))
     names = _names(corpus).cast(pa.binary())
+    _warn_of_repeats(names, corpus.labels)
     columns = [pa.repeat(part, len(names)), names, stamps[:, 0], stamps[:, 1]]
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, _RECORD.types, strict=True)], _RECORD)
 

@@ -383,6 +383,11 @@ def fill_shards(
         raise ShardError(
             f"{corpus.name} is streamed, and {options.world_size} processes cannot share a stream: use one process"
         )
+    if is_streamed and shards.path(0).exists():
+        logger.warning(
+            f"{shards.folder}: finished shards of {log_line(corpus.name)} stay as they are, since nobody can tell whether "
+            "streamed data have changed; delete shards to compute them again"
+        )
     stamps = {} if is_streamed else _stamps_of(shards, corpus, options)
     for shard in _outdated(shards, corpus, stamps, geometry, options):
         shards.remove(shard)
