@@ -379,15 +379,8 @@ def fill_shards(
         TooManyBrokenVideosError: see `max_broken_share` of [`PassOptions`]. Finished shards stay.
     """
     is_streamed = isinstance(corpus, SequentialCorpus)
-    if is_streamed and options.world_size > 1:
-        raise ShardError(
-            f"{corpus.name} is streamed, and {options.world_size} processes cannot share a stream: use one process"
-        )
-    if is_streamed and shards.path(0).exists():
-        logger.warning(
-            f"{shards.folder}: finished shards of {log_line(corpus.name)} stay as they are, since nobody can tell whether "
-            "streamed data have changed; delete shards to compute them again"
-        )
+    if is_streamed:
+        _check_streamed(shards, corpus, options)
     stamps = {} if is_streamed else _stamps_of(shards, corpus, options)
     for shard in _outdated(shards, corpus, stamps, geometry, options):
         shards.remove(shard)
@@ -415,6 +408,19 @@ def fill_shards(
         if parts:
             _flush(parts, shards.path(shard), write)
         shards.finish(end)
+
+
+def _check_streamed(shards: ShardFolder, corpus: SequentialCorpus, options: PassOptions) -> None:
+    """Raises `ShardError` for several processes; warns that earlier shards cannot be compared with the data."""
+    if options.world_size > 1:
+        raise ShardError(
+            f"{corpus.name} is streamed, and {options.world_size} processes cannot share a stream: use one process"
+        )
+    if shards.path(0).exists():
+        logger.warning(
+            f"{shards.folder}: finished shards of {log_line(corpus.name)} stay as they are, since nobody can tell "
+            "whether streamed data have changed; delete shards to compute them again"
+        )
 
 
 def _stamps_of(shards: ShardFolder, corpus: IndexedCorpus, options: PassOptions) -> dict[int, np.ndarray]:
