@@ -31,7 +31,6 @@ from ..evaluation.features import FeatureError, FeatureSettings, summarise_featu
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.modeling_vjepa import VJEPAModel
-from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
@@ -130,7 +129,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         summary = {"model": arguments.model, "dataset": data.dataset, **summarise_features(arguments.output_dir)}
         file = Path(arguments.output_dir) / "summary.json"
         with writing_errors(file):
-            write_text_atomically(file, json.dumps(summary, indent=2) + "\n")
+            file.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
     print(f"features: {arguments.output_dir}   (summary.json names the broken videos)")
     return summary

@@ -291,11 +291,11 @@ def build(
         start=model_arguments.init_from,
         license=training.hub_license,
     )
+    if training.process_index == 0 and checkpoint is None:
+        check_same_data(record.with_name(DATA_RECORD), corpora, began=None)
     preview = build_stream(data, model.config, training, share=StreamShare(), shuffle_buffer=4)
     trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
-    if training.process_index == 0 and checkpoint is None:  # last: a command that fails leaves no file
-        check_same_data(record.with_name(DATA_RECORD), corpora, began=None)
-    if training.process_index == 0 and not is_recorded:
+    if training.process_index == 0 and not is_recorded:  # last: a command that fails leaves no file
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(arguments, indent=2, sort_keys=True) + "\n")
     return trainer, checkpoint
