@@ -21,6 +21,7 @@ from transformers_vjepa.data.fingerprints import (
     changed_stamps,
     check_same_data,
     clips_digest,
+    content_digest,
     file_stamp,
     file_stamps,
 )
@@ -101,6 +102,34 @@ def test_clips_of_a_container_have_its_stamp(tmp_path):
 )
 def test_when_a_file_counts_as_another_one(before, now, is_changed):
     assert changed_stamps(np.array([before]), np.array([now])).tolist() == [is_changed]
+
+
+def test_the_digest_of_a_clip_is_that_of_its_size_and_edges(tmp_path):
+    whole = bytes(range(256)) * 1024  # 256 KiB
+    contents = {
+        "whole": whole,
+        "first": b"x" + whole[1:],
+        "last": whole[:-1] + b"x",
+        "longer": whole + b"x",
+        "short": b"x",
+        "middle": whole[: 2**17] + b"x" + whole[2**17 + 1 :],
+    }
+    for name, data in contents.items():
+        (tmp_path / f"{name}.mp4").write_bytes(data)
+    corpus = FileCorpus([f"{name}.mp4" for name in contents], labels=[0] * 6, root=str(tmp_path))
+    digests = dict(zip(contents, (content_digest(corpus, index) for index in range(6)), strict=True))
+    assert digests.pop("middle") == digests["whole"]  # stated: only the edges are read
+    assert len({*digests.values()}) == 5
+    tar = open_corpus(write_tar(tmp_path / "0.tar", {f"{name}.mp4": data for name, data in contents.items()}))
+    assert [content_digest(tar, index) for index in range(5)] == list(digests.values())
+
+
+def test_what_has_no_digest(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "frames").mkdir()
+    names = ["pipe.mp4", "frames", "gone.mp4", "https://host/a.mp4"]
+    corpus = FileCorpus(names, labels=[0] * 4, root=str(tmp_path))
+    assert [content_digest(corpus, index) for index in range(4)] == [""] * 4
 
 
 # Names and labels

@@ -19,6 +19,7 @@ from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry
 from transformers_vjepa.data.file_corpus import FileCorpus
+from transformers_vjepa.evaluation import shards as shards_module
 from transformers_vjepa.evaluation.shards import (
     PassOptions,
     ShardContents,
@@ -200,16 +201,64 @@ def test_only_the_shard_of_a_replaced_file_is_computed_again(data, again, tmp_pa
     write_video(data / "a" / "4.mp4", level=200, num_frames=3)
     assert again() == ["x-00001.safetensors"]
     assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
-    assert "clips with another size or time: 1, such as " in caplog.text
+    assert "clips of another file: 1, such as " in caplog.text
     assert again() == []
 
 
-def test_a_file_that_was_only_touched_gives_the_same_bytes(data, again, tmp_path):
+def test_a_copy_with_other_times_keeps_its_results(data, again, tmp_path, monkeypatch):
+    before, contents = hashes(tmp_path / "out"), shards_module.content_digest
+    for file in data.rglob("*.mp4"):
+        os.utime(file, ns=(5, 5_000_001_000))
+    assert again() == []
+    assert [name for name, value in hashes(tmp_path / "out").items() if value != before[name]] == [
+        f"x-0000{number}.files.json" for number in range(3)
+    ]
+    monkeypatch.setattr(shards_module, "content_digest", lambda *_: pytest.fail("compared again"))
+    assert again() == []  # the new times are recorded
+    monkeypatch.setattr(shards_module, "content_digest", contents)
+    # Other bytes at the end; then other frames in a file of the same size.
+    other = write_video(tmp_path / "other.mp4", level=200, num_frames=3).read_bytes()
+    size = max(len(other), (data / "a" / "4.mp4").stat().st_size)
+    for level in (b"", other):
+        file = data / "a" / "4.mp4"
+        file.write_bytes((level or file.read_bytes()) + free_box(size + 8 - len(level or file.read_bytes())))
+        assert again() == ["x-00001.safetensors"]
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
+
+
+def free_box(size):
+    """Bytes without a meaning at the end of an MP4 file."""
+    return size.to_bytes(4, "big") + b"free" + bytes(size - 8)
+
+
+def test_results_of_a_shard_that_is_computed_again_have_the_same_bytes(data, again, tmp_path):
     before = hashes(tmp_path / "out")
-    os.utime(data / "a" / "4.mp4", ns=(5, 5_000_001_000))
-    assert again() == ["x-00001.safetensors"]
-    after = hashes(tmp_path / "out")
-    assert [name for name in before if before[name] != after[name]] == ["x-00001.files.json"]
+    (tmp_path / "out" / "x-00001.safetensors").unlink()
+    assert again() == ["x-00001.safetensors"] and hashes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_clip_in_a_container_is_compared_by_its_own_bytes(folder, tmp_path, kind):
+    videos = {f"{path.stem}.mp4": path.read_bytes() for path in sorted((folder / "a").iterdir())}
+    file = tmp_path / f"all.{kind}"
+
+    def write():
+        if kind == "tar":
+            write_tar(file, videos)
+        else:
+            pq.write_table(pa.table({"video": list(videos.values())}), file)
+        os.utime(file, ns=(0, len(times) * 7_000_001_000))
+        times.append(0)
+        fill(open_shards(tmp_path / "out"), open_corpus(file))
+        return hashes(tmp_path / "out")
+
+    times = [0]
+    first, second = write(), write()
+    assert [name for name in first if first[name] != second[name]] == [f"x-0000{n}.files.json" for n in range(3)]
+    videos["4.mp4"] = videos["5.mp4"]
+    third = write()
+    changed = [name for name in first if first[name] != third[name] and name.endswith(".safetensors")]
+    assert changed == ["x-00001.safetensors"]
 
 
 def test_a_video_that_is_repaired_is_no_longer_broken(data, again, tmp_path):
@@ -262,7 +311,7 @@ def test_many_videos_that_stay_broken_do_not_stop_the_next_pass(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "record", [None, "{", '{"files": [[1, 2]], "broken": []}', '{"files": 3, "broken": [9]}', "[]"]
+    "record", [None, "{", '{"files": [[1, 2]], "digests": [""], "broken": []}', '{"files": 3, "broken": [9]}', "[]"]
 )
 def test_a_shard_without_the_sizes_of_its_files_is_computed_again(again, tmp_path, record):
     file = tmp_path / "out" / "x-00001.files.json"

@@ -5,7 +5,7 @@ the same command and any number of processes.
     folder/
       settings.json                   what the shards depend on; other settings are refused
       features-00000.safetensors      clips 0 ... shard_size - 1
-      features-00000.files.json       sizes and times of their files, and which of the clips are broken
+      features-00000.files.json       sizes, times and hashes of their files, and which of the clips are broken
       features-00001.safetensors      clips shard_size ... 2 * shard_size - 1
 
 A later pass computes a shard again if a file of it was replaced, or if a clip that was broken can be read now. A shard
@@ -43,7 +43,7 @@ from ..data.evaluation_clips import (
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
-from ..data.fingerprints import UNKNOWN, changed_stamps, file_stamps
+from ..data.fingerprints import UNKNOWN, changed_stamps, content_digest, file_stamps
 from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
 from ..safety.sanitizing import log_line
@@ -73,6 +73,17 @@ class ShardContents(NamedTuple):
     paths: list[str]
     #: (index, path, error).
     broken: list[tuple[int, str, str]]
+
+
+class ShardFiles(NamedTuple):
+    """What a shard was made of, see [`~data.fingerprints`]."""
+
+    #: int64 (clips, 2): size and time.
+    stamps: np.ndarray
+    #: The [`content_digest`] of each clip.
+    digests: list[str]
+    #: Places of the broken clips in the data set.
+    broken: list[int]
 
 
 def describe_broken(broken: Iterable[tuple[int, str, str]]) -> list[dict[str, str]]:
@@ -207,30 +218,31 @@ class ShardFolder:
     def path(self, shard: int) -> Path:
         return self.folder / f"{self.stem}-{shard:05d}{self.suffix}"
 
-    def write_files(self, shard: int, stamps: np.ndarray, broken: Iterable[int]) -> None:
-        """Records the [`file_stamps`] of the clips of a shard, and the places of its broken clips in the data set."""
-        file = self._files(shard)
-        with writing_errors(file):
-            write_text_atomically(file, json.dumps({"files": stamps.tolist(), "broken": sorted(broken)}) + "\n")
+    def write_files(self, shard: int, files: ShardFiles) -> None:
+        """Records what a shard is made of."""
+        record = {"files": files.stamps.tolist(), "digests": files.digests, "broken": files.broken}
+        with writing_errors(self._files(shard)):
+            write_text_atomically(self._files(shard), json.dumps(record) + "\n")
 
-    def read_files(self, shard: int) -> tuple[np.ndarray, list[int]] | None:
-        """What [`write_files`] recorded; `None` if the file is absent or does not fit the shard."""
+    def read_files(self, shard: int) -> ShardFiles | None:
+        """What [`write_files`] recorded; `None` if the record is absent or does not fit the shard."""
         places = self.indices(shard)
         try:
             record = json.loads(self._files(shard).read_text())
-            stamps, broken = np.array(record["files"], dtype=np.int64), [int(index) for index in record["broken"]]
+            stamps = np.array(record["files"], dtype=np.int64)
+            digests, broken = map(str, record["digests"]), map(int, record["broken"])
+            files = ShardFiles(stamps, list(digests), list(broken))
         except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
             return None
-        fits = stamps.shape == (len(places), 2) and all(index in places for index in broken)
-        return (stamps, broken) if fits else None
+        fits = stamps.shape == (len(places), 2) and len(files.digests) == len(places)
+        return files if fits and all(index in places for index in files.broken) else None
 
     def stamps(self, shard: int, indices: Sequence[int]) -> np.ndarray:
         """The recorded [`file_stamps`] of some clips of a shard: int64 (clips, 2), -1 if nothing is recorded."""
-        record, first = self.read_files(shard), shard * self.shard_size
-        places = np.array(indices, dtype=np.int64) - first
-        if record is None or not all(0 <= place < len(record[0]) for place in places):
+        files, here = self.read_files(shard), self.indices(shard)
+        if files is None or not all(index in here for index in indices):
             return np.full((len(indices), 2), UNKNOWN, dtype=np.int64)
-        return record[0][places]
+        return files.stamps[np.array(indices, dtype=np.int64) - here.start]
 
     def remove(self, shard: int) -> None:
         """Removes a shard that is computed again, so that a pass that is stopped leaves no results of other files."""
@@ -401,7 +413,8 @@ def fill_shards(
             shard, end = first // shards.shard_size, first + count
             if end == shards.indices(shard).stop:
                 if shard in stamps:
-                    shards.write_files(shard, stamps[shard], [index for part in parts for index, _, _ in part.broken])
+                    broken = sorted(index for part in parts for index, _, _ in part.broken)
+                    shards.write_files(shard, _files_of(corpus, shards.indices(shard), stamps[shard], broken))
                 _flush(parts, shards.path(shard), write)
             bar.update(count)
     if is_streamed:
@@ -442,25 +455,45 @@ def _outdated(
     """Shards that exist and must be computed again; says why."""
     replaced, broken, absent = {}, {}, {}
     for shard in (shard for shard in stamps if shards.path(shard).exists()):
-        now, places, record = stamps[shard], np.array(shards.indices(shard)), shards.read_files(shard)
-        before = np.full_like(now, -2) if record is None else record[0]  # without a record every file is another one
+        now, places, files = stamps[shard], np.array(shards.indices(shard)), shards.read_files(shard)
         is_there = now[:, 0] >= 0
+        if files is None:
+            replaced[shard] = places[is_there].tolist()
+            continue
         # A disk that is not mounted must not cost the results of its files.
-        replaced[shard] = places[changed_stamps(before, now) & is_there].tolist()
-        absent[shard] = places[(before[:, 0] >= 0) & ~is_there].tolist()
-        broken[shard] = [] if record is None or replaced[shard] else record[1]
+        absent[shard] = places[(files.stamps[:, 0] >= 0) & ~is_there].tolist()
+        is_changed = changed_stamps(files.stamps, now) & is_there
+        known = dict(zip(places.tolist(), files.digests, strict=True))
+        replaced[shard] = [
+            index
+            for index in places[is_changed].tolist()
+            if not known[index] or known[index] != content_digest(corpus, index)
+        ]
+        if replaced[shard]:
+            continue
+        broken[shard] = files.broken
+        if is_changed.any():  # copies with other times
+            shards.write_files(shard, files._replace(stamps=np.where(is_changed[:, None], now, files.stamps)))
     asked = [index for indices in broken.values() for index in indices]
     readable = _readable(corpus, asked, geometry, options) if asked else set()
     again = {shard: sorted(readable.intersection(indices)) for shard, indices in broken.items()}
     for what, found, result in (
-        ("with another size or time", replaced, "their shards are computed again"),
+        ("of another file", replaced, "their shards are computed again"),
         ("that were broken and can be read now", again, "their shards are computed again"),
         ("that cannot be reached now", absent, "their earlier results stay"),
     ):
         if clips := [index for indices in found.values() for index in indices]:
             name = log_line(corpus.describe(clips[0]))
             logger.warning(f"{shards.folder}: clips {what}: {len(clips):,}, such as {name}; {result}")
-    return [shard for shard in replaced if replaced[shard] or again[shard]]
+    return [shard for shard in replaced if replaced[shard] or again.get(shard)]
+
+
+def _files_of(corpus: IndexedCorpus, indices: Sequence[int], stamps: np.ndarray, broken: Sequence[int]) -> ShardFiles:
+    """What a shard is made of; without the digest of a file that changed while the shard was computed."""
+    is_changed = changed_stamps(stamps, file_stamps(corpus, indices))
+    pairs = zip(indices, is_changed, strict=True)
+    digests = ["" if changed else content_digest(corpus, index) for index, changed in pairs]
+    return ShardFiles(stamps, digests, list(broken))
 
 
 def _readable(corpus: IndexedCorpus, indices: Sequence[int], geometry: ClipGeometry, options: PassOptions) -> set[int]:
