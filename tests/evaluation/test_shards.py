@@ -133,12 +133,18 @@ def test_interrupted_shard_is_not_there(folder, tmp_path):
 def test_other_settings_are_refused_and_listed(tmp_path):
     open_shards(tmp_path)
     open_shards(tmp_path, settings={**SETTINGS, "mean": [0.5, 0.5]}, notes={"model": "elsewhere"})
-    changed = {"kind": "tokens", "sampling": {"num_frames": 4, "spacing": "stride"}, "mean": (0.5, 0.5)}
+    changed = {
+        "kind": "tokens",
+        "sampling": {"num_frames": 4, "spacing": "stride"},
+        "mean": (0.5, 0.5),
+        "backend": "av",
+    }
     with pytest.raises(ShardError) as info:
         open_shards(tmp_path, settings=changed, shard_size=5)
     assert str(info.value) == (
-        f"{tmp_path} was made with other settings: kind was 'mean' and is 'tokens'; sampling.num_frames was 2 and "
-        "is 4; shard_size was 3 and is 5. Choose another folder, or delete this one"
+        f"{tmp_path} was made with other settings: backend was not recorded and is 'av'; kind was 'mean' and is "
+        "'tokens'; sampling.num_frames was 2 and is 4; shard_size was 3 and is 5. Choose another folder, or delete this "
+        "one"
     )
 
 

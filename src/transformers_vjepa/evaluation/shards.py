@@ -53,8 +53,6 @@ logger = logging.get_logger(__name__)
 _SETTINGS = "settings.json"
 # Keys and types of the settings file.
 _RECORD = {"stem": str, "suffix": str, "num_items": int | None, "shard_size": int, "settings": dict, "notes": dict}
-# Version 0.1 made the hash of other names.
-_MANIFEST_HINT = " (clips, their order or labels; or it was made by version 0.1)"
 _HASH = re.compile(r"[0-9a-f]{64}")
 # Key of the metadata of a shard.
 _CONTENTS = "contents"
@@ -356,9 +354,10 @@ def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for name in sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
         before, now = old.get(name), new.get(name)
         if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (before, now)):  # nobody reads a hash
-            changes.append(f"{name} changed" + (_MANIFEST_HINT if name == "manifest" else ""))
-        else:
-            changes.append(f"{name} was {before!r} and is {now!r}")
+            changes.append(f"{name} changed" + (" (clips, their order or labels)" if name == "manifest" else ""))
+        else:  # an earlier version recorded less
+            was = f"was {before!r}" if name in old else "was not recorded"
+            changes.append(f"{name} {was} and is {now!r}")
     return "; ".join(changes)
 
 
