@@ -143,8 +143,8 @@ def test_other_settings_are_refused_and_listed(tmp_path):
         open_shards(tmp_path, settings=changed, shard_size=5)
     assert str(info.value) == (
         f"{tmp_path} was made with other settings: backend was not recorded and is 'av'; kind was 'mean' and is "
-        "'tokens'; sampling.num_frames was 2 and is 4; shard_size was 3 and is 5. Choose another folder, or delete this "
-        "one"
+        "'tokens'; sampling.num_frames was 2 and is 4; shard_size was 3 and is 5. Choose another folder, or delete "
+        "this one"
     )
 
 
