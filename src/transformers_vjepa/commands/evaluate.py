@@ -28,7 +28,7 @@ from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, use
 from ..data.arguments import CorpusArguments, Dtype, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
-from ..data.labels import LabelMismatchError, align_labels, have_names
+from ..data.labels import LabelMismatchError, align_labels, are_matched_by_name, model_class_names
 from ..evaluation.metrics import check_scikit_learn
 from ..evaluation.protocols import (
     PROTOCOLS,
@@ -116,7 +116,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         # Refuse a protocol or labels that do not fit before the computation starts.
         geometry = protocol.geometry(model.config, backend=data.decoder)
         check_protocol_fits(choices.protocol, corpus)
-        align_labels(corpus, model.config, by=arguments.label_matching)
+        names = model_class_names(model.config)
+        classes = align_labels(corpus, names, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
             check_writable(arguments.output_dir)
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
@@ -134,7 +135,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         with writing_errors(arguments.output_dir):
-            by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
+            by_name = are_matched_by_name(corpus, names, by=arguments.label_matching)
             details = {
                 "model": arguments.model,
                 "model_weights_sha256": shards.settings["weights"],
@@ -147,9 +148,9 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
                 "decoder": data.decoder,
             }
             results = write_prediction_report(
-                read_predictions(shards, align_labels(corpus, model.config, by=arguments.label_matching)),
+                read_predictions(shards, classes),
                 arguments.output_dir,
-                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+                class_names=names,
                 broken=broken_videos(shards),
                 details=details,
             )

@@ -19,7 +19,7 @@ from transformers import set_seed
 
 from ..analysis.baselines import BASELINES
 from ..analysis.surprise import measure_disturbances, summarise
-from ..data.splits import SplitPlan, labelled_splits, write_manifests
+from ..data.splits import SplitPlan, class_names_of, labelled_splits, with_classes, write_manifests
 from ..data.synthetic import build_corpus, synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
@@ -118,6 +118,7 @@ class StudyRunner:
         )
         splits = labelled_splits(self.data.dataset, split, test_dataset=self.data.test_dataset)
         splits = {"train": splits["train"], "test": splits["validation" if held_out else "test"]}
+        splits = with_classes(splits, class_names_of(splits))
         write_manifests(splits, self.folder)
         return plan.labelled_clips(splits, **self._geometry())
 
