@@ -479,7 +479,8 @@ def test_label_sets_that_do_not_match_end_with_one_line(model, videos, tmp_path)
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
     with pytest.raises(
-        SystemExit, match="error: .*names.txt names 3 classes, and .*index.csv has labels up to 3: give one"
+        SystemExit,
+        match=r"error: .*names.txt names 3 classes, 'a' first, and there are 4: .*index.csv has labels up to 3",
     ):
         train_classifier.run(command(model, index, tmp_path / "run", labels=names))
 

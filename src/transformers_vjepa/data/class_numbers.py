@@ -75,7 +75,7 @@ def number_labels(labels: Iterable[Any], *, source: str) -> tuple[np.ndarray, tu
             if not isinstance(value, str) and value != NO_LABEL:
                 if not isinstance(label, str):
                     raise ValueError(
-                        f"{source} has numbers ({value}) and names ({min(names)!r}) as labels: use one kind"
+                        f"{source} has numbers ({value}) and names ({min(names)!r}) as labels: use one of them"
                     )
                 distinct[label] = str(value)
         names = sorted({value for value in distinct.values() if isinstance(value, str)})

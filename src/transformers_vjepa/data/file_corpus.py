@@ -26,6 +26,7 @@ _SYSTEM_FOLDERS = frozenset(
 _SPLITS = frozenset("train training val valid validation dev test testing eval evaluation".split())
 # Separators of the columns of an index, besides the space of the published format.
 _SEPARATORS = ",;\t"
+_OPENING_QUOTE = rf'^"|[{_SEPARATORS}]\s*"'
 _PUBLISHED_LINE = re.compile(r"(?P<path>.+?)\s+(?P<label>[+-]?\d+(\.0*)?)")
 _HEADER_WORDS = frozenset(
     "path paths pathname file files filename filenames filepath video videos videoname clip clips image images img "
@@ -117,9 +118,7 @@ def _is_clip(path: str, root: str) -> bool:
 
 
 def _parse_quoted(line: str, root: str) -> _Line | None:
-    """A line with quotes around path or label; `None` if there are none, or they are part of the path."""
-    if not re.search(rf'^"|[{_SEPARATORS}]\s*"', line):
-        return None
+    """A line with quotes around path or label; `None` if they are part of the path."""
     columns = split_columns(line)
     if len(columns) == 1:  # quotes around all of it, or around the path of the published format
         if not (match := re.fullmatch(r'"((?:[^"]|"")+)"(?:\s+(\S+))?', line)):
@@ -138,8 +137,11 @@ def _label(text: str) -> int | str | None:
 
 def _parse_line(line: str, root: str) -> _Line | None:
     """The clip of a line of an index; `None` if the line has none of the formats of [`open_index`]."""
-    if quoted := _parse_quoted(line, root):
-        return quoted
+    if re.search(_OPENING_QUOTE, line):
+        if line.count('"') % 2:
+            return None
+        if quoted := _parse_quoted(line, root):
+            return quoted
     published = _PUBLISHED_LINE.fullmatch(line)
     if published and _is_clip(published["path"], root):
         return _Line(published["path"], _label(published["label"]))
