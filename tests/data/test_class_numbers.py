@@ -38,6 +38,7 @@ def test_names_that_are_numbers(name, number):
         (["True", "False"], [1, 0], ("False", "True")),
         ([0.5, 1.5], [0, 1], ("0.5", "1.5")),
         (["caf\udce9", "bar"], [1, 0], ("bar", r"caf\xe9")),
+        (["a\x1b[1m\nb", "\ud800"], [1, 0], (r"\ud800", r"a\x1b[1m\nb")),
         ([], [], ()),
     ],
 )

@@ -40,6 +40,17 @@ def same_name(name: str) -> int | str:
     return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").casefold().split())
 
 
+def class_text(name: str) -> str:
+    """
+    A class name as text for every file and terminal: bytes that are not UTF-8 (`caf\\xe9`), other surrogates and
+    control characters are escaped.
+    """
+    name = decodable(name)
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" else char for char in name
+    )
+
+
 def check_distinct(names: Sequence[str], *, source: str) -> None:
     """Raises `ValueError` if two of the class names of a data set are one name in two spellings."""
     seen: dict[int | str, str] = {}
@@ -62,7 +73,7 @@ def number_labels(labels: Iterable[Any], *, source: str) -> tuple[np.ndarray, tu
 
     Returns:
         The label of each clip, int64 (clips,), -1 if unknown; and the names of the labels from 0 on, in sorted order,
-        or no names if the labels are numbers. Bytes of names that are not UTF-8 are escaped (`caf\\xe9`).
+        or no names if the labels are numbers. See [`class_text`].
 
     Raises:
         ValueError: numbers beside names. Texts may be both: `"1"`, `"2"` and `"none"` are three names.
@@ -89,4 +100,4 @@ def _number_or_name(label: Any) -> int | str:
     text = "" if label is None or label != label else str(label).strip()  # NaN differs from itself
     if (number := as_number(text)) is not None:
         return max(number, NO_LABEL)
-    return decodable(text) if text else NO_LABEL
+    return class_text(text) if text else NO_LABEL

@@ -13,8 +13,7 @@ import numpy as np
 from torchvision.models import get_weight
 from transformers import PreTrainedConfig
 
-from ..safety.sanitizing import decodable
-from .class_numbers import are_numbers, as_number, same_name
+from .class_numbers import are_numbers, as_number, class_text, same_name
 from .corpora import Corpus
 from .corpus import NO_LABEL
 from .file_corpus import is_header, open_text, split_columns
@@ -182,8 +181,8 @@ def generic_class_names(num_labels: int) -> list[str]:
 
 
 def model_class_names(config: PreTrainedConfig) -> list[str]:
-    """The names of the classes of a model, by class."""
-    return [decodable(str(config.id2label[index])) for index in range(config.num_labels)]
+    """The names of the classes of a model, by class, as [`class_text`]."""
+    return [class_text(str(config.id2label[index])) for index in range(config.num_labels)]
 
 
 def are_matched_by_name(corpus: Corpus, names: Sequence[str], *, by: Literal["name", "number"] = "name") -> bool:
