@@ -79,6 +79,7 @@ def test_evaluation_of_videos(classifier, videos, tmp_path, capsys):
         with Image.open(out / name) as image:
             assert min(image.size) > 200
     printed = capsys.readouterr().out
+    assert "labels:        matched by name" in printed
     assert "9 videos, 1 broken" in printed and f"{results['accuracy']:.2%}" in printed
 
 

@@ -60,7 +60,7 @@ class EvaluationArguments:
     label_matching: Literal["name", "number"] = HfArg(
         default="name",
         help="Match classes of data and model by name if both have names, or by number (for example folders "
-        "named by WordNet ids, in their order).",
+        "named by WordNet ids, in their order). Names that are numbers are these numbers.",
     )
 
 
@@ -154,7 +154,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
                 broken=broken_videos(shards),
                 details=details,
             )
-    print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
+    matched = f"matched by {results['label_matching']}" if results["num_labelled"] else "none"
+    print(f"\n{describe_results(results)}\nlabels:        {matched}\nresults:       {arguments.output_dir}")
     return results
 
 
