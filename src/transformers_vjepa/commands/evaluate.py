@@ -28,7 +28,8 @@ from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, use
 from ..data.arguments import CorpusArguments, Dtype, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
-from ..data.labels import LabelMismatchError, align_labels, are_matched_by_name, model_class_names
+from ..data.labels import LabelMismatchError, are_matched_by_name, match_classes, model_class_names
+from ..data.table_corpus import SequentialCorpus
 from ..evaluation.metrics import check_scikit_learn
 from ..evaluation.protocols import (
     PROTOCOLS,
@@ -117,7 +118,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         geometry = protocol.geometry(model.config, backend=data.decoder)
         check_protocol_fits(choices.protocol, corpus)
         names = model_class_names(model.config)
-        classes = align_labels(corpus, names, by=arguments.label_matching)
+        corpus, classes = match_classes(corpus, names, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
             check_writable(arguments.output_dir)
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
@@ -135,14 +136,16 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         with writing_errors(arguments.output_dir):
-            by_name = are_matched_by_name(corpus, names, by=arguments.label_matching)
+            matching = "name" if are_matched_by_name(corpus, names, by=arguments.label_matching) else "number"
+            if isinstance(corpus, SequentialCorpus) and not corpus.class_names and arguments.label_matching == "name":
+                matching = "name or number"  # each label by its kind
             details = {
                 "model": arguments.model,
                 "model_weights_sha256": shards.settings["weights"],
                 "dtype": arguments.dtype,
                 "dataset": data.dataset,
                 "manifest_sha256": shards.settings.get("manifest"),
-                "label_matching": "name" if by_name else "number",
+                "label_matching": matching,
                 "protocol": {"name": choices.protocol, **vars(protocol)},
                 "sampling": shards.settings["sampling"],
                 "decoder": data.decoder,

@@ -101,3 +101,16 @@ def _number_or_name(label: Any) -> int | str:
     if (number := as_number(text)) is not None:
         return max(number, NO_LABEL)
     return class_text(text) if text else NO_LABEL
+
+
+def plain_label(value: Any) -> int | str | None:
+    """
+    What one label is by itself, as in a stream: a number, a name, or `None` for no label.
+
+    Raises:
+        ValueError: neither int, float, str, bool nor `None`, but a list, for example.
+    """
+    if not (value is None or isinstance(value, int | float | str)):
+        raise ValueError(f"a {type(value).__name__} is not a number or a name")
+    label = _number_or_name(value)
+    return None if label == NO_LABEL else label

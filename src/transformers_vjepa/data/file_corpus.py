@@ -14,6 +14,7 @@ from ..models.vjepa.media_files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, exten
 from ..safety.sanitizing import log_line, without_secrets
 from .class_numbers import as_number, number_labels
 from .corpus import NO_LABEL, EncodedClip, IndexedCorpus, PackedStrings
+from .remote_reading import check_address
 
 logger = logging.get_logger(__name__)
 
@@ -188,6 +189,8 @@ def open_index(file: str) -> FileCorpus:
     numbers, class_names = number_labels(labels(), source=file)
     if not paths:
         raise ValueError(f"{file} lists no videos: expected a path and a label per line")
+    for address in {path.partition("://")[0]: path for path in paths if "://" in path}.values():
+        check_address(address)
     return FileCorpus(paths, labels=numbers, root=root, class_names=class_names)
 
 

@@ -293,6 +293,32 @@ def map_labels(labels: np.ndarray, classes: Mapping[int, int], *, paths: Sequenc
     return np.array([classes[label] if label >= 0 else NO_LABEL for label in labels.tolist()], dtype=np.int64)
 
 
+def match_classes(
+    corpus: Corpus, names: Sequence[str], *, by: Literal["name", "number"] = "name"
+) -> tuple[Corpus, dict[int, int]]:
+    """
+    A corpus, and the class of the model for each of its labels; see [`align_labels`], which has the same arguments.
+    The labels of a streamed corpus come one by one, numbers or names. Each is matched by the same rules when it comes,
+    so the streamed corpus that is returned has the classes of the model as labels; a clip is refused whose label the
+    model does not have.
+    """
+    classes = align_labels(corpus, names, by=by)
+    if not isinstance(corpus, SequentialCorpus) or corpus.class_names:
+        return corpus, classes
+    find = partial(_class_of, numbers=classes, names=tuple(names) if by == "name" else None)
+    return corpus.with_classes(find), {label: label for label in range(len(names))}
+
+
+def _class_of(label: int | str, *, numbers: Mapping[int, int], names: Sequence[str] | None) -> int:
+    if isinstance(label, str):
+        if names is None:
+            raise LabelMismatchError("it is a name, and labels are matched by number")
+        return _align_names({0: label}, names, [0])[0]
+    if label not in numbers:
+        raise LabelMismatchError(f"the model has {len(numbers)} classes (numbers {min(numbers)} to {max(numbers)})")
+    return numbers[label]
+
+
 def _some(names: Sequence[str]) -> str:
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(repr(name) for name in names[:5]) + rest
