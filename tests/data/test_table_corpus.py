@@ -129,9 +129,9 @@ def test_parquet_files_that_do_not_belong_together_are_refused(tmp_path):
 def test_labels_of_parquet_read_no_video(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "x.parquet", [(b"a", 2), (b"b", 0), (b"c", 1)])
     columns = []
-    read_table = pq.read_table
+    read = pq.ParquetFile.read
     monkeypatch.setattr(
-        pq, "read_table", lambda file, **kwargs: (columns.append(kwargs["columns"]), read_table(file, **kwargs))[1]
+        pq.ParquetFile, "read", lambda self, **kwargs: (columns.append(kwargs["columns"]), read(self, **kwargs))[1]
     )
     assert open_corpus(path).labels.tolist() == [2, 0, 1]
     assert columns == [["label"]]

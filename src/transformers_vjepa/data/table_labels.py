@@ -62,8 +62,10 @@ def read_labels(files: Sequence[str], column: str) -> tuple[np.ndarray, tuple[st
     codes = [np.empty(0, dtype=np.int64)]
     for file in files:
         with reading_parquet(file):
-            names.append(_class_names(pq.read_schema(file), column))
-            cells = pq.read_table(file, columns=[column], partitioning=None)[column].combine_chunks()
+            # `read_table` takes much longer if row groups are small.
+            with pq.ParquetFile(file) as opened:
+                names.append(_class_names(opened.schema_arrow, column))
+                cells = opened.read(columns=[column], use_threads=False)[column].combine_chunks()
             if pa.types.is_dictionary(cells.type):
                 cells = cells.dictionary_decode()
             cells = cells.dictionary_encode()
