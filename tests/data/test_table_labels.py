@@ -1,5 +1,7 @@
 """The labels of tables: which class a label is, whatever the type of its column and the file it stands in."""
 
+import re
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,6 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 
 from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.labels import match_classes
 
 
 def table(labels):
@@ -138,3 +141,31 @@ def test_a_stream_of_files_that_name_their_classes_differently_is_refused(tmp_pa
         open_corpus("memory://orders/{0..2}.parquet")
     corpus = open_corpus("memory://orders/{0..1}.parquet")
     assert corpus.class_names == ("walk", "run") and [clip.label for clip in rows_of(corpus)] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "names, by, labels, classes",
+    [
+        (["walk", "run"], "name", ["Run", "walk", "1"], [1, 0, 1]),
+        (["1", "2", "none"], "name", ["02", "none", "1"], [1, 2, 0]),
+        (["0", "5", "11"], "name", [11, 5, 0], [2, 1, 0]),
+        (["LABEL_0", "LABEL_1"], "name", [1, 0, 1], [1, 0, 1]),
+        (["walk", "run"], "number", ["1", "0", None], [1, 0, -1]),
+    ],
+)
+def test_labels_of_a_stream_are_matched_one_by_one(names, by, labels, classes):
+    stream = Dataset.from_dict({"video": [b"video"] * 3, "label": labels}).to_iterable_dataset()
+    corpus, mapping = match_classes(open_corpus(stream), names, by=by)
+    clips = rows_of(corpus, needs_label=True)
+    assert [clip.label for clip in clips] == classes and not any(clip.refused for clip in clips)
+    assert mapping == {number: number for number in range(len(names))}
+
+
+@pytest.mark.parametrize(
+    "label, reason", [("sit", "the model does not have"), (2, r"the model has 2 classes \(numbers 0")]
+)
+def test_labels_of_a_stream_that_the_model_does_not_have_are_refused(label, reason):
+    stream = Dataset.from_dict({"video": [b"video"], "label": [label]}).to_iterable_dataset()
+    corpus, _ = match_classes(open_corpus(stream), ["walk", "run"])
+    (clip,) = rows_of(corpus, needs_label=True)
+    assert clip.label == -1 and re.search(f"its label '{label}' has no class: {reason}", clip.refused)
