@@ -8,6 +8,7 @@ import torch
 from videos import write_video
 
 from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.splits import class_names_of, with_classes
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.study.plan import (
     Measurement,
@@ -140,3 +141,21 @@ def test_test_classes_without_a_training_clip_are_refused(tmp_path):
     found = labelled_clips({**splits, "test": splits["train"]}, crop_size=16, sampling=sampling)
     assert found.classes == {"label": ["a"]} and found.labels["label"]["test"].tolist() == [0]
     assert found.clips["test"].shape == (1, 2, 16, 16, 3)
+
+
+def test_test_clips_have_the_classes_of_the_training_clips(tmp_path):
+    """Whatever their own numbers are; and numbers with gaps make no classes between them."""
+    for name in ("train/b", "train/c", "test/a", "test/c"):
+        write_video(tmp_path / name / "clip.mp4", level=80)
+    (tmp_path / "train.csv").write_text("train/b/clip.mp4 7\ntrain/c/clip.mp4 2000000000\n")
+    settings = {"crop_size": 16, "sampling": ClipSampling(num_frames=2, frame_step=1)}
+    splits = {"train": open_corpus(tmp_path / "train.csv"), "test": open_corpus(tmp_path / "train.csv")}
+    found = labelled_clips(with_classes(splits, class_names_of(splits)), **settings)
+    assert found.classes == {"label": ["7", "2000000000"]} and found.labels["label"]["train"].tolist() == [0, 1]
+    (tmp_path / "test.csv").write_text("test/c/clip.mp4,c\n")
+    splits = {"train": open_corpus(tmp_path / "train"), "test": open_corpus(tmp_path / "test.csv")}
+    found = labelled_clips(with_classes(splits, class_names_of(splits)), **settings)
+    assert found.labels["label"]["test"].tolist() == [1]
+    splits["test"] = open_corpus(tmp_path / "test")
+    with pytest.raises(ValueError, match="the model does not have 1 of 2 classes: 'a'"):
+        with_classes(splits, class_names_of(splits))

@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -118,18 +118,18 @@ class RelabelledCorpus:
 
     Args:
         corpus: a corpus in which every clip has a label.
-        labels: new label of every label of the corpus.
+        classes: the new label of each label that a clip has.
         class_names: names of the new labels.
     """
 
-    def __init__(self, corpus: IndexedCorpus, labels: Sequence[int], *, class_names: Sequence[str]) -> None:
+    def __init__(self, corpus: IndexedCorpus, classes: Mapping[int, int], *, class_names: Sequence[str]) -> None:
         self._corpus = corpus
-        self._new_labels = np.asarray(labels, dtype=np.int64)
+        self._labels = np.array([classes[label] for label in corpus.labels.tolist()], dtype=np.int64)
         self.class_names = tuple(class_names)
 
     @property
     def labels(self) -> np.ndarray:
-        return self._new_labels[self._corpus.labels]
+        return self._labels
 
     def __len__(self) -> int:
         return len(self._corpus)
@@ -141,5 +141,4 @@ class RelabelledCorpus:
         return self._corpus.origin(index)
 
     def read(self, index: int) -> EncodedClip:
-        clip = self._corpus.read(index)
-        return clip._replace(label=int(self._new_labels[clip.label]))
+        return self._corpus.read(index)._replace(label=int(self._labels[index]))

@@ -1,18 +1,17 @@
 """Evaluation of a classifier: published protocols, and predictions in shards."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from ..data.corpora import Corpus
 from ..data.evaluation_clips import ClipGeometry
-from ..data.labels import LabelMismatchError
+from ..data.labels import map_labels
 from ..data.table_corpus import SequentialCorpus
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.clip_sampling import ClipSampling
@@ -225,29 +224,22 @@ def _probabilities(
     return {"probabilities": total / clips.shape[1]}
 
 
-def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Predictions]:
+def read_predictions(shards: ShardFolder, classes: Mapping[int, int]) -> Iterator[Predictions]:
     """
     Reads the predictions of a finished pass, shard after shard, with the labels of the model.
 
     Args:
-        label_map: see [`align_labels`].
+        classes: see [`align_labels`].
 
     Raises:
         ShardError: shards are missing.
-        LabelMismatchError: a label that the map does not have. Labels of streamed data are not known earlier.
+        LabelMismatchError: see [`map_labels`].
     """
     for path in shards.paths():
         contents = read_safetensors(path)
         if contents.paths:
-            labels = contents.tensors["labels"].numpy()
-            if labels.max() >= len(label_map):
-                raise LabelMismatchError(
-                    f"{contents.paths[labels.argmax()]} has label {labels.max()}, the model knows labels up to "
-                    f"{len(label_map) - 1}: evaluate a model that was trained on these classes"
-                )
-            # Labels below 0 are unknown and become -1.
-            aligned = np.append(label_map, -1)[np.maximum(labels, -1)]
-            yield Predictions(contents.paths, aligned, contents.tensors["probabilities"].numpy())
+            labels = map_labels(contents.tensors["labels"].numpy(), classes, paths=contents.paths)
+            yield Predictions(contents.paths, labels, contents.tensors["probabilities"].numpy())
 
 
 def broken_videos(shards: ShardFolder) -> list[dict[str, str]]:

@@ -148,7 +148,8 @@ def built_in_clips(root: Path, *, crop_size: int, sampling: ClipSampling) -> Stu
 
 def labelled_clips(splits: Mapping[str, IndexedCorpus], *, crop_size: int, sampling: ClipSampling) -> StudyClips:
     """
-    The clips of a real corpus, with the one task `label`, from the splits `train` and `test`. Every clip has a label.
+    The clips of a real corpus, with the one task `label`, from the splits `train` and `test`. Every clip has
+    a label, the place of its class in `class_names`.
 
     Raises:
         ValueError: a class of the test clips has no training clip.
@@ -158,9 +159,7 @@ def labelled_clips(splits: Mapping[str, IndexedCorpus], *, crop_size: int, sampl
         clips[split], labels[split], _ = read_evaluation_clips(splits[split], crop_size=crop_size, sampling=sampling)
     if unseen := sorted(set(labels["test"].tolist()) - set(labels["train"].tolist())):
         raise ValueError(f"no training clip has the labels {unseen[:5]} of test clips: choose other splits")
-    number = int(labels["train"].max()) + 1
-    names = list(getattr(splits["train"], "class_names", ())) or [str(label) for label in range(number)]
-    return StudyClips(clips, {"label": labels}, {"label": names})
+    return StudyClips(clips, {"label": labels}, {"label": list(splits["train"].class_names)})
 
 
 # Measurements

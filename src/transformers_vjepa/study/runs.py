@@ -21,7 +21,7 @@ from ..analysis.baselines import BASELINES
 from ..analysis.surprise import measure_disturbances, summarise
 from ..data.corpus import IndexedCorpus
 from ..data.fingerprints import DATA_RECORD, check_same_data
-from ..data.splits import SplitPlan, labelled_splits, write_manifests
+from ..data.splits import SplitPlan, class_names_of, labelled_splits, with_classes, write_manifests
 from ..data.synthetic import build_corpus, synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
@@ -128,7 +128,8 @@ class StudyRunner:
             group_pattern=self.data.group_pattern,
         )
         splits = labelled_splits(self.data.dataset, split, test_dataset=self.data.test_dataset)
-        return {"train": splits["train"], "test": splits["validation" if held_out else "test"]}
+        splits = {"train": splits["train"], "test": splits["validation" if held_out else "test"]}
+        return with_classes(splits, class_names_of(splits))
 
     @cached_property
     def clips(self) -> StudyClips:

@@ -7,6 +7,7 @@ its entries: other files of this machine, or addresses. Therefore only formats t
 
 import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ _FORMATS = (
 )
 # Formats of Pillow that are images. EPS files are programs, which Pillow passes to Ghostscript.
 _IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# JPEG, PNG, WebP, BMP, TIFF, JPEG 2000 and its stream, AVIF and HEIC, PPM.
+_IMAGE_HEAD = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|BM.{4}\0\0\0\0|II\*\0|MM\0\*|\0\0\0\x0cjP  |\xff\x4f\xff\x51|"
+    rb".{4}ftyp(avif|heic|heix|mif1)|P[1-6]\s",
+    re.DOTALL,
+)
 #: Largest frame of a video, in pixels: 8192 x 8192, above 8K.
 MAX_PIXELS = 2**26
 # Errors of Pillow for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF, ...
@@ -53,13 +60,23 @@ _MAX_BOXES = 2**20
 
 
 def extension(path: str) -> str:
-    """The extension in lower case, with its dot."""
+    """
+    The extension in lower case, with its dot. Of an address the query (a signature, often) and the fragment do not
+    count; of a file in an archive (`zip://clip.mp4::https://...`) the first name counts.
+    """
+    if "://" in path:
+        path = re.split(r"[?#]|::", path, maxsplit=1)[0]
     return os.path.splitext(path)[1].lower()
 
 
 def is_media(path: str) -> bool:
     """Whether the extension of a file is one of a video or an image."""
     return extension(path) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+
+
+def is_image_data(data: bytes) -> bool:
+    """Whether the first bytes of a file are those of an image that is not a GIF (which counts as a video)."""
+    return _IMAGE_HEAD.match(data) is not None
 
 
 def open_container(source: str | BinaryIO, name: str) -> av.container.InputContainer:
