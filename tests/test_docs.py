@@ -195,7 +195,7 @@ def test_a_block_in_an_unknown_language_and_an_unknown_command_are_errors():
 
 #: Options of other programs that the texts name.
 FOREIGN = {"editable", "machine_rank", "config_file", "num_cpu_threads_per_process", "logdir", "cpu", "push_to_hub"}
-FOREIGN |= {"num_processes", "multi_gpu", "fname", "devices"}
+FOREIGN |= {"num_processes", "multi_gpu", "fname", "devices", "sort"}
 
 
 @pytest.fixture(scope="module")
@@ -326,9 +326,10 @@ def test_make_sets_up_extras_that_exist():
 COMMAND_LINE = {"app", "command_line", "commands", "study"}
 INTERNAL = {
     *("data.arguments", "data.class_numbers", "data.clip_order", "data.lanes", "data.random_streams"),
+    *("data.table_labels", "data.tar_samples"),
     *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
     *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
-    "pretraining.mask_geometry",
+    *("data.fingerprints", "pretraining.mask_geometry"),
     *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
     *("training.arguments", "training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
 }

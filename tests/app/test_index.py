@@ -1,6 +1,7 @@
 """The nearest clips, and the index that finds them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers_vjepa.app.index import (
     LabelledCorpus,
     Neighbour,
     build_index,
+    open_index,
     open_labelled,
     spread,
     votes,
@@ -19,6 +21,7 @@ from transformers_vjepa.app.panels import example_choice
 from transformers_vjepa.commands import app as command
 from transformers_vjepa.commands import extract_features
 from transformers_vjepa.data.file_corpus import FileCorpus
+from transformers_vjepa.evaluation.features import FeatureError
 
 
 def test_places_are_spread_evenly():
@@ -65,6 +68,26 @@ def test_features_are_written_once(folder, models, monkeypatch):
     place = folder / "demo" / "app_cache"
     again = build_index(models.analyzer, data, folder=place)
     assert torch.equal(again.features, models.index.features) and len(list(place.iterdir())) == 1
+
+
+def test_a_replaced_clip_gets_new_features(folder, models, tmp_path):
+    shutil.copytree(folder / "synthetic" / "test", tmp_path / "videos")
+    data = open_labelled(str(tmp_path / "videos"), max_clips=2000)
+    before = build_index(models.analyzer, data, folder=tmp_path / "cache").features
+    shutil.copy(tmp_path / "videos" / "000001.mp4", tmp_path / "videos" / "000000.mp4")
+    after = build_index(models.analyzer, data, folder=tmp_path / "cache").features
+    torch.testing.assert_close(after[0], before[1], atol=1e-5, rtol=1e-4)
+    assert torch.equal(after[1:], before[1:])
+
+
+def test_features_of_a_clip_that_was_replaced_are_refused(folder, models, tmp_path):
+    shutil.copytree(folder / "synthetic" / "test", tmp_path / "videos")
+    arguments = ["--model", str(folder / "demo"), "--use_cpu", "true"]
+    extract_features.run([str(tmp_path / "videos"), *arguments, "--output_dir", str(tmp_path / "out")])
+    shutil.copy(tmp_path / "videos" / "000001.mp4", tmp_path / "videos" / "000000.mp4")
+    expected = f"replaced after their features were written to {tmp_path / 'out'}: 1, such as .*000000.mp4: run vjepa"
+    with pytest.raises(FeatureError, match=expected):
+        open_index(str(tmp_path / "out"), models.analyzer, max_clips=8)
 
 
 def test_a_folder_of_features_gives_the_same_index(folder, models):

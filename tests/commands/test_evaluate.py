@@ -1,21 +1,24 @@
 """The command `vjepa evaluate`, run as its users run it."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from children import in_two_processes, run_command
 from PIL import Image
 from reference import TINY
-from videos import write_video
+from videos import write_tar, write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
 from transformers_vjepa.commands import evaluate as script
 from transformers_vjepa.data.corpora import open_corpus
-from transformers_vjepa.data.splits import manifest_hash
+from transformers_vjepa.data.fingerprints import clips_digest
 from transformers_vjepa.evaluation.statistics import accuracy_interval
 
 NAMES = ["kick", "hug", "push"]
@@ -71,7 +74,7 @@ def test_evaluation_of_videos(classifier, videos, tmp_path, capsys):
         "spacing": "linspace",
         "target_fps": None,
     }
-    assert saved["manifest_sha256"] == manifest_hash(open_corpus(videos))
+    assert saved["manifest_sha256"] == clips_digest(open_corpus(videos))
     assert saved["model"] == str(classifier) and len(saved["model_weights_sha256"]) == 64
     assert [Path(entry["path"]).name for entry in saved["broken"]] == ["broken.mp4"]
     assert saved["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -79,6 +82,7 @@ def test_evaluation_of_videos(classifier, videos, tmp_path, capsys):
         with Image.open(out / name) as image:
             assert min(image.size) > 200
     printed = capsys.readouterr().out
+    assert "labels:        matched by name" in printed
     assert "9 videos, 1 broken" in printed and f"{results['accuracy']:.2%}" in printed
 
 
@@ -100,6 +104,23 @@ def test_a_stopped_evaluation_continues(classifier, videos, tmp_path):
     assert {**again, "classes": None} == {**whole, "classes": None}
     ours, theirs = predictions(tmp_path / "part"), predictions(tmp_path / "whole")
     assert all(row["probabilities"] == pytest.approx(theirs[path]["probabilities"]) for path, row in ours.items())
+
+
+def test_changed_files_are_evaluated_again(classifier, videos, tmp_path):
+    shutil.copytree(videos, tmp_path / "videos")
+    arguments = command(classifier, tmp_path / "videos", tmp_path / "out")
+    assert script.run(arguments)["num_broken"] == 1
+    broken = tmp_path / "videos" / "push" / "broken.mp4"
+    shutil.copy(videos / "kick" / "0.mp4", broken)
+    shutil.copy(videos / "kick" / "0.mp4", tmp_path / "videos" / "hug" / "1.mp4")
+    results = script.run(arguments)
+    assert (results["num_videos"], results["num_broken"]) == (10, 0)
+    rows = predictions(tmp_path / "out")
+    kick, *same = (tmp_path / "videos" / "kick" / "0.mp4", broken, tmp_path / "videos" / "hug" / "1.mp4")
+    assert all(rows[str(path)]["probabilities"] == rows[str(kick)]["probabilities"] for path in same)
+    (tmp_path / "videos" / "kick" / "3.mp4").unlink()
+    text = mistake(arguments)
+    assert "manifest changed (clips, their order or labels" in text and "num_items was 10 and is 9" in text
 
 
 @pytest.mark.slow
@@ -203,6 +224,31 @@ def test_results_say_how_classes_were_matched_in_the_end(classifier, videos, tmp
     assert script.run(command(classifier, videos, tmp_path / "a"))["label_matching"] == "name"
     (tmp_path / "index.csv").write_text("".join(f"{path} 0\n" for path in videos.rglob("*.mp4")))
     assert script.run(command(classifier, tmp_path / "index.csv", tmp_path / "b"))["label_matching"] == "number"
+
+
+def test_names_in_a_stream_are_matched_with_those_of_the_model(classifier, videos, tmp_path):
+    files = sorted(videos.rglob("[0-9].mp4"))
+    rows = {"video": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    fsspec.filesystem("memory").pipe("memory://names/x.parquet", (tmp_path / "x.parquet").read_bytes())
+    results = script.run(command(classifier, "memory://names/x.parquet", tmp_path / "out"))
+    rows = predictions(tmp_path / "out").values()
+    assert [row["label_name"] for row in rows] == [file.parent.name for file in files]
+    assert results["num_labelled"] == 9 and results["label_matching"] == "name or number"
+
+
+def test_names_in_a_stream_that_the_model_does_not_have_are_broken_videos(classifier, videos, tmp_path):
+    files = sorted(videos.rglob("[0-9].mp4"))
+    members = {}
+    for file in files:
+        label = "sneeze" if file.stem == "4" else file.parent.name
+        members |= {file.name: file.read_bytes(), f"{file.stem}.cls": label.encode()}
+    fsspec.filesystem("memory").pipe("memory://unknown/x.tar", write_tar(tmp_path / "x.tar", members).read_bytes())
+    results = script.run(command(classifier, "memory://unknown/x.tar", tmp_path / "out"))
+    assert results["num_videos"] == results["num_labelled"] == 8
+    ((path, error),) = [entry.values() for entry in results["broken"]]
+    assert path == "memory://unknown/x.tar::4.mp4"
+    assert "its label 'sneeze' has no class: the model does not have 1 of 1 classes: 'sneeze'" in error
 
 
 def test_protocols_of_images_are_not_for_videos_and_the_reverse(classifier, videos, tmp_path):

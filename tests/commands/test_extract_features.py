@@ -107,6 +107,90 @@ def test_finished_shards_are_kept(videos, pretrained, tmp_path):
     assert all(torch.allclose(value, expected[path], atol=1e-6) for path, value in features(tmp_path).items())
 
 
+@pytest.mark.parametrize("file_format", ["safetensors", "parquet"])
+def test_the_same_command_notices_changed_files(videos, pretrained, tmp_path, file_format):
+    shutil.copytree(videos, tmp_path / "videos")
+    settings = {"shard_size": 2, "format": file_format}
+    arguments = command(tmp_path / "videos", pretrained, tmp_path / "out", **settings)
+    script.run(arguments)
+    shutil.copy(videos / "c" / "8.mp4", tmp_path / "videos" / "a" / "0.mp4")
+    shutil.copy(videos / "c" / "8.mp4", tmp_path / "videos" / "b" / "broken.mp4")
+    assert script.run(arguments)["num_broken"] == 0
+    # The bytes of a first pass over these files.
+    script.run(command(tmp_path / "videos", pretrained, tmp_path / "first", **settings))
+    shards = sorted((tmp_path / "out").glob(f"*.{file_format}"))
+    assert len(shards) == 5
+    assert all(shard.read_bytes() == (tmp_path / "first" / shard.name).read_bytes() for shard in shards)
+
+
+def test_a_file_that_comes_back_is_read(videos, pretrained, tmp_path):
+    """A disk that is not mounted, or not yet copied."""
+    index = tmp_path / "index.csv"
+    shutil.copytree(videos / "a", tmp_path / "a")
+    index.write_text("a/0.mp4 0\naway/1.mp4 1\n")
+    assert script.run(command(index, pretrained, tmp_path / "out"))["num_broken"] == 1
+    shutil.copytree(videos / "b", tmp_path / "away")
+    assert script.run(command(index, pretrained, tmp_path / "out"))["num_broken"] == 0
+    assert [Path(path).name for path in FeatureStore(tmp_path / "out").paths] == ["0.mp4", "1.mp4"]
+
+
+def test_names_of_any_bytes(videos, pretrained, tmp_path):
+    names = ["a\nb.mp4", "\x1b[31m.mp4", "caf\udce9.mp4", "x" * 251 + ".mp4"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        shutil.copy(videos / "a" / "0.mp4", tmp_path / "in" / name)
+    (tmp_path / "in" / "noise\n\udce9.mp4").write_bytes(b"noise")
+    script.run(command(tmp_path / "in", pretrained, tmp_path / "out"))
+    assert {Path(path).name for path in FeatureStore(tmp_path / "out").paths} == {*names}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [Path(entry["path"]).name for entry in summary["broken"]] == ["noise\n\udce9.mp4"]
+    assert script.run(command(tmp_path / "in", pretrained, tmp_path / "table", format="parquet"))["num_videos"] == 4
+    table = load_dataset(
+        "parquet", data_files=str(tmp_path / "table" / "*.parquet"), cache_dir=str(tmp_path / "cache")
+    )
+    assert {Path(path).name for path in table["train"]["path"]} == {*names[:2], "caf\\xe9.mp4", names[3]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_dtype": "bfloat16"}, "weights changed; weights_dtype was 'float32' and is 'bfloat16'"),
+        ({"num_segments": 2}, "num_segments was 1 and is 2"),
+        ({"shard_size": 3}, "shard_size was 1 and is 3"),
+        ({"format": "parquet"}, "suffix was '.safetensors' and is '.parquet'"),
+        ({"short_videos": "refuse"}, "sampling.short_video was 'repeat_last' and is 'refuse'"),
+    ],
+)
+def test_other_settings_are_refused(videos, pretrained, tmp_path, changes, message):
+    script.run(command(videos / "a", pretrained, tmp_path))
+    with pytest.raises(SystemExit) as info:
+        script.run(command(videos / "a", pretrained, tmp_path, **changes))
+    assert f"was made with other settings: {message}" in str(info.value)
+
+
+def test_a_model_that_was_replaced_in_its_folder_is_noticed(videos, pretrained, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(pretrained, folder)
+    script.run(command(videos / "a", folder, tmp_path / "out"))
+    config = json.loads((folder / "config.json").read_text())
+    for changes, message in (
+        ({"num_attention_heads": 6}, "config.num_attention_heads was 3 and is 6"),
+        ({"hidden_act": "relu"}, "config.hidden_act was 'gelu' and is 'relu'"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(SystemExit, match=message):
+            script.run(command(videos / "a", folder, tmp_path / "out"))
+    (folder / "config.json").write_text(json.dumps(config))
+    VJEPAVideoProcessor(crop_size=32, frame_step=2, image_mean=[0, 0, 0]).save_pretrained(folder)
+    with pytest.raises(SystemExit, match=r"image_mean was \[0.485.*\] and is \[0, 0, 0\]"):
+        script.run(command(videos / "a", folder, tmp_path / "out"))
+    VJEPAVideoProcessor(crop_size=32, frame_step=2).save_pretrained(folder)
+    torch.manual_seed(1)
+    VJEPAForPreTraining(VJEPAConfig(**TINY)).save_pretrained(folder)
+    with pytest.raises(SystemExit, match="settings: weights changed"):
+        script.run(command(videos / "a", folder, tmp_path / "out"))
+
+
 @pytest.mark.slow
 def test_killed_run_is_finished_by_two_processes(videos, pretrained, tmp_path):
     script.run(command(videos, pretrained, tmp_path / "whole", kind="tokens", dtype="float32", shard_size=1))

@@ -132,6 +132,26 @@ def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, cap
         pretrain.run(command(corpus, tmp_path, max_steps=4, crop_size=64, resume_from_checkpoint="auto"))
 
 
+def test_a_run_is_not_resumed_on_other_data(corpus, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(corpus / "train", videos)
+    pretrain.run(command(corpus, tmp_path / "run", dataset=videos, max_steps=1))
+    resumed = {"dataset": videos, "max_steps": 2, "resume_from_checkpoint": "auto"}
+    shutil.copy(videos / "000000.mp4", videos / "more.mp4")
+    expected = (
+        f"error: the data are not those with which {tmp_path / 'run'} was begun: clips added: 1, such as more.mp4. "
+        "Restore them, or start again in another folder, or delete "
+        f"{tmp_path / 'run' / 'data.parquet'} to continue with the data as they are"
+    )
+    with pytest.raises(SystemExit) as info:
+        pretrain.run(command(corpus, tmp_path / "run", **resumed))
+    assert str(info.value) == expected
+    (videos / "more.mp4").unlink()
+    videos.rename(tmp_path / "moved")  # names are relative to the folder of the data
+    trainer = pretrain.run(command(corpus, tmp_path / "run", **resumed | {"dataset": tmp_path / "moved"}))
+    assert trainer.state.global_step == 2
+
+
 def test_a_resumed_run_compares_the_clips_of_a_step(corpus, tmp_path, caplog, monkeypatch):
     pretrain.run(command(corpus, tmp_path, max_steps=1, gradient_accumulation_steps=2))
     resumed = {"max_steps": 1, "resume_from_checkpoint": "auto"}

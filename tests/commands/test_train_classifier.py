@@ -29,7 +29,7 @@ from transformers_vjepa import (
     read_clip,
 )
 from transformers_vjepa.command_line.parsing import RECIPES
-from transformers_vjepa.commands import train_classifier
+from transformers_vjepa.commands import evaluate, train_classifier
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import manifest_hash
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
@@ -251,6 +251,28 @@ def test_another_run_is_not_resumed(model, videos, tmp_path):
     assert "learning_rates was [0.001, 0.01] and is [0.5]" in str(error.value)
     assert "clips of train changed" in str(error.value) and "split_seed was 0 and is 1" in str(error.value)
     assert (tmp_path / "run" / "train.csv").read_text() == split  # still that of the run that is there
+
+
+@pytest.mark.parametrize("augment", ["true", "false"])
+def test_replaced_files_and_models_are_noticed(model, videos, tmp_path, augment):
+    shutil.copytree(videos, tmp_path / "videos")
+    shutil.copytree(model, tmp_path / "model")
+    settings = {"max_steps": 2, "augment": augment, "per_device_train_batch_size": 24}
+    settings |= {"validation_fraction": 0, "learning_rates": 0.01, "save_total_limit": 9}
+    arguments = (tmp_path / "model", tmp_path / "videos", tmp_path / "run")
+    train_classifier.run(command(*arguments, **settings))
+    resumed = command(*arguments, **settings, resume_from_checkpoint="auto")
+    encoder = VJEPAForPreTraining.from_pretrained(model)
+    encoder.vjepa.encoder.layernorm.bias.data += 1
+    encoder.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match="holds another run: encoder_weights changed. Choose another"):
+        train_classifier.run(resumed)
+    shutil.copytree(model, tmp_path / "model", dirs_exist_ok=True)
+    train_classifier.run(resumed)
+    write_video(tmp_path / "videos" / "dark" / "3_take1.mp4", level=250, num_frames=30)
+    expected = "another size, or that could not be reached: 1, such as dark/3_take1.mp4"
+    with pytest.raises(SystemExit, match=expected):
+        train_classifier.run(resumed)
 
 
 def test_an_untrained_encoder_depends_on_the_seed_alone(model, videos, tmp_path):
@@ -479,9 +501,135 @@ def test_label_sets_that_do_not_match_end_with_one_line(model, videos, tmp_path)
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\n")
     with pytest.raises(
-        SystemExit, match="error: .*names.txt names 3 classes, and .*index.csv has labels up to 3: give one"
+        SystemExit,
+        match=r"error: .*names.txt names 3 classes, 'a' first, and there are 4: .*index.csv has labels up to 3",
     ):
         train_classifier.run(command(model, index, tmp_path / "run", labels=names))
+
+
+# Classes
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Still videos of twelve brightnesses, in folders 0 to 11."""
+    root = tmp_path_factory.mktemp("numbered") / "videos"
+    for label in range(12):
+        write_video(root / str(label) / "0.mp4", level=10 + 20 * label, num_frames=8)
+    return root
+
+
+@pytest.fixture(scope="module")
+def numbered_probe(model, numbered, tmp_path_factory):
+    """A probe that was trained on an index of numbers, and knows every clip."""
+    folder = tmp_path_factory.mktemp("numbered_probe")
+    index = index_of(numbered, folder / "index.csv", "{path},{label}")
+    train_classifier.run(command(model, index, folder / "run", **ONE_PROBE))
+    return folder / "run"
+
+
+ONE_PROBE = {"learning_rates": 0.03, "validation_fraction": 0, "max_steps": 150, "per_device_train_batch_size": 12}
+
+
+def index_of(videos, file, line, labels=range(12)):
+    """An index of the videos in numbered folders."""
+    rows = [(path, label) for label in labels for path in sorted((videos / str(label)).iterdir())]
+    file.write_text("".join(line.format(path=path, label=label) + "\n" for path, label in rows))
+    return file
+
+
+def class_names_of(folder):
+    return list(AutoModelForVideoClassification.from_pretrained(folder).config.id2label.values())
+
+
+def accuracy(probe, dataset, output_dir, **settings):
+    settings = {"model": probe, "dataset": dataset, "output_dir": output_dir, "use_cpu": "true"} | settings
+    return evaluate.run([part for name, value in settings.items() for part in (f"--{name}", str(value))])["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "line", ["{path} {label}", "{path},{label}.0", '"{path}","{label}"', "{path};{label:02d}", None]
+)
+def test_numbers_mean_the_same_classes_in_every_form(numbered, numbered_probe, tmp_path, line):
+    assert class_names_of(numbered_probe) == [f"LABEL_{label}" for label in range(12)]
+    dataset = numbered if line is None else index_of(numbered, tmp_path / "index.csv", line)
+    assert accuracy(numbered_probe, dataset, tmp_path / "out") == 1
+
+
+def test_folders_of_numbers_are_the_classes_of_these_numbers(model, numbered, numbered_probe, tmp_path):
+    train_classifier.run(command(model, numbered, tmp_path / "run", **ONE_PROBE))
+    assert class_names_of(tmp_path / "run") == [str(label) for label in range(12)]
+    index = index_of(numbered, tmp_path / "index.csv", "{path} {label}")
+    assert accuracy(tmp_path / "run", index, tmp_path / "of_index") == 1
+    # A part of the classes is still these classes, for both models.
+    for label in (0, 5, 11):
+        shutil.copytree(numbered / str(label), tmp_path / "some" / str(label))
+    assert accuracy(tmp_path / "run", tmp_path / "some", tmp_path / "of_some") == 1
+    for matching in ("name", "number"):
+        out = tmp_path / f"generic_{matching}"
+        assert accuracy(numbered_probe, tmp_path / "some", out, label_matching=matching) == 1
+
+
+def test_numbers_with_gaps_are_the_names_of_their_classes(model, numbered, tmp_path):
+    index = index_of(numbered, tmp_path / "index.csv", "{path} {label}00000000", labels=(0, 5, 11))
+    train_classifier.run(command(model, index, tmp_path / "run", **ONE_PROBE))
+    assert class_names_of(tmp_path / "run") == ["0", "500000000", "1100000000"]
+    for name, dataset in {"index": index, "manifest": tmp_path / "run" / "train.csv"}.items():
+        assert accuracy(tmp_path / "run", dataset, tmp_path / name) == 1
+    with pytest.raises(
+        SystemExit, match="error: the model does not have 1 of 1 classes: '1'. It knows '0', '500000000'"
+    ):
+        accuracy(tmp_path / "run", index_of(numbered, tmp_path / "one.csv", "{path} {label}", [1]), tmp_path / "one")
+
+
+def test_names_do_not_match_a_model_without_names(numbered, numbered_probe, tmp_path):
+    index = index_of(numbered, tmp_path / "index.csv", "{path},class {label:02d}")
+    with pytest.raises(SystemExit, match="does not have 12 of 12 classes: .*--label_matching number"):
+        accuracy(numbered_probe, index, tmp_path / "out")
+    assert accuracy(numbered_probe, index, tmp_path / "out", label_matching="number") == 1
+
+
+def test_names_of_numbered_classes(model, numbered, tmp_path):
+    index = index_of(numbered, tmp_path / "index.csv", "{path} {label}", labels=range(3))
+    settings = {"labels": tmp_path / "names.txt", "max_steps": 1, "validation_fraction": 0, "learning_rates": 0.1}
+    (tmp_path / "names.txt").write_text("class\na\nb\nc\n")
+    train_classifier.run(command(model, index, tmp_path / "run", **settings))
+    assert class_names_of(tmp_path / "run") == ["a", "b", "c"]
+    (tmp_path / "names.txt").write_text("klasse\na\nb\nc\n")  # a header that nobody knows
+    with pytest.raises(SystemExit, match="names.txt names 4 classes, 'klasse' first, and there are 3"):
+        train_classifier.run(command(model, index, tmp_path / "other", **settings))
+
+
+def test_other_names_make_another_run(model, numbered, tmp_path):
+    index = index_of(numbered, tmp_path / "index.csv", "{path} {label}", labels=range(2))
+    settings = {"labels": tmp_path / "names.txt", "max_steps": 1, "validation_fraction": 0, "learning_rates": 0.1}
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    train_classifier.run(command(model, index, tmp_path / "run", **settings))
+    (tmp_path / "names.txt").write_text("b\na\n")
+    with pytest.raises(SystemExit, match="holds another run: class_names changed"):
+        train_classifier.run(command(model, index, tmp_path / "run", resume_from_checkpoint="auto", **settings))
+
+
+def test_a_class_name_that_is_not_utf8(model, videos, tmp_path):
+    index = tmp_path / "index.csv"
+    rows = [
+        (path, name) for path, name in zip(sorted(videos.rglob("*.mp4")), ["café"] * 8 + ["bar"] * 8, strict=False)
+    ]
+    index.write_bytes("".join(f"{path},{name}\n" for path, name in rows).encode("cp1252"))
+    train_classifier.run(command(model, index, tmp_path / "run", learning_rates=0.01))
+    assert class_names_of(tmp_path / "run") == ["bar", r"caf\xe9"]
+    results = results_of(tmp_path / "run")["validation"]
+    assert [entry["name"] for entry in results["classes"]] == ["bar", r"caf\xe9"]
+    rows = pq.read_table(tmp_path / "run" / "validation" / "predictions.parquet").to_pylist()
+    assert {row["label_name"] for row in rows} == {"bar", r"caf\xe9"}
+    assert 0 <= accuracy(tmp_path / "run", index, tmp_path / "out") <= 1
+
+
+def test_splits_as_folders_are_refused_as_classes(model, videos, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(videos, tmp_path / "data" / split)
+    with pytest.raises(SystemExit, match="error: 48 of 48 clips of .*data have no label"):
+        train_classifier.run(command(model, tmp_path / "data", tmp_path / "run"))
 
 
 @pytest.mark.parametrize("mode", ["probe", "finetune"])

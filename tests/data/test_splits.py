@@ -1,17 +1,18 @@
 import hashlib
+import os
 import re
 
 import numpy as np
 import pytest
 from videos import write_video
 
-from transformers_vjepa import VJEPAConfig
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.corpus import RelabelledCorpus, SubsetCorpus
 from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.data.splits import (
     SplitError,
     SplitPlan,
+    class_names_of,
     group_folds,
     groups_from_names,
     labelled_splits,
@@ -20,7 +21,7 @@ from transformers_vjepa.data.splits import (
     split_corpus,
     stratified_fraction,
     stratified_split,
-    with_model_labels,
+    with_classes,
     write_manifest,
     write_manifests,
 )
@@ -244,8 +245,7 @@ def test_clips_on_both_sides_are_named(tmp_path, caplog):
 
 
 def test_labels_become_those_of_the_model():
-    config = VJEPAConfig(id2label={0: "c", 1: "a", 2: "b"}, label2id={"c": 0, "a": 1, "b": 2})
-    splits = with_model_labels({"train": corpus_of([0, 1, 2, 2])}, config)
+    splits = with_classes({"train": corpus_of([0, 1, 2, 2])}, ["c", "a", "b"])
     assert splits["train"].labels.tolist() == [1, 2, 0, 0]
     assert splits["train"].read(3).label == 0
     assert splits["train"].class_names == ("c", "a", "b")
@@ -254,15 +254,14 @@ def test_labels_become_those_of_the_model():
 def test_relabelled_clips_are_the_same_files(tmp_path):
     write_video(tmp_path / "walk" / "0.mp4", level=10)
     corpus = open_corpus(tmp_path)
-    other = RelabelledCorpus(corpus, [4], class_names=["?"] * 5)
+    other = RelabelledCorpus(corpus, {0: 4}, class_names=["?"] * 5)
     assert other.read(0) == corpus.read(0)._replace(label=4)
     assert (len(other), other.describe(0)) == (1, corpus.describe(0))
 
 
 def test_classes_that_are_not_trained_are_refused():
-    config = VJEPAConfig(id2label=dict(enumerate("abc")), label2id={"a": 0, "b": 1, "c": 2})
     with pytest.raises(SplitError, match=r"1 classes of the test split have no training clip \(c\)"):
-        with_model_labels({"train": corpus_of([0, 1]), "test": corpus_of([0, 2])}, config)
+        with_classes({"train": corpus_of([0, 1]), "test": corpus_of([0, 2])}, "abc")
 
 
 def test_a_class_without_a_clip_at_a_small_fraction_is_named():
@@ -303,3 +302,54 @@ def test_groups_that_cannot_be_found_are_refused():
         parts_of(corpus_of([0, 1]), group_pattern=r"_take(\d+)")
     with pytest.raises(SplitError, match="a test data set and num_folds=2 were given: choose one"):
         parts_of(corpus_of([0, 1]), has_test=True, group_pattern=r"_seq(\d+)", num_folds=2, fold=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [([0, 1, 2], ["0", "1", "2"]), ([11, 0, 5], ["0", "5", "11"]), ([2 * 10**9, 7], ["7", "2000000000"])],
+)
+def test_numbers_are_the_names_of_their_classes(tmp_path, labels, names):
+    corpora = {"train": corpus_of(labels, names=()), "test": corpus_of(labels[::-1], names=())}
+    assert class_names_of(corpora) == names
+    splits = with_classes(corpora, names)
+    assert [names[label] for label in splits["train"].labels] == [str(label) for label in labels]
+    # A manifest has the numbers, so that it means the same classes wherever it is read.
+    write_manifests(splits, tmp_path)
+    assert open_corpus(tmp_path / "train.csv").labels.tolist() == labels
+    assert class_names_of({"train": corpus_of([0, 1, 2])}) == ["a", "b", "c"]
+
+
+def test_a_number_that_only_test_clips_have_is_named():
+    corpora = {"train": corpus_of([0, 2], names=()), "test": corpus_of([0, 7], names=())}
+    with pytest.raises(SplitError, match=r"1 classes of the test split have no training clip \(7\)"):
+        with_classes(corpora, class_names_of(corpora))
+
+
+def test_two_spellings_of_a_class_are_refused(tmp_path):
+    index = tmp_path / "index.csv"
+    index.write_text("a.mp4,walk\nb.mp4,Walk\n")
+    with pytest.raises(ValueError, match="index.csv has the classes 'Walk' and 'walk', which are one name in two"):
+        open_labelled_corpus(str(index))
+    folder = folder_of(tmp_path / "videos", walk=1, Walk=1)
+    with pytest.raises(ValueError, match="videos has the classes 'Walk' and 'walk', which are one name in two"):
+        open_labelled_corpus(str(folder))
+    assert len(open_corpus(folder)) == 2  # for pretraining
+
+
+def test_frames_of_a_video_are_not_divided(tmp_path):
+    for place in ("walk/c0", "walk/c1", "run/c0", "run/c1"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / place / f"{number}.jpg").touch()
+    message = r"4 folders of .*, such as .*/run/c0, hold numbered images.*list the folders in an index .*\(.\+\)/"
+    with pytest.raises(SplitError, match=message):
+        labelled_splits(str(tmp_path), SplitPlan())
+    splits = labelled_splits(str(tmp_path), SplitPlan(group_pattern="(.+)/", validation_fraction=0.5))
+    folders = {
+        name: {os.path.dirname(corpus.describe(index)) for index in range(len(corpus))}
+        for name, corpus in splits.items()
+    }
+    assert len(folders["train"]) == len(folders["validation"]) == 2 and not folders["train"] & folders["validation"]
+    splits = labelled_splits(str(tmp_path), SplitPlan(group_pattern="(.+)", validation_fraction=0.25))
+    assert {name: len(corpus) for name, corpus in splits.items()} == {"train": 36, "validation": 12}
+    assert len(labelled_splits(str(tmp_path), SplitPlan(validation_fraction=0))["train"]) == 48

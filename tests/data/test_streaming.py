@@ -536,6 +536,12 @@ def test_parse_sources():
     assert parse_sources(["a=b.csv=2"]) == [CorpusSource("a=b.csv", 2.0)]
 
 
+@pytest.mark.parametrize("query", ["?token=123", "?X-Amz-Signature=ab&X-Amz-Expires=3600", "?sig=ab==", "?sig=a%3D"])
+def test_values_in_the_query_of_an_address_are_not_weights(query):
+    address = f"https://host/x.tar{query}"
+    assert parse_sources([address, f"{address}=0.3"]) == [CorpusSource(address), CorpusSource(address, 0.3)]
+
+
 def test_paths_that_look_like_weights(tmp_path):
     (tmp_path / "year=2024").mkdir()
     path = str(tmp_path / "year=2024")

@@ -1,11 +1,17 @@
+import io
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value, Video, load_dataset
-from videos import write_tar
+from PIL import Image
+from videos import write_tar, write_video
 
+from transformers_vjepa.data.clip_reading import read_frames
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.table_corpus import ParquetCorpus, SequentialCorpus
+from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 
 NAMES = [f"{number}.mp4" for number in range(6)]
 
@@ -121,13 +127,13 @@ def test_parquet_files_that_do_not_belong_together_are_refused(tmp_path):
 
 
 def test_labels_of_parquet_read_no_video(tmp_path, monkeypatch):
-    corpus = open_corpus(write_parquet(tmp_path / "x.parquet", [(b"a", 2), (b"b", 0), (b"c", 1)]))
+    path = write_parquet(tmp_path / "x.parquet", [(b"a", 2), (b"b", 0), (b"c", 1)])
     columns = []
-    read_table = pq.read_table
+    read = pq.ParquetFile.read
     monkeypatch.setattr(
-        pq, "read_table", lambda file, **kwargs: (columns.append(kwargs["columns"]), read_table(file, **kwargs))[1]
+        pq.ParquetFile, "read", lambda self, **kwargs: (columns.append(kwargs["columns"]), read(self, **kwargs))[1]
     )
-    assert corpus.labels.tolist() == [2, 0, 1]
+    assert open_corpus(path).labels.tolist() == [2, 0, 1]
     assert columns == [["label"]]
 
 
@@ -135,3 +141,33 @@ def test_parquet_without_a_label_column(tmp_path):
     pq.write_table(pa.table({"video": pa.array([b"x", b"y"], pa.binary())}), tmp_path / "x.parquet")
     corpus = open_corpus(tmp_path / "x.parquet")
     assert corpus.labels.tolist() == [-1, -1] and corpus.class_names == ()
+
+
+def image_bytes(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.full((20, 30, 3), 90, dtype=np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM"])
+def test_bytes_are_an_image_by_their_beginning(tmp_path, kind):
+    plain = pa.table({"video": pa.array([image_bytes(kind)])})
+    named = pa.table({"video": pa.array([{"bytes": image_bytes(kind), "path": "0"}])})
+    for number, table in enumerate((plain, named)):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        clips = [open_corpus(tmp_path / f"{number}.parquet").read(0)]
+        stream = open_corpus(Dataset(table))
+        clips += [stream.encoded(row, where="") for row in stream.lane(0, lanes=1)[0]]
+        for clip in clips:
+            assert clip.is_image
+            frames = read_frames(clip, sampling=ClipSampling(num_frames=8, frame_step=1))
+            assert frames.shape == (1, 1, 3, 20, 30) and abs(frames.float().mean() - 90) < 2
+
+
+def test_bytes_of_videos_are_not_images(tmp_path):
+    video = write_video(tmp_path / "a.mp4", level=90)
+    gif = tmp_path / "a.gif"
+    Image.new("L", (8, 8)).save(gif, save_all=True, append_images=[Image.new("L", (8, 8), 90)])
+    for file in (video, gif):
+        pq.write_table(pa.table({"video": pa.array([file.read_bytes()])}), tmp_path / "x.parquet")
+        assert not open_corpus(tmp_path / "x.parquet").read(0).is_image

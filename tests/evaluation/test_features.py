@@ -16,7 +16,7 @@ from transformers_vjepa import ClipSampling, VJEPAConfig, VJEPAModel, VJEPAVideo
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.corpus import SubsetCorpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry
-from transformers_vjepa.data.splits import manifest_hash
+from transformers_vjepa.data.fingerprints import clips_digest, file_stamps
 from transformers_vjepa.evaluation.features import (
     FeatureError,
     FeatureSettings,
@@ -111,6 +111,7 @@ def test_settings_that_decide_whether_a_folder_is_accepted(model, folder, tmp_pa
         "image_mean": VJEPAVideoProcessor.image_mean,
         "image_std": VJEPAVideoProcessor.image_std,
         "weights_dtype": "float32",
+        "config": {"num_attention_heads": 3, "layer_norm_eps": 1e-6, "hidden_act": "gelu", "uniform_power": True},
         "class_names": ["a", "b"],
     }
 
@@ -125,7 +126,8 @@ def test_store(model, folder, tmp_path):
     assert [Path(path).name for path in store.paths] == ["0.mp4", "2.mp4", "4.mp4", "1.mp4", "3.mp4"]
     [(index, path, error)] = store.broken
     assert index == 2 and path.endswith("3broken.mp4") and error.startswith("CorruptVideoError")
-    assert store.manifest == manifest_hash(corpus)
+    assert store.manifest == clips_digest(corpus)
+    assert np.array_equal(store.stamps, file_stamps(corpus, store.index))
     assert store.settings["weights"] == weights_hash(model.encoder)
     with pytest.raises(IndexError, match="index 5 is outside of a store of 5 clips"):
         store[5]

@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from transformers_vjepa import (
 )
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry, EvaluationClips
-from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.data.labels import LabelMismatchError, align_labels
 from transformers_vjepa.evaluation.protocols import (
     PROTOCOLS,
@@ -120,76 +118,12 @@ def test_damaged_weights_are_named(model, tmp_path):
         load_classifier(str(tmp_path))
 
 
-# Labels
-
-
-def corpus_of(*names, labels=None):
-    labels = range(len(names)) if labels is None else labels
-    return FileCorpus([f"{n}.mp4" for n, _ in enumerate(labels)], labels=labels, class_names=names)
-
-
-def config_of(*names):
-    return SimpleNamespace(num_labels=len(names), id2label=dict(enumerate(names)))
-
-
-def test_labels_are_aligned_by_name():
-    assert align_labels(corpus_of("hug", "kick", "push"), config_of(*NAMES)).tolist() == [1, 0, 2]
-    written = corpus_of("Air_Drumming", "dont push", "bee-keeping")
-    assert align_labels(written, config_of("bee keeping", "air drumming", "dont  push!")).tolist() == [1, 2, 0]
-    assert align_labels(corpus_of("push"), config_of(*NAMES)).tolist() == [2]
-
-
-def test_labels_without_names_are_numbers():
-    numbered = corpus_of(labels=[0, 2, -1])
-    assert align_labels(numbered, config_of(*NAMES)).tolist() == [0, 1, 2]
-    assert align_labels(corpus_of("x", "y"), config_of("LABEL_0", "LABEL_1")).tolist() == [0, 1]
-    assert align_labels(corpus_of("n01", "n02", "n03"), config_of(*NAMES), by="number").tolist() == [0, 1, 2]
-    generic = config_of("LABEL_0", "LABEL_1", "LABEL_2")
-    with pytest.raises(
-        LabelMismatchError, match="2 named classes, the model 3 without names: .* match labels by number"
-    ):
-        align_labels(corpus_of("x", "y"), generic)
-    assert align_labels(corpus_of("x", "y"), generic, by="number").tolist() == [0, 1, 2]
-    with pytest.raises(LabelMismatchError, match=r"labels up to 3, the model 3 classes \(0 to 2\)"):
-        align_labels(corpus_of(labels=[0, 3]), config_of(*NAMES))
-    with pytest.raises(LabelMismatchError, match="labels up to 3, the model 3 classes"):
-        align_labels(corpus_of("a", "b", "c", "d"), config_of(*NAMES), by="number")
-
-
-def test_classes_that_do_not_match_are_listed():
-    message = (
-        "the model does not have 2 of 3 classes: 'jump', 'run'. The model knows 'kick', 'hug', 'push'. Rename them, "
-        "or match labels by number"
-    )
-    with pytest.raises(LabelMismatchError, match=message):
-        align_labels(corpus_of("hug", "jump", "run"), config_of(*NAMES))
-    many = [f"n{number}" for number in range(9)]
-    with pytest.raises(LabelMismatchError, match="'n0', 'n1', 'n2', 'n3', 'n4' and 4 more"):
-        align_labels(corpus_of(*many), config_of(*NAMES))
-    # A class that no clip has may be missing.
-    assert align_labels(corpus_of("hug", "jump", labels=[0, 0]), config_of(*NAMES)).tolist() == [1, -1]
-
-
-def test_names_that_stand_for_several_classes_are_refused():
-    with pytest.raises(LabelMismatchError, match="more than one class of these names: 'crane'"):
-        align_labels(corpus_of("crane"), config_of("crane", "hug", "crane"))
-    with pytest.raises(LabelMismatchError, match="several classes of the data set match one class of the model"):
-        align_labels(corpus_of("Hug", "hug"), config_of(*NAMES))
-
-
-def test_labels_of_streamed_data():
-    features = Features({"video": Value("binary"), "label": ClassLabel(names=["push", "kick"])})
-    rows = {"video": [b""], "label": [0]}
-    corpus = open_corpus(Dataset.from_dict(rows, features=features).to_iterable_dataset())
-    assert align_labels(corpus, config_of(*NAMES)).tolist() == [2, 0]
-
-
 # Predictions
 
 
-def predictions_of(shards, label_map=(0, 1, 2)):
+def predictions_of(shards, classes=(0, 1, 2)):
     """Paths, labels and probabilities of all videos."""
-    batches = read_predictions(shards, np.array(label_map))
+    batches = read_predictions(shards, dict(enumerate(classes)) if isinstance(classes, tuple) else classes)
     return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
@@ -203,7 +137,7 @@ def run(model, source, out, *, protocol=PROTOCOL, **options):
 def test_probabilities_are_those_of_the_model(model, folder, tmp_path, batch_size):
     shards = run(model, folder, tmp_path, batch_size=batch_size)
     corpus = open_corpus(folder)
-    paths, labels, probabilities = predictions_of(shards, align_labels(corpus, model.config))
+    paths, labels, probabilities = predictions_of(shards, align_labels(corpus, NAMES))
     assert [Path(path).name for path in paths] == ["0.mp4", "3.mp4", "1.mp4", "4.mp4", "2.mp4", "5.mp4"]
     assert [NAMES[label] for label in labels] == ["hug", "hug", "kick", "kick", "push", "push"]
     sampling = ClipSampling(num_frames=4, frame_step=2)
@@ -262,7 +196,7 @@ def test_streamed_data(model, folder, tmp_path):
     rows = {"video": [path.read_bytes() for path in files], "label": [1, 1, 0, 0]}
     corpus = open_corpus(Dataset.from_dict(rows, features=features).to_iterable_dataset())
     shards = run(model, corpus, tmp_path / "streamed")
-    _, labels, probabilities = predictions_of(shards, align_labels(corpus, model.config))
+    _, labels, probabilities = predictions_of(shards, align_labels(corpus, NAMES))
     assert [NAMES[label] for label in labels] == ["hug", "hug", "push", "push"]
     _, _, expected = predictions_of(run(model, folder, tmp_path / "files"))
     assert np.allclose(probabilities, expected[[0, 1, 4, 5]], atol=1e-5)
@@ -284,7 +218,7 @@ def test_labels_without_a_class(model, folder, tmp_path):
     _, labels, _ = predictions_of(shards, (4, 5, 6, 7))
     assert labels.tolist() == [-1, 7]  # any number below 0 is unknown
     with pytest.raises(LabelMismatchError, match="row 1 has label 3, the model knows labels up to 2"):
-        predictions_of(shards, align_labels(corpus, model.config))
+        predictions_of(shards, align_labels(corpus, NAMES))
 
 
 def test_probabilities_that_are_not_finite_are_refused(model, folder, tmp_path):

@@ -1,6 +1,9 @@
 import errno
+import hashlib
 import json
+import os
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
+from safetensors.torch import save_file
 from videos import write_tar, write_video
 
 from transformers_vjepa.data.clip_reading import TooManyBrokenVideosError
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.evaluation_clips import ClipGeometry
+from transformers_vjepa.data.file_corpus import FileCorpus
+from transformers_vjepa.evaluation import shards as shards_module
 from transformers_vjepa.evaluation.shards import (
     PassOptions,
+    ShardContents,
     ShardError,
     ShardFolder,
     default_shard_size,
@@ -110,7 +117,7 @@ def test_interrupted_shard_is_not_there(folder, tmp_path):
     shards = open_shards(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         fill(shards, corpus, compute=interrupted)
-    assert [path.name for path in shards.folder.glob("x-*")] == ["x-00000.safetensors"]
+    assert [path.name for path in shards.folder.glob("x-*.safetensors")] == ["x-00000.safetensors"]
 
     def half_written(path, contents):
         path.write_bytes(b"half")
@@ -118,7 +125,7 @@ def test_interrupted_shard_is_not_there(folder, tmp_path):
 
     with pytest.raises(ShardError, match="cannot write .*disk full"):
         fill(shards, corpus, write=half_written)
-    assert sorted(path.name for path in shards.folder.iterdir()) == ["settings.json", "x-00000.safetensors"]
+    assert sorted(path.name for path in shards.folder.glob("*.safetensors")) == ["x-00000.safetensors"]
     fill(shards, corpus)
     assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
 
@@ -126,21 +133,25 @@ def test_interrupted_shard_is_not_there(folder, tmp_path):
 def test_other_settings_are_refused_and_listed(tmp_path):
     open_shards(tmp_path)
     open_shards(tmp_path, settings={**SETTINGS, "mean": [0.5, 0.5]}, notes={"model": "elsewhere"})
-    changed = {"kind": "tokens", "sampling": {"num_frames": 4, "spacing": "stride"}, "mean": (0.5, 0.5)}
+    changed = {
+        "kind": "tokens",
+        "sampling": {"num_frames": 4, "spacing": "stride"},
+        "mean": (0.5, 0.5),
+        "backend": "av",
+    }
     with pytest.raises(ShardError) as info:
         open_shards(tmp_path, settings=changed, shard_size=5)
     assert str(info.value) == (
-        f"{tmp_path} was made with other settings: kind was 'mean' and is 'tokens'; sampling.num_frames was 2 and "
-        "is 4; shard_size was 3 and is 5. Choose another folder, or delete this one"
+        f"{tmp_path} was made with other settings: backend was not recorded and is 'av'; kind was 'mean' and is "
+        "'tokens'; sampling.num_frames was 2 and is 4; shard_size was 3 and is 5. Choose another folder, or delete "
+        "this one"
     )
 
 
 def test_hashes_that_differ_are_not_printed(tmp_path):
     hashes = {"manifest": "0" * 64, "weights": "a" * 64}
     open_shards(tmp_path, settings=hashes)
-    with pytest.raises(
-        ShardError, match=r"settings: manifest changed \(files, their order or labels\); weights changed\."
-    ):
+    with pytest.raises(ShardError, match=r"settings: manifest changed \(clips, their order .*\); weights changed\."):
         open_shards(tmp_path, settings={name: "b" * 64 for name in hashes})
 
 
@@ -161,6 +172,213 @@ def test_shard_without_a_readable_video(tmp_path):
     assert fill(shards, open_corpus(tmp_path), max_broken_share=0.9) == 0
     contents = read_safetensors(shards.path(0))
     assert contents.tensors == {} and len(contents.broken) == 2
+
+
+# Changed data
+
+
+@pytest.fixture
+def data(folder, tmp_path) -> Path:
+    """A copy of the videos, to change."""
+    shutil.copytree(folder, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def again(data, tmp_path):
+    """A function that makes a pass over `data` and returns the names of the shards that it computed."""
+
+    def run(**changes):
+        shards = open_shards(tmp_path / "out", **changes)
+        before = {path.name: path.stat().st_mtime_ns for path in shards.folder.glob("x-*.safetensors")}
+        fill(shards, open_corpus(data))
+        return [path.name for path in shards.paths() if path.stat().st_mtime_ns != before.get(path.name)]
+
+    assert len(run()) == 3
+    return run
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("x-*"))}
+
+
+def test_only_the_shard_of_a_replaced_file_is_computed_again(data, again, tmp_path, caplog):
+    assert again() == []  # the broken video is still broken
+    write_video(data / "a" / "4.mp4", level=200, num_frames=3)
+    assert again() == ["x-00001.safetensors"]
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
+    assert "clips of another file: 1, such as " in caplog.text
+    assert again() == []
+
+
+def test_a_copy_with_other_times_keeps_its_results(data, again, tmp_path, monkeypatch):
+    before, contents = hashes(tmp_path / "out"), shards_module.content_digest
+    for file in data.rglob("*.mp4"):
+        os.utime(file, ns=(5, 5_000_001_000))
+    assert again() == []
+    assert [name for name, value in hashes(tmp_path / "out").items() if value != before[name]] == [
+        f"x-0000{number}.files.json" for number in range(3)
+    ]
+    monkeypatch.setattr(shards_module, "content_digest", lambda *_: pytest.fail("compared again"))
+    assert again() == []  # the new times are recorded
+    monkeypatch.setattr(shards_module, "content_digest", contents)
+    # Other bytes at the end; then other frames in a file of the same size.
+    other = write_video(tmp_path / "other.mp4", level=200, num_frames=3).read_bytes()
+    size = max(len(other), (data / "a" / "4.mp4").stat().st_size)
+    for level in (b"", other):
+        file = data / "a" / "4.mp4"
+        file.write_bytes((level or file.read_bytes()) + free_box(size + 8 - len(level or file.read_bytes())))
+        assert again() == ["x-00001.safetensors"]
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
+
+
+def free_box(size):
+    """Bytes without a meaning at the end of an MP4 file."""
+    return size.to_bytes(4, "big") + b"free" + bytes(size - 8)
+
+
+def test_results_of_a_shard_that_is_computed_again_have_the_same_bytes(data, again, tmp_path):
+    before = hashes(tmp_path / "out")
+    (tmp_path / "out" / "x-00001.safetensors").unlink()
+    assert again() == ["x-00001.safetensors"] and hashes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_clip_in_a_container_is_compared_by_its_own_bytes(folder, tmp_path, kind):
+    videos = {f"{path.stem}.mp4": path.read_bytes() for path in sorted((folder / "a").iterdir())}
+    file = tmp_path / f"all.{kind}"
+
+    def write():
+        if kind == "tar":
+            write_tar(file, videos)
+        else:
+            pq.write_table(pa.table({"video": list(videos.values())}), file)
+        os.utime(file, ns=(0, len(times) * 7_000_001_000))
+        times.append(0)
+        fill(open_shards(tmp_path / "out"), open_corpus(file))
+        return hashes(tmp_path / "out")
+
+    times = [0]
+    first, second = write(), write()
+    assert [name for name in first if first[name] != second[name]] == [f"x-0000{n}.files.json" for n in range(3)]
+    videos["4.mp4"] = videos["5.mp4"]
+    third = write()
+    changed = [name for name in first if first[name] != third[name] and name.endswith(".safetensors")]
+    assert changed == ["x-00001.safetensors"]
+
+
+def test_a_video_that_is_repaired_is_no_longer_broken(data, again, tmp_path):
+    write_video(data / "a" / "2.mp4", level=70, num_frames=3)
+    assert again() == ["x-00000.safetensors"]
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 7, 10, 13, 16, 19, 22]
+
+
+def test_a_broken_video_is_tried_again_also_if_its_file_is_the_same(data, again, tmp_path, monkeypatch, caplog):
+    repaired = write_video(tmp_path / "2.mp4", level=70, num_frames=3)
+    read = FileCorpus.read
+
+    def read_with_the_missing_decoder(corpus, index):
+        clip = read(corpus, index)
+        return clip._replace(data=str(repaired)) if clip.path.endswith("2.mp4") else clip
+
+    monkeypatch.setattr(FileCorpus, "read", read_with_the_missing_decoder)
+    assert again() == ["x-00000.safetensors"]
+    assert "clips that were broken and can be read now: 1, such as " in caplog.text
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 7, 10, 13, 16, 19, 22]
+    assert again() == []
+
+
+def test_a_disk_that_is_not_mounted_costs_no_results(folder, data, tmp_path, caplog):
+    index = tmp_path / "index.csv"
+    index.write_text("".join(f"data/a/{number}.mp4\n" for number in range(8)))
+    shards = open_shards(tmp_path / "out")
+    fill(shards, open_corpus(index))
+    before = hashes(shards.folder)
+    data.rename(tmp_path / "away")
+    fill(open_shards(tmp_path / "out"), open_corpus(index))
+    assert hashes(shards.folder) == before
+    assert "clips that cannot be reached now: 8, such as " in caplog.text
+    # The reverse: the first pass did without the disk.
+    early = open_shards(tmp_path / "early")
+    fill(early, open_corpus(index), max_broken_share=0.99)
+    assert [len(read_safetensors(path).broken) for path in early.paths()] == [3, 3, 2]
+    (tmp_path / "away").rename(data)
+    fill(open_shards(tmp_path / "early"), open_corpus(index))
+    assert hashes(early.folder) == before
+
+
+def test_many_videos_that_stay_broken_do_not_stop_the_next_pass(tmp_path):
+    write_video(tmp_path / "in" / "00.mp4", level=70, num_frames=3)
+    for number in range(1, 26):
+        (tmp_path / "in" / f"{number:02}.mp4").write_bytes(b"noise")
+    settings = {"num_items": 26, "shard_size": 13}
+    fill(open_shards(tmp_path / "out", **settings), open_corpus(tmp_path / "in"), max_broken_share=0.99)
+    assert fill(open_shards(tmp_path / "out", **settings), open_corpus(tmp_path / "in"), max_broken_share=0) == 0
+
+
+@pytest.mark.parametrize(
+    "record", [None, "{", '{"files": [[1, 2]], "digests": [""], "broken": []}', '{"files": 3, "broken": [9]}', "[]"]
+)
+def test_a_shard_without_the_sizes_of_its_files_is_computed_again(again, tmp_path, record):
+    file = tmp_path / "out" / "x-00001.files.json"
+    file.unlink() if record is None else file.write_text(record)
+    assert again() == ["x-00001.safetensors"]
+    assert again() == []
+
+
+def test_an_outdated_shard_does_not_outlive_a_pass_that_is_stopped(data, again, tmp_path):
+    write_video(data / "a" / "4.mp4", level=200, num_frames=3)
+
+    def interrupted(clips):
+        raise KeyboardInterrupt
+
+    shards = open_shards(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        fill(shards, open_corpus(data), compute=interrupted)
+    with pytest.raises(ShardError, match=r"1 of 3 shards are missing .* \(the first is x-00001.safetensors\)"):
+        shards.paths()
+
+
+def test_each_process_looks_after_its_own_shards(data, again, tmp_path):
+    for name in ("1.mp4", "4.mp4"):  # of the shards 0 and 1
+        write_video(data / "a" / name, level=200, num_frames=3)
+    corpus = open_corpus(data)
+    assert fill(open_shards(tmp_path / "out"), corpus, rank=1, world_size=2) == 3
+    assert levels(open_shards(tmp_path / "out")) == [1, 4, 10, 20, 16, 19, 22]
+    assert fill(open_shards(tmp_path / "out"), corpus, rank=0, world_size=2) == 2
+    assert levels(open_shards(tmp_path / "out")) == [1, 20, 10, 20, 16, 19, 22]
+
+
+def test_a_pass_that_continues_with_other_versions_says_so(again, tmp_path, caplog):
+    before, now = ({"versions": {"av": version}} for version in ("14", "15"))
+    open_shards(tmp_path / "other", notes=before)
+    fill(open_shards(tmp_path / "other", notes=now), open_corpus(tmp_path / "data"))
+    assert "versions" not in caplog.text  # no shard is older
+    (tmp_path / "other" / "x-00001.safetensors").unlink()
+    fill(open_shards(tmp_path / "other", notes=now), open_corpus(tmp_path / "data"))
+    assert "was begun with versions {'av': '14'} and continues with {'av': '15'}" in caplog.text
+
+
+# Bytes
+
+
+def test_equal_contents_have_equal_bytes(tmp_path):
+    """safetensors writes the keys of the metadata in an order that is random for each file."""
+    names = ["features", "labels", "index", "more", "others"]
+    paths, broken = ["caf\udce9\n.mp4", "b"], [(3, "c", "noise")]
+    for number in range(8):
+        tensors = {name: torch.ones(2) for name in (names if number % 2 else names[::-1])}
+        write_safetensors(tmp_path / f"{number}.safetensors", ShardContents(tensors, paths, broken))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_safetensors(tmp_path / "0.safetensors")[1:] == (paths, broken)
+
+
+def test_shards_of_version_0_1_can_be_read(tmp_path):
+    metadata = {"format": "pt", "paths": '["a.mp4"]', "broken": '[[1, "b.mp4", "noise"]]'}
+    save_file({"labels": torch.tensor([7])}, tmp_path / "old.safetensors", metadata=metadata)
+    contents = read_safetensors(tmp_path / "old.safetensors")
+    assert contents.tensors["labels"].tolist() == [7]
+    assert contents.paths == ["a.mp4"] and contents.broken == [(1, "b.mp4", "noise")]
 
 
 def refused(*args, **kwargs):
@@ -198,7 +416,7 @@ def test_a_full_disk(folder, tmp_path, kind):
             fill(shards, open_corpus(folder), compute=compute, write=write)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [file.name for file in shards.folder.iterdir()] == ["settings.json"]
+    assert sorted(file.name for file in shards.folder.iterdir()) == ["settings.json", "x-00000.files.json"]
 
 
 def test_too_many_broken_videos_stop(tmp_path):
@@ -218,13 +436,15 @@ def streamed(folder, tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 @pytest.mark.parametrize("shard_size", [3, 4])
-def test_streamed_data(folder, tmp_path, num_workers, shard_size):
+def test_streamed_data(folder, tmp_path, num_workers, shard_size, caplog):
     corpus = streamed(folder, tmp_path)
     settings = {"num_items": None, "shard_size": shard_size}
     shards = open_shards(tmp_path / "out", **settings)
     assert fill(shards, corpus, num_workers=num_workers) == 7
     assert levels(ShardFolder.open(tmp_path / "out")) == [1, 4, 10, 13, 16, 19, 22]
+    assert "stay as they are" not in caplog.text
     assert fill(open_shards(tmp_path / "out", **settings), corpus) == 0
+    assert "finished shards of the data set stay as they are, since nobody can tell" in caplog.text
 
 
 def test_a_stopped_pass_over_streamed_data_continues(folder, tmp_path):

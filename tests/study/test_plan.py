@@ -8,6 +8,7 @@ import torch
 from videos import write_video
 
 from transformers_vjepa.data.corpora import open_corpus
+from transformers_vjepa.data.splits import class_names_of, with_classes
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.study.plan import (
     Measurement,
@@ -88,6 +89,7 @@ def test_only_what_is_missing_is_evaluated(tmp_path, monkeypatch):
 
     wanted = [Measurement(7, 12, "label", kind) for kind in ("ridge", "neighbours")]
     settings = {"arm": "vjepa", "seed": 1, "path": tmp_path / "results" / "a.json", "probe_steps": 5}
+    settings["weights"] = {7: "0f"}
     first = evaluate(wanted[:1], features, clips, **settings)
     assert first[0] | {"low": None} == {
         "arm": "vjepa",
@@ -101,10 +103,15 @@ def test_only_what_is_missing_is_evaluated(tmp_path, monkeypatch):
         "high": 100.0,
         "hits": "1" * 24,
         "rank": 2.5,
+        "weights": "0f",
     }
     rows = evaluate(wanted, features, clips, **settings)
     assert calls == wanted and [row["read_out"] for row in rows] == ["ridge", "neighbours"]
     assert json.loads(settings["path"].read_text()) == rows
+    # Another model in the folder of the run: the rows of the earlier one are not taken for it.
+    again = evaluate(wanted, features, clips, **settings | {"weights": {7: "1a"}})
+    assert calls == [*wanted, *wanted] and [row["weights"] for row in again] == ["1a", "1a"]
+    assert json.loads(settings["path"].read_text()) == again
 
 
 def test_clips_come_back_from_disk(tmp_path):
@@ -114,6 +121,8 @@ def test_clips_come_back_from_disk(tmp_path):
     assert torch.equal(loaded.clips["test"], clips.clips["test"]) and loaded.classes == clips.classes
     assert torch.equal(loaded.labels["label"]["train"], clips.labels["label"]["train"])
     assert [file.name for file in tmp_path.iterdir()] == ["clips.pt"]
+    clips.save(tmp_path / "again.pt")
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "clips.pt").read_bytes()
 
 
 def test_scores_by_hand():
@@ -132,3 +141,21 @@ def test_test_classes_without_a_training_clip_are_refused(tmp_path):
     found = labelled_clips({**splits, "test": splits["train"]}, crop_size=16, sampling=sampling)
     assert found.classes == {"label": ["a"]} and found.labels["label"]["test"].tolist() == [0]
     assert found.clips["test"].shape == (1, 2, 16, 16, 3)
+
+
+def test_test_clips_have_the_classes_of_the_training_clips(tmp_path):
+    """Whatever their own numbers are; and numbers with gaps make no classes between them."""
+    for name in ("train/b", "train/c", "test/a", "test/c"):
+        write_video(tmp_path / name / "clip.mp4", level=80)
+    (tmp_path / "train.csv").write_text("train/b/clip.mp4 7\ntrain/c/clip.mp4 2000000000\n")
+    settings = {"crop_size": 16, "sampling": ClipSampling(num_frames=2, frame_step=1)}
+    splits = {"train": open_corpus(tmp_path / "train.csv"), "test": open_corpus(tmp_path / "train.csv")}
+    found = labelled_clips(with_classes(splits, class_names_of(splits)), **settings)
+    assert found.classes == {"label": ["7", "2000000000"]} and found.labels["label"]["train"].tolist() == [0, 1]
+    (tmp_path / "test.csv").write_text("test/c/clip.mp4,c\n")
+    splits = {"train": open_corpus(tmp_path / "train"), "test": open_corpus(tmp_path / "test.csv")}
+    found = labelled_clips(with_classes(splits, class_names_of(splits)), **settings)
+    assert found.labels["label"]["test"].tolist() == [1]
+    splits["test"] = open_corpus(tmp_path / "test")
+    with pytest.raises(ValueError, match="the model does not have 1 of 2 classes: 'a'"):
+        with_classes(splits, class_names_of(splits))

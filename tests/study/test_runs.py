@@ -198,6 +198,16 @@ def test_a_study_of_real_videos_and_the_run_of_the_demo(corpus, tmp_path, in_thi
     assert all("take1_" in line for line in test) and not any("take1_" in line for line in train)
     assert {len(item["hits"]) for item in found["rows"]} == {len(test)}
 
+    # The clips of the study are those with which it began.
+    other = next((tmp_path / "videos" / "disc").glob("take2_*.mp4"))
+    kept = tmp_path / "kept.mp4"
+    shutil.copy2(other, kept)
+    shutil.copy(next((tmp_path / "videos" / "bar").glob("take3_*.mp4")), other)
+    with pytest.raises(SystemExit, match=r"not those with which \S+study was begun: files with another size.*folder$"):
+        study.run(argv)
+    shutil.copy2(kept, other)
+    study.run(argv)
+
     # A run with the same arguments in the folder of the demo is used as a run of the study.
     run, demo = tmp_path / "study" / "runs" / "vjepa-seed0", tmp_path / "demo"
     run.rename(demo)

@@ -22,11 +22,20 @@ from ..data.corpora import Corpus, open_corpus
 from ..data.corpus import IndexedCorpus, SubsetCorpus
 from ..data.evaluation_clips import ClipGeometry
 from ..data.file_corpus import FileCorpus
-from ..data.splits import manifest_hash
+from ..data.fingerprints import changed_stamps, file_stamps
 from ..data.synthetic import APPEARANCES, MOTIONS, CorpusConfig, build_corpus, load_labels
 from ..data.table_corpus import SequentialCorpus
-from ..evaluation.features import FeatureError, FeatureSettings, FeatureStore, weights_hash, write_features
+from ..evaluation.features import (
+    COMPUTED,
+    FeatureError,
+    FeatureSettings,
+    FeatureStore,
+    pass_settings,
+    weights_hash,
+    write_features,
+)
 from ..models.vjepa.clip_sampling import ClipSampling
+from ..safety.sanitizing import log_line
 from .analysis import ClipAnalyzer
 
 
@@ -194,7 +203,8 @@ def _label_names(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, li
 
 def build_index(analyzer: ClipAnalyzer, data: LabelledCorpus, *, folder: Path) -> ClipIndex:
     """
-    Features of all clips. Features that an earlier call has written to `folder` are read from there.
+    Features of all clips. Features that an earlier call has written to `folder` are read from there, except those of
+    files that were replaced.
 
     Args:
         analyzer: its frozen encoder computes the features.
@@ -206,15 +216,15 @@ def build_index(analyzer: ClipAnalyzer, data: LabelledCorpus, *, folder: Path) -
         TooManyBrokenVideosError: most clips cannot be read.
     """
     model, processor, corpus = analyzer.model.vjepa, analyzer.processor, data.corpus
-    made_of = [weights_hash(model.encoder), manifest_hash(corpus), repr(analyzer.sampling), list(corpus.class_names)]
-    made_of += [list(processor.image_mean), list(processor.image_std), model.config.crop_size]
+    geometry = ClipGeometry(crop_size=model.config.crop_size, sampling=analyzer.sampling)
+    made_of = pass_settings(model.encoder, corpus, geometry, config=model.config, processor=processor)
     place = folder / f"features-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}"
     write_features(
         model,
         corpus,
         place,
         features=FeatureSettings(kind="time_means", dtype="float32"),
-        geometry=ClipGeometry(crop_size=model.config.crop_size, sampling=analyzer.sampling),
+        geometry=geometry,
         processor=processor,
     )
     return _read_index(FeatureStore(place), data, num_steps=model.config.grid_size[0])
@@ -226,11 +236,13 @@ def open_index(folder: str, analyzer: ClipAnalyzer, *, max_clips: int) -> ClipIn
 
     Raises:
         ShardError: the folder has no features.
-        FeatureError: the features are of another encoder, or of other clips than the app shows.
+        FeatureError: the features are of another encoder, or of other clips than the app shows; or a clip was replaced
+            after its features were written.
     """
     store, config = FeatureStore(folder), analyzer.config
     wanted = {
         "weights": weights_hash(analyzer.model.vjepa.encoder),
+        "config": {name: getattr(config, name) for name in COMPUTED},
         "num_segments": 1,
         "num_views": 1,
         "crop_size": config.crop_size,
@@ -244,6 +256,13 @@ def open_index(folder: str, analyzer: ClipAnalyzer, *, max_clips: int) -> ClipIn
             "themselves, or features of this model with one segment and one view"
         )
     corpus = FileCorpus(list(store.paths), labels=store.labels, class_names=store.class_names)
+    stamps = file_stamps(corpus, range(len(corpus)))
+    is_known = (stamps[:, 0] >= 0) & (store.stamps[:, 0] >= 0)
+    if len(replaced := np.flatnonzero(changed_stamps(store.stamps, stamps) & is_known)):
+        raise FeatureError(
+            f"clips that were replaced after their features were written to {folder}: {len(replaced):,}, such as "
+            f"{log_line(store.paths[int(replaced[0])])}: run vjepa extract_features again"
+        )
     data = LabelledCorpus(corpus, Path(folder).name, _label_names(store.labels, store.class_names))
     return _read_index(store, data, num_steps=config.grid_size[0], rows=spread(len(store), max_clips))
 

@@ -5,9 +5,9 @@ Evaluate a classifier on labelled videos or images: a saved probe or fine-tuned 
     accelerate launch -m transformers_vjepa evaluate --model models/vitl16-k400 --dataset k400_val.csv \\
         --protocol k400_16x8x3 --dtype bfloat16 --num_workers 8 --output_dir outputs/k400
 
-The same command resumes a stopped evaluation, with any number of processes. The output folder gets results.json,
-predictions.parquet (classes and probabilities of every video), confusion.png and classes.png. For data without labels
-it gets only the predictions.
+The same command resumes a stopped evaluation, with any number of processes. It also reads videos again that were
+broken or whose files were replaced. The output folder gets results.json, predictions.parquet (classes and
+probabilities of every video), confusion.png and classes.png. For data without labels it gets only the predictions.
 
 Protocols (frames x segments x views): k400_16x8x3 and ssv2_16x2x3 as published, for videos; in1k for images. The
 arguments of "protocol" override parts of the protocol. Without a protocol, the model sees the centre crop of one clip
@@ -28,7 +28,8 @@ from ..command_line.parsing import MISTAKES, names_given, parse_with_recipe, use
 from ..data.arguments import CorpusArguments, Dtype, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
-from ..data.labels import LabelMismatchError, align_labels, have_names
+from ..data.labels import LabelMismatchError, are_matched_by_name, match_classes, model_class_names
+from ..data.table_corpus import SequentialCorpus
 from ..evaluation.metrics import check_scikit_learn
 from ..evaluation.protocols import (
     PROTOCOLS,
@@ -60,7 +61,7 @@ class EvaluationArguments:
     label_matching: Literal["name", "number"] = HfArg(
         default="name",
         help="Match classes of data and model by name if both have names, or by number (for example folders "
-        "named by WordNet ids, in their order).",
+        "named by WordNet ids, in their order). Names that are numbers are these numbers.",
     )
 
 
@@ -116,7 +117,8 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         # Refuse a protocol or labels that do not fit before the computation starts.
         geometry = protocol.geometry(model.config, backend=data.decoder)
         check_protocol_fits(choices.protocol, corpus)
-        align_labels(corpus, model.config, by=arguments.label_matching)
+        names = model_class_names(model.config)
+        corpus, classes = match_classes(corpus, names, by=arguments.label_matching)
         if "dry_run" in names_given(argv):
             check_writable(arguments.output_dir)
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
@@ -134,26 +136,29 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
         if not state.is_main_process:
             return None
         with writing_errors(arguments.output_dir):
-            by_name = arguments.label_matching == "name" and have_names(corpus, model.config)
+            matching = "name" if are_matched_by_name(corpus, names, by=arguments.label_matching) else "number"
+            if isinstance(corpus, SequentialCorpus) and not corpus.class_names and arguments.label_matching == "name":
+                matching = "name or number"  # each label by its kind
             details = {
                 "model": arguments.model,
                 "model_weights_sha256": shards.settings["weights"],
                 "dtype": arguments.dtype,
                 "dataset": data.dataset,
                 "manifest_sha256": shards.settings.get("manifest"),
-                "label_matching": "name" if by_name else "number",
+                "label_matching": matching,
                 "protocol": {"name": choices.protocol, **vars(protocol)},
                 "sampling": shards.settings["sampling"],
                 "decoder": data.decoder,
             }
             results = write_prediction_report(
-                read_predictions(shards, align_labels(corpus, model.config, by=arguments.label_matching)),
+                read_predictions(shards, classes),
                 arguments.output_dir,
-                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+                class_names=names,
                 broken=broken_videos(shards),
                 details=details,
             )
-    print(f"\n{describe_results(results)}\nresults:       {arguments.output_dir}")
+    matched = f"matched by {results['label_matching']}" if results["num_labelled"] else "none"
+    print(f"\n{describe_results(results)}\nlabels:        {matched}\nresults:       {arguments.output_dir}")
     return results
 
 

@@ -5,7 +5,8 @@ Write the features of a data set of videos or images to files.
     accelerate launch -m transformers_vjepa extract_features k400.csv --model models/vitl16 --kind tokens \\
         --model_dtype bfloat16 --num_workers 8 --output_dir features/k400
 
-The same command resumes a stopped pass, with any number of processes. Read shards of safetensors with
+The same command resumes a stopped pass, with any number of processes. It also reads clips again that were broken or
+whose files were replaced, and computes their shards again. Read shards of safetensors with
 transformers_vjepa.evaluation.features.FeatureStore, one clip at a time, and Parquet (pooled features) with
 datasets.load_dataset("parquet", data_files="FOLDER/*.parquet"). settings.json holds the settings of the pass,
 summary.json the broken videos.

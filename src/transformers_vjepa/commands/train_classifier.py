@@ -37,7 +37,7 @@ def describe(argv: Sequence[str]) -> str:
     config = load_config(parsed)
     (arguments, data, training), synthetic = place_synthetic_corpus(parsed)
     corpora = open_splits(data)
-    names = class_names(data, corpora["train"], synthetic)
+    names = class_names(data, corpora, synthetic)
     config = classifier_config(arguments, config, names)
     with torch.device("meta"):
         model = VJEPAForVideoClassification(config)

@@ -1,53 +1,116 @@
 """
 Which class a label of a data set is: the one rule for numbers and names, whatever the format of the data set.
 
-A label is a number or a name. A name that is a number (`"3"`, `"03"`, `"3.0"`) is that number. If all labels are
-numbers, they are the classes of the model with these numbers. Otherwise all labels are names, in sorted order.
+A label is a number or a name. A name that is a number (`"3"`, `"03"`, `"3.0"`) is that number. If all labels of a data
+set are numbers, they keep their values, and these are the names of the classes. Otherwise all labels are names, in
+sorted order. Two names that differ only in case, underscores, spaces or the form of their accents are one name.
 """
 
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..safety.sanitizing import decodable
 from .corpus import NO_LABEL
 
-#: Largest label that counts as a class by its number. A model has an output for every class up to the largest label.
-MAX_CLASSES = 100_000
+# At most 18 digits, which fit an int64: longer rows of digits are names. No exponents and no "inf": a class "1e3" or
+# "Infinity" has a name.
+_NUMBER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 
 
 def as_number(name: str) -> int | None:
     """The whole number that a name is, or `None`: `"3"`, `"03"` and `"3.0"` are 3, and `"3.5"` is a name."""
-    try:
-        value = float(name)
-    except ValueError:
-        return None
-    return int(value) if value.is_integer() else None
+    name = name.strip()
+    return int(name.partition(".")[0]) if _NUMBER.fullmatch(name) else None
 
 
-def number_labels(labels: Iterable[int | str | None], *, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether there are names, and all of them are numbers."""
+    return bool(names) and all(as_number(name) is not None for name in names)
+
+
+def same_name(name: str) -> int | str:
+    """A key that is equal for two spellings of one name: `"Air_drumming"` and `"air drumming"`, `"3"` and `"03"`."""
+    number = as_number(name)
+    if number is not None:
+        return number
+    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").casefold().split())
+
+
+def class_text(name: str) -> str:
+    """
+    A class name as text for every file and terminal: bytes that are not UTF-8 (`caf\\xe9`), other surrogates and
+    control characters are escaped.
+    """
+    name = decodable(name)
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" else char for char in name
+    )
+
+
+def check_distinct(names: Sequence[str], *, source: str) -> None:
+    """Raises `ValueError` if two of the class names of a data set are one name in two spellings."""
+    seen: dict[int | str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(same_name(name), name)) != name:
+            raise ValueError(
+                f"{source} has the classes {other!a} and {name!a}, which are one name in two spellings: write the "
+                "name in one way, or rename one of the classes"
+            )
+
+
+def number_labels(labels: Iterable[Any], *, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     Number the labels of a data set.
 
     Args:
-        labels: a label for each clip; `None` or -1: no label.
+        labels: an int, float, str or bool for each clip. `None`, NaN, an empty name and negative numbers (-1; -100 in
+            PyTorch): no label. Spaces around a name do not count.
         source: the name of the data set in errors.
 
     Returns:
-        The class of each clip, int64 (clips,), -1 if unknown; and the names of the classes, empty if the labels are
-        numbers.
+        The label of each clip, int64 (clips,), -1 if unknown; and the names of the labels from 0 on, in sorted order,
+        or no names if the labels are numbers. See [`class_text`].
 
     Raises:
-        ValueError: numbers beside names, or a number that is larger than `MAX_CLASSES`.
+        ValueError: numbers beside names. Texts may be both: `"1"`, `"2"` and `"none"` are three names.
     """
-    values = [NO_LABEL if label is None else label for label in labels]
-    values = [value if (number := as_number(str(value))) is None else number for value in values]
-    names = sorted({value for value in values if isinstance(value, str)})
-    numbers = [value for value in values if not isinstance(value, str)]
-    if not names:
-        if numbers and (largest := max(numbers)) > MAX_CLASSES:
-            raise ValueError(f"{source} has the label {largest}: labels are class numbers from 0 to {MAX_CLASSES}")
-        return np.array(numbers, dtype=np.int64), ()
-    if mixed := [number for number in numbers if number != NO_LABEL]:
-        raise ValueError(f"{source} has numbers ({mixed[0]}) and names ({names[0]!r}) as labels: use one of them")
-    place = {name: number for number, name in enumerate(names)} | {NO_LABEL: NO_LABEL}
-    return np.array([place[value] for value in values], dtype=np.int64), tuple(names)
+    labels = [str(label) if isinstance(label, bool | np.bool_) else label for label in labels]
+    distinct = {label: _number_or_name(label) for label in set(labels)}
+    names = [value for value in distinct.values() if isinstance(value, str)]
+    if names:
+        for label, value in distinct.items():
+            if not isinstance(value, str) and value != NO_LABEL:
+                if not isinstance(label, str):
+                    raise ValueError(
+                        f"{source} has numbers ({value}) and names ({min(names)!r}) as labels: use one of them"
+                    )
+                distinct[label] = str(value)
+        names = sorted({value for value in distinct.values() if isinstance(value, str)})
+        place = {name: number for number, name in enumerate(names)} | {NO_LABEL: NO_LABEL}
+        distinct = {label: place[value] for label, value in distinct.items()}
+    return np.fromiter(map(distinct.__getitem__, labels), dtype=np.int64, count=len(labels)), tuple(names)
+
+
+def _number_or_name(label: Any) -> int | str:
+    """A number from -1 (no label) on, or a name."""
+    text = "" if label is None or label != label else str(label).strip()  # NaN differs from itself
+    if (number := as_number(text)) is not None:
+        return max(number, NO_LABEL)
+    return class_text(text) if text else NO_LABEL
+
+
+def plain_label(value: Any) -> int | str | None:
+    """
+    What one label is by itself, as in a stream: a number, a name, or `None` for no label.
+
+    Raises:
+        ValueError: neither int, float, str, bool nor `None`, but a list, for example.
+    """
+    if not (value is None or isinstance(value, int | float | str)):
+        raise ValueError(f"a {type(value).__name__} is not a number or a name")
+    label = _number_or_name(value)
+    return None if label == NO_LABEL else label

@@ -34,7 +34,7 @@ BROKEN_VIDEO_ERRORS = (DecodingError, OSError, pa.ArrowInvalid)
 
 
 class RefusedClipError(DecodingError):
-    """A row of a data set names a file outside of the folder of the data set."""
+    """A clip that must not be read: `refused` of [`EncodedClip`] has the reason."""
 
 
 class TooManyBrokenVideosError(RuntimeError):

@@ -4,17 +4,21 @@ import glob
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset, load_dataset
+import fsspec
+from datasets import ClassLabel, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder
 
 from ..models.vjepa.media_files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, extension, is_media
 from ..safety.sanitizing import without_secrets
+from .class_numbers import number_labels
 from .corpus import NO_LABEL, IndexedCorpus
 from .file_corpus import FileCorpus, folder_corpus, open_index, scan_folder
-from .remote_reading import disable_datasets_retries, retried, storage_options
+from .remote_reading import address_exists, check_address, disable_datasets_retries, retried, storage_options
 from .table_corpus import ParquetCorpus, SequentialCorpus
-from .tar_corpus import TarCorpus
+from .table_labels import LABEL_COLUMNS, check_class_names, may_be_label
+from .tar_corpus import StreamedTarCorpus, TarCorpus
 
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
@@ -44,17 +48,68 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
 
 
 def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
-    builder = {".tar": "webdataset", ".parquet": "parquet"}.get(extension(source))
-    shown = without_secrets(source)
-    if builder is None:
+    kind, shown = extension(source), without_secrets(source)
+    if kind not in (".tar", ".parquet"):
         raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
-    files, options = {split: _expand_braces(source)}, storage_options(source)
+    check_address(source)
     disable_datasets_retries()
-    dataset = retried(
-        lambda: load_dataset(builder, data_files=files, split=split, streaming=True, storage_options=options),
-        name=shown,
-    )
-    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
+    addresses = _addresses(source)
+    if kind == ".tar":
+        return _open_tars(addresses, name=source)
+
+    def open_files() -> SequentialCorpus:
+        files, options = {split: addresses}, storage_options(source)
+        builder = load_dataset_builder("parquet", data_files=files, storage_options=options)
+        return _open_builder(builder, split=split, name=source, video_column=video_column)
+
+    return retried(open_files, name=shown)
+
+
+def _open_tars(tars: Sequence[str], *, name: str) -> StreamedTarCorpus:
+    """Tars at addresses. The first one is read up to its first clips, so that systematic faults are found now."""
+    corpus = StreamedTarCorpus(tars, name=name)
+    retried(corpus.check_start, name=corpus.name)
+    return corpus
+
+
+def _addresses(pattern: str) -> list[str]:
+    """
+    The addresses that a pattern stands for. `*`, `?` and `[` are patterns for those kinds of addresses that can list
+    files, that is, not for HTTP.
+
+    Raises:
+        FileNotFoundError: an address that does not exist.
+    """
+    addresses = []
+    for url in _expand_braces(pattern):
+        system, path = fsspec.core.url_to_fs(url, **storage_options(url))
+        if not url.startswith(("http://", "https://")) and glob.has_magic(path):
+            addresses += [system.unstrip_protocol(found) for found in sorted(system.glob(path))]
+        else:
+            addresses.append(url)
+    with ThreadPoolExecutor(16) as pool:
+        exist = list(pool.map(address_exists, addresses))
+    if missing := [url for url, exists in zip(addresses, exist, strict=True) if not exists] or not addresses:
+        shown = without_secrets(missing[0] if addresses else pattern)
+        raise FileNotFoundError(
+            f"Unable to find {shown}: it does not exist, its server fails, or it needs permission (a signed address "
+            "expires)"
+        )
+    return addresses
+
+
+def _open_builder(builder: DatasetBuilder, *, split: str, name: str, video_column: str | None) -> SequentialCorpus:
+    """A data set of the Hub, or Parquet at addresses. Tars are read as all tars are."""
+    kind, files = builder.info.builder_name, getattr(builder.config, "data_files", None) or {}
+    if kind == "webdataset":
+        if split not in files:
+            raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(files)}")
+        return _open_tars(list(files[split]), name=name)
+    dataset = builder.as_streaming_dataset(split=split)
+    corpus = SequentialCorpus(dataset, name=name, video_column=video_column, local_files=False)
+    if kind == "parquet" and isinstance(dataset.features.get(corpus.label_column), ClassLabel):
+        check_class_names(files[split], corpus.label_column)
+    return corpus
 
 
 def _open_hub(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
@@ -67,12 +122,22 @@ def _open_hub(source: str, *, split: str, video_column: str | None) -> Sequentia
         raise FileNotFoundError(f"{source!r} is not a file or folder here ({looked})")
     name, _, config = source.partition(":")
     try:
-        dataset = load_dataset(name, config or None, split=split, streaming=True)
+        builder = load_dataset_builder(name, config or None)
+        return _open_builder(builder, split=split, name=source, video_column=video_column)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{source!r} is not a file or folder here ({looked}), and cannot be reached as a Hub data set: {error}"
         ) from error
-    return SequentialCorpus(dataset, name=source, video_column=video_column, local_files=False)
+
+
+def _open_dataset(dataset: Dataset, *, video_column: str | None) -> SequentialCorpus:
+    """A data set in memory; the names of text labels are known."""
+    label = next((name for name in LABEL_COLUMNS if may_be_label(dataset.features.get(name))), None)
+    names: tuple[str, ...] = ()
+    if label is not None and not isinstance(dataset.features[label], ClassLabel):
+        names = number_labels(dataset.unique(label), source="the data set")[1]
+    streamed = dataset.to_iterable_dataset()
+    return SequentialCorpus(streamed, name="the data set", video_column=video_column, class_names=names)
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -128,7 +193,7 @@ def open_corpus(
     if is_corpus(source):
         return source
     if isinstance(source, Dataset):
-        source = source.to_iterable_dataset()
+        return _open_dataset(source, video_column=video_column)
     if isinstance(source, IterableDataset):
         return SequentialCorpus(source, name="the data set", video_column=video_column)
     source = os.path.expanduser(os.fspath(source))

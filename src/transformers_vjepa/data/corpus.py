@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +47,13 @@ class PackedStrings(Sequence[str]):
         return os.fsdecode(self._array[index].as_py())
 
 
+def container_names(files: Sequence[str]) -> tuple[str, ...]:
+    """The paths of tars or Parquet files below the folder that all of them share."""
+    paths = [os.path.abspath(file) for file in files]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return tuple(os.path.relpath(path, folder) for path in paths)
+
+
 class IndexedCorpus(Protocol):
     """Videos that can be read in any order. Corpora hold flat arrays, which are cheap to fork, pickle and keep."""
 
@@ -61,6 +68,12 @@ class IndexedCorpus(Protocol):
 
     def describe(self, index: int) -> str:
         """The name of video `index` for logs. Reads nothing."""
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        """
+        The name of video `index` within its data set, which stays the same if the data set is moved, and the file or
+        folder of frames that holds the video (`None`: an address). Reads nothing.
+        """
 
     def read(self, index: int) -> EncodedClip:
         """Find video `index`. Raises `OSError` or `pyarrow.ArrowInvalid` if the video cannot be read."""
@@ -92,6 +105,9 @@ class SubsetCorpus:
     def describe(self, index: int) -> str:
         return self._corpus.describe(int(self._indices[index]))
 
+    def origin(self, index: int) -> tuple[str, str | None]:
+        return self._corpus.origin(int(self._indices[index]))
+
     def read(self, index: int) -> EncodedClip:
         return self._corpus.read(int(self._indices[index]))
 
@@ -102,18 +118,18 @@ class RelabelledCorpus:
 
     Args:
         corpus: a corpus in which every clip has a label.
-        labels: new label of every label of the corpus.
+        classes: the new label of each label that a clip has.
         class_names: names of the new labels.
     """
 
-    def __init__(self, corpus: IndexedCorpus, labels: Sequence[int], *, class_names: Sequence[str]) -> None:
+    def __init__(self, corpus: IndexedCorpus, classes: Mapping[int, int], *, class_names: Sequence[str]) -> None:
         self._corpus = corpus
-        self._new_labels = np.asarray(labels, dtype=np.int64)
+        self._labels = np.array([classes[label] for label in corpus.labels.tolist()], dtype=np.int64)
         self.class_names = tuple(class_names)
 
     @property
     def labels(self) -> np.ndarray:
-        return self._new_labels[self._corpus.labels]
+        return self._labels
 
     def __len__(self) -> int:
         return len(self._corpus)
@@ -121,6 +137,8 @@ class RelabelledCorpus:
     def describe(self, index: int) -> str:
         return self._corpus.describe(index)
 
+    def origin(self, index: int) -> tuple[str, str | None]:
+        return self._corpus.origin(index)
+
     def read(self, index: int) -> EncodedClip:
-        clip = self._corpus.read(index)
-        return clip._replace(label=int(self._new_labels[clip.label]))
+        return self._corpus.read(index)._replace(label=int(self._labels[index]))

@@ -130,7 +130,9 @@ class StreamedEvaluationClips(IterableDataset):
         items = []
         # `iter(dataset)` would divide the rows among DataLoader workers.
         for number, row in enumerate(dataset.skip(self._start).iter(batch_size=1), start=self._start):
-            clip = self._corpus.encoded({name: cell[0] for name, cell in row.items()}, where=f"row {number}")
+            clip = self._corpus.encoded(
+                {name: cell[0] for name, cell in row.items()}, where=f"row {number}", needs_label=True
+            )
             items.append(self._geometry.item(number, clip.path, lambda clip=clip: clip))
             if len(items) == self._batch_size or (number + 1) % self._shard_size == 0:
                 yield items

@@ -1,10 +1,11 @@
 """Corpora of files: folders, and index files (path and label per line)."""
 
+import csv
 import os
 import re
-from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, NoReturn, TextIO
 
 import numpy as np
 from transformers.utils import logging
@@ -18,13 +19,30 @@ from ..models.vjepa.media_files import (
     is_other_kind,
 )
 from ..safety.sanitizing import address_without_secrets, log_line
-from .corpus import NO_LABEL, EncodedClip, PackedStrings
+from .class_numbers import as_number, number_labels
+from .corpus import NO_LABEL, EncodedClip, IndexedCorpus, PackedStrings
+from .remote_reading import check_address
 
 logger = logging.get_logger(__name__)
 
-_INDEX_LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<label>-?\d{1,18})$")
-_NAMED_LINE = re.compile(r'^"?(?P<path>[^,"]+)"?\s*,\s*"?(?P<name>[^,"]+?)"?$')
-_HEADER_LINE = re.compile(r"^\w+([\s,]+\w+)*$")
+# Folders of operating systems and storage devices, in lower case: thumbnails, waste bins, lost blocks, fork data.
+_SYSTEM_FOLDERS = frozenset(
+    ("@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "__macosx", "__pycache__")
+    + ("lost+found", "system volume information", "found.000", "network trash folder", "temporary items")
+)
+# First-level folders that are the splits of a data set, not classes, if there are no others.
+_SPLITS = frozenset("train training val valid validation dev test testing eval evaluation".split())
+# Separators of the columns of an index, besides the space of the published format.
+_SEPARATORS = ",;\t"
+_OPENING_QUOTE = rf'^"|[{_SEPARATORS}]\s*"'
+_PUBLISHED_LINE = re.compile(r"(?P<path>.+?)\s+(?P<label>[+-]?\d+(\.0*)?)")
+_HEADER_WORDS = frozenset(
+    "path paths pathname file files filename filenames filepath video videos videoname clip clips image images img "
+    "media url uri name names label labels class classes classname category categories target targets action "
+    "activity id ids index youtube".split()
+)
+# Fewer images in a folder are hardly the frames of a video.
+_FEWEST_FRAMES = 8
 
 
 class FileCorpus:
@@ -34,13 +52,13 @@ class FileCorpus:
         self, paths: Iterable[str], *, labels: Iterable[int], root: str = "", class_names: Sequence[str] = ()
     ) -> None:
         self._paths = PackedStrings(paths)
-        self._labels = np.fromiter(labels, dtype=np.int32)
+        self._labels = np.fromiter(labels, dtype=np.int64)
         self._root = root
         self.class_names = tuple(class_names)
 
     @property
     def labels(self) -> np.ndarray:
-        return self._labels.astype(np.int64)
+        return self._labels
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -48,6 +66,13 @@ class FileCorpus:
     def describe(self, index: int) -> str:
         path = self._path(index)
         return address_without_secrets(path) if "://" in path else path
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        path = self._paths[index]
+        if "://" in path:
+            return address_without_secrets(path), None
+        name = os.path.normpath(path) if self._root else os.path.abspath(path)
+        return name, os.path.join(self._root, path)
 
     def read(self, index: int) -> EncodedClip:
         path = self._path(index)
@@ -59,63 +84,157 @@ class FileCorpus:
         return path if "://" in path else os.path.join(self._root, path)
 
 
-def _parse_index_line(line: str, *, where: str) -> tuple[str, int, str | None] | None:
-    """(path, label, class name) of a line of an index; `None` if no pattern fits."""
-    if match := _INDEX_LINE.match(line):
-        label = int(match["label"])
-        if abs(label) >= 2**31:
-            raise ValueError(f"{where}: label {label} does not fit 32 bits")
-        return match["path"], label, None
-    if is_media(line.strip('"')):
-        return line, NO_LABEL, None
-    if (match := _NAMED_LINE.match(line)) and is_media(match["path"]):
-        return match["path"], NO_LABEL, match["name"]
+# Index files
+
+
+class _Line(NamedTuple):
+    """A clip of an index."""
+
+    path: str
+    #: A number or a name, `None` without a label.
+    label: int | str | None
+
+
+def open_text(file: str | os.PathLike, *, errors: str = "strict") -> TextIO:
+    """A text file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets save it."""
+    with open(file, "rb") as start:
+        is_utf16 = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    return open(file, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors)
+
+
+def split_columns(line: str) -> list[str]:
+    """The columns of a line of CSV: separated by comma, semicolon or tab, with quotes or without."""
+    line = re.sub(rf'"\s+([{_SEPARATORS}])', r'"\1', line)
+    for separator in _SEPARATORS:
+        try:
+            row = next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True))
+        except csv.Error:  # a quote that does not end its column: another separator
+            continue
+        if len(row) > 1:
+            return [column.strip() for column in row]
+    return [line]
+
+
+def is_header(line: str) -> bool:
+    """Whether a line names columns: `path,label`, `"video_path";"class"`, `file name`, `Label`."""
+    columns = [column.strip(' "#') for column in split_columns(line)][:2]
+    words = [re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", column) for column in columns]
+    return all(
+        found and not re.sub(r"[A-Za-z\s_.-]", "", column) and _HEADER_WORDS.issuperset(map(str.lower, found))
+        for column, found in zip(columns, words, strict=True)
+    )
+
+
+def _is_clip(path: str, root: str) -> bool:
+    """Whether a part of a line is the path of a clip: a media file, its address, or something that exists."""
+    if "://" in path:
+        return is_media(re.split("[?#]", path)[0])
+    return is_media(path) or (bool(path) and os.path.exists(os.path.join(root, path)))
+
+
+def _parse_quoted(line: str, root: str) -> _Line | None:
+    """A line with quotes around path or label; `None` if they are part of the path."""
+    columns = split_columns(line)
+    if len(columns) == 1:  # quotes around all of it, or around the path of the published format
+        if not (match := re.fullmatch(r'"((?:[^"]|"")+)"(?:\s+(\S+))?', line)):
+            return None
+        columns = [match[1].replace('""', '"'), match[2] or ""]
+    label = _label(columns[1])
+    if len(columns) == 2 and (not isinstance(label, str) or _is_clip(columns[0], root)):
+        return _Line(columns[0], label)
+    return None
+
+
+def _label(text: str) -> int | str | None:
+    text = text.strip()
+    return (text or None) if (number := as_number(text)) is None else number
+
+
+def _parse_line(line: str, root: str) -> _Line | None:
+    """The clip of a line of an index; `None` if the line has none of the formats of [`open_index`]."""
+    if re.search(_OPENING_QUOTE, line):
+        if line.count('"') % 2:
+            return None
+        if quoted := _parse_quoted(line, root):
+            return quoted
+    published = _PUBLISHED_LINE.fullmatch(line)
+    if published and _is_clip(published["path"], root):
+        return _Line(published["path"], _label(published["label"]))
+    columns = [line.rpartition(separator) for separator in _SEPARATORS if separator in line]
+    for path, _, label in columns:
+        if _is_clip(path.strip(), root):
+            return _Line(path.strip(), _label(label))
+    # A path with a separator may also be a line with the label first.
+    if _is_clip(line, root) and (not columns or "://" in line or os.path.exists(os.path.join(root, line))):
+        return _Line(line, None)
+    # A number is a label, whatever stands before it: an address without extension, or a file that is not there.
+    if published and not columns:
+        return _Line(published["path"], _label(published["label"]))
+    if len(columns) == 1 and columns[0][0].count(columns[0][1]) == 0 and isinstance(_label(columns[0][2]), int):
+        return _Line(columns[0][0].strip(), _label(columns[0][2]))
     return None
 
 
 def open_index(file: str) -> FileCorpus:
-    """An index in one of the formats that [`open_corpus`] describes; class names are numbered in sorted order."""
-    paths, labels, names = [], array("l"), []
-    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            line, where = line.strip(), f"{file}, line {number}"
-            if entry := _parse_index_line(line, where=where):
-                paths.append(entry[0].strip('"'))
-                labels.append(entry[1])
-                names.append(entry[2])
-            elif line and not (number == 1 and _HEADER_LINE.match(line)):
-                raise ValueError(
-                    f"{where}: {line[:80]!r} has none of the formats 'path label', 'path,label' and "
-                    "'path,class name' (two columns, the path first)"
-                )
+    """
+    An index with a path and a label per line: `path label` (the published format, with a number), or two columns of
+    CSV, `path,label`, with a number or a name. A path without label is an unlabelled clip. A header is skipped.
+
+    Raises:
+        ValueError: another format, no clips, or numbers beside names.
+    """
+    root = os.path.dirname(os.path.abspath(file))
+    paths: list[str] = []
+
+    def labels() -> Iterator[int | str | None]:
+        with open_text(file, errors="surrogateescape") as lines:
+            for number, line in enumerate(map(str.strip, lines), start=1):
+                if not line or (not paths and is_header(line)):
+                    continue
+                if (entry := _parse_line(line, root)) is None:
+                    raise ValueError(
+                        f"{file}, line {number}: {line[:80]!r} has none of the formats 'path label', 'path,label' and "
+                        "'path,class name' (two columns, the path first; with quotes around a column that has commas "
+                        "itself; a folder of frames must exist)"
+                    )
+                paths.append(entry.path)
+                yield entry.label
+
+    numbers, class_names = number_labels(labels(), source=file)
     if not paths:
         raise ValueError(f"{file} lists no videos: expected a path and a label per line")
-    root = os.path.dirname(os.path.abspath(file))
-    if not any(names):
-        return FileCorpus(paths, labels=labels, root=root)
-    if None in names:
-        raise ValueError(
-            f"{file} gives no class name for {paths[names.index(None)]}, but for other videos: name the class in each "
-            "line"
-        )
-    classes = sorted(set(names))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return FileCorpus(paths, labels=array("l", map(numbers.__getitem__, names)), class_names=classes, root=root)
+    for address in {path.partition("://")[0]: path for path in paths if "://" in path}.values():
+        check_address(address)
+    return FileCorpus(paths, labels=numbers, root=root, class_names=class_names)
+
+
+# Folders
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Files under a folder, relative to it, in sorted order, without hidden ones; links are followed once."""
-    seen = set()
-    for current, folders, files in os.walk(folder, followlinks=True):
+    """
+    Files under a folder, relative to it, in sorted order, without hidden ones; links are followed once. The folders of
+    operating systems are skipped with a warning. Raises `OSError` for a folder that cannot be read.
+    """
+    seen, skipped = set(), []
+
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for current, folders, files in os.walk(folder, followlinks=True, onerror=stop):
         real = os.path.realpath(current)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        skipped += (os.path.join(current, name) for name in folders if name.lower() in _SYSTEM_FOLDERS)
+        folders[:] = sorted(name for name in folders if not (name.startswith(".") or name.lower() in _SYSTEM_FOLDERS))
         for name in sorted(files):
             if not name.startswith("."):
                 yield os.path.relpath(os.path.join(current, name), folder)
+    if skipped:
+        places = log_line(", ".join(sorted(os.path.relpath(path, folder) for path in skipped)[:3]))
+        logger.warning_once(f"{log_line(folder)}: {len(skipped)} folders of the system are skipped, such as {places}")
 
 
 def _class_folder(path: str) -> str | None:
@@ -203,7 +322,54 @@ def scan_folder(folder: str) -> tuple[str, list[str]]:
 
 
 def folder_corpus(folder: str, paths: Sequence[str]) -> FileCorpus:
-    """The files of a folder; the first-level folders are the classes, in sorted order."""
+    """
+    The files of a folder; the first-level folders are the classes. Folders that are the splits of a data set (`train`
+    and `val`) are not classes: a warning says so, and the clips have no label. Images that seem to be the frames of
+    videos are images, with a warning.
+    """
     names = sorted({*map(_class_folder, paths)} - {None})
-    number = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
-    return FileCorpus(paths, labels=(number[_class_folder(path)] for path in paths), root=folder, class_names=names)
+    if names and _SPLITS.issuperset(map(str.lower, names)):
+        logger.warning_once(
+            f"{log_line(folder)} has the first-level folders {log_line(', '.join(names))}, which are splits and not "
+            f"classes: its clips have no labels. Pass {log_line(os.path.join(folder, names[0]))} for the classes in it"
+        )
+        return FileCorpus(paths, labels=[NO_LABEL] * len(paths), root=folder)
+    numbers, class_names = number_labels(names, source=folder)
+    if not class_names and sorted(numbers.tolist()) == list(range(len(names))):
+        class_names = [names[index] for index in np.argsort(numbers)]  # as the user wrote the numbers: `03`
+    number = dict(zip(names, numbers.tolist(), strict=True)) | {None: NO_LABEL}
+    corpus = FileCorpus(
+        paths, labels=(number[_class_folder(path)] for path in paths), root=folder, class_names=class_names
+    )
+    if frames := frame_folders(corpus):
+        logger.warning_once(
+            f"{log_line(folder)}: {len(frames)} folders, such as {log_line(os.path.relpath(frames[0], folder))}, hold "
+            "numbered images, as the frames of a video do. Each image is read as a clip of its own: to read each "
+            "folder as a video, list the folders in an index (.csv) with 'folder,class' in each line"
+        )
+    return corpus
+
+
+def frame_folders(corpus: IndexedCorpus) -> list[str]:
+    """
+    The folders of images that seem to be the frames of videos: a class has several folders, and the images of each are
+    numbered without gaps. Returns no folders for other corpora.
+    """
+    if not len(corpus) or extension(corpus.describe(0)) not in IMAGE_EXTENSIONS:
+        return []
+    files = defaultdict(list)
+    for index, label in enumerate(corpus.labels.tolist()):
+        place, name = os.path.split(corpus.describe(index))
+        files[label, place].append(name)
+    number = Counter(label for label, _ in files if label != NO_LABEL)
+    return sorted(place for (label, place), names in files.items() if number[label] > 1 and _are_numbered(names))
+
+
+def _are_numbered(names: Sequence[str]) -> bool:
+    """Whether images are called `frame_0001.jpg`, `frame_0002.jpg`, ..., in steps of one size; few may be missing."""
+    found = [re.fullmatch(r"(.*?)(\d{1,18})\.\w+", name) for name in names]
+    if len(names) < _FEWEST_FRAMES or None in found or len({match[1] for match in found}) > 1:
+        return False
+    numbers = np.unique([int(match[2]) for match in found])
+    steps = np.diff(numbers)
+    return len(numbers) > 1 and (numbers[-1] - numbers[0]) / steps.min() < 1.25 * len(names)

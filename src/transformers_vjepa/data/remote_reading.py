@@ -1,13 +1,16 @@
 """Read from servers that stall, disconnect or fail temporarily: time limits, and a bounded number of tries."""
 
 import asyncio
+import re
 import tarfile
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import datasets
 import pyarrow as pa
+from fsspec import get_filesystem_class
+from fsspec.core import url_to_fs
 
 from ..models.vjepa.media_files import read_address
 from ..safety.sanitizing import without_secrets
@@ -73,6 +76,52 @@ def fetch(url: str, *, seed: int = 0) -> bytes:
     """
     name = without_secrets(url)
     return retried(lambda: read_address(url, name=name, **storage_options(url)), name=name, seed=seed)
+
+
+def open_address(url: str, *, seekable: bool = False) -> BinaryIO:
+    """
+    Opens the file at a URL of any kind that fsspec supports. Without `seekable` it can be read once, from start to
+    end, for which HTTP and the Hub need one response instead of one for each block.
+
+    Raises:
+        OSError, and the other [`source_errors`].
+    """
+    system, path = url_to_fs(url, **storage_options(url))
+    has_blocks = seekable or not url.startswith(("http://", "https://", "hf://"))
+    return system.open(path, "rb") if has_blocks else system.open(path, "rb", block_size=0)
+
+
+def address_name(url: str) -> str:
+    """
+    An address without password, query and fragment, for names that go on with `::member`: whatever hides secrets in a
+    line takes all after a question mark for a query.
+    """
+    return re.split("[?#]", without_secrets(url), maxsplit=1)[0] if "://" in url else url
+
+
+def address_exists(url: str) -> bool:
+    """Whether a file at a URL exists and may be read."""
+    system, path = url_to_fs(url, **storage_options(url))
+    return system.exists(path)
+
+
+def check_address(url: str) -> None:
+    """
+    Raises:
+        ValueError: an address of an unknown kind (`foo://`), or of a kind that needs a package which is not installed.
+    """
+    for part in url.split("::"):
+        scheme, mark, _ = part.partition("://")
+        try:
+            if mark:
+                get_filesystem_class(scheme)
+        except ImportError as error:
+            raise ValueError(f"{without_secrets(url)}: {error} ({scheme}:// addresses)") from error
+        except ValueError as error:
+            known = "http, https, hf, and with their packages s3, gs, abfs and others of fsspec"
+            raise ValueError(
+                f"{without_secrets(url)}: {scheme}:// is not a known kind of address: use {known}"
+            ) from error
 
 
 def storage_options(url: str) -> dict[str, Any]:

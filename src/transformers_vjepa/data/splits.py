@@ -9,13 +9,15 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..models.vjepa.decoding import natural_order
+from ..safety.sanitizing import without_secrets
+from .class_numbers import are_numbers, as_number, check_distinct
 from .corpora import open_corpus
 from .corpus import IndexedCorpus, RelabelledCorpus, SubsetCorpus
-from .labels import align_labels, model_class_names
+from .file_corpus import frame_folders
+from .labels import align_labels
 from .table_corpus import SequentialCorpus
 
 logger = logging.get_logger(__name__)
@@ -210,8 +212,8 @@ def open_labelled_corpus(source: str, *, split: str = "train", video_column: str
     Open a corpus in which every clip has a label.
 
     Raises:
-        FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed, that is empty, or
-            with clips that have no label.
+        FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed, that is empty, with
+            clips that have no label, or with two classes whose names are one name in two spellings.
     """
     corpus = open_corpus(source, split=split, video_column=video_column)
     if isinstance(corpus, SequentialCorpus):
@@ -225,6 +227,7 @@ def open_labelled_corpus(source: str, *, split: str = "train", video_column: str
             f"{corpus.describe(int(unlabelled[0]))}: put the clips of each class into a folder with its name, or give "
             "an index with 'path label' per line"
         )
+    check_distinct(corpus.class_names, source=without_secrets(str(source)))
     return corpus
 
 
@@ -294,6 +297,13 @@ def labelled_splits(
         if source
     }
     parts = split_corpus(corpus, plan, has_validation="validation" in opened, has_test="test" in opened)
+    if len(parts) > 1 and plan.group_pattern is None and (frames := frame_folders(corpus)):
+        raise SplitError(
+            f"{len(frames)} folders of {dataset}, such as {frames[0]}, hold numbered images, as the frames of a video "
+            "do, which a split would divide: list the folders in an index ('folder,class' in each line) to read each "
+            "as a video, or keep the images of a folder together (--group_pattern '(.+)/'), or split single images "
+            "(--group_pattern '(.+)')"
+        )
     for name, indices in parts.items():
         if len(indices) == 0:
             raise SplitError(f"the {name} split of {dataset} is empty: {len(corpus)} clips are too few for this plan")
@@ -318,16 +328,30 @@ def _full_name(corpus: IndexedCorpus, index: int) -> str:
     return name if "://" in name else os.path.abspath(name)
 
 
-def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfig) -> dict[str, IndexedCorpus]:
+def class_names_of(corpora: dict[str, IndexedCorpus]) -> list[str]:
     """
-    The splits with the class indices of the model.
+    The names of the classes of the training clips, by class. Without names these are the numbers that occur as labels
+    of any split, in ascending order: `["0", "5", "11"]`.
+    """
+    if names := corpora["train"].class_names:
+        return list(names)
+    numbered = (corpus.labels for corpus in corpora.values() if not corpus.class_names)
+    return [str(number) for number in np.unique(np.concatenate([*numbered]))]
+
+
+def with_classes(corpora: dict[str, IndexedCorpus], names: Sequence[str]) -> dict[str, IndexedCorpus]:
+    """
+    The splits with the classes of a model as labels, see [`align_labels`].
+
+    Args:
+        corpora: the splits, with `"train"`.
+        names: names of the classes of the model.
 
     Raises:
         ValueError: labels that the model does not have, or without a training clip.
     """
-    names = model_class_names(config)
     splits = {
-        name: RelabelledCorpus(corpus, align_labels(corpus, config), class_names=names)
+        name: RelabelledCorpus(corpus, align_labels(corpus, names), class_names=names)
         for name, corpus in corpora.items()
     }
     known = set(splits["train"].labels.tolist())
@@ -345,7 +369,10 @@ def with_model_labels(corpora: dict[str, IndexedCorpus], config: PreTrainedConfi
 
 
 def _manifest_lines(corpus: IndexedCorpus) -> Iterator[bytes]:
-    for index, label in enumerate(corpus.labels):
+    labels = corpus.labels.tolist()
+    if are_numbers(corpus.class_names):  # classes are matched by these numbers wherever the manifest is read
+        labels = [label if label < 0 else as_number(corpus.class_names[label]) for label in labels]
+    for index, label in enumerate(labels):
         name = corpus.describe(index)
         if "\n" in name or "\r" in name:
             raise SplitError(f"{name!r} has a line break, which a manifest cannot hold: rename the file")
@@ -363,8 +390,8 @@ def manifest_hash(corpus: IndexedCorpus) -> str:
 def write_manifest(corpus: IndexedCorpus, path: str | os.PathLike) -> None:
     """
     Record which clips a corpus holds, in the published index format: "path label" per line, -1 for an unknown label,
-    with absolute paths. If the clips are files, the manifest is itself a data set for `--dataset`. Clips in tars and
-    Parquet are named as `file::member`.
+    with absolute paths. The label of a class whose name is a number is this number. If the clips are files, the
+    manifest is itself a data set for `--dataset`. Clips in tars and Parquet are named as `file::member`.
 
     Args:
         corpus: the corpus to record.

@@ -14,6 +14,7 @@ batch size.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,12 +58,14 @@ Source = str | Dataset | IterableDataset | Corpus | CorpusSource
 def parse_sources(values: Sequence[str]) -> list[CorpusSource]:
     """
     Read command-line sources: `parse_sources(["k710.csv=0.6", "clips/=0.4"])`. A number after the last `=` is the
-    weight, unless the whole value is an existing file or folder.
+    weight, unless the whole value is an existing file or folder, or the number is a value in the query of an address
+    (`https://host/x.tar?expires=3600`; with a weight: `https://host/x.tar?expires=3600=0.3`).
     """
     sources = []
     for value in values:
         name, _, weight = value.rpartition("=")
-        if not name or os.path.exists(os.path.expanduser(value)):
+        is_query = "://" in name and re.search(r"[?&][^?&=]*$", name)
+        if not name or is_query or os.path.exists(os.path.expanduser(value)):
             sources.append(CorpusSource(value))
             continue
         try:

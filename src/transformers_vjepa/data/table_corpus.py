@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,28 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video
 from transformers.utils import logging
 
-from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension
+from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension, is_image_data
 from ..safety.sanitizing import log_line, without_secrets
-from .corpus import NO_LABEL, EncodedClip
-from .remote_reading import disable_datasets_retries
+from .class_numbers import plain_label
+from .corpus import NO_LABEL, EncodedClip, container_names
+from .remote_reading import address_name, disable_datasets_retries
+from .table_labels import LABEL_COLUMNS, first_line, kind_of, may_be_label, numbers_of, read_labels, reading_parquet
 
 logger = logging.get_logger(__name__)
 
-_LABEL_COLUMNS = ("label", "labels", "cls")
 # One random clip reads a whole row group; above this size the reading takes longer than the decoding.
 _LARGE_ROW_GROUP = 64 * 2**20
 # Addresses that a row of a data set may name, also of a file in an archive (`zip://clip.mp4::https://...`).
 _ADDRESS = re.compile(r"((zip|tar)://((?!::).)*::)?(https?|hf)://((?!::).)*", re.DOTALL)
 
 
-def encoded_clip(value: Any, *, label: Any, name: str, is_image: bool, folder: str | None) -> EncodedClip:
+def encoded_clip(value: Any, *, label: int, name: str, is_image: bool, folder: str | None) -> EncodedClip:
     """
-    The clip in a cell of a data set: bytes, a path, or {"bytes", "path"}.
+    The clip in a cell of a data set: bytes, a path, or {"bytes", "path"}. Bytes are an image if they begin like one,
+    and files are images by their extension.
 
     Args:
+        is_image: whether the column holds images, whatever their bytes.
         folder: the folder in which cells may name files; "" allows all files, `None` allows none.
     """
     if isinstance(value, dict):
@@ -41,9 +45,11 @@ def encoded_clip(value: Any, *, label: Any, name: str, is_image: bool, folder: s
     if isinstance(data, str):
         is_image = is_image or extension(data) in IMAGE_EXTENSIONS
         data, refused = _named_file(data, folder=folder)
-    elif not isinstance(data, bytes | None):
+    elif isinstance(data, bytes):
+        is_image = is_image or is_image_data(data)
+    elif data is not None:
         data, refused = b"", f"it holds a {type(data).__name__} instead of bytes or a path"
-    return EncodedClip(name, label if isinstance(label, int) else NO_LABEL, data or b"", is_image, refused)
+    return EncodedClip(name, label, data or b"", is_image, refused)
 
 
 def _named_file(path: str, *, folder: str | None) -> tuple[str, str]:
@@ -62,8 +68,8 @@ def _named_file(path: str, *, folder: str | None) -> tuple[str, str]:
 class ParquetCorpus:
     """
     Videos or images in Parquet files, as bytes, paths, or the struct that `datasets.Video` and `datasets.Image`
-    store. A reference is (file, row group, row). Reading a row reads the video and label columns of its row group.
-    The last group is kept, so reading in order reads each group once.
+    store. A reference is (file, row group, row). Reading a row reads the video column of its row group. The last group
+    is kept, so reading in order reads each group once. The labels of all files are read at the start.
 
     A path in a row must lie in the folder of the Parquet file or below, or be an address (http, https, hf): untrusted
     rows must not name arbitrary files of this machine.
@@ -73,19 +79,17 @@ class ParquetCorpus:
         video_column: the column to read; by default the only video (or else image, or else binary) column.
 
     Raises:
-        ValueError: no such column, or several possible columns.
+        ValueError: no such column, or several possible columns; labels that [`read_labels`] refuses.
     """
 
     def __init__(self, files: Sequence[str], *, video_column: str | None = None) -> None:
-        self._files = tuple(files)
-        with _reading(files[0]):
+        self._files, self._file_names = tuple(files), container_names(files)
+        with reading_parquet(files[0]):
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
-        self._column, self._is_image, self._label, self.class_names = _find_columns(
-            features, video_column, source=files[0]
-        )
+        self._column, self._is_image, label = _find_columns(features, video_column, source=files[0])
         groups, largest = [], 0
         for number, file in enumerate(self._files):
-            metadata = self._metadata(file)
+            metadata = self._metadata(file, label=label)
             for group in range(metadata.num_row_groups):
                 row_group = metadata.row_group(group)
                 groups.append((number, group, row_group.num_rows))
@@ -93,6 +97,11 @@ class ParquetCorpus:
         self._group_file, self._group_number, rows = np.array(groups, dtype=np.int64).reshape(-1, 3).T
         self._group_start = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self._cached: tuple[int, pa.Table] | None = None
+        self._labels, self.class_names = np.full(len(self), NO_LABEL, dtype=np.int64), ()
+        if label is not None:
+            self._labels, self.class_names = read_labels(self._files, label)
+        if len(self._labels) != len(self):
+            raise ValueError(f"{files[0]} and its other files have {len(self._labels)} labels for {len(self)} rows")
         if largest > _LARGE_ROW_GROUP:
             logger.warning(
                 "%s has row groups of up to %d MiB, and each random clip reads a whole group: write the file with a "
@@ -102,11 +111,11 @@ class ParquetCorpus:
                 largest // 2**20,
             )
 
-    def _metadata(self, file: str) -> pq.FileMetaData:
-        with _reading(file):
+    def _metadata(self, file: str, *, label: str | None) -> pq.FileMetaData:
+        with reading_parquet(file):
             metadata = pq.read_metadata(file)
             columns = metadata.schema.to_arrow_schema().names
-        for column in (self._column, self._label):
+        for column in (self._column, label):
             if column is not None and column not in columns:
                 raise ValueError(
                     f"{file} has no column {column!r}, which {self._files[0]} has (only {', '.join(columns)}): pass "
@@ -122,18 +131,7 @@ class ParquetCorpus:
 
     @property
     def labels(self) -> np.ndarray:
-        """Reads the label column of all files, and no other column."""
-        if self._label is None:
-            return np.full(len(self), NO_LABEL, dtype=np.int64)
-        parts = [np.empty(0, dtype=np.int64)]
-        for file in self._files:
-            with _reading(file):
-                column = pq.read_table(file, columns=[self._label], partitioning=None)[self._label]
-                parts += [chunk.cast(pa.int64()).fill_null(NO_LABEL).to_numpy() for chunk in column.chunks]
-        labels = np.concatenate(parts)
-        if len(labels) != len(self):
-            raise ValueError(f"{self._files[0]} and its other files have {len(labels)} labels for {len(self)} rows")
-        return labels
+        return self._labels
 
     def _locate(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._group_start, index, side="right")) - 1
@@ -143,23 +141,28 @@ class ParquetCorpus:
         group, row = self._locate(index)
         return f"{self._files[self._group_file[group]]}::row group {self._group_number[group]}, row {row}"
 
+    def origin(self, index: int) -> tuple[str, str | None]:
+        group, row = self._locate(index)
+        file = self._group_file[group]
+        return f"{self._file_names[file]}::row group {self._group_number[group]}, row {row}", self._files[file]
+
     def read(self, index: int) -> EncodedClip:
         group, row = self._locate(index)
         name, folder = self.describe(index), os.path.dirname(os.path.abspath(self._files[self._group_file[group]]))
         try:
             table = self._row_group(group)
-            label = None if self._label is None else table[self._label][row].as_py()
             value = table[self._column][row].as_py()
         except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
-            raise OSError(f"{name} cannot be read: {_first_line(error)}") from error
+            raise OSError(f"{name} cannot be read: {first_line(error)}") from error
+        label = int(self._labels[index])
         return encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=folder)
 
     def _row_group(self, group: int) -> pa.Table:
         if self._cached is None or self._cached[0] != group:
             self._cached = None  # never two groups in memory
             with pq.ParquetFile(self._files[self._group_file[group]]) as file:
-                columns = [self._column] if self._label is None else [self._column, self._label]
-                self._cached = group, file.read_row_group(int(self._group_number[group]), columns=columns)
+                number = int(self._group_number[group])
+                self._cached = group, file.read_row_group(number, columns=[self._column])
         return self._cached[1]
 
 
@@ -168,32 +171,84 @@ class SequentialCorpus:
     Videos that can only be read in order: a streaming `datasets.IterableDataset`. The video column stays encoded, so
     that the stream splits and shuffles the videos before it decodes them.
 
+    A label that is a number is the class. A label that is a name has a class if the names are known: from a
+    `ClassLabel`, from `class_names`, or from a model ([`with_classes`]).
+
     Args:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
         name: name for messages.
         video_column: as for `ParquetCorpus`.
         local_files: whether rows may name files of this machine, besides addresses (http, https, hf). Pass `False`
             for untrusted rows.
+        class_names: the names of text labels, by class, if they are known.
 
     Raises:
         ValueError: no such column, several possible columns, or a data set that does not know its columns.
     """
 
     def __init__(
-        self, dataset: IterableDataset, *, name: str, video_column: str | None = None, local_files: bool = True
+        self,
+        dataset: IterableDataset,
+        *,
+        name: str,
+        video_column: str | None = None,
+        local_files: bool = True,
+        class_names: Sequence[str] = (),
     ) -> None:
-        name = without_secrets(name)
+        name = address_name(name)
         if dataset.features is None:
             raise ValueError(f"{name} does not know its columns: set them with dataset.cast(features)")
         self.name = name
         self._local_files = local_files
-        self._column, self._is_image, self._label, self.class_names = _find_columns(
-            dataset.features, video_column, source=name
-        )
+        self._column, self._is_image, self.label_column = _find_columns(dataset.features, video_column, source=name)
+        label = None if self.label_column is None else dataset.features[self.label_column]
+        # Numbers in the place of names that are numbers (`"10"` may be the third name).
+        self._numbers = numbers_of(label.names, source=name) if isinstance(label, ClassLabel) else None
+        self._find: Callable[[int | str], int] | None = None
+        self.class_names = tuple(class_names)
+        if class_names:
+            self._find = partial(_place, names=self.class_names)
+        elif isinstance(label, ClassLabel) and self._numbers is None:
+            self.class_names = tuple(label.names)
         for encoded in (Video(decode=False), Image(decode=False)):
             if isinstance(dataset.features[self._column], type(encoded)):
                 dataset = dataset.cast_column(self._column, encoded)
         self._dataset = dataset
+
+    def with_classes(self, find: Callable[[int | str], int]) -> "SequentialCorpus":
+        """
+        The same corpus, with other classes. `find` returns the class of a label, a number or a name, or raises a
+        `ValueError`; it must be picklable.
+        """
+        other = copy(self)
+        other._find = find
+        return other
+
+    def class_of(self, label: Any, *, needed: bool) -> tuple[int, str]:
+        """
+        The class of a label, -1 if there is none; and, if the label is `needed`, why its class is unknown, otherwise
+        an empty text.
+        """
+        try:
+            return self._class_of(plain_label(label)), ""
+        except ValueError as error:
+            return NO_LABEL, f"its label {str(label)[:80]!r} has no class: {error}" if needed else ""
+
+    def _class_of(self, label: int | str | None) -> int:
+        if label is None:
+            return NO_LABEL
+        if self._numbers is not None:
+            if label not in range(len(self._numbers)):
+                raise ValueError(f"the data set has {len(self._numbers)} classes")
+            label = self._numbers[label]
+        if self._find is not None:
+            return self._find(label)
+        if isinstance(label, str):
+            raise ValueError(
+                "the names of a stream are only known at its end: download the data set, or number its labels (a "
+                "ClassLabel column)"
+            )
+        return label
 
     def lane(self, lane: int, *, lanes: int) -> tuple[IterableDataset, int, int]:
         """
@@ -212,44 +267,39 @@ class SequentialCorpus:
         stride = (lanes - 1 - shard) // shards + 1
         return dataset.shard(num_shards=shards, index=shard, contiguous=False), stride, offset
 
-    def encoded(self, row: dict[str, Any], *, where: str) -> EncodedClip:
-        """The clip of one row; `where` is its name if the row has no path."""
-        label = None if self._label is None else row[self._label]
+    def encoded(self, row: dict[str, Any], *, where: str, needs_label: bool = False) -> EncodedClip:
+        """
+        The clip of one row; `where` is its name if the row has no path. With `needs_label` a clip whose label has no
+        known class is refused; otherwise its label is -1, because pretraining ignores labels.
+        """
+        value = None if self.label_column is None else row[self.label_column]
+        label, unknown = self.class_of(value, needed=needs_label)
         value = row[self._column]
         path = value.get("path") if isinstance(value, dict) else None
-        name = without_secrets(f"{self.name}::{path or where}")
+        name = f"{self.name}::{without_secrets(path or where)}"
         folder = "" if self._local_files else None
-        return encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=folder)
+        clip = encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=folder)
+        return clip._replace(refused=clip.refused or unknown)
 
 
-@contextmanager
-def _reading(file: str) -> Iterator[None]:
-    """Raises `ValueError` for a damaged Parquet file."""
-    try:
-        yield
-    # From Arrow, or from `datasets` for a damaged description of the features.
-    except (pa.ArrowException, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise ValueError(f"{file} cannot be read as Parquet ({_first_line(error)}): copy the file again") from error
+def _place(label: int | str, *, names: Sequence[str]) -> int:
+    return names.index(str(label))
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _find_columns(
-    features: Features, video_column: str | None, *, source: str
-) -> tuple[str, bool, str | None, tuple[str, ...]]:
-    """The column with the videos, whether it holds images, the column with the labels, and the class names."""
+def _find_columns(features: Features, video_column: str | None, *, source: str) -> tuple[str, bool, str | None]:
+    """The column with the videos, whether it holds images, and the column with the labels. Names unused columns."""
     media = _find_media_column(features, source=source) if video_column is None else video_column
     if media not in features:
         raise ValueError(f"{source} has no column {media!r}: choose one of {', '.join(features)}")
-    for name in _LABEL_COLUMNS:
-        label = features.get(name)
-        if isinstance(label, ClassLabel) or (isinstance(label, Value) and "int" in label.dtype):
-            return media, isinstance(features[media], Image), name, tuple(getattr(label, "names", ()))
-    return media, isinstance(features[media], Image), None, ()
+    label = next((name for name in LABEL_COLUMNS if name in features and may_be_label(features[name])), None)
+    others = [name for name in features if name != media]
+    if label is None and others:
+        kinds = ", ".join(f"{name} ({kind_of(features[name])})" for name in others)
+        logger.warning_once(
+            f"{log_line(source)} has no labels: no column {', '.join(LABEL_COLUMNS)} with numbers or names. Not used "
+            f"are {log_line(kinds)}: rename the column with the labels to {LABEL_COLUMNS[0]}"
+        )
+    return media, isinstance(features[media], Image), label
 
 
 def _find_media_column(features: Features, *, source: str) -> str:

@@ -1,45 +1,61 @@
 """Corpora in uncompressed tars (WebDataset format)."""
 
-import json
 import os
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
+from datasets import Features, IterableDataset, Value
 from transformers.utils import logging
 
-from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension, is_media
+from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension
 from ..safety.sanitizing import log_line
-from .corpus import NO_LABEL, EncodedClip, PackedStrings
+from .class_numbers import number_labels
+from .corpus import EncodedClip, PackedStrings, container_names
+from .remote_reading import address_name, open_address
+from .table_corpus import SequentialCorpus
+from .tar_samples import DamagedTarError, SampleBounds, TarClip, TarFindings, has_end_mark, open_tar, read_clips
 
 logger = logging.get_logger(__name__)
+
+# A sample of a streamed tar is held in memory: bounds for one video, and for several.
+_MAX_VIDEO_BYTES, _MAX_SAMPLE_BYTES = 2**30, 2**28
+# Clips that are read when a streamed tar is opened, to find faults that all samples have.
+_CHECKED_ROWS = 5
+# A row of a streamed tar. The name of a member is in bytes, since it need not be valid UTF-8.
+_ROW = Features({name: Value("string") for name in ("tar", "label", "refused")})
+_ROW |= {name: Value("binary") for name in ("member", "video")}
 
 
 class TarCorpus:
     """
     Videos and images inside uncompressed (WebDataset) tars. A reference is (tar, offset, size), read once from the
-    headers; nothing is extracted to the disk. The label is the sample's `.cls` member, or `label` of its `.json`
-    member.
+    headers; nothing is extracted to the disk. [`~data.tar_samples`] says which members are clips and labels.
 
     Raises:
-        ValueError: a file that is not an uncompressed tar, or that is truncated.
+        ValueError: a file that is not an uncompressed tar, or that is truncated; a sample with a fault.
     """
 
-    class_names = ()
-
     def __init__(self, tars: Sequence[str]) -> None:
-        self._tars = tuple(tars)
-        references = array("q")
+        self._tars, self._tar_names = tuple(tars), container_names(tars)
+        references, labels, findings = array("q"), [], TarFindings()
 
         def names() -> Iterator[str]:
             for number, tar in enumerate(self._tars):
-                for name, *reference in _tar_members(tar):
-                    references.extend((number, *reference))
-                    yield name
+                for clip in _indexed_clips(tar, findings):
+                    references.extend((number, *clip.content))
+                    labels.append(clip.label)
+                    yield clip.name
 
         self._names = PackedStrings(names())
-        self._tar, self._offset, self._size, self._label = np.array(references).reshape(-1, 4).T
+        self._tar, self._offset, self._size = np.array(references).reshape(-1, 3).T
+        self._label, self.class_names = number_labels(labels, source=self._tars[0])
+        if fault := findings.unmatched():
+            raise ValueError(f"{self._tars[0]}{' and others' if len(tars) > 1 else ''}: {fault}")
+        _report(self._tars[0], findings, counted=True)
 
     @property
     def labels(self) -> np.ndarray:
@@ -50,6 +66,10 @@ class TarCorpus:
 
     def describe(self, index: int) -> str:
         return f"{self._tars[self._tar[index]]}::{self._names[index]}"
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        tar = self._tar[index]
+        return f"{self._tar_names[tar]}::{self._names[index]}", self._tars[tar]
 
     def read(self, index: int) -> EncodedClip:
         size = int(self._size[index])
@@ -62,53 +82,100 @@ class TarCorpus:
         return EncodedClip(self.describe(index), int(self._label[index]), data, is_image)
 
 
-def _tar_members(tar: str) -> Iterator[tuple[str, int, int, int]]:
-    """(name, offset, size, label) of every video and image of a tar; members of a sample are adjacent."""
+def _indexed_clips(tar: str, findings: TarFindings) -> Iterator[TarClip[tuple[int, int]]]:
+    """The clips of a tar on the disk; their content is (offset, size)."""
     total = os.path.getsize(tar)
-    sample, media, label = None, [], NO_LABEL
+
+    def place(_: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, int]:
+        if member.offset_data + member.size > total:
+            raise ValueError(f"{tar} is truncated inside {member.name!r}: copy the tar again")
+        return member.offset_data, member.size
+
     try:
-        with tarfile.open(tar, mode="r:") as archive:
-            for member in archive:
-                archive.members = []  # otherwise tarfile keeps every header in memory
-                if not member.isreg() or member.sparse is not None:
-                    continue
-                folder, base = os.path.split(member.name)
-                key = (folder, base.partition(".")[0])
-                if key != sample:
-                    yield from ((*entry, label) for entry in media)
-                    sample, media, label = key, [], NO_LABEL
-                if member.offset_data + member.size > total:
-                    raise ValueError(f"{tar} is truncated inside {member.name!r}: copy the tar again")
-                if is_media(member.name) and not base.startswith("."):
-                    media.append((member.name, member.offset_data, member.size))
-                elif base.endswith((".cls", ".json")):
-                    label = _parse_label(archive.extractfile(member).read(), where=f"{tar}::{member.name}")
-            yield from ((*entry, label) for entry in media)
-            _check_tar_end(tar, archive.offset)
-    except (tarfile.TarError, OverflowError, LookupError) as error:  # also damaged sizes and extension headers
-        raise ValueError(
-            f"{tar} cannot be read as an uncompressed tar ({error}): copy it again, or decompress it first"
-        ) from error
+        with open_tar(tar) as archive:
+            for clip in read_clips(archive, place, findings=findings):
+                if clip.fault:
+                    raise ValueError(f"{tar}: {clip.fault}")
+                yield clip
+            _warn_without_end_mark(tar, archive)
+    except DamagedTarError as error:
+        raise ValueError(f"{tar} {error}") from error
 
 
-def _check_tar_end(tar: str, offset: int) -> None:
-    """A tar ends with a block of zeros. Checked here, since tarfile also takes a damaged header for the end."""
-    with open(tar, "rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-    if not block:
+def _warn_without_end_mark(tar: str, archive: tarfile.TarFile) -> None:
+    if not has_end_mark(archive):
         logger.warning("%s has no end mark: the file may be truncated", log_line(tar))
-    elif block != bytes(tarfile.BLOCKSIZE):
-        raise ValueError(f"{tar} is damaged or truncated at byte {offset}: copy the tar again")
 
 
-def _parse_label(data: bytes, *, where: str) -> int:
-    try:
-        value = json.loads(data)  # an integer by itself is JSON too
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} holds neither an integer nor JSON: {data[:40]!r}") from error
-    if isinstance(value, dict):
-        value = value.get("label", NO_LABEL)
-    if isinstance(value, int) and abs(value) >= 2**31:
-        raise ValueError(f"{where}: label {str(value)[:20]} does not fit 32 bits")
-    return value if isinstance(value, int) else NO_LABEL
+def _report(source: str, findings: TarFindings, *, counted: bool) -> None:
+    """Name once what is not used: `counted` with first names, or only the kinds, which many shards have in common."""
+    for tally, kinds in (
+        (findings.unused, findings.unused.kinds()),
+        (findings.samples, [kind for kind in (findings.THUMBNAILS, findings.LABELS) if kind in findings.samples]),
+    ):
+        if kinds:
+            text = log_line(tally.text(*kinds) if counted else ", ".join(kinds))
+            logger.warning_once(f"{log_line(source)}: left out {text}")
+
+
+class StreamedTarCorpus(SequentialCorpus):
+    """
+    The clips of tars at addresses, in order. [`~data.tar_samples`] says which members are clips and labels.
+    A sample with a fault is a clip that must not be read, so it is named and counted as a broken video.
+
+    Args:
+        tars: addresses, one for each shard.
+        name: name for messages.
+    """
+
+    def __init__(self, tars: Sequence[str], *, name: str) -> None:
+        dataset = IterableDataset.from_generator(
+            _stream_rows, features=_ROW, gen_kwargs={"tars": list(tars), "source": address_name(name)}
+        )
+        super().__init__(dataset, name=name, video_column="video")
+
+    def check_start(self) -> None:
+        """
+        Read the first clips.
+
+        Raises:
+            ValueError: no clips, or a sample with a fault.
+            OSError, and the other [`~data.remote_reading.source_errors`]: the first tar cannot be read.
+        """
+        dataset, _, _ = self.lane(0, lanes=1)
+        rows = list(islice(dataset.select_columns(["tar", "refused"]).iter(batch_size=1), _CHECKED_ROWS))
+        for row in rows:
+            if refused := row["refused"][0]:
+                raise ValueError(f"{row['tar'][0]}: {refused}")
+        if not rows:
+            raise ValueError(f"{self.name} holds no videos or images")
+
+    def encoded(self, row: dict[str, Any], *, where: str, needs_label: bool = False) -> EncodedClip:
+        member = os.fsdecode(row["member"])
+        label, unknown = self.class_of(row["label"], needed=needs_label)
+        is_image = extension(member) in IMAGE_EXTENSIONS
+        return EncodedClip(f"{row['tar']}::{member}", label, row["video"], is_image, row["refused"] or unknown)
+
+
+def _stream_rows(tars: list[str], source: str) -> Iterator[dict[str, Any]]:
+    """The rows of [`StreamedTarCorpus`]: one for each clip, and one for each fault."""
+    for tar in tars:
+        shown, findings = address_name(tar), TarFindings()
+
+        def row(clip: TarClip[bytes], shown: str = shown) -> dict[str, Any]:
+            label = None if clip.label is None else str(clip.label)
+            video, member = clip.content or b"", os.fsencode(clip.name)
+            return {"tar": shown, "member": member, "video": video, "label": label, "refused": clip.fault}
+
+        with open_address(tar) as file, open_tar(stream=file) as archive:
+            bounds = SampleBounds(_MAX_VIDEO_BYTES, _MAX_SAMPLE_BYTES)
+            for clip in read_clips(archive, _contents, findings=findings, bounds=bounds):
+                yield row(clip)
+            _warn_without_end_mark(shown, archive)
+        if fault := findings.unmatched():
+            yield row(TarClip("*", None, None, fault))
+        _report(source, findings, counted=False)
+
+
+def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    return archive.extractfile(member).read()

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,11 +20,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from ..data.corpora import Corpus
 from ..data.corpus import PackedStrings
 from ..data.evaluation_clips import ClipGeometry
-from ..data.splits import manifest_hash
+from ..data.fingerprints import clips_digest
 from ..data.table_corpus import SequentialCorpus
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
@@ -46,6 +48,12 @@ from .shards import (
 FeatureKind = Literal["tokens", "mean", "time_means"]
 FeatureFormat = Literal["safetensors", "parquet"]
 FeatureDtype = Literal["float32", "bfloat16", "float16"]
+
+
+#: Fields of a configuration on which the tokens depend beside the weights, whose shapes tell the other fields.
+COMPUTED = ("num_attention_heads", "layer_norm_eps", "hidden_act", "uniform_power")
+# Packages that decide which pixels a model gets from a file.
+_READERS = ("transformers_vjepa", "av")
 
 
 class FeatureError(ValueError):
@@ -214,7 +222,7 @@ def write_features(
     if shard_size is None:
         item_bytes = math.prod(shape) * getattr(torch, features.dtype).itemsize
         shard_size = default_shard_size(num_items, item_bytes=item_bytes)
-    settings = pass_settings(model.encoder, corpus, geometry, processor=processor)
+    settings = pass_settings(model.encoder, corpus, geometry, config=config, processor=processor)
     shards = ShardFolder(
         folder,
         stem="features",
@@ -222,7 +230,7 @@ def write_features(
         num_items=num_items,
         shard_size=shard_size,
         settings={"kind": features.kind, "dtype": features.dtype, **settings},
-        notes={"model": config.name_or_path},
+        notes=pass_notes(model),
     )
     compute = partial(_features, model, features=features, clips_per_batch=options.batch_size, processor=processor)
     write = write_safetensors if features.file_format == "safetensors" else partial(_write_parquet, shape=shape)
@@ -235,9 +243,17 @@ def write_features(
 
 
 def pass_settings(
-    module: nn.Module, corpus: Corpus, geometry: ClipGeometry, *, processor: VJEPAVideoProcessor
+    module: nn.Module,
+    corpus: Corpus,
+    geometry: ClipGeometry,
+    *,
+    config: VJEPAConfig,
+    processor: VJEPAVideoProcessor,
 ) -> dict[str, Any]:
-    """Everything that the results of a pass of `module` over a corpus depend on, for [`ShardFolder`]."""
+    """
+    Everything that the results of a pass of `module` over a corpus depend on, for [`ShardFolder`], but for the sizes
+    and times of files: these belong to each shard.
+    """
     is_streamed = isinstance(corpus, SequentialCorpus)
     return {
         **asdict(geometry),
@@ -245,9 +261,15 @@ def pass_settings(
         "image_std": list(processor.image_std),
         "weights": weights_hash(module),
         "weights_dtype": str(next(module.parameters()).dtype).removeprefix("torch."),
-        "source" if is_streamed else "manifest": corpus.name if is_streamed else manifest_hash(corpus),
+        "config": {name: getattr(config, name) for name in COMPUTED},
+        "source" if is_streamed else "manifest": corpus.name if is_streamed else clips_digest(corpus),
         "class_names": list(corpus.class_names),
     }
+
+
+def pass_notes(model: PreTrainedModel) -> dict[str, Any]:
+    """What to know about a pass beside [`pass_settings`]: the model by name, and the versions of what reads clips."""
+    return {"model": model.config.name_or_path, "versions": {name: version(name) for name in _READERS}}
 
 
 def _write_parquet(path: Path, contents: ShardContents, *, shape: Sequence[int]) -> None:
@@ -324,9 +346,12 @@ class FeatureStore(Dataset):
         paths (`Sequence[str]`): names of the clips.
         index (`np.ndarray`): int64 (clips,), their places in the corpus.
         class_names (`tuple[str, ...]`): names of the labels; may be empty.
+        stamps (`np.ndarray`): int64 (clips, 2), sizes and times of the files when they were read, see
+            [`~data.fingerprints.file_stamps`]; -1 if unknown.
         broken (`list`): (place in the corpus, path, error) of the videos that could not be read.
         settings (`dict`): everything that the features depend on.
-        manifest (`str`, *optional*): hash of the clips and labels, see [`manifest_hash`]; not of streamed data.
+        manifest (`str`, *optional*): hash of the clips and labels, see
+            [`~data.fingerprints.clips_digest`]; not of streamed data.
 
     Raises:
         ShardError: a folder without shards, missing shards, Parquet files, or no readable clip.
@@ -345,8 +370,8 @@ class FeatureStore(Dataset):
         self.class_names = tuple(map(str, shards.settings.get("class_names") or ()))
         self.broken: list[tuple[int, str, str]] = []
         self._shape: list[int] = []
-        labels, index, counts, paths, offsets = [], [], [0], [], []
-        for file in self._files:
+        labels, index, counts, paths, offsets, stamps = [], [], [0], [], [], []
+        for number, file in enumerate(self._files):
             contents = read_safetensors(file, names=["labels", "index"])
             columns = [contents.tensors.get(name, torch.empty(0)).tolist() for name in ("labels", "index")]
             if any(len(column) != len(contents.paths) for column in columns):
@@ -355,6 +380,7 @@ class FeatureStore(Dataset):
                 )
             labels += columns[0]
             index += columns[1]
+            stamps.append(shards.stamps(number, columns[1]))
             counts.append(len(contents.paths))
             paths += contents.paths
             offset, shape = _features_in(file)
@@ -366,6 +392,7 @@ class FeatureStore(Dataset):
             raise ShardError(f"{folder} has no features of any clip; {len(self.broken)} are broken{example}")
         self.paths: Sequence[str] = PackedStrings(paths)
         self.labels, self.index = np.array(labels, dtype=np.int64), np.array(index, dtype=np.int64)
+        self.stamps = np.concatenate(stamps)
         self._starts, self._offsets = np.cumsum(counts), np.array(offsets)
         self._dtype = getattr(torch, shards.settings["dtype"])
 

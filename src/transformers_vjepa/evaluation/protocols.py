@@ -1,18 +1,17 @@
 """Evaluation of a classifier: published protocols, and predictions in shards."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from ..data.corpora import Corpus
 from ..data.evaluation_clips import ClipGeometry
-from ..data.labels import LabelMismatchError
+from ..data.labels import map_labels
 from ..data.table_corpus import SequentialCorpus
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.clip_sampling import ClipSampling
@@ -20,7 +19,7 @@ from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from .features import encode_in_batches, pass_settings
+from .features import encode_in_batches, pass_notes, pass_settings
 from .reports import Predictions
 from .shards import (
     PassOptions,
@@ -182,14 +181,15 @@ def predict(
     options = PassOptions() if options is None else options
     processor = VJEPAVideoProcessor.for_config(model.config) if processor is None else processor
     num_items = None if isinstance(corpus, SequentialCorpus) else len(corpus)
+    pooler = {name: getattr(model.config, name) for name in ("pooling", "pooler_layer_norm_eps")}
     shards = ShardFolder(
         folder,
         stem="predictions",
         suffix=".safetensors",
         num_items=num_items,
         shard_size=default_shard_size(num_items, item_bytes=4 * model.config.num_labels),
-        settings=pass_settings(model, corpus, geometry, processor=processor),
-        notes={"model": model.config.name_or_path},
+        settings=pass_settings(model, corpus, geometry, config=model.config, processor=processor) | pooler,
+        notes=pass_notes(model),
     )
     compute = partial(_probabilities, model, clips_per_batch=options.batch_size, processor=processor)
     fill_shards(shards, corpus, geometry, options, compute=compute, write=write_safetensors, description="evaluation")
@@ -224,29 +224,22 @@ def _probabilities(
     return {"probabilities": total / clips.shape[1]}
 
 
-def read_predictions(shards: ShardFolder, label_map: np.ndarray) -> Iterator[Predictions]:
+def read_predictions(shards: ShardFolder, classes: Mapping[int, int]) -> Iterator[Predictions]:
     """
     Reads the predictions of a finished pass, shard after shard, with the labels of the model.
 
     Args:
-        label_map: see [`align_labels`].
+        classes: see [`align_labels`].
 
     Raises:
         ShardError: shards are missing.
-        LabelMismatchError: a label that the map does not have. Labels of streamed data are not known earlier.
+        LabelMismatchError: see [`map_labels`].
     """
     for path in shards.paths():
         contents = read_safetensors(path)
         if contents.paths:
-            labels = contents.tensors["labels"].numpy()
-            if labels.max() >= len(label_map):
-                raise LabelMismatchError(
-                    f"{contents.paths[labels.argmax()]} has label {labels.max()}, the model knows labels up to "
-                    f"{len(label_map) - 1}: evaluate a model that was trained on these classes"
-                )
-            # Labels below 0 are unknown and become -1.
-            aligned = np.append(label_map, -1)[np.maximum(labels, -1)]
-            yield Predictions(contents.paths, aligned, contents.tensors["probabilities"].numpy())
+            labels = map_labels(contents.tensors["labels"].numpy(), classes, paths=contents.paths)
+            yield Predictions(contents.paths, labels, contents.tensors["probabilities"].numpy())
 
 
 def broken_videos(shards: ShardFolder) -> list[dict[str, str]]:

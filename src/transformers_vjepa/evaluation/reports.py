@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..data.corpus import IndexedCorpus
+from ..data.labels import model_class_names
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.sanitizing import decodable, json_text
 from .features import FeatureStore
@@ -54,6 +55,8 @@ _FIXED = (
     "num_train_epochs max_steps min_steps learning_rate weight_decay learning_rates weight_decays lr_scheduler_type "
     "warmup_steps max_grad_norm label_smoothing_factor layer_decay mixup cutmix seed"
 ).split()
+#: Setting of a run: a hash of the names of the classes, in their order.
+CLASSES_RECORD = "class_names"
 # With fewer validation clips, the choice between probes is mostly luck: one standard error of an accuracy is above
 # 5 points.
 _FEW_CLIPS = 100
@@ -242,9 +245,11 @@ def check_same_run(
     path = Path(training.output_dir) / "run.json"
     if resumes and path.is_file():
         there = json.loads(path.read_text())
+        # An earlier version recorded fewer settings.
+        both = {name: value for name, value in record["settings"].items() if name in there["settings"]}
         old, new = (
             {**each["settings"], **{f"clips of {name}": value for name, value in each["manifests"].items()}}
-            for each in (there, record)
+            for each in (there, record | {"settings": both})
         )
         if changes := describe_changes(old, new):
             raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
@@ -319,7 +324,7 @@ def finish_run(
             results[name] = write_prediction_report(
                 [Predictions(paths, labels, torch.from_numpy(logits).softmax(dim=-1).numpy())],
                 folder / name,
-                class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
+                class_names=model_class_names(model.config),
                 broken=broken,
                 details={"cross_entropy": cross_entropy(logits, labels), "manifest": run["manifests"][name]},
             )

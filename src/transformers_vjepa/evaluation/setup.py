@@ -7,6 +7,8 @@ From arguments to objects: splits, features, model and trainer of a probe or of 
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -21,11 +23,21 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..command_line.parsing import check_processes
+from ..data.class_numbers import are_numbers, as_number, check_distinct
 from ..data.clip_reading import Decoding
 from ..data.corpus import IndexedCorpus
 from ..data.evaluation_clips import ClipGeometry, EvaluationClips
-from ..data.labels import read_class_names
-from ..data.splits import SplitError, SplitPlan, labelled_splits, manifest_hash, with_model_labels, write_manifests
+from ..data.fingerprints import DATA_RECORD, check_same_data
+from ..data.labels import LabelError, generic_class_names, read_class_names
+from ..data.splits import (
+    SplitError,
+    SplitPlan,
+    class_names_of,
+    labelled_splits,
+    manifest_hash,
+    with_classes,
+    write_manifests,
+)
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
 from ..hub.loading import load_processor, loading, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
@@ -35,9 +47,9 @@ from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.checkpoints import resolve_checkpoint
 from ..training.progress import no_bars
 from .arguments import SYNTHETIC, SYNTHETIC_CLASSES, Arguments, DataArguments, ModelArguments
-from .features import FeatureSettings, FeatureStore, write_features
+from .features import FeatureSettings, FeatureStore, weights_hash, write_features
 from .probing import ProbeGrid, probe_settings
-from .reports import check_classes, check_same_run, finish_run
+from .reports import CLASSES_RECORD, check_classes, check_same_run, finish_run
 from .shards import PassOptions
 from .trainer import VJEPAClassificationArguments, VJEPAClassificationTrainer
 
@@ -114,22 +126,28 @@ def open_splits(data: DataArguments) -> dict[str, IndexedCorpus]:
     )
 
 
-def class_names(data: DataArguments, train: IndexedCorpus, synthetic: Sequence[str]) -> list[str]:
-    """Names of the classes in the order of the model: from `--labels`, the folders, or LABEL_0, LABEL_1 ..."""
-    highest = int(train.labels.max())
+def class_names(data: DataArguments, corpora: Mapping[str, IndexedCorpus], synthetic: Sequence[str]) -> list[str]:
+    """
+    Names of the classes in the order of the model: from `--labels`, or from the data set. Numbers that occur as labels
+    are the names of their classes, but if they are 0, 1, 2 ... without gaps, the names are LABEL_0, LABEL_1 ...
+    """
+    found = class_names_of(dict(corpora))
     if data.labels:
-        names = read_class_names(data.labels)
-        if highest >= len(names) and not train.class_names:
-            raise SplitError(
-                f"{data.labels} names {len(names)} classes, and {data.dataset} has labels up to {highest}: give one "
-                "name for each class, one in each line, from class 0 on"
-            )
-        return names
-    names = list(synthetic or train.class_names) or [f"LABEL_{label}" for label in range(highest + 1)]
+        number = max(map(as_number, found)) + 1 if are_numbers(found) else None
+        try:
+            names = read_class_names(data.labels, number, more_with_ids=True)
+        except LabelError as error:
+            hint = "" if number is None else f" ({data.dataset} has labels up to {number - 1})"
+            raise SplitError(f"{error}{hint}") from error
+        check_distinct(names, source=data.labels)
+    elif synthetic:
+        names = list(synthetic)
+    elif corpora["train"].class_names or found != [str(label) for label in range(len(found))]:
+        names = found
+    else:
+        names = generic_class_names(len(found))
     if len(names) < 2:
         raise SplitError(f"{data.dataset} has clips of one class only, {names[0]}: add clips of another class")
-    if empty := len(names) - len(set(train.labels.tolist())):
-        logger.warning(f"{empty} of the {len(names)} classes have no training clip: number the classes without gaps")
     return names
 
 
@@ -321,12 +339,14 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
             "--weight_decays, or validation clips"
         )
     set_seed(training.seed)
-    names = class_names(arguments.data, corpora["train"], synthetic)
+    names = class_names(arguments.data, corpora, synthetic)
     with no_bars(wanted=training.disable_tqdm):
         classifier = build_model(arguments, config, names)
-    corpora = with_model_labels(corpora, classifier.config)
+    corpora = with_classes(corpora, names)
+    if empty := len(names) - len(set(corpora["train"].labels.tolist())):
+        logger.warning(f"{empty} of the {len(names)} classes have no training clip")
     processor, geometry = build_processor(arguments, classifier.config)
-    record = _record(arguments, corpora, resumes=checkpoint is not None)
+    record = _record(arguments, classifier, corpora, names, checkpoint=checkpoint)
 
     position = StreamPosition()
     datasets = build_datasets(
@@ -355,12 +375,24 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 
 
-def _record(arguments: Arguments, corpora: Mapping[str, IndexedCorpus], *, resumes: bool) -> dict[str, Any]:
-    """Writes `run.json` and the splits, or compares the run with the one to resume."""
+def _record(
+    arguments: Arguments,
+    classifier: VJEPAForVideoClassification,
+    corpora: Mapping[str, IndexedCorpus],
+    names: Sequence[str],
+    *,
+    checkpoint: str | None,
+) -> dict[str, Any]:
+    """Writes `run.json`, `data.parquet` and the splits, or compares the run with the one to resume."""
     model, data, training = arguments
+    settings = {**vars(model), **vars(data), CLASSES_RECORD: hashlib.sha256(json.dumps(names).encode()).hexdigest()}
+    if model.mode == "probe":  # the checkpoints of a probe do not hold its encoder
+        settings["encoder_weights"] = weights_hash(classifier.vjepa.encoder)
     manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
     with training.main_process_first(desc="run.json"):
-        record = check_same_run(training, {**vars(model), **vars(data)}, manifests, resumes=resumes)
+        record = check_same_run(training, settings, manifests, resumes=checkpoint is not None)
     if training.process_index == 0:
+        file = Path(training.output_dir, DATA_RECORD)
+        check_same_data(file, corpora, began=Path(checkpoint).with_name(DATA_RECORD) if checkpoint else None)
         write_manifests(corpora, Path(training.output_dir))
     return record

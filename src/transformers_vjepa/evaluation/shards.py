@@ -5,7 +5,11 @@ the same command and any number of processes.
     folder/
       settings.json                   what the shards depend on; other settings are refused
       features-00000.safetensors      clips 0 ... shard_size - 1
+      features-00000.files.json       sizes, times and hashes of their files, and which of the clips are broken
       features-00001.safetensors      clips shard_size ... 2 * shard_size - 1
+
+A later pass computes a shard again if a file of it was replaced, or if a clip that was broken can be read now. A shard
+is computed as a whole, so it has the bytes that a first pass would give it.
 """
 
 import glob
@@ -20,30 +24,38 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..data.arguments import CorpusArguments
 from ..data.clip_reading import BrokenVideoMonitor, check_broken_share
 from ..data.corpora import Corpus
+from ..data.corpus import IndexedCorpus
 from ..data.evaluation_clips import (
     ClipGeometry,
     EvaluationClips,
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
+from ..data.fingerprints import UNKNOWN, changed_stamps, content_digest, file_stamps
 from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
-from ..safety.sanitizing import json_text
+from ..safety.sanitizing import json_text, log_line
+
+logger = logging.get_logger(__name__)
 
 _SETTINGS = "settings.json"
 # Keys and types of the settings file.
 _RECORD = {"stem": str, "suffix": str, "num_items": int | None, "shard_size": int, "settings": dict, "notes": dict}
 _HASH = re.compile(r"[0-9a-f]{64}")
+# Key of the metadata of a shard.
+_CONTENTS = "contents"
 _SHARD_BYTES, _MAX_SHARD_SIZE = 128 * 2**20, 1024
 
 
@@ -59,6 +71,17 @@ class ShardContents(NamedTuple):
     paths: list[str]
     #: (index, path, error).
     broken: list[tuple[int, str, str]]
+
+
+class ShardFiles(NamedTuple):
+    """What a shard was made of, see [`~data.fingerprints`]."""
+
+    #: int64 (clips, 2): size and time.
+    stamps: np.ndarray
+    #: The [`content_digest`] of each clip.
+    digests: list[str]
+    #: Places of the broken clips in the data set.
+    broken: list[int]
 
 
 def describe_broken(broken: Iterable[tuple[int, str, str]]) -> list[dict[str, str]]:
@@ -157,8 +180,11 @@ class ShardFolder:
         self.settings = json.loads(json_text(self.settings))  # lists in place of tuples, as in the file
         with writing_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+        self._begun_with: Mapping[str, Any] = self.notes
         if (self.folder / _SETTINGS).exists():
-            self._compare(_read_record(self.folder))
+            there = _read_record(self.folder)
+            self._compare(there)
+            self._begun_with = there["notes"]
         else:
             self._write_record()
 
@@ -190,6 +216,40 @@ class ShardFolder:
     def path(self, shard: int) -> Path:
         return self.folder / f"{self.stem}-{shard:05d}{self.suffix}"
 
+    def write_files(self, shard: int, files: ShardFiles) -> None:
+        """Records what a shard is made of."""
+        record = {"files": files.stamps.tolist(), "digests": files.digests, "broken": files.broken}
+        with writing_errors(self._files(shard)):
+            write_text_atomically(self._files(shard), json_text(record, indent=None))
+
+    def read_files(self, shard: int) -> ShardFiles | None:
+        """What [`write_files`] recorded; `None` if the record is absent or does not fit the shard."""
+        places = self.indices(shard)
+        try:
+            record = json.loads(self._files(shard).read_text())
+            stamps = np.array(record["files"], dtype=np.int64)
+            digests, broken = map(str, record["digests"]), map(int, record["broken"])
+            files = ShardFiles(stamps, list(digests), list(broken))
+        except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            return None
+        fits = stamps.shape == (len(places), 2) and len(files.digests) == len(places)
+        return files if fits and all(index in places for index in files.broken) else None
+
+    def stamps(self, shard: int, indices: Sequence[int]) -> np.ndarray:
+        """The recorded [`file_stamps`] of some clips of a shard: int64 (clips, 2), -1 if nothing is recorded."""
+        files, here = self.read_files(shard), self.indices(shard)
+        if files is None or not all(index in here for index in indices):
+            return np.full((len(indices), 2), UNKNOWN, dtype=np.int64)
+        return files.stamps[np.array(indices, dtype=np.int64) - here.start]
+
+    def remove(self, shard: int) -> None:
+        """Removes a shard that is computed again, so that a pass that is stopped leaves no results of other files."""
+        with writing_errors(self.path(shard)):
+            self.path(shard).unlink()
+
+    def _files(self, shard: int) -> Path:
+        return self.folder / f"{self.stem}-{shard:05d}.files.json"
+
     def indices(self, shard: int) -> range:
         """Clips of a shard. The last shard of streamed data may hold fewer."""
         end = (shard + 1) * self.shard_size
@@ -202,7 +262,11 @@ class ShardFolder:
         """
         if self.num_items is None:
             return [next(shard for shard in itertools.count() if not self.path(shard).exists())]
-        return [shard for shard in range(rank, self._count(), world_size) if not self.path(shard).exists()]
+        return [shard for shard in self.shards(rank=rank, world_size=world_size) if not self.path(shard).exists()]
+
+    def shards(self, *, rank: int = 0, world_size: int = 1) -> range:
+        """The shards of process `rank` of `world_size`, if the number of clips is known."""
+        return range(rank, self._count(), world_size)
 
     def paths(self) -> list[Path]:
         """
@@ -221,6 +285,15 @@ class ShardFolder:
                 "same command again to write them"
             )
         return [self.path(shard) for shard in range(self._count())]
+
+    def warn_of_other_versions(self) -> None:
+        """Warns if shards of this folder were made with other versions of the packages that read the clips."""
+        before, now = (notes.get("versions") for notes in (self._begun_with, self.notes))
+        if before != now and any(self.folder.glob(f"{glob.escape(self.stem)}-*{glob.escape(self.suffix)}")):
+            logger.warning(
+                f"{self.folder} was begun with versions {before} and continues with {now}: delete it if features of "
+                "both must not be mixed"
+            )
 
     def finish(self, num_items: int) -> None:
         """Records the number of clips of streamed data, which is known when all have been read."""
@@ -281,9 +354,10 @@ def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for name in sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
         before, now = old.get(name), new.get(name)
         if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (before, now)):  # nobody reads a hash
-            changes.append(f"{name} changed" + (" (files, their order or labels)" if name == "manifest" else ""))
-        else:
-            changes.append(f"{name} was {before!r} and is {now!r}")
+            changes.append(f"{name} changed" + (" (clips, their order or labels)" if name == "manifest" else ""))
+        else:  # an earlier version recorded less
+            was = f"was {before!r}" if name in old else "was not recorded"
+            changes.append(f"{name} {was} and is {now!r}")
     return "; ".join(changes)
 
 
@@ -298,11 +372,13 @@ def fill_shards(
     description: str = "clips",
 ) -> None:
     """
-    Computes the missing shards of this process, one after the other. One shard at a time is in memory.
+    Computes the shards of this process that are missing or outdated: a file of them was replaced, or a clip that was
+    broken can be read now. One shard at a time is in memory.
 
     Args:
         shards: where the results go, with an item for each video of the corpus.
-        corpus: the videos. A corpus that can only be streamed is read in order, by one process and at most one worker.
+        corpus: the videos. A corpus that can only be streamed is read in order, by one process and at most one worker;
+            its finished shards stay as they are.
         compute: from uint8 pixels (batch, views, segments, frames, 3, crop, crop) on the CPU to tensors by name on the
             CPU, with one row per video. It gets `options.batch_size` clips at a time, but at least one video.
         write: writes a shard to a path.
@@ -314,13 +390,15 @@ def fill_shards(
         TooManyBrokenVideosError: see `max_broken_share` of [`PassOptions`]. Finished shards stay.
     """
     is_streamed = isinstance(corpus, SequentialCorpus)
-    if is_streamed and options.world_size > 1:
-        raise ShardError(
-            f"{corpus.name} is streamed, and {options.world_size} processes cannot share a stream: use one process"
-        )
+    if is_streamed:
+        _check_streamed(shards, corpus, options)
+    stamps = {} if is_streamed else _stamps_of(shards, corpus, options)
+    for shard in _outdated(shards, corpus, stamps, geometry, options):
+        shards.remove(shard)
     pending = shards.pending(rank=options.rank, world_size=options.world_size)
     if not pending:
         return
+    shards.warn_of_other_versions()
     total = None if is_streamed else sum(len(shards.indices(shard)) for shard in pending)
     loader = _loader(shards, corpus, pending, geometry, options)
     monitor = BrokenVideoMonitor(options.max_broken_share)
@@ -333,12 +411,99 @@ def fill_shards(
             first = min([*batch["index"].tolist(), *(index for index, _, _ in batch["broken"])])
             shard, end = first // shards.shard_size, first + count
             if end == shards.indices(shard).stop:
+                if shard in stamps:
+                    broken = sorted(index for part in parts for index, _, _ in part.broken)
+                    shards.write_files(shard, _files_of(corpus, shards.indices(shard), stamps[shard], broken))
                 _flush(parts, shards.path(shard), write)
             bar.update(count)
     if is_streamed:
         if parts:
             _flush(parts, shards.path(shard), write)
         shards.finish(end)
+
+
+def _check_streamed(shards: ShardFolder, corpus: SequentialCorpus, options: PassOptions) -> None:
+    """Raises `ShardError` for several processes; warns that earlier shards cannot be compared with the data."""
+    if options.world_size > 1:
+        raise ShardError(
+            f"{corpus.name} is streamed, and {options.world_size} processes cannot share a stream: use one process"
+        )
+    if shards.path(0).exists():
+        logger.warning(
+            f"{shards.folder}: finished shards of {log_line(corpus.name)} stay as they are, since nobody can tell "
+            "whether streamed data have changed; delete shards to compute them again"
+        )
+
+
+def _stamps_of(shards: ShardFolder, corpus: IndexedCorpus, options: PassOptions) -> dict[int, np.ndarray]:
+    """
+    The [`file_stamps`] of the clips of each shard of this process. Taken before the clips are read: a file that is
+    replaced afterwards differs from its stamp in the next pass.
+    """
+    own = shards.shards(rank=options.rank, world_size=options.world_size)
+    return {shard: file_stamps(corpus, shards.indices(shard)) for shard in own}
+
+
+def _outdated(
+    shards: ShardFolder,
+    corpus: Corpus,
+    stamps: Mapping[int, np.ndarray],
+    geometry: ClipGeometry,
+    options: PassOptions,
+) -> list[int]:
+    """Shards that exist and must be computed again; says why."""
+    replaced, broken, absent = {}, {}, {}
+    for shard in (shard for shard in stamps if shards.path(shard).exists()):
+        now, places, files = stamps[shard], np.array(shards.indices(shard)), shards.read_files(shard)
+        is_there = now[:, 0] >= 0
+        if files is None:
+            replaced[shard] = places[is_there].tolist()
+            continue
+        # A disk that is not mounted must not cost the results of its files.
+        absent[shard] = places[(files.stamps[:, 0] >= 0) & ~is_there].tolist()
+        is_changed = changed_stamps(files.stamps, now) & is_there
+        known = dict(zip(places.tolist(), files.digests, strict=True))
+        replaced[shard] = [
+            index
+            for index in places[is_changed].tolist()
+            if not known[index] or known[index] != content_digest(corpus, index)
+        ]
+        if replaced[shard]:
+            continue
+        broken[shard] = files.broken
+        if is_changed.any():  # copies with other times
+            shards.write_files(shard, files._replace(stamps=np.where(is_changed[:, None], now, files.stamps)))
+    asked = [index for indices in broken.values() for index in indices]
+    readable = _readable(corpus, asked, geometry, options) if asked else set()
+    again = {shard: sorted(readable.intersection(indices)) for shard, indices in broken.items()}
+    for what, found, result in (
+        ("of another file", replaced, "their shards are computed again"),
+        ("that were broken and can be read now", again, "their shards are computed again"),
+        ("that cannot be reached now", absent, "their earlier results stay"),
+    ):
+        if clips := [index for indices in found.values() for index in indices]:
+            name = log_line(corpus.describe(clips[0]))
+            logger.warning(f"{shards.folder}: clips {what}: {len(clips):,}, such as {name}; {result}")
+    return [shard for shard in replaced if replaced[shard] or again.get(shard)]
+
+
+def _files_of(corpus: IndexedCorpus, indices: Sequence[int], stamps: np.ndarray, broken: Sequence[int]) -> ShardFiles:
+    """What a shard is made of; without the digest of a file that changed while the shard was computed."""
+    is_changed = changed_stamps(stamps, file_stamps(corpus, indices))
+    pairs = zip(indices, is_changed, strict=True)
+    digests = ["" if changed else content_digest(corpus, index) for index, changed in pairs]
+    return ShardFiles(stamps, digests, list(broken))
+
+
+def _readable(corpus: IndexedCorpus, indices: Sequence[int], geometry: ClipGeometry, options: PassOptions) -> set[int]:
+    """Which of the clips can be read now."""
+    loader = DataLoader(
+        EvaluationClips(corpus, geometry),
+        batch_sampler=[[index] for index in indices],
+        collate_fn=collate_evaluation_clips,
+        num_workers=min(options.num_workers, len(indices)),
+    )
+    return {index for batch in loader for index in batch["index"].tolist()}
 
 
 def _loader(
@@ -386,11 +551,14 @@ def _flush(parts: list[ShardContents], path: Path, write: Callable[[Path, ShardC
 
 
 def write_safetensors(path: Path, contents: ShardContents) -> None:
-    """Writes a shard: tensors under their names; paths and broken videos as JSON in the metadata."""
+    """
+    Writes a shard: tensors under their names; paths and broken videos as JSON in the metadata. Equal contents give
+    equal bytes: safetensors writes several keys of metadata in a random order, so there is one key.
+    """
     save_file(
         contents.tensors,
         path,
-        metadata={"format": "pt", "paths": json.dumps(contents.paths), "broken": json.dumps(contents.broken)},
+        metadata={_CONTENTS: json.dumps({"paths": contents.paths, "broken": contents.broken})},
     )
 
 
@@ -408,7 +576,11 @@ def read_safetensors(path: Path, *, names: Sequence[str] | None = None) -> Shard
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}
-        broken = [(int(index), str(name), str(error)) for index, name, error in json.loads(metadata["broken"])]
-        return ShardContents(tensors, [str(name) for name in json.loads(metadata["paths"])], broken)
+        if _CONTENTS in metadata:
+            named = json.loads(metadata[_CONTENTS])
+        else:  # version 0.1
+            named = {name: json.loads(metadata[name]) for name in ("paths", "broken")}
+        broken = [(int(index), str(name), str(error)) for index, name, error in named["broken"]]
+        return ShardContents(tensors, [str(name) for name in named["paths"]], broken)
     except (SafetensorError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ShardError(f"{path} is damaged ({error}): delete it, and run the same command again") from error

@@ -68,9 +68,16 @@ def new_figure(width: float, height: float, *, layout: str = "constrained") -> F
 
 
 def write_figure(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure, makes its folder if needed, and returns the path. The suffix sets the format."""
+    """
+    Writes a figure, makes its folder if needed, and returns the path. The suffix sets the format. All text is shown as
+    it is: a class called `$x$` is not a formula.
+    """
+    from matplotlib.text import Text
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     figure.savefig(path, dpi=_FILE_DPI)
     return path
 
@@ -89,6 +96,7 @@ def theme() -> AbstractContextManager[None]:
     ink, muted = color("ink"), color("muted")
     look = {
         "svg.fonttype": "none",  # keep text as text: it can be searched, and uses the fonts of the page
+        "text.parse_math": False,  # a class called "$x$" is not a formula
         "font.size": 10,
         "text.color": ink,
         "axes.labelcolor": ink,

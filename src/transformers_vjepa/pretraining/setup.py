@@ -26,6 +26,7 @@ from ..command_line.parsing import check_processes, names_given, user_errors
 from ..data.clip_loader import WorkersLostError
 from ..data.clip_reading import Decoding, TooManyBrokenVideosError
 from ..data.file_corpus import FileCorpus
+from ..data.fingerprints import DATA_RECORD, check_same_data
 from ..data.lanes import StreamError
 from ..data.streaming import (
     Augmentation,
@@ -252,7 +253,7 @@ def build(
 ) -> tuple[VJEPATrainer, str | None]:
     """
     The trainer of a pretraining, and the checkpoint from which it resumes (`None`: it starts). Writes
-    `arguments.json` into the output folder of a new run.
+    `arguments.json` and `data.parquet` (see [`check_same_data`]) into the output folder of a new run.
 
     Args:
         given: names of arguments that were set on purpose, see [`choose_masks`].
@@ -272,9 +273,12 @@ def build(
     record, arguments = Path(training.output_dir, _ARGUMENTS), learning_arguments(model_arguments, data, training)
     arguments["global_batch"] = {"clips_per_step": training.clips_per_step}  # depends on the launch
     is_recorded = checkpoint is not None and record.is_file()
+    corpora = {str(number): item.source for number, item in enumerate(sources)}
     if checkpoint:
         check_architecture(checkpoint, model.config)
     if training.process_index == 0:
+        if checkpoint:
+            check_same_data(record.with_name(DATA_RECORD), corpora, began=Path(checkpoint).with_name(DATA_RECORD))
         if is_recorded:
             _warn_of_changes(record, arguments)
         note_stills(sources, model_arguments, model.config)
@@ -289,6 +293,8 @@ def build(
         start=model_arguments.init_from,
         license=training.hub_license,
     )
+    if training.process_index == 0 and checkpoint is None:
+        check_same_data(record.with_name(DATA_RECORD), corpora, began=None)
     preview = build_stream(data, model.config, training, share=StreamShare(), shuffle_buffer=4)
     trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
     if training.process_index == 0 and not is_recorded:  # last: a command that fails leaves no file

@@ -7,7 +7,6 @@ name an address goes through one of these functions: `log_line` into logs and er
 """
 
 import json
-import os
 import re
 from typing import Any
 
@@ -69,8 +68,14 @@ def log_line(text: str) -> str:
 
 
 def decodable(name: str) -> str:
-    """The name of a file, with escapes for bytes that are not UTF-8: Parquet refuses such bytes."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    """
+    The name of a file or a class, with escapes for bytes that are not UTF-8 (`caf\\xe9`) and for other surrogates:
+    HTML and Parquet refuse them.
+    """
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # surrogates that do not stand for bytes
+        return name.encode(errors="backslashreplace").decode()
 
 
 class RedactTokensOnPickle:

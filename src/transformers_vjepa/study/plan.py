@@ -5,6 +5,7 @@ A study is a folder. Every run and every evaluation writes its result there as s
 study continues with what is missing.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..analysis.baselines import BASELINES
 from ..analysis.read_outs import CLOSED_FORM, PROBES, encode_clips, labelled_subset, read_out
@@ -121,8 +123,9 @@ class StudyClips:
     classes: dict[str, list[str]]
 
     def save(self, path: Path) -> None:
-        with atomic_path(path, shared=True) as unfinished:
-            torch.save(vars(self), unfinished)
+        # Through a file: from a path, torch would write the temporary name into the file.
+        with atomic_path(path, shared=True) as unfinished, open(unfinished, "wb") as file:
+            torch.save(vars(self), file)
 
     @classmethod
     def load(cls, path: Path) -> "StudyClips":
@@ -145,7 +148,8 @@ def built_in_clips(root: Path, *, crop_size: int, sampling: ClipSampling) -> Stu
 
 def labelled_clips(splits: Mapping[str, IndexedCorpus], *, crop_size: int, sampling: ClipSampling) -> StudyClips:
     """
-    The clips of a real corpus, with the one task `label`, from the splits `train` and `test`. Every clip has a label.
+    The clips of a real corpus, with the one task `label`, from the splits `train` and `test`. Every clip has
+    a label, the place of its class in `class_names`.
 
     Raises:
         ValueError: a class of the test clips has no training clip.
@@ -155,9 +159,7 @@ def labelled_clips(splits: Mapping[str, IndexedCorpus], *, crop_size: int, sampl
         clips[split], labels[split], _ = read_evaluation_clips(splits[split], crop_size=crop_size, sampling=sampling)
     if unseen := sorted(set(labels["test"].tolist()) - set(labels["train"].tolist())):
         raise ValueError(f"no training clip has the labels {unseen[:5]} of test clips: choose other splits")
-    number = int(labels["train"].max()) + 1
-    names = list(getattr(splits["train"], "class_names", ())) or [str(label) for label in range(number)]
-    return StudyClips(clips, {"label": labels}, {"label": names})
+    return StudyClips(clips, {"label": labels}, {"label": list(splits["train"].class_names)})
 
 
 # Measurements
@@ -216,16 +218,20 @@ def evaluate(
     seed: int | None,
     path: Path,
     probe_steps: int,
+    weights: Mapping[int | None, str],
 ) -> list[dict[str, Any]]:
     """
-    Rows of `study.json`. Rows of an earlier call are read from `path`; each new row is written there at once.
+    Rows of `study.json`. Rows of an earlier call are read from `path`, except those of other weights; each new row is
+    written there at once.
 
     Args:
         seed: also selects the labelled clips; `None` selects like 0.
         path: a JSON file of this arm and seed.
         probe_steps: see [`~analysis.read_outs.read_out`].
+        weights: hash of the model after each step, see [`model_hash`]; nothing of baselines.
     """
     rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in rows if row.get("weights") == weights.get(row["step"])]
     done = {tuple(row[name] for name in Measurement.__dataclass_fields__) for row in rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     for item in wanted:
@@ -237,7 +243,8 @@ def evaluate(
         known = both["train"][torch.from_numpy(chosen)], labels["train"][chosen]
         asked = both["test"], labels["test"]
         hits = read_out(item.read_out, *known, *asked, seed=seed or 0, probe_steps=probe_steps)
-        rows.append({"arm": arm, "seed": seed, **asdict(item), **scores(hits), **details})
+        found = {"arm": arm, "seed": seed, **asdict(item), **scores(hits), **details}
+        rows.append(found | ({"weights": weights[item.step]} if item.step in weights else {}))
         write_text_atomically(path, json.dumps(rows))
     return rows
 
@@ -249,6 +256,16 @@ def scores(hits: np.ndarray) -> dict[str, Any]:
     return {"accuracy": 100 * float(hits.mean()), "low": 100 * low, "high": 100 * high, "hits": text}
 
 
+def model_folder(folder: Path, *, step: int, steps: int) -> Path:
+    """Where the model of a run is after a step: at its end (`steps`) in the folder of the run, or in a checkpoint."""
+    return folder if step == steps else folder / f"checkpoint-{step}"
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of the weights in a folder."""
+    return hashlib.sha256((folder / SAFE_WEIGHTS_NAME).read_bytes()).hexdigest()
+
+
 def model_features(folder: Path, clips: StudyClips, *, steps: int) -> Features:
     """Features of the target encoder of a run, at its end (`steps`) or of a kept checkpoint; keeps the last ones."""
     last: dict[int, tuple] = {}
@@ -256,7 +273,7 @@ def model_features(folder: Path, clips: StudyClips, *, steps: int) -> Features:
     def features(item: Measurement) -> tuple:
         if item.step not in last:
             last.clear()
-            path = folder if item.step == steps else folder / f"checkpoint-{item.step}"
+            path = model_folder(folder, step=item.step, steps=steps)
             model = VJEPAModel.from_pretrained(path, add_predictor=False)
             both = {split: encode_clips(model, pixels) for split, pixels in clips.clips.items()}
             tokens = both["test"].flatten(1, 2)

@@ -19,7 +19,9 @@ from transformers import set_seed
 
 from ..analysis.baselines import BASELINES
 from ..analysis.surprise import measure_disturbances, summarise
-from ..data.splits import SplitPlan, labelled_splits, write_manifests
+from ..data.corpus import IndexedCorpus
+from ..data.fingerprints import DATA_RECORD, check_same_data
+from ..data.splits import SplitPlan, class_names_of, labelled_splits, with_classes, write_manifests
 from ..data.synthetic import build_corpus, synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
@@ -76,8 +78,12 @@ class StudyRunner:
         self._claim_folder()
         if self.data.dataset == "synthetic":
             build_corpus(self.root)
-        if not (self.folder / CLIPS_FILE).exists():
-            self._read_clips().save(self.folder / CLIPS_FILE)
+        file, record = self.folder / CLIPS_FILE, self.folder / DATA_RECORD
+        splits = None if self.root else self._splits()
+        if splits is not None:
+            check_same_data(record, splits, began=record if file.exists() else None, can_continue=False)
+        if not file.exists():
+            self._read_clips(splits).save(file)
         if any(job.arm == "pixels" for job in self.jobs):
             self.pixel_steps()
 
@@ -106,9 +112,14 @@ class StudyRunner:
         config = setup.build_config(model)
         return {"crop_size": config.crop_size, "sampling": data.clip_sampling(config.frames_per_clip)}
 
-    def _read_clips(self) -> StudyClips:
-        if self.root:
+    def _read_clips(self, splits: Mapping[str, IndexedCorpus] | None) -> StudyClips:
+        if splits is None:
             return plan.built_in_clips(self.root, **self._geometry())
+        write_manifests(splits, self.folder)
+        return plan.labelled_clips(splits, **self._geometry())
+
+    def _splits(self) -> dict[str, IndexedCorpus]:
+        """Training and test clips of real videos."""
         held_out = self.data.num_folds is None and self.data.test_dataset is None
         split = SplitPlan(
             # Probes hold out training clips of their own: the validation clips of this split are the test clips.
@@ -119,8 +130,7 @@ class StudyRunner:
         )
         splits = labelled_splits(self.data.dataset, split, test_dataset=self.data.test_dataset)
         splits = {"train": splits["train"], "test": splits["validation" if held_out else "test"]}
-        write_manifests(splits, self.folder)
-        return plan.labelled_clips(splits, **self._geometry())
+        return with_classes(splits, class_names_of(splits))
 
     @cached_property
     def clips(self) -> StudyClips:
@@ -187,7 +197,7 @@ class StudyRunner:
         folder, steps = self.folder_of(job), self.steps_of(job)
         if job.arm == "baselines":
             for name in BASELINES:
-                self._evaluate(name, None, None, plan.baseline_features(name, self.clips))
+                self._evaluate(Job(name), None, None, plan.baseline_features(name, self.clips))
             return
         if job.arm == "untrained" and not (folder / "model.safetensors").is_file():
             self._save_untrained(folder, seed=job.seed)
@@ -195,7 +205,7 @@ class StudyRunner:
             trainer = setup.run(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
             if trainer.stop_signal:
                 sys.exit(128 + trainer.stop_signal)
-        self._evaluate(job.arm, job.seed, steps, plan.model_features(folder, self.clips, steps=steps))
+        self._evaluate(job, folder, steps, plan.model_features(folder, self.clips, steps=steps))
 
     def _save_untrained(self, folder: Path, *, seed: int) -> None:
         """Saves the initial network of the V-JEPA run with this seed."""
@@ -216,10 +226,20 @@ class StudyRunner:
     def _results_of(self, arm: str, seed: int | None) -> Path:
         return self.folder / "evaluations" / f"{Job(arm, seed).name}.json"
 
-    def _evaluate(self, arm: str, seed: int | None, steps: int | None, features: Features) -> None:
-        wanted = plan.measurements(arm, steps=steps, tasks=self.clips.classes, **self._counts())
-        path, probe_steps = self._results_of(arm, seed), self.arguments.probe_steps
-        plan.evaluate(wanted, features, self.clips, arm=arm, seed=seed, path=path, probe_steps=probe_steps)
+    def _evaluate(self, job: Job, folder: Path | None, steps: int | None, features: Features) -> None:
+        """Measures what is missing of the models in a folder, or of a baseline."""
+        wanted = plan.measurements(job.arm, steps=steps, tasks=self.clips.classes, **self._counts())
+        measured = sorted({item.step for item in wanted}) if folder else []
+        plan.evaluate(
+            wanted,
+            features,
+            self.clips,
+            arm=job.arm,
+            seed=job.seed,
+            path=self._results_of(job.arm, job.seed),
+            probe_steps=self.arguments.probe_steps,
+            weights={step: plan.model_hash(plan.model_folder(folder, step=step, steps=steps)) for step in measured},
+        )
 
     def collect(self) -> dict[str, Any]:
         """The content of `study.json`."""
@@ -251,19 +271,21 @@ class StudyRunner:
         return study | self._surprise()
 
     def _surprise(self) -> dict[str, Any]:
-        """The surprise of V-JEPA and of the untrained network (first seed) on the built-in corpus; measured once."""
+        """The surprise of V-JEPA and of the untrained network (first seed) on the built-in corpus, measured once."""
         both = {arm: Job(arm, self.arguments.seeds[0]) for arm in ("vjepa", "untrained")}
         frame_step = self._geometry()["sampling"].frame_step
         if not self.root or frame_step is None or not set(both.values()) <= set(self.jobs):
             return {}
         file = self.folder / "surprise.json"
-        if not file.exists():
+        weights = {arm: plan.model_hash(self.folder_of(job)) for arm, job in both.items()}
+        if not file.exists() or json.loads(file.read_text()).get("weights") != weights:
             settings = {"frame_step": frame_step, "num_pairs": plan.SURPRISE_PAIRS}
             settings["size"] = json.loads((self.root / "manifest.json").read_text())["size"]
             models = {arm: VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for arm, job in both.items()}
             found = measure_disturbances(models, **settings)
-            file.write_text(json_text(summarise(found["vjepa"], untrained=found["untrained"])))
-        return {"surprise": json.loads(file.read_text())}
+            surprise = summarise(found["vjepa"], untrained=found["untrained"])
+            file.write_text(json_text({"weights": weights, "surprise": surprise}))
+        return {"surprise": json.loads(file.read_text())["surprise"]}
 
 
 def _clips_per_second(folder: Path) -> float:

@@ -54,6 +54,12 @@ _FORMATS = (
 )
 # Formats of Pillow that are images. EPS files are programs, which Pillow passes to Ghostscript.
 _IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if _HAS_AVIF else []))
+# JPEG, PNG, WebP, BMP, TIFF, JPEG 2000 and its stream, AVIF and HEIC, PPM.
+_IMAGE_HEAD = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|BM.{4}\0\0\0\0|II\*\0|MM\0\*|\0\0\0\x0cjP  |\xff\x4f\xff\x51|"
+    rb".{4}ftyp(avif|heic|heix|mif1)|P[1-6]\s",
+    re.DOTALL,
+)
 
 
 class UnknownScaleError(ValueError):
@@ -117,7 +123,10 @@ _MARKS_OF_ORDER = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def extension(path: str) -> str:
-    """The extension of a file, or of the path of an address, in lower case, with its dot."""
+    """
+    The extension in lower case, with its dot. Of an address the query (a signature, often) and the fragment do not
+    count; of a file in an archive (`zip://clip.mp4::https://...`) the first name counts.
+    """
     if "://" in path:
         path = re.split(r"[?#]|::", path, maxsplit=1)[0]
     return os.path.splitext(path)[1].lower()
@@ -126,6 +135,11 @@ def extension(path: str) -> str:
 def is_media(path: str) -> bool:
     """Whether the extension of a file is one of a video or an image."""
     return extension(path) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
+
+
+def is_image_data(data: bytes) -> bool:
+    """Whether the first bytes of a file are those of an image that is not a GIF (which counts as a video)."""
+    return _IMAGE_HEAD.match(data) is not None
 
 
 def is_other_kind(file: str) -> bool:

@@ -1,0 +1,128 @@
+"""The labels of tables: which columns they may lie in, and the classes of Parquet files that name them differently."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Value
+
+from ..safety.sanitizing import without_secrets
+from .class_numbers import as_number, number_labels
+from .corpus import NO_LABEL
+from .remote_reading import open_address
+
+#: Names of the columns that may hold labels; the first one with numbers or names is used.
+LABEL_COLUMNS = ("label", "labels", "cls")
+_LABEL_TYPES = ("int", "uint", "float", "bool", "string", "large_string")
+
+
+def may_be_label(feature: Any) -> bool:
+    """Whether a column holds numbers or names, and not lists of them, bytes, ..."""
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(_LABEL_TYPES))
+
+
+def kind_of(feature: Any) -> str:
+    """The type of a column in a word."""
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__.lower()
+
+
+@contextmanager
+def reading_parquet(file: str) -> Iterator[None]:
+    """Raises `ValueError` for a damaged Parquet file."""
+    try:
+        yield
+    # From Arrow, or from `datasets` for a damaged description of the features.
+    except (pa.ArrowException, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{file} cannot be read as Parquet ({first_line(error)}): copy the file again") from error
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def read_labels(files: Sequence[str], column: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """
+    The labels of Parquet files; reads no other column. If all files have the same `ClassLabel`, its order holds.
+    Otherwise the values of all files, numbers or names, are numbered together, so that a name is one class in all.
+
+    Returns:
+        int64 (rows of all files,), -1 if unknown; and the names of the classes, empty if the labels are numbers.
+
+    Raises:
+        ValueError: a damaged file, or labels that [`number_labels`] refuses.
+    """
+    names: list[tuple[str, ...] | None] = []
+    values: list[Any] = []
+    codes = [np.empty(0, dtype=np.int64)]
+    for file in files:
+        with reading_parquet(file):
+            # `read_table` takes much longer if row groups are small.
+            with pq.ParquetFile(file) as opened:
+                names.append(_class_names(opened.schema_arrow, column))
+                cells = opened.read(columns=[column], use_threads=False)[column].combine_chunks()
+            if pa.types.is_dictionary(cells.type):
+                cells = cells.dictionary_decode()
+            cells = cells.dictionary_encode()
+            # The value after those of the file stands for rows without a label.
+            places = cells.indices.fill_null(len(cells.dictionary)).to_numpy(zero_copy_only=False)
+            codes.append(len(values) + places.astype(np.int64))
+            found = cells.dictionary.to_pylist()
+        values += [*(_named(value, names[-1], source=file) for value in found), None]
+    if len(set(names)) == 1 and names[0] is not None and numbers_of(names[0], source=files[0]) is None:
+        place = {name: number for number, name in enumerate(names[0])}
+        classes = np.array([place.get(value, NO_LABEL) for value in values], dtype=np.int64)
+        return classes[np.concatenate(codes)], names[0]
+    classes, class_names = number_labels(values, source=files[0])
+    return classes[np.concatenate(codes)], class_names
+
+
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """The names of a `ClassLabel` column; `None` for other columns."""
+    feature = Features.from_arrow_schema(schema).get(column)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def _named(value: Any, names: Sequence[str] | None, *, source: str) -> Any:
+    """A value of a label column as [`number_labels`] takes it; `names` are those of a `ClassLabel`."""
+    if names is None or value is None or value == NO_LABEL:
+        return value
+    if value not in range(len(names)):
+        raise ValueError(f"{source} has the label {value!r} and {len(names)} classes: correct one of them")
+    return names[value]
+
+
+def numbers_of(names: Sequence[str], *, source: str) -> tuple[int, ...] | None:
+    """The numbers that the names of a `ClassLabel` are; `None` if one is a name, or if all are in place."""
+    numbers = [as_number(name) for name in names]
+    if None in numbers or numbers == list(range(len(names))):
+        return None
+    return tuple(number_labels(numbers, source=source)[0].tolist())
+
+
+def check_class_names(files: Sequence[str], column: str) -> None:
+    """
+    Compare the `ClassLabel` of Parquet files at addresses, which are streamed with the names of the first.
+
+    Raises:
+        ValueError: other names, or another order.
+        OSError: a file cannot be read.
+    """
+
+    def read(file: str) -> tuple[str, ...] | None:
+        with open_address(file, seekable=True) as opened:
+            return _class_names(pq.read_schema(opened), column)
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(read, files))
+    for file, names in zip(files, found, strict=True):
+        if names != found[0]:
+            raise ValueError(
+                f"{without_secrets(file)} names the classes of {column} differently than {without_secrets(files[0])}: "
+                "download the files, since classes are matched by name on the disk only"
+            )
