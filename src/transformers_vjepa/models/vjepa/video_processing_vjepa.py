@@ -6,6 +6,7 @@ shares the settings and the steps of this processor ([`VJEPAProcessorMixin`]).
 """
 
 import io
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ from .clip_transforms import (
     resize_and_crop_views,
     resize_short_side,
 )
-from .configuration_vjepa import VJEPAConfig
+from .configuration_vjepa import FROM_FILE, VJEPAConfig, refuse_misspelling, warn_of_unknown
 from .decoding import read_segments
 from .media_files import rgb_pixels
 
@@ -69,6 +70,14 @@ def _stack_frames(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
 
 
 _FILES = (str, bytes, os.PathLike)
+# Names in the file of a processor that are not settings.
+_WRITTEN_BY_TRANSFORMERS = {
+    "feature_extractor_type",
+    "image_processor_type",
+    "model_input_names",
+    "processor_class",
+    "video_processor_type",
+}
 
 
 def _as_clips(videos: Any, *, files: tuple[type, ...] = ()) -> Iterator[Any]:
@@ -180,12 +189,35 @@ class VJEPAProcessorMixin:
     def __init__(self, **kwargs: Any) -> None:
         if type(self)._auto_class is None:  # as in the configuration
             kwargs.pop("auto_map", None)
+        is_file = kwargs.pop(FROM_FILE, False)
+        for name in kwargs.keys() - self._known_names():
+            if not is_file:
+                refuse_misspelling(type(self).__name__, name, kwargs[name], known=self._known_names())
+            warn_of_unknown(type(self).__name__, name, known=self._known_names())
         super().__init__(**_with_resize_edge(kwargs))
 
     @classmethod
+    def _known_names(cls) -> set[str]:
+        return cls.valid_kwargs.__annotations__.keys() | _WRITTEN_BY_TRANSFORMERS
+
+    @classmethod
     def from_dict(cls, dictionary: dict[str, Any], **kwargs: Any) -> Any:
-        """As in the base class, but `crop_size` in `kwargs` also replaces the stored `size`."""
-        return super().from_dict(dictionary, **_with_resize_edge(kwargs))
+        """
+        As in the base class, but `crop_size` in `kwargs` also replaces the stored `size`.
+
+        Raises:
+            ValueError: a misspelled setting in `kwargs`; those of `dictionary`, a file, are stored with a warning.
+        """
+        if not kwargs.get("return_unused_kwargs"):
+            for name, value in kwargs.items():
+                refuse_misspelling(cls.__name__, name, value, known=cls._known_names())
+        return super().from_dict({**dictionary, FROM_FILE: True}, **_with_resize_edge(kwargs))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """The processor of a JSON file; see `from_dict`."""
+        with open(json_file, encoding="utf-8") as file:
+            return cls.from_dict(json.load(file))
 
     @staticmethod
     def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
