@@ -46,6 +46,8 @@ modeling = importlib.import_module("tests.test_modeling_common")
 configuration = importlib.import_module("tests.test_configuration_common")
 videos = importlib.import_module("tests.test_video_processing_common")
 images = importlib.import_module("tests.test_image_processing_common")
+# As registering the classes in the library would do: tests of the loss leave out models without one.
+modeling.MODEL_MAPPING_NAMES = {**modeling.MODEL_MAPPING_NAMES, "vjepa": "VJEPAModel"}
 # Collected here too: the same tests on the same machine, for comparison.
 VJEPA2ModelTest = importlib.import_module("tests.models.vjepa2.test_modeling_vjepa2").VJEPA2ModelTest
 
@@ -77,9 +79,11 @@ class ModelTester:
             num_pooler_layers=1,
         )
 
-    def prepare_config_and_inputs_for_common(self) -> tuple[VJEPAConfig, dict[str, Any]]:
+    def prepare_config_and_inputs(self) -> tuple[VJEPAConfig, dict[str, Any]]:
         shape = [self.batch_size, self.num_frames, self.num_channels, self.image_size, self.image_size]
         return self.get_config(), {"pixel_values_videos": modeling.floats_tensor(shape)}
+
+    prepare_config_and_inputs_for_common = prepare_config_and_inputs
 
 
 class VJEPAModelTest(modeling.ModelTesterMixin, unittest.TestCase):
@@ -120,6 +124,8 @@ SIZES = {"min_resolution": 30, "max_resolution": 80}
 
 
 class VideoTester:
+    """Inputs for the tests of video processors."""
+
     batch_size, num_frames, num_channels = 3, 8, 3
 
     def expected_output_video_shape(self, videos: list) -> tuple[int, ...]:
@@ -148,8 +154,13 @@ class VJEPAVideoProcessorTest(videos.VideoProcessingTestMixin, unittest.TestCase
 
 
 class ImageTester:
+    """Inputs for the tests of image processors."""
+
     batch_size, num_channels = 3, 3
     image_processing_classes = {"torchvision": VJEPAImageProcessor}
+
+    def __init__(self, parent: unittest.TestCase) -> None:
+        self.parent = parent
 
     def prepare_image_processor_dict(self) -> dict[str, Any]:
         return dict(SETTINGS)
@@ -169,6 +180,5 @@ class ImageTester:
 
 
 class VJEPAImageProcessorTest(images.ImageProcessingTestMixin, unittest.TestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.image_processor_tester = ImageTester()
+    test_cast_dtype = True
+    image_processor_tester_class = ImageTester

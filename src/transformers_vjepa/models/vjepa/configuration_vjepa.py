@@ -20,12 +20,12 @@ _COMMON_KEYWORDS = set(
     "quantization_config torch_dtype use_cache use_return_dict".split()
 )
 
-# Fields of `PreTrainedConfig` that choose attention kernels; with a slash in its name, transformers takes the kernel from
-# the Hub and runs it, and it may do so for flash attention, too. These implementations are part of torch.
+# Fields of `PreTrainedConfig` that choose attention kernels. A name with a slash is a kernel on the Hub, which
+# transformers downloads and runs, and flash attention may come from there, too. The others are part of torch.
 _KERNEL_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 _TORCH_KERNELS = (None, "eager", "sdpa", "flex_attention")
-# Quantisation for which transformers runs code of installed packages only. For other methods, such as "fp8" and "mxfp4",
-# it may take kernels from the Hub.
+# Quantisation for which transformers runs code of installed packages only. For other methods, such as "fp8" and
+# "mxfp4", it may take kernels from the Hub.
 _INSTALLED_QUANTISATION = ("bitsandbytes", "hqq", "quanto", "torchao")
 
 # Properties that callers may mistake for fields, and the fields that determine them.

@@ -483,6 +483,12 @@ _POOLER_MLP_RATIO = 4.0
 
 # Any of these dicts of a module makes its call more than its `forward`.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HOOKS_OF_ALL_MODULES = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
 
 
 def _is_plain_linear(layer: nn.Module) -> bool:
@@ -490,7 +496,8 @@ def _is_plain_linear(layer: nn.Module) -> bool:
     return (
         type(layer) is nn.Linear
         and "forward" not in vars(layer)  # replaced, as for offloaded weights
-        and not any(getattr(layer, name) or getattr(torch_module, f"_global{name}") for name in _HOOKS)
+        and not any(getattr(layer, name) for name in _HOOKS)
+        and not any(_HOOKS_OF_ALL_MODULES)
         # Pruning and weight norm replace the parameter by a tensor that a hook computes.
         and all(layer._parameters.get(name) is not None for name in ("weight", "bias"))
         and not is_traceable_wrapper_subclass(layer.weight)  # quantised or sharded
@@ -507,8 +514,8 @@ class VJEPAPoolerCrossAttention(nn.Module):
     without two more copies of all tokens.
 
     The short form reads the weights of `k_proj` and `v_proj`. A layer that does more than multiply with its weight is
-    called on all tokens instead, as in any attention: with hooks, an adapter, pruning, a parametrisation, or quantised,
-    sharded or offloaded weights.
+    called on all tokens instead, as in any attention: with hooks, an adapter, pruning, a parametrisation, or
+    quantised, sharded or offloaded weights.
     """
 
     def __init__(self, config: VJEPAConfig):
@@ -644,7 +651,7 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     def _resolve_outputs(
         self, output_hidden_states: bool | None, output_attentions: bool | None, unused: dict[str, Any]
     ) -> dict[str, bool]:
-        """The outputs that the arguments or the configuration ask for; refuses `unused` arguments that have a value."""
+        """The outputs that the arguments or the configuration ask for. Refuses `unused` arguments with a value."""
         # Wrappers for models of text, such as those of PEFT, pass their arguments to every model: `input_ids=None`.
         if given := sorted(name for name, value in unused.items() if value is not None):
             raise TypeError(f"{type(self).__name__} takes no {', '.join(given)}: leave them out or pass None")
@@ -845,8 +852,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        # A checkpoint of the base model has no context encoder, which becomes a copy of the target encoder. Weights that
-        # both encoders lack, or that only a part of the context encoder lacks, are missing: the checkpoint is damaged.
+        # A checkpoint of the base model has no context encoder. It becomes a copy of the target encoder, so its
+        # weights are not missing, unless the checkpoint lacks both encoders, or only a part of this one.
         names = {name for name, _ in self.context_encoder.named_parameters()}
         missing = set(loading_info.missing_keys)
         if {f"context_encoder.{name}" for name in names} <= missing:
@@ -951,7 +958,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
                 normalised clips.
             context_mask, target_mask (`torch.Tensor` or `list[torch.Tensor]`): int64 token indices of shape
-                `(batch, tokens)`, one tensor per mask generator. Several target masks may share one context mask (I-JEPA).
+                `(batch, tokens)`, one tensor per mask generator. Several target masks may share one context mask
+                (I-JEPA).
             loss_exponent (`float`): p of the loss |prediction - target|^p / p; 1 in all released models.
             variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
             output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of

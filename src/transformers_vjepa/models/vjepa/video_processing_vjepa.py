@@ -153,7 +153,7 @@ def _read_frames(source: Any, sample_indices_fn: Callable | None) -> tuple[torch
 
 
 def _given_metadata(videos: list[Any], given: Any) -> list[VideoMetadata]:
-    """The metadata of each video, in any form that transformers takes. Files have their own, which replaces it."""
+    """The metadata of each video, from any form that transformers takes. That of files is not used."""
     if given is None:
         return [_metadata_of_array(video) if _is_array(video) else VideoMetadata(0) for video in videos]
     pairs = zip(make_batched_metadata(videos, given), videos, strict=True)
@@ -401,9 +401,9 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
 
     - `do_sample_frames=True` (as pipelines do) takes a clip from the middle of each video: `num_frames` frames at an
       exact stride of `frame_step`, or of `fps` frames per second if the video has a rate. (In other models of
-      transformers, `fps` takes the whole video. Here a clip always has `num_frames` frames, as the model needs.) A video that is shorter than
-      the clip is read from its start, and its last frame is repeated. A video with fewer than `num_frames` frames is
-      refused. An array of exactly `num_frames` frames without a rate is the clip.
+      transformers, `fps` takes the whole video. Here a clip always has `num_frames` frames, as the model needs.) A
+      video that is shorter than the clip is read from its start, and its last frame is repeated. A video with fewer
+      than `num_frames` frames is refused. An array of exactly `num_frames` frames without a rate is the clip.
     - `num_segments=8`, with `do_sample_frames`: 8 clips, spread evenly from the first frame to the last.
     - `num_views=3`: the short side is resized to the crop (`size` is not used), and 3 evenly spaced crops are taken
       along the long side.
@@ -415,14 +415,14 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     **Videos**: one video or a batch, as numpy arrays, torch tensors, PIL images or file paths. Rank 5 is a batch of
     clips. Rank 4 and a list of images are one clip. A single image is a clip of one frame, which the model repeats; a
     batch of images is `[[image], [image]]`. Channels come first or last. With `do_convert_rgb`, grey and transparent
-    arrays become RGB (PIL images always do). A file is a path, a folder of frames, an address or the bytes of a file; it
-    is read by [`read_segments`] or, without `do_sample_frames`, by the same decoder from its first frame to its last.
-    So both ways apply the rotation of the file.
+    arrays become RGB (PIL images always do). A file is a path, a folder of frames, an address, or the bytes of a file.
+    One decoder reads all of it, or with `do_sample_frames` the frames of the clips. It applies the rotation of the
+    file.
 
     **Rates**: files know their rate. The rate of an array is given by `video_metadata`, in any form that transformers
-    takes: `[{"fps": 25.0, "total_num_frames": len(array)}]`. With a rate, `fps` takes the same frames from the array as
-    from the file. `return_metadata=True` returns the metadata of each video; `frames_indices` are the frames that were
-    taken, and `None` for files with `do_sample_frames`, whose length is certain only after decoding.
+    takes: `[{"fps": 25.0, "total_num_frames": len(array)}]`. With a rate, `fps` takes the same frames from the array
+    as from the file. `return_metadata=True` returns the metadata of each video. Its `frames_indices` are the frames
+    that were taken; they are `None` for files with `do_sample_frames`, which are planned while they are decoded.
 
     **Values**: uint8 values, which are multiplied by `rescale_factor`, or floats in [0, 1]. Other floats are refused,
     except with `do_rescale=False`.
