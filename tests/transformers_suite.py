@@ -118,7 +118,7 @@ class VJEPAModelTest(modeling.ModelTesterMixin, unittest.TestCase):
             self.assertIsNone(model.get_output_embeddings())
 
     def check_training_gradient_checkpointing(self, *arguments: Any, **keywords: Any) -> None:
-        # The test looks at the first layer of a model. In pretraining, this is a layer of the target encoder, which gets
+        # The test looks at the first layer of a model. In pretraining, this is one of the target encoder, which gets
         # no gradients. tests/models/vjepa/test_rules_models.py looks at all layers.
         with mock.patch.object(type(self), "all_model_classes", (VJEPAModel, VJEPAForVideoClassification)):
             super().check_training_gradient_checkpointing(*arguments, **keywords)

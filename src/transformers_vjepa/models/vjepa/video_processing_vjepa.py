@@ -269,17 +269,15 @@ class VJEPAProcessorMixin:
         with open(json_file, encoding="utf-8") as file:
             return cls.from_dict(json.load(file))
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
-    ) -> list[str]:
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """
-        As in the base class.
+        Writes the settings, as `save_pretrained` does.
 
         Raises:
             ValueError: settings that were changed to values with which the processor would not load.
         """
         type(self)(**{**self.to_dict(), FROM_FILE: True})
-        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        super().to_json_file(json_file_path)
 
     @staticmethod
     def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
