@@ -43,7 +43,7 @@ from .clip_transforms import (
     resize_short_side,
 )
 from .configuration_vjepa import FROM_FILE, VJEPAConfig, refuse_misspelling, warn_of_unknown
-from .decoding import decode_frames, probe_video, read_segments
+from .decoding import decode_frames, probe_video, read_clip, read_segments
 from .media_files import rgb_pixels
 
 
@@ -142,14 +142,18 @@ def _read_frames(source: Any, sample_indices_fn: Callable | None) -> tuple[torch
     metadata = _metadata_of(source, None)
     while True:
         total = metadata.total_num_frames
-        selected = range(total) if sample_indices_fn is None else sample_indices_fn(metadata=metadata)
-        metadata.frames_indices = [int(index) for index in selected]
         try:
+            if sample_indices_fn is None:
+                metadata.frames_indices = list(range(total))
+                # One clip of all frames, so that the rules of clips for lost frames hold.
+                return read_clip(source, sampling=ClipSampling(num_frames=total, frame_step=1)), metadata
+            metadata.frames_indices = [int(index) for index in sample_indices_fn(metadata=metadata)]
             return decode_frames(source, metadata.frames_indices), metadata
         except TooShortVideoError as error:  # the header promises more frames than there are
             if error.num_frames >= total:
                 raise
             metadata.total_num_frames = error.num_frames
+            metadata.duration = error.num_frames / metadata.fps if metadata.fps else None
 
 
 def _given_metadata(videos: list[Any], given: Any) -> list[VideoMetadata]:
