@@ -305,7 +305,7 @@ def test_returns_metadata(processor, file, steps):
     assert "video_metadata" not in processor(steps)
 
 
-@pytest.mark.parametrize("name", ["video_90.mov", "sample.mkv", "unordered.mov", "no_duration.webm"])
+@pytest.mark.parametrize("name", ["video_90.mov", "sample_h263.ts", "unordered.mov"])
 def test_whole_files_have_the_pixels_of_their_clips(shared, processor, name):
     """One decoder for both ways: with the rotation of the file, whatever its header says about its length."""
     path = shared / "data" / "decoder" / name
@@ -313,7 +313,7 @@ def test_whole_files_have_the_pixels_of_their_clips(shared, processor, name):
     sampling = {"do_sample_frames": True, "num_frames": 2, "frame_step": whole.shape[1] - 1}
     ends = processor(str(path), **sampling, return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(whole[:, [0, -1]], ends)
-    for videos in (path, path.read_bytes(), [str(path)]):
+    for videos in (path, [path.read_bytes()]):
         assert torch.equal(processor(videos, return_tensors="pt")["pixel_values_videos"], whole)
 
 
