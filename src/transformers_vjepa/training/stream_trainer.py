@@ -57,7 +57,7 @@ from .sharding import (
     save_sharded_optimizer,
 )
 
-check_private_names("transformers", "torch", "accelerate.hooks")  # also those of models/vjepa, which travels alone
+check_private_names("transformers", "torch")  # also those of models/vjepa, which travels alone
 logger = logging.get_logger(__name__)
 
 # Signals that end training with a checkpoint. Schedulers can be told to send SIGUSR1 before a job ends; not every
