@@ -37,6 +37,8 @@ _IMAGE_HEAD = re.compile(
 )
 #: Largest frame of a video, in pixels: 8192 x 8192, above 8K.
 MAX_PIXELS = 2**26
+#: Largest size of the decoded frames of one read (frames x height x width x 3 bytes): 2 GiB, 16 frames of 8K.
+MAX_CLIP_BYTES = 2**31
 # Errors of Pillow for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF, ...
 _BROKEN_IMAGE = (
     ArithmeticError,
