@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_vjepa.models.vjepa import decoding
 from transformers_vjepa.models.vjepa.clip_sampling import (
     ClipSampling,
     CorruptVideoError,
@@ -27,6 +26,7 @@ from transformers_vjepa.models.vjepa.decoding import (
     read_clip,
     read_segments,
 )
+from transformers_vjepa.models.vjepa.pyav_reader import PyAVReader
 
 FRAMES, FPS = 100, 25
 LEVELS = 2 * 255 / 219  # between frames: two steps of the luma that is stored
@@ -92,14 +92,14 @@ def _decode_all(path: Path) -> torch.Tensor:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Times of the frames that leave the decoder of PyAV."""
     times: list[int] = []
-    keep = decoding._PyAVVideo._keep
+    keep = PyAVReader._keep
 
     def counting_keep(self, frames, *arguments):
         frames = list(frames)
         times.extend(frame.pts for frame in frames)
         keep(self, frames, *arguments)
 
-    monkeypatch.setattr(decoding._PyAVVideo, "_keep", counting_keep)
+    monkeypatch.setattr(PyAVReader, "_keep", counting_keep)
     return times
 
 
