@@ -60,7 +60,7 @@ class FrameTable:
         self.marks = marks
         self._pts, self._dts = [mark.pts for mark in marks], [mark.dts for mark in marks]
         cuts = self._continue_clock(tick) if restarts else set()
-        self._first = next((at for at, mark in enumerate(marks) if mark.is_keyframe), 0)
+        self._first = next((at for at, mark in enumerate(marks) if mark.is_keyframe or mark.is_damaged), 0)
         self._keyframes: list[int] = []
         self.kept, self._lost = self._whole_packets(cuts)
         shown = [at for at, mark in enumerate(marks) if self.kept[at] and not mark.is_hidden]
@@ -204,7 +204,7 @@ class FrameTable:
             elif self.kept[at] and start is not None:
                 losses.append((start, known if self._pts[at] is None else self._pts[at]))
                 start = None
-        return losses
+        return losses if start is None else [*losses, (start, float("inf"))]
 
 
 def _before(time: int | None, other: int | None) -> bool:

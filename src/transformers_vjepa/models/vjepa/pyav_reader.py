@@ -207,7 +207,23 @@ class PyAVReader(VideoReader):
             logger.warning_once(
                 f"{self.name!r}: ends after {len(marks)} packets, because of damage ({error.strerror})"
             )
+        if marks and self._container.format.name == "mpegts" and self._begins_damaged():
+            marks[0] = marks[0]._replace(is_damaged=True)
         return marks
+
+    def _begins_damaged(self) -> bool:
+        """
+        Whether the first packet of a transport stream is damaged. When FFmpeg splits packets, it marks the packet
+        before the damaged one instead, and the first packet has none before.
+        """
+        is_file_object = not isinstance(self._source, (str, bytes))
+        place = self._source.tell() if is_file_object else None
+        with open_container(rewound(self._source), self.name, split_packets=False) as container:
+            stream = container.streams[self._stream.index]
+            is_damaged = next((packet.is_corrupt for packet in container.demux(stream)), False)
+        if is_file_object:  # both containers read from it
+            self._source.seek(place)
+        return is_damaged
 
     def _has_false_times(self) -> bool:
         """Whether times of packets do not identify frames although they differ."""
