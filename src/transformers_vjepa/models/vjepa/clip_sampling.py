@@ -62,8 +62,8 @@ class ClipSampling:
 
     `target_fps` and `duration` count seconds. With a constant rate, the step is `fps / target_fps` frames; a
     `target_fps` above the rate of the video repeats frames. With a variable rate ([`has_constant_rate`]), the times of
-    the frames decide: frame `i` of the clip is the frame nearest to `start + i / target_fps` seconds. A pause repeats
-    the frame that is shown: no frame is taken earlier than half the usual (median) distance before its time.
+    the frames decide: frame `i` of the clip is the frame that is shown at `start + i / target_fps` seconds, or the
+    next one if it follows within half the usual (median) distance of frames. So a pause repeats the frame before it.
 
     `spacing="linspace"` is for comparisons with published numbers. The published evaluation of videos spreads the
     frames over the whole length `num_frames * frame_step` and rounds down: frame `i` is
@@ -154,16 +154,16 @@ def has_constant_rate(times: Sequence[float], *, tick: float) -> bool:
 
     Args:
         times: seconds at which the frames are displayed; ascending.
-        tick: unit of the clock in seconds. A frame may lie one tick beside its even place, but not more than a
-            quarter of the distance of frames. One millisecond is always allowed, because many files were converted
-            from containers that count milliseconds.
+        tick: unit of the clock in seconds. A frame may lie one tick beside its even place, but not more than 0.4 of
+            the distance of frames. One millisecond is always allowed, because many files were converted from
+            containers that count milliseconds.
     """
     if len(times) < 3:
         return True
     places = np.linspace(times[0], times[-1], len(times))
     distance = (times[-1] - times[0]) / (len(times) - 1)
     # The sum is for the rounding of floats.
-    return bool(np.abs(times - places).max() <= max(0.001, min(tick, distance / 4)) + 1e-6)
+    return bool(np.abs(times - places).max() <= max(0.001, min(tick, 0.4 * distance)) + 1e-6)
 
 
 def segment_places(num_segments: int) -> list[float]:

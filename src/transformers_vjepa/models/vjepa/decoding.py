@@ -184,7 +184,7 @@ def _read_planned(video: VideoReader, *, sampling: ClipSampling | None, places: 
     times = None if sampling.clip_fps is None else video.times
     for _ in range(_MAX_PLANS):
         clips = plan_clips(total, sampling=sampling, places=places, fps=video.fps, times=times, name=video.name)
-        clips = [video.whole_frames(clip) for clip in clips]
+        clips = [_without_lost_frames(video, clip) for clip in clips]
         try:
             frames = _gather(video, [index for clip in clips for index in clip])
         except TooShortVideoError as error:
@@ -192,6 +192,16 @@ def _read_planned(video: VideoReader, *, sampling: ClipSampling | None, places: 
         else:
             return frames.unflatten(0, (len(clips), -1))
     raise CorruptVideoError(video.name, f"the number of its frames changes with every reading (now {total})")
+
+
+def _without_lost_frames(video: VideoReader, clip: list[int]) -> list[int]:
+    """The clip with its lost frames replaced; a clip that has lost more than half of them would be mostly a still."""
+    whole = video.whole_frames(clip)
+    lost = sum(index != wanted for index, wanted in zip(whole, clip, strict=True))
+    if 2 * lost > len(clip):
+        reason = f"{lost} of the {len(clip)} frames of a clip are lost, because packets are damaged or missing"
+        raise CorruptVideoError(video.name, f"{reason}: record the video again or leave it out")
+    return whole
 
 
 def _gather(video: VideoReader, indices: list[int]) -> torch.Tensor:

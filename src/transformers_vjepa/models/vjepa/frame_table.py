@@ -5,8 +5,8 @@ Three things that containers get wrong are put right here, in one place for all 
 
 - **Lost packets.** If bytes of a packet are missing (a lost packet of a transport stream), the frames from there to
   the next whole keyframe are lost. They keep their places, so the frames after them keep their indices and times.
-- **Clocks that start again**: two transport streams that were joined, or a clock of 33 bits that overflows. The times
-  after the jump continue the times before.
+- **Clocks that start again**, where two transport streams were joined. The times after the jump continue the times
+  before. (FFmpeg itself takes care of the overflow of this clock after 26 hours.)
 - **Packets that are not displayed**: those before the first keyframe, those that an edit list leaves out, and the
   hidden references of VP8.
 """
@@ -20,8 +20,6 @@ import numpy as np
 # A transport stream that jumps further back or ahead (seconds) has started its clock again; players decide in the same
 # way.
 _LARGEST_RETURN, _LARGEST_JUMP = 0.5, 10.0
-# The clock of MPEG overflows at this number of ticks. Nothing is lost there.
-_OVERFLOW = 2**33
 
 
 class Mark(NamedTuple):
@@ -126,10 +124,7 @@ class FrameTable:
         return self._keyframes[max(bisect.bisect_left(self._keyframes, position) - 1, 0)]
 
     def _continue_clock(self, tick: float) -> set[int]:
-        """
-        Makes the times continue where the clock starts again, and returns the positions of these packets. The frames
-        at an overflow of the clock belong together, so their positions are not returned.
-        """
+        """Makes the times continue where the clock starts again, and returns the positions of these packets."""
         steps = [b - a for a, b in zip(self._dts, self._dts[1:], strict=False) if None not in (a, b)]
         ahead = [step for step in steps if 0 < step * tick <= _LARGEST_JUMP]
         usual = round(float(np.median(ahead))) if ahead else 1
@@ -138,8 +133,7 @@ class FrameTable:
             step = 0 if None in (dts, last) else dts - last
             if not -_LARGEST_RETURN <= step * tick <= _LARGEST_JUMP:
                 shift += usual - step
-                if abs(step + _OVERFLOW) * tick > _LARGEST_JUMP:
-                    cuts.add(at)
+                cuts.add(at)
             last = last if dts is None else dts
             shifts.append(shift)
         if shift:

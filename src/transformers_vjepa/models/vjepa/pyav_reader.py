@@ -108,11 +108,8 @@ class PyAVReader(VideoReader):
 
     def whole_frames(self, clip: list[int]) -> list[int]:
         positions = self._table.positions
-        lost = sum(positions[index] is None for index in clip)
-        if not lost:
+        if not any(positions[index] is None for index in clip):
             return clip
-        if 2 * lost > len(clip):
-            raise self._damaged(f"{lost} of the {len(clip)} frames of a clip are lost")
         whole = [index for index, position in enumerate(positions) if position is not None]
         return [whole[max(int(np.searchsorted(whole, index, side="right")) - 1, 0)] for index in clip]
 
@@ -183,10 +180,7 @@ class PyAVReader(VideoReader):
             return best if best in self._videos else self._videos[0]
         if videos:
             raise CorruptVideoError(self.name, "FFmpeg has no decoder for its video stream")
-        reason = (
-            "the file has no video stream, only an image of its cover" if streams else "the file has no video stream"
-        )
-        raise NoVideoStreamError(self.name, reason)
+        raise NoVideoStreamError(self.name, "the file has no video stream" + (", only a cover" if streams else ""))
 
     def _packets(self) -> Iterator[av.Packet]:
         # A packet without bytes marks the end of the file; PyAV passes it on for every stream.

@@ -47,7 +47,10 @@ class VideoReader(AbstractContextManager):
         """As `read`, for indices below `num_frames`."""
 
     def whole_frames(self, clip: list[int]) -> list[int]:
-        """The frames that are shown in place of these: the same, unless some of them are lost."""
+        """
+        The frames that are shown in place of these: the same, but for a lost frame the last whole one before it (or
+        the first one, if there is none before).
+        """
         return clip
 
     @abstractmethod
