@@ -37,12 +37,12 @@ from .video_reader import VideoReader, VideoSource, channels_first, check_clip_b
 #: The decoders. Advice: use `pyav`. The others are for comparisons.
 #:
 #: PyAV reads the packets of the file for all three. So they have the same stream, number of frames, times, rate and
-#: limits, and refuse the same playlists. `decord` and `torchcodec` then decode with their own FFmpeg, without the limits
-#: of `media_files.py`: for untrusted files a weaker protection.
+#: limits, and refuse the same playlists. `decord` and `torchcodec` then decode with their own FFmpeg, without the
+#: limits of `media_files.py`: for untrusted files a weaker protection.
 #:
-#: Measured on the frames of 75 files (49 containers and codecs made with FFmpeg 5.1, and real ones), frame by frame
-#: against decoding from the start: `pyav` returned the right frames of all. The others returned wrong frames, and are
-#: now refused with the reason, for:
+#: Single frames of 53 files (49 of other containers and codecs, made with FFmpeg 5.1, and 4 real ones) were compared
+#: with decoding from the start. `pyav` returned the right frames of all. The others returned wrong frames, and
+#: therefore refuse with the reason:
 #:
 #: - MPEG transport and program streams, AVI with B-frames, files without distinct times, and lost packets (both);
 #: - keyframe flags that are wrong, and frames that are to be mirrored (both);
@@ -54,9 +54,9 @@ from .video_reader import VideoReader, VideoSource, channels_first, check_clip_b
 #:
 #: - `pyav` refuses damaged frames; the others return the damaged result. Threads of `decord` read ahead, so for a
 #:   damaged file it sometimes also refuses frames before the damage.
-#: - Colours of 10-bit and interlaced video differ at edges (means of 3 to 7 grey levels). `torchcodec` is equal to
-#:   `pyav` elsewhere. `decord` also differs for odd sizes (up to 18 grey levels, 0.4 in the mean), MPEG-4 (up to 2) and
-#:   ProRes (up to 1).
+#: - Colours of 10-bit and interlaced video differ at edges (means of 1 to 7 grey levels). `torchcodec` is equal to
+#:   `pyav` elsewhere. `decord` also differs for odd sizes (up to 18 grey levels, 0.4 in the mean), MPEG-4 (up to 2)
+#:   and ProRes (up to 1).
 #: - `decord` cannot read AV1, GIF, Theora, files without a duration, videos of one pixel and some small rotated ones
 #:   (named errors). If a header promises too many frames, it repeats the last one.
 Backend = Literal["pyav", "decord", "torchcodec"]

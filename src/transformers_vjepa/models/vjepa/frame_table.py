@@ -180,9 +180,12 @@ class FrameTable:
         if self._first in self._lost and _before(self._pts[self._first], self.times[0]):
             old.insert(0, (self._pts[self._first], None))
         losses, frames = self._losses(), old[:1]
+        room = len(self.marks)  # a damaged time must not make millions of places
         for (before, _), (after, position) in zip(old, old[1:], strict=False):
             if usual and any(start < after and before < end for start, end in losses):
                 missing = round((after - before) / usual) - 1
+                missing = missing if missing <= room else 0
+                room -= max(missing, 0)
                 frames += [(round(before + k * (after - before) / (missing + 1)), None) for k in range(1, missing + 1)]
             frames.append((after, position))
         self.times, self.positions = [time for time, _ in frames], [position for _, position in frames]
