@@ -114,3 +114,10 @@ def test_containers_without_times():
     table = FrameTable(packets, tick=0.004)
     assert table.times is None and table.num_frames == 14 and not table.is_seekable
     assert FrameTable([], tick=0.004).num_frames == 0
+
+
+def test_a_damaged_time_does_not_make_millions_of_places():
+    packets = marks(damaged=[3])
+    far = [mark._replace(pts=mark.pts + 10**12, dts=mark.dts + 10**12) for mark in packets[7:]]
+    table = FrameTable([*packets[:7], *far], tick=0.004)
+    assert table.num_frames <= 2 * len(packets) and table.num_lost >= 4
