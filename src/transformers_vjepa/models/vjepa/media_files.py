@@ -37,6 +37,8 @@ _IMAGE_HEAD = re.compile(
 )
 #: Largest frame of a video, in pixels: 8192 x 8192, above 8K.
 MAX_PIXELS = 2**26
+#: Largest size of the decoded frames of one read (frames x height x width x 3 bytes): 2 GiB, 16 frames of 8K.
+MAX_CLIP_BYTES = 2**31
 # Errors of Pillow for damaged files: a SyntaxError for PNG chunks, a TypeError for offsets of a TIFF, ...
 _BROKEN_IMAGE = (
     ArithmeticError,
@@ -79,13 +81,14 @@ def is_image_data(data: bytes) -> bool:
     return _IMAGE_HEAD.match(data) is not None
 
 
-def open_container(source: str | BinaryIO, name: str) -> av.container.InputContainer:
+def open_container(source: str | BinaryIO, name: str, *, split_packets: bool = True) -> av.container.InputContainer:
     """
     Opens a video with FFmpeg.
 
     Args:
         source: absolute path, or a binary file object at its start.
         name: name of the video in errors.
+        split_packets: whether FFmpeg splits or joins the packets of the container, so that each holds one frame.
 
     Raises:
         CorruptVideoError: not a video, a format that refers to other files, or a header that promises more frames
@@ -93,6 +96,8 @@ def open_container(source: str | BinaryIO, name: str) -> av.container.InputConta
     """
     _check_promises(source, name)
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    if not split_packets:
+        options["fflags"] = "noparse"
     try:
         return av.open(source, metadata_errors="replace", options=options)
     except av.ArgumentError as error:
