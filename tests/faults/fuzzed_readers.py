@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from checkpoint_folders import write_checkpoint
 from datasets import ClassLabel, Features, IterableDataset, Value, Video
 from hypothesis import strategies as st
 from PIL import Image
-from checkpoint_folders import write_checkpoint
 from published import published_checkpoint_of, published_probe_of
 from reference import TINY
 from safetensors.torch import save_file

@@ -353,8 +353,11 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         license=training.hub_license,
     )
     if training.process_index == 0:
-        files = [Path(training.output_dir, "run.json"), *(Path(training.output_dir, f"{name}.csv") for name in corpora)]
-        trainer.records = {file.name: file.read_text(encoding="utf-8") for file in files if file.is_file()}
+        files = [
+            Path(training.output_dir, "run.json"),
+            *(Path(training.output_dir, f"{name}.csv") for name in corpora),
+        ]
+        trainer.records = {file.name: file.read_bytes() for file in files if file.is_file()}
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 

@@ -313,7 +313,7 @@ def build(
         record.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(record, json.dumps(arguments, indent=2, sort_keys=True) + "\n")
     if training.process_index == 0:
-        trainer.records = {_ARGUMENTS: record.read_text(encoding="utf-8")}
+        trainer.records = {_ARGUMENTS: record.read_bytes()}
     return trainer, checkpoint
 
 

@@ -370,6 +370,18 @@ def is_finished(output_dir: str | Path, *, steps: int, hashes: bool = True) -> b
     return difference(output_dir, manifest, hashes=hashes, alone=False) is None
 
 
+def was_finished(output_dir: str | Path, *, steps: int) -> bool:
+    """
+    [`is_finished`] by names and sizes. A folder without a manifest, of an earlier version, counts as finished if it
+    has a state of `steps` steps, a model and a card, which is written last.
+    """
+    folder = Path(output_dir)
+    if (folder / MANIFEST_NAME).exists():
+        return is_finished(folder, steps=steps, hashes=False)
+    files = [folder / name for name in (TRAINER_STATE_NAME, SAFE_WEIGHTS_NAME, CARD_NAME)]
+    return all(file.is_file() for file in files) and trained_steps(folder) >= steps
+
+
 # The position in the stream
 
 
@@ -485,7 +497,9 @@ def checkpoint_errors(checkpoint: str | Path) -> Iterator[None]:
             if "inline_container" not in reason and "PytorchStreamWriter" not in reason:
                 raise  # not from torch's file writer
             reason = "a write was cut off"
-        raise UnusableCheckpointError(f"cannot write {checkpoint} ({reason}){_write_remedy(checkpoint, error)}") from error
+        raise UnusableCheckpointError(
+            f"cannot write {checkpoint} ({reason}){_write_remedy(checkpoint, error)}"
+        ) from error
 
 
 def _write_remedy(checkpoint: str | Path, error: Exception) -> str:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -34,7 +35,7 @@ from ..hub.model_card import RunDetails, write_card
 from ..hub.transfer import hub_errors
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
-from ..safety.atomic_files import write_text_atomically
+from ..safety.atomic_files import atomic_path
 from ..safety.output_lock import FolderInUseError, OutputLock, output_lock
 from ..safety.private_names import check_private_names
 from .checkpoints import (
@@ -145,9 +146,9 @@ class StreamTrainer(Trainer):
     published_architecture: str | None = None
     #: Address of the commit with the finished output folder; None while there is none.
     commit_url: str | None = None
-    #: Texts that belong to the run, by their names in the output folder. If the folder is deleted during the training,
+    #: Files that belong to the run, by their names in the output folder. If the folder is deleted during the training,
     #: they are written again with the next checkpoint.
-    records: Mapping[str, str] = {}
+    records: Mapping[str, bytes] = MappingProxyType({})
 
     def __init__(self, *, position: StreamPosition | None = None, **kwargs: Any):
         args = kwargs["args"]
@@ -369,9 +370,10 @@ class StreamTrainer(Trainer):
         except FolderInUseError as error:
             raise UnusableCheckpointError(f"the output folder was deleted during the training, and {error}") from error
         folder = Path(self.args.output_dir)
-        for name, text in self.records.items():
+        for name, content in self.records.items():
             if not (folder / name).exists():
-                write_text_atomically(folder / name, text)
+                with atomic_path(folder / name) as temporary:
+                    temporary.write_bytes(content)
         logger.warning(
             f"{folder} was deleted or replaced during the training, with all its checkpoints: the folder and the "
             f"records of the run are written again, and the checkpoint of step {self.state.global_step} is the first"
