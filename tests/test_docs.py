@@ -329,8 +329,9 @@ INTERNAL = {
     *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
     *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
     *("data.fingerprints", "pretraining.mask_geometry"),
-    *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
-    *("training.arguments", "training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
+    *("safety.agreement", "safety.atomic_files", "safety.output_lock", "safety.private_names", "safety.sanitizing"),
+    *("training.arguments", "training.hub_pushes", "training.manifests", "training.memory", "training.progress"),
+    "training.sharding",
 }
 
 

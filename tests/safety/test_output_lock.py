@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -31,9 +32,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path):
             pass
         message = str(caught.value)
         assert message.startswith(f"{folder} is in use (process {process.pid} on {socket.gethostname()}, since 20")
-        assert message.endswith(
-            "wait until that run has ended, stop that run, or choose another output folder"
-        )
+        assert message.endswith("wait until that run has ended, stop that run, or choose another output folder")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     with output_lock(folder):
@@ -54,6 +53,15 @@ def test_workers_of_a_killed_run_are_waited_for(tmp_path):
         assert process.wait() == -signal.SIGKILL, process.output
     with output_lock(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / ".in_use.json").read_text())["process"] == os.getpid()
+
+
+def test_the_end_of_a_worker_does_not_release_the_lock(tmp_path):
+    with output_lock(tmp_path):
+        worker = multiprocessing.get_context("fork").Process(target=os.getpid)
+        worker.start()
+        worker.join()
+        with pytest.raises(FolderInUseError):
+            locks.OutputLock(tmp_path).acquire()
 
 
 def test_a_process_can_take_its_lock_again(tmp_path, monkeypatch):

@@ -235,8 +235,8 @@ def test_a_position_of_another_form_is_damaged(tmp_path, text):
         read_position(folder)
 
 
-@pytest.mark.parametrize("limit, kept", [(1, [2]), (2, [2, 4])])
-def test_the_best_model_is_kept_and_loaded(tmp_path, limit, kept):
+@pytest.mark.parametrize("limit, kept, only_model", [(1, [2], False), (2, [2, 4], False), (2, [2, 4], True)])
+def test_the_best_model_is_kept_and_loaded(tmp_path, limit, kept, only_model):
     scores = {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.4}
     trainer = recorder(
         tmp_path,
@@ -247,6 +247,7 @@ def test_the_best_model_is_kept_and_loaded(tmp_path, limit, kept):
         metric_for_best_model="score",
         load_best_model_at_end=True,
         save_total_limit=limit,
+        save_only_model=only_model,
     )
 
     def evaluate(*args, **kwargs):

@@ -25,7 +25,7 @@ from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClas
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import log_line
 from ..training.arguments import StreamTrainingArguments
-from ..training.checkpoints import check_before_resuming, damaged_weights, read_state, run_of, trained_steps
+from ..training.checkpoints import check_before_loading, damaged_weights, read_state, run_of, trained_steps
 from ..training.sharding import fsdp_version
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
 from .metrics import classification_metrics
@@ -332,7 +332,7 @@ class VJEPAClassificationTrainer(StreamTrainer):
             if self.final_step != self.state.global_step:
                 folder = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.final_step}")
             if folder != Path(checkpoint):
-                check_before_resuming(folder)  # the checkpoint itself was checked when it was selected
+                check_before_loading(folder)  # the checkpoint itself was checked when it was selected
             with damaged_weights(folder):
                 self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         if self.state.global_step >= self.args.max_steps:

@@ -227,7 +227,8 @@ def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
     try:
         theirs = VJEPAConfig.from_pretrained(checkpoint)
     except (RecursionError, TypeError, AttributeError) as error:
-        raise ValueError(f"{Path(checkpoint, CONFIG_NAME)} is damaged ({error!r:.80}): copy it again") from error
+        reason = f"{type(error).__name__}: {error!s:.80}"
+        raise ValueError(f"{Path(checkpoint, CONFIG_NAME)} is damaged ({reason}): copy it again") from error
     for name in sorted(ARCHITECTURE - {"preset", "initializer_range"} | {"crop_size", "frames_per_clip"}):
         if getattr(theirs, name) != getattr(config, name):
             raise ValueError(

@@ -79,7 +79,7 @@ def _wrong_value(state: TrainerState) -> str | None:
         if not isinstance(entry, dict):
             return f"log_history has the entry {entry!r:.60}"
         for name, value in entry.items():
-            if _LOGGED_NUMBERS.fullmatch(name) and type(value) not in _NUMBER:
+            if _LOGGED_NUMBERS.fullmatch(name) and not isinstance(value, _NUMBER):
                 return f"log_history has {name}={value!r:.60}"
     return None
 
@@ -98,7 +98,9 @@ def read_state(checkpoint: str | Path) -> TrainerState:
     except FileNotFoundError as error:
         raise ValueError(f"{file} is missing: move or delete its folder") from error
     except (*DAMAGED, OSError) as error:
-        raise ValueError(f"{file} is damaged ({error!r:.80}): move or delete its folder") from error
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error!s:.80}): move or delete its folder"
+        ) from error
     if wrong is not None:
         raise ValueError(f"{file} is damaged ({wrong}): move or delete its folder")
     return state
@@ -328,18 +330,26 @@ def _resolve_checkpoint(output_dir: str | Path, wanted: str | None, token: str |
     return wanted
 
 
-def check_before_resuming(checkpoint: str | Path) -> None:
+def check_before_loading(checkpoint: str | Path) -> None:
     """
     [`check_checkpoint`] for a trainer, in all processes.
 
     Raises:
-        UnusableCheckpointError: the checkpoint is not whole, or has weights only; a run would resume with a new
-            optimizer.
+        UnusableCheckpointError: the checkpoint is not whole.
     """
     try:
         agreed(partial(check_checkpoint, checkpoint), on_each_machine=True)
     except CheckpointError as error:
         raise UnusableCheckpointError(f"{error}: {_remedy(Path(checkpoint))}") from error
+
+
+def check_before_resuming(checkpoint: str | Path) -> None:
+    """
+    Raises:
+        UnusableCheckpointError: the checkpoint is not whole, or has weights only; a run would resume with a new
+            optimizer.
+    """
+    check_before_loading(checkpoint)
     if not (Path(checkpoint) / SCHEDULER_NAME).is_file():
         raise UnusableCheckpointError(
             f"{checkpoint} has no {SCHEDULER_NAME}, only weights (save_only_model): start a new run from these "

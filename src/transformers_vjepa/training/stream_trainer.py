@@ -41,6 +41,7 @@ from ..safety.private_names import check_private_names
 from .checkpoints import (
     UNFINISHED,
     UnusableCheckpointError,
+    check_before_loading,
     check_before_resuming,
     checkpoint_errors,
     damaged_weights,
@@ -417,7 +418,7 @@ class StreamTrainer(Trainer):
             )
 
     def _load_best_model(self) -> None:
-        check_before_resuming(self.state.best_model_checkpoint)
+        check_before_loading(self.state.best_model_checkpoint)
         with damaged_weights(self.state.best_model_checkpoint):
             super()._load_best_model()
 
