@@ -344,6 +344,22 @@ def test_a_damaged_file_is_never_resumed_from(trained, tmp_path, caplog, name, d
         assert "resume from the checkpoint before" in message or "pass 'auto'" in message
 
 
+def test_a_file_that_the_disk_does_not_give_back(trained, tmp_path, monkeypatch, caplog):
+    run = shutil.copytree(trained, tmp_path / "run")
+    hashed = manifests._sha256
+
+    def read(file, bar):
+        if file.parent.name == "checkpoint-6":
+            raise OSError(5, "Input/output error", str(file))
+        return hashed(file, bar)
+
+    monkeypatch.setattr(manifests, "_sha256", read)
+    assert resolve_checkpoint(run, "auto") == str(run / "checkpoint-4")
+    assert "checkpoint-6 cannot be read ([Errno 5] Input/output error" in caplog.text
+    with pytest.raises(CheckpointError, match="checkpoint-6 cannot be read .*: resume from the checkpoint before"):
+        resolve_checkpoint(run, str(run / "checkpoint-6"))
+
+
 @pytest.mark.parametrize("name", ["stream_1.json", "rng_state_1.pth", "optimizer.bin", "config.json"])
 def test_files_that_do_not_belong(trained, tmp_path, name):
     run = shutil.copytree(trained, tmp_path / "run")
@@ -499,7 +515,7 @@ def test_the_best_checkpoint_is_found_after_a_move(tmp_path):
 
 def test_memory_and_work_of_the_check(tmp_path, monkeypatch):
     """Files are hashed once for a command, in pieces, however large they are."""
-    recorder(tmp_path, network=torch.nn.Linear(1, 3_000_000), max_steps=2).train()
+    recorder(tmp_path, network=torch.nn.Linear(1, 2_000_000), max_steps=2).train()
     opened = []
     hashed = manifests._sha256
     monkeypatch.setattr(manifests, "_sha256", lambda file, bar: (opened.append(file.name), hashed(file, bar))[1])
@@ -509,4 +525,4 @@ def test_memory_and_work_of_the_check(tmp_path, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sorted(opened) == sorted([*FILES, "trainer_state.json"])
-    assert Path(found, "optimizer.pt").stat().st_size > 24_000_000 > 2 * peak
+    assert Path(found, "optimizer.pt").stat().st_size > 16_000_000 > 2 * peak

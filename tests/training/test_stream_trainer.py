@@ -148,16 +148,22 @@ def test_an_output_folder_in_use_is_refused(tmp_path):
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
 
 
-def test_an_output_folder_that_is_deleted_comes_back_complete(tmp_path, caplog):
+def empty(folder):
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("delete", [shutil.rmtree, empty])
+def test_an_output_folder_that_is_deleted_comes_back_complete(tmp_path, caplog, delete):
     folder = tmp_path / "run"
-    trainer = recorder(folder, callbacks=[AfterStep(3, lambda: shutil.rmtree(folder))])
+    trainer = recorder(folder, callbacks=[AfterStep(3, lambda: delete(folder))])
     trainer.records = {"arguments.json": b"{}\n"}
     trainer.train()
     assert sorted(path.name for path in folder.iterdir()) == [".in_use.lock", "arguments.json", "checkpoint-4"]
     assert (folder / "arguments.json").read_bytes() == b"{}\n"
     assert resolve_checkpoint(folder, "auto") == str(folder / "checkpoint-4")
-    assert f"{folder} was deleted or replaced during the training, with all its checkpoints" in caplog.text
-    assert "the checkpoint of step 4 is the first" in caplog.text
+    assert f"{folder}, or files in it, were deleted during the training: arguments.json is written" in caplog.text
+    assert "checkpoints before step 4 may be lost" in caplog.text
 
 
 def test_an_output_folder_that_another_run_has_taken(tmp_path):

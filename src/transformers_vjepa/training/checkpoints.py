@@ -232,14 +232,15 @@ def check_checkpoint(checkpoint: str | Path) -> None:
         raise CheckpointError(f"{folder} is not a complete checkpoint ({reason})")
     try:
         manifest = read_manifest(folder)
+        if manifest is not None:
+            _check_manifest(folder, manifest)
+        screen_checkpoint(folder)
     except ManifestError as error:
         raise CheckpointError(str(error)) from error
+    except OSError as error:  # the disk fails, or the file may not be read
+        raise CheckpointError(f"{folder} cannot be read ({error})") from error
     if manifest is None:
-        screen_checkpoint(folder)
         _check_without_manifest(folder)
-    else:
-        _check_manifest(folder, manifest)
-        screen_checkpoint(folder)
 
 
 def _check_one_run(output_dir: str | Path) -> None:

@@ -358,27 +358,27 @@ class StreamTrainer(Trainer):
 
     def _keep_output_folder(self) -> None:
         """
-        If the output folder was deleted since the training began, takes its lock again and restores the records. So
-        the folder is one to resume from, and the hours of training are not lost.
+        If the output folder or its records were deleted since the training began, takes its lock again and restores
+        the records. So the folder is one to resume from, and the hours of training are not lost.
 
         Raises:
             UnusableCheckpointError: another run uses the folder now.
         """
-        if self._lock is None or not self._lock.is_lost:
-            return
-        try:
-            self._lock.acquire()
-        except FolderInUseError as error:
-            raise UnusableCheckpointError(f"the output folder was deleted during the training, and {error}") from error
+        if self._lock is not None and self._lock.is_lost:
+            try:
+                self._lock.acquire()
+            except FolderInUseError as error:
+                raise UnusableCheckpointError(f"the folder was deleted during the training, and {error}") from error
         folder = Path(self.args.output_dir)
-        for name, content in self.records.items():
-            if not (folder / name).exists():
-                with atomic_path(folder / name) as temporary:
-                    temporary.write_bytes(content)
-        logger.warning(
-            f"{folder} was deleted or replaced during the training, with all its checkpoints: the folder and the "
-            f"records of the run are written again, and the checkpoint of step {self.state.global_step} is the first"
-        )
+        missing = [name for name in self.records if not (folder / name).exists()]
+        for name in missing:
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(self.records[name])
+        if missing:
+            logger.warning(
+                f"{folder}, or files in it, were deleted during the training: {', '.join(missing)} is written again, "
+                f"and checkpoints before step {self.state.global_step} may be lost"
+            )
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any, unfinished: Path) -> None:
         """Lets the Trainer save into `unfinished`, and adds the position in the stream."""
