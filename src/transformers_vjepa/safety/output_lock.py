@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from .agreement import agreed
-from .atomic_files import write_text_atomically
+from .atomic_files import atomic_path
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +69,8 @@ class OutputLock:
         self._file_id = self._id_on_disk()
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
-        write_text_atomically(self.folder / _HOLDER_NAME, json.dumps(holder) + "\n")
+        with atomic_path(self.folder / _HOLDER_NAME, flush=False) as temporary:  # of no use after a power cut
+            temporary.write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
     def release(self) -> None:
         """Releases the lock, if this process has it. A folder that was made for the lock and is empty is removed."""
