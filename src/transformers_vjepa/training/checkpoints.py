@@ -195,7 +195,7 @@ def _check_without_manifest(folder: Path) -> None:
         SCHEDULER_NAME: (folder / SCHEDULER_NAME).is_file(),
         "rng_state.pth": any(folder.glob("rng_state*.pth")),
     }
-    # Without any of them the checkpoint has weights only (save_only_model): check_resumable refuses it.
+    # Without any of them the checkpoint has weights only (save_only_model): check_before_resuming refuses it.
     if any(states.values()) and (missing := [name for name, there in states.items() if not there]):
         raise CheckpointError(f"{folder / missing[0]} is missing")
     logger.warning(
