@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from children import in_two_processes
 from torch import distributed
@@ -21,6 +23,9 @@ def in_each_process():
     with pytest.raises(ValueError, match="refused"):
         agreed(decides(0, None, error=True))
     assert agreed(lambda: "same", on_each_machine=True) == "same"
+    os.environ["LOCAL_RANK"] = "0"  # as on two machines
+    with pytest.raises(ValueError, match="one machine has 0, and another one None: give all the same folder"):
+        agreed(lambda: None if distributed.get_rank() else 0, on_each_machine=True)
     distributed.destroy_process_group()
 
 

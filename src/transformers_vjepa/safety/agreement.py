@@ -39,6 +39,6 @@ def agreed(decide: Callable[[], Decision], *, on_each_machine: bool = False) -> 
         if error is not None:
             raise error
     results = [result for result, _ in made]
-    if other := next((result for result in results if result != results[0]), None):
-        raise ValueError(f"one machine has {results[0]}, and another one {other}: give all machines the same folder")
+    if others := [result for result in results if result != results[0]]:
+        raise ValueError(f"one machine has {results[0]}, and another one {others[0]}: give all the same folder")
     return results[0]
