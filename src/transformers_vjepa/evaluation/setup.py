@@ -353,10 +353,8 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         license=training.hub_license,
     )
     if training.process_index == 0:
-        files = [
-            Path(training.output_dir, "run.json"),
-            *(Path(training.output_dir, f"{name}.csv") for name in corpora),
-        ]
+        records = ("run.json", DATA_RECORD, *(f"{split}.csv" for split in corpora))
+        files = [Path(training.output_dir, record_name) for record_name in records]
         trainer.records = {file.name: file.read_bytes() for file in files if file.is_file()}
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)

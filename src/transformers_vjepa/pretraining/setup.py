@@ -314,7 +314,8 @@ def build(
         record.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(record, json.dumps(arguments, indent=2, sort_keys=True) + "\n")
     if training.process_index == 0:
-        trainer.records = {_ARGUMENTS: record.read_bytes()}
+        files = (record, record.with_name(DATA_RECORD))
+        trainer.records = {file.name: file.read_bytes() for file in files if file.is_file()}
     return trainer, checkpoint
 
 
