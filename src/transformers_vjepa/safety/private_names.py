@@ -83,6 +83,7 @@ _TABLE: dict[str, dict[str, str]] = {
         "_clip_grad_norm(model)": "clip encoder and predictor, or each probe, separately",
         "_get_grad_norm(model grad_norm)": "stop on gradients that are not finite",
         "_get_output_dir(trial)": "write checkpoints atomically",
+        "_load_best_model()": "check the best checkpoint before it is read",
         "_load_from_checkpoint(resume_from_checkpoint model)": "name damaged weights",
         "_load_optimizer_and_scheduler(checkpoint)": "resume in the stream of clips",
         "_prepare_inputs(inputs)": "evaluate clips and features",
