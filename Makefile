@@ -32,6 +32,19 @@ style: $(VENV)/installed-test
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+.PHONY: test-transformers
+# The checkout of transformers whose tests `make test-transformers` runs. By default, that of the installed version.
+TRANSFORMERS_CHECKOUT ?= build/transformers
+
+test-transformers: $(VENV)/installed-test $(TRANSFORMERS_CHECKOUT)
+	$(RUN) -m pip install --quiet parameterized
+	TRANSFORMERS_CHECKOUT=$(TRANSFORMERS_CHECKOUT) $(RUN) -m pytest -W ignore tests/transformers_suite.py
+
+build/transformers: $(VENV)/installed-test
+	rm -rf $@
+	version=$$($(RUN) -c "import transformers; print(transformers.__version__)") && \
+	git clone --quiet --depth 1 --branch "v$$version" https://github.com/huggingface/transformers $@
+
 .PHONY: test-fast build test-oldest test-wheel
 # Two more environments, created again at each call: the oldest versions that setup.cfg admits, and the wheel alone.
 OLDEST = .venv-oldest

@@ -328,10 +328,12 @@ INTERNAL = {
     *("data.arguments", "data.class_numbers", "data.clip_order", "data.lanes", "data.random_streams"),
     *("data.table_labels", "data.tar_samples"),
     *("data.remote_reading", "evaluation.arguments", "evaluation.shards", "figures.style", "hub.names"),
-    *("hub.remote_code", "models.vjepa.media_files", "pretraining.arguments", "pretraining.images"),
+    *("hub.remote_code", "models.vjepa.frame_table", "models.vjepa.media_files", "models.vjepa.other_readers"),
+    *("models.vjepa.pyav_reader", "models.vjepa.video_reader", "pretraining.arguments", "pretraining.images"),
     *("data.fingerprints", "pretraining.mask_geometry"),
-    *("safety.atomic_files", "safety.private_names", "safety.sanitizing"),
-    *("training.arguments", "training.hub_pushes", "training.memory", "training.progress", "training.sharding"),
+    *("safety.agreement", "safety.atomic_files", "safety.output_lock", "safety.private_names", "safety.sanitizing"),
+    *("training.arguments", "training.hub_pushes", "training.manifests", "training.memory", "training.progress"),
+    "training.sharding",
 }
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from checkpoint_folders import write_checkpoint
 from datasets import ClassLabel, Features, IterableDataset, Value, Video
 from hypothesis import strategies as st
 from PIL import Image
@@ -479,6 +480,7 @@ class TrainerStates:
         "global_step": 4,
         "epoch": 0.5,
         "max_steps": 8,
+        "train_batch_size": 2,
         "log_history": [{"loss": 0.5, "step": 2}],
         "stateful_callbacks": {"TrainerControl": {"args": {"should_save": True}, "attributes": {}}},
         "is_world_process_zero": True,
@@ -487,7 +489,7 @@ class TrainerStates:
 
     def __init__(self, folder: Path, rng: np.random.Generator) -> None:
         self.folder = folder
-        (folder / "checkpoint-4").mkdir()
+        write_checkpoint(folder, 4, manifest=False)
 
     def case(self, text: str) -> None:
         (self.folder / "checkpoint-4" / "trainer_state.json").write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -37,6 +37,7 @@ from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.data.lanes import record_cursors
 from transformers_vjepa.models.vjepa import decoding
+from transformers_vjepa.models.vjepa.pyav_reader import PyAVReader
 
 CONFIG = VJEPAConfig(
     crop_size=32,
@@ -346,9 +347,9 @@ def write_gradient(path, *, num_frames, rate, gop, size=(32, 32)):
 def test_a_clip_of_a_long_video_decodes_its_neighbourhood_only(tmp_path, monkeypatch):
     path = write_gradient(tmp_path / "long.mp4", num_frames=3 * 3600, rate=1, gop=250)
     decoded = []
-    keep = decoding._PyAVVideo._keep
+    keep = PyAVReader._keep
     monkeypatch.setattr(
-        decoding._PyAVVideo,
+        PyAVReader,
         "_keep",
         lambda self, frames, *args: (decoded.append(frames := list(frames)), keep(self, frames, *args))[1],
     )

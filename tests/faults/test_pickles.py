@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from checkpoint_folders import write_checkpoint
 from published import published_checkpoint_of
 from reference import TINY
 from small_runs import SMALL, pretrain
@@ -67,18 +68,11 @@ def test_published_files_with_code_are_refused(tmp_path, marker):
         read_checkpoint(file)
 
 
-def _checkpoint(folder: Path) -> Path:
-    """One of a run, as far as resuming looks at it before it reads states."""
-    folder.mkdir(parents=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3}))
-    return folder
-
-
 @pytest.mark.parametrize(
     "name", ["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "rng_state_1.pth", "pytorch_model.bin"]
 )
 def test_checkpoints_with_code_are_refused(tmp_path, marker, name):
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
+    checkpoint = write_checkpoint(tmp_path / "run", 3, manifest=False)
     _save({"state": 1}, checkpoint / name)
     assert resolve_checkpoint(tmp_path / "run", "auto") == str(checkpoint)
     _save({"state": Evil(marker)}, checkpoint / name)
@@ -89,14 +83,14 @@ def test_checkpoints_with_code_are_refused(tmp_path, marker, name):
 
 
 def test_random_states_of_numpy_are_plain_data(tmp_path):
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
+    checkpoint = write_checkpoint(tmp_path / "run", 3, manifest=False)
     _save({"numpy": np.random.get_state(), "cpu": torch.get_rng_state()}, checkpoint / "rng_state.pth")
     assert resolve_checkpoint(tmp_path / "run", "auto") == str(checkpoint)
 
 
 @pytest.mark.parametrize("is_evil", [False, True])
 def test_sharded_checkpoints_are_refused_unread(tmp_path, marker, is_evil):
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
+    checkpoint = write_checkpoint(tmp_path / "run", 3, manifest=False)
     dcp.save({"weight": torch.ones(3), "step": 3, "betas": (0.9, 0.99)}, checkpoint_id=checkpoint / "optimizer_0")
     description = checkpoint / "optimizer_0" / ".metadata"
     if is_evil:
@@ -104,11 +98,11 @@ def test_sharded_checkpoints_are_refused_unread(tmp_path, marker, is_evil):
     for wanted in ("auto", str(checkpoint)):
         with pytest.raises(CheckpointError, match="belongs to a sharded checkpoint .*: it is not loaded") as error:
             resolve_checkpoint(tmp_path / "run", wanted)
-        assert str(error.value).startswith(str(description)) and "\n" not in str(error.value)
+        assert str(description) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_damaged_description_of_a_sharded_checkpoint_is_refused(tmp_path):
-    checkpoint = _checkpoint(tmp_path / "run" / "checkpoint-3")
+    checkpoint = write_checkpoint(tmp_path / "run", 3, manifest=False)
     (checkpoint / "pytorch_model_fsdp_0").mkdir()
     (checkpoint / "pytorch_model_fsdp_0" / ".metadata").write_bytes(b"half a pick")
     with pytest.raises(CheckpointError, match="FULL_STATE_DICT"):
@@ -129,10 +123,11 @@ def finished_run(tmp_path_factory) -> Path:
 def test_the_trainer_by_itself_runs_no_code(finished_run, tmp_path, marker, name):
     """Who resumes in Python goes past `resolve_checkpoint`."""
     checkpoint = shutil.copytree(finished_run / "run" / "checkpoint-1", tmp_path / "checkpoint-1")
+    (checkpoint / "manifest.json").unlink()
     _save({"state": Evil(marker)}, checkpoint / name)
     command = [*SMALL, "--dataset", str(finished_run / "videos"), "--output_dir", str(tmp_path / "run")]
     trainer, _ = setup.build_from_argv(command)
-    with pytest.raises(UnusableCheckpointError if name.endswith("safetensors") else pickle.UnpicklingError):
+    with pytest.raises(UnusableCheckpointError, match=rf"{re.escape(name)} (is damaged|{REFUSED})"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
 
 

@@ -187,7 +187,7 @@ def test_a_checkpoint_that_does_not_tell_its_clips(tmp_path, folder, whole):
     resumed = trainer_of(tmp_path, [str(folder)])
     (tmp_path / "checkpoint-3").mkdir()
     for file in (whole / "checkpoint-3").iterdir():
-        if file.name != "position.json":
+        if file.name not in ("position.json", "manifest.json"):  # as an earlier version wrote it
             (tmp_path / "checkpoint-3" / file.name).write_bytes(file.read_bytes())
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert_same_checkpoint(tmp_path / "checkpoint-5", whole / "checkpoint-5")

@@ -646,6 +646,7 @@ def test_named_clips_of_addresses_are_without_secrets(tmp_path):
 WITHOUT_ADDRESSES = {
     "data/synthetic.py",
     "hub/remote_code.py",
+    "safety/output_lock.py",
     "study/plan.py",
     "training/checkpoints.py",
 }

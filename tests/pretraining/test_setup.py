@@ -1,5 +1,10 @@
 """A pretraining built from dataclasses; tests/commands/test_pretrain.py builds it from command lines."""
 
+import itertools
+import os
+import shutil
+import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,9 +13,10 @@ from pretraining_command import command
 from transformers import TrainerCallback
 from videos import write_video
 
-from transformers_vjepa import VJEPATrainingArguments
+from transformers_vjepa import VJEPAConfig, VJEPATrainingArguments
 from transformers_vjepa.pretraining import setup
 from transformers_vjepa.pretraining.arguments import DataArguments, ModelArguments, parse_arguments
+from transformers_vjepa.training.checkpoints import is_finished
 
 SIZES = {"crop_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 PREDICTOR = {"pred_hidden_size": 12, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
@@ -59,3 +65,55 @@ def test_images_get_the_masks_of_images_unless_others_are_given(videos, tmp_path
         setup.build(*built, given={"mask_strategy"})
     trainer, _ = setup.build(*built)
     assert trainer.args.mask_strategy == "image_multiblock" and trainer.model.config.pred_num_mask_tokens == 1
+
+
+def finish_killed_at(write, built):
+    """
+    Finishes a run in a forked process, with SIGKILL when it opens or renames its `write`-th file for writing. Returns
+    whether the process got that far.
+    """
+    if (process := os.fork()) == 0:
+        folder, count = built[2].output_dir, itertools.count(1)
+
+        def hook(event, args):
+            is_write = event == "os.rename" or (event == "open" and isinstance(args[2], int) and args[2] & os.O_CREAT)
+            if is_write and str(args[0]).startswith(folder) and next(count) == write:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            trainer, checkpoint = setup.build(*built)
+            sys.addaudithook(hook)
+            setup.train(trainer, checkpoint)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_run_that_was_killed_at_any_write_of_its_end_is_finished(videos, tmp_path, capsys):
+    given = arguments(videos, tmp_path / "whole")
+    setup.train(setup.build(*given)[0])
+    whole = tmp_path / "whole"
+    of_the_end = {path.name for path in whole.iterdir() if path.is_file()}
+    of_the_end -= {"arguments.json", "data.parquet", ".in_use.lock"}
+    model = {"config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"}
+    model |= {"video_preprocessor_config.json"}
+    assert of_the_end - model == {"README.md", "manifest.json", "trainer_state.json", "training_args.bin"}
+    for write in itertools.count(1):
+        run = shutil.copytree(whole, tmp_path / f"run-{write}")
+        for name in of_the_end:
+            (run / name).unlink()
+        built = (*given[:2], replace(given[2], output_dir=str(run), resume_from_checkpoint="auto"))
+        if not finish_killed_at(write, built):
+            break
+        assert not is_finished(run, steps=1)
+        trainer, checkpoint = setup.build(*built)
+        setup.train(trainer, checkpoint)
+        assert f"{run} was not finished: the model is written from {checkpoint}" in capsys.readouterr().out
+        for name in model & of_the_end - {"config.json"}:
+            assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+        assert VJEPAConfig.from_pretrained(run).to_diff_dict() == VJEPAConfig.from_pretrained(whole).to_diff_dict()
+        assert (run / "README.md").read_text().replace(run.name, "whole") == (whole / "README.md").read_text()
+        assert is_finished(run, steps=1)
+    assert write == 8
+    setup.train(*setup.build(*built))
+    assert "was not finished" not in capsys.readouterr().out

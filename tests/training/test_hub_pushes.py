@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from checkpoint_folders import write_checkpoint
 from runs import trainer_of
 from transformers import TrainerCallback
 from videos import write_video
@@ -105,10 +106,12 @@ def test_the_finished_folder_is_pushed_or_a_warning_says_how(trainer, monkeypatc
 
 
 def test_checkpoints_of_the_hub_are_screened(tmp_path, monkeypatch):
-    folder = tmp_path / "last-checkpoint"
-    folder.mkdir()
-    (folder / "trainer_state.json").write_text('{"global_step": 2}')
-    (folder / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    folder = write_checkpoint(tmp_path, 2).rename(tmp_path / "last-checkpoint")
     monkeypatch.setattr(checkpoints, "download_checkpoint", lambda name, token: folder)
-    with pytest.raises(CheckpointError):
+    assert checkpoints.resolve_checkpoint(tmp_path / "run", "me/name") == str(folder)
+    (folder / "optimizer.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(CheckpointError, match="optimizer.pt is damaged .it has"):
+        checkpoints.resolve_checkpoint(tmp_path / "run", "me/name")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="optimizer.pt is not a checkpoint: torch.save .* did not write it"):
         checkpoints.resolve_checkpoint(tmp_path / "run", "me/name")

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import threading
 from types import SimpleNamespace
@@ -11,7 +12,9 @@ from torch.utils.data import Dataset, RandomSampler
 from transformers import TrainerCallback
 
 from transformers_vjepa import StreamPosition
+from transformers_vjepa.safety.output_lock import FolderInUseError, OutputLock
 from transformers_vjepa.training import stream_trainer
+from transformers_vjepa.training.checkpoints import UnusableCheckpointError, resolve_checkpoint
 from transformers_vjepa.training.stream_trainer import DivergedError, StreamTrainer
 
 
@@ -122,3 +125,58 @@ def test_several_devices_in_one_process_are_refused():
     args = SimpleNamespace(n_gpu=2)
     with pytest.raises(ValueError, match="one process for 2 GPUs would run nn.DataParallel"):
         StreamTrainer(model=nn.Linear(1, 1), args=args)
+
+
+class AfterStep(TrainerCallback):
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+def test_an_output_folder_in_use_is_refused(tmp_path):
+    other = OutputLock(tmp_path / "run")
+    other.acquire()
+    trainer = recorder(tmp_path / "run")
+    with pytest.raises(FolderInUseError, match="run is in use .process .*: wait until that run has ended"):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    other.release()
+    trainer.train()
+    assert (tmp_path / "run" / "checkpoint-4").is_dir()
+
+
+def empty(folder):
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("delete", [shutil.rmtree, empty])
+def test_an_output_folder_that_is_deleted_comes_back_complete(tmp_path, caplog, delete):
+    folder = tmp_path / "run"
+    trainer = recorder(folder, callbacks=[AfterStep(3, lambda: delete(folder))])
+    trainer.records = {"arguments.json": b"{}\n"}
+    trainer.train()
+    assert sorted(path.name for path in folder.iterdir()) == [".in_use.lock", "arguments.json", "checkpoint-4"]
+    assert (folder / "arguments.json").read_bytes() == b"{}\n"
+    assert resolve_checkpoint(folder, "auto") == str(folder / "checkpoint-4")
+    assert f"{folder}, or files in it, were deleted during the training: arguments.json is written" in caplog.text
+    assert "checkpoints before step 4 may be lost" in caplog.text
+
+
+def test_an_output_folder_that_another_run_has_taken(tmp_path):
+    folder = tmp_path / "run"
+    other = OutputLock(folder)
+
+    def replace():
+        folder.rename(tmp_path / "moved")
+        other.acquire()
+
+    trainer = recorder(folder, callbacks=[AfterStep(3, replace)])
+    with pytest.raises(UnusableCheckpointError, match="was deleted during the training, and .*run is in use"):
+        trainer.train()
+    assert sorted(path.name for path in folder.iterdir()) == [".in_use.json", ".in_use.lock"]
+    assert resolve_checkpoint(tmp_path / "moved", "auto") == str(tmp_path / "moved" / "checkpoint-2")
+    other.release()

@@ -35,7 +35,7 @@ _HELP = {
     "torch_compile": "Compile the model.",
     "dataloader_num_workers": "Decoding processes per training process; 0: the training process decodes.",
     "use_cpu": "Train on the CPU; the default without a GPU.",
-    "resume_from_checkpoint": "A checkpoint, or 'auto': the newest one in the output folder, if any.",
+    "resume_from_checkpoint": "A checkpoint, or 'auto': the last whole one in the output folder, if any.",
     "save_strategy": "When to save checkpoints: no, steps, epoch.",
     "save_steps": "Steps between checkpoints; a number below 1 is a share of all steps.",
     "report_to": "Trackers: tensorboard, wandb, trackio, none, all.",

@@ -16,6 +16,7 @@ in the middle of the video.
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,7 @@ from ..evaluation.protocols import (
 from ..evaluation.reports import EmptyReportError, describe_results, write_prediction_report
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
+from ..safety.output_lock import output_lock
 from ..safety.sanitizing import log_line
 from .dry_run import check_writable, classifier_rows, corpus_rows, table
 
@@ -106,6 +108,11 @@ def describe(
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
     """One evaluation from its command line; the results on the main process, `None` on the others and of a dry run."""
+    with ExitStack() as stack:
+        return _run(argv, stack)
+
+
+def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
     with user_errors(*MISTAKES, ImportError):
         check_scikit_learn()  # before hours of computation
         arguments, data, choices = parse_arguments(argv)
@@ -123,6 +130,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
             check_writable(arguments.output_dir)
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
             return None
+        stack.enter_context(output_lock(arguments.output_dir))
     with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):
         shards = predict(
             model.to(state.device),

@@ -14,6 +14,7 @@ summary.json the broken videos.
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from ..evaluation.features import FeatureError, FeatureSettings, summarise_featu
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.modeling_vjepa import VJEPAModel
+from ..safety.output_lock import output_lock
 from ..safety.sanitizing import json_text, log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
 
@@ -94,6 +96,11 @@ def describe(
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
     """One pass from its command line; the summary on the main process, `None` on the others and of a dry run."""
+    with ExitStack() as stack:
+        return _run(argv, stack)
+
+
+def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
     with user_errors():
         arguments, data, choices = parse_arguments(argv)
         state = start_processes(use_cpu=data.use_cpu)
@@ -112,6 +119,7 @@ def run(argv: Sequence[str]) -> dict[str, Any] | None:
             check_writable(arguments.output_dir)
             print(describe(model, corpus, data.dataset, arguments, choices))
             return None
+        stack.enter_context(output_lock(arguments.output_dir))
     with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):
         write_features(
             model.to(state.device),

@@ -12,10 +12,12 @@ the study; the same command resumes it, and runs only what is missing.
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
 from ..evaluation.metrics import check_scikit_learn
+from ..safety.output_lock import output_lock
 from ..safety.sanitizing import json_text
 from ..study.arguments import CorpusArguments, StudyArguments
 from ..study.report import write_report
@@ -32,9 +34,16 @@ def parse_arguments(argv: Sequence[str]) -> StudyRunner:
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:
     """One study from its command line; `None` for a single job of a study."""
+    with ExitStack() as stack:
+        return _run(argv, stack)
+
+
+def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
     with user_errors(*MISTAKES, ImportError, StudyError):
         check_scikit_learn()  # before an hour of computation
         study = parse_arguments(argv)
+        if not study.arguments.job:  # jobs are processes of the study
+            stack.enter_context(output_lock(study.folder))
         study.prepare()
         names = {job.name: job for job in study.jobs}
         if study.arguments.job and study.arguments.job not in names:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 
@@ -13,6 +14,7 @@ from ..evaluation.arguments import parse_arguments
 from ..evaluation.setup import build, class_names, classifier_config, load_config, open_splits, place_synthetic_corpus
 from ..evaluation.trainer import UnusableSplitError, VJEPAClassificationTrainer
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
+from ..safety.output_lock import output_lock
 from ..training.checkpoints import UnusableCheckpointError
 from ..training.memory import training_memory
 from ..training.progress import no_bars
@@ -71,22 +73,25 @@ def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
         with user_errors(*MISTAKES, TooManyBrokenVideosError):
             print(describe(argv))
         return None
-    with user_errors(*MISTAKES, TooManyBrokenVideosError):
-        job = build(*parse_arguments(argv))
-    trainer = job.trainer
-    with user_errors(*_FAULTS):
-        job.train()
-        if not trainer.stop_signal:
-            with no_bars(wanted=trainer.args.disable_tqdm):
-                summary = job.finish()
-    if trainer.is_world_process_zero():
-        if trainer.stop_signal:
-            print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
-        else:
-            trainer.finish()
-            if trainer.commit_url:
-                print(f"pushed:   {trainer.commit_url}")
-            print(summary)
+    with ExitStack() as stack:
+        with user_errors(*MISTAKES, TooManyBrokenVideosError):
+            arguments = parse_arguments(argv)
+            stack.enter_context(output_lock(arguments.training.output_dir))
+            job = build(*arguments)
+        trainer = job.trainer
+        with user_errors(*_FAULTS):
+            job.train()
+            if not trainer.stop_signal:
+                with no_bars(wanted=trainer.args.disable_tqdm):
+                    summary = job.finish()
+        if trainer.is_world_process_zero():
+            if trainer.stop_signal:
+                print("stopped by a signal; continue with the same command and --resume_from_checkpoint auto")
+            else:
+                trainer.finish()
+                if trainer.commit_url:
+                    print(f"pushed:   {trainer.commit_url}")
+                print(summary)
     return trainer
 
 

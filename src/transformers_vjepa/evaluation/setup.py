@@ -371,6 +371,10 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         start=start,
         license=training.hub_license,
     )
+    if training.process_index == 0:
+        records = ("run.json", DATA_RECORD, *(f"{split}.csv" for split in corpora))
+        files = [Path(training.output_dir, record_name) for record_name in records]
+        trainer.records = {file.name: file.read_bytes() for file in files if file.is_file()}
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
     return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
 

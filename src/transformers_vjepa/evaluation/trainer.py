@@ -14,9 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback
 from transformers.hf_argparser import HfArg
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
@@ -26,7 +25,7 @@ from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClas
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.sanitizing import log_line
 from ..training.arguments import StreamTrainingArguments
-from ..training.checkpoints import damaged_weights, trained_steps
+from ..training.checkpoints import check_before_loading, damaged_weights, read_state, run_of, trained_steps
 from ..training.sharding import fsdp_version
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
 from .metrics import classification_metrics
@@ -327,10 +326,13 @@ class VJEPAClassificationTrainer(StreamTrainer):
         if checkpoint is None or trained_steps(checkpoint) < self.args.max_steps:
             self.train(resume_from_checkpoint=checkpoint)
         else:
-            self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            self.state = read_state(checkpoint)
+            self.run_id = run_of(checkpoint) or self.run_id
             folder = Path(checkpoint)
             if self.final_step != self.state.global_step:
                 folder = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.final_step}")
+            if folder != Path(checkpoint):
+                check_before_loading(folder)  # the checkpoint itself was checked when it was selected
             with damaged_weights(folder):
                 self.model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         if self.state.global_step >= self.args.max_steps:

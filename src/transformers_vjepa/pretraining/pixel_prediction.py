@@ -52,19 +52,26 @@ class VJEPAForPixelPrediction(VJEPAForPreTraining):
         pixel_values_videos: torch.Tensor,
         context_mask: Masks,
         target_mask: Masks,
-        **feature_loss: Any,
+        loss_exponent: float = 1.0,
+        variance_weight: float = 0.0,
+        **unused: None,
     ) -> VJEPAForPreTrainingOutput:
         """
         Args:
             pixel_values_videos, context_mask, target_mask: as for [`VJEPAForPreTraining.forward`].
-            feature_loss: arguments of the loss in feature space (`loss_exponent`, `variance_weight`). They have no
-                effect here: the loss is the mean squared error.
+            loss_exponent, variance_weight: of the loss in feature space. They have no effect here: the loss is the
+                mean squared error.
+            unused: as for [`VJEPAForPreTraining.forward`]; hidden states and attentions are not returned.
 
         Returns:
             [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`. `predictions` and `targets` are
             normalised patches, `(batch, target tokens, channels * tubelet_size * patch_size^2)`;
             `target_hidden_state` is computed only without gradients, and `None` in training.
+
+        Raises:
+            TypeError, ValueError: see [`VJEPAForPreTraining.forward`].
         """
+        self._resolve_outputs(False, False, unused)
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
         contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
         targets = check_masks("target_mask", target_mask, *patches.shape[:2])

@@ -11,16 +11,16 @@ In Python a pretraining is three lines; from a command line it is `run(argv)`:
 import json
 import os
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import IterableDataset
-from safetensors import SafetensorError, safe_open
-from transformers import TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers import set_seed
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..command_line.parsing import check_processes, names_given, user_errors
 from ..data.clip_loader import WorkersLostError
@@ -42,12 +42,18 @@ from ..hub.model_card import INCIDENTAL, RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from ..safety.agreement import agreed
+from ..safety.atomic_files import write_text_atomically
+from ..safety.output_lock import output_lock
 from ..safety.sanitizing import address_without_secrets, json_text, log_line
 from ..training.checkpoints import (
     UnusableCheckpointError,
     checkpoint_errors,
     damaged_weights,
+    is_finished,
+    read_state,
     resolve_checkpoint,
+    run_of,
     trained_steps,
 )
 from ..training.progress import duration_text, no_bars
@@ -215,9 +221,16 @@ def learning_arguments(
 def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
     """
     Raises:
-        ValueError: the checkpoint has another architecture or geometry than `config`.
+        ValueError, OSError: the configuration of the checkpoint is absent or damaged, or has another architecture or
+            geometry than `config`.
     """
-    theirs = VJEPAConfig.from_pretrained(checkpoint)
+    if not (Path(checkpoint) / CONFIG_NAME).is_file():
+        raise ValueError(f"{checkpoint} has no {CONFIG_NAME}: copy it from another checkpoint of the same run")
+    try:
+        theirs = VJEPAConfig.from_pretrained(checkpoint)
+    except (RecursionError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error!s:.80}"
+        raise ValueError(f"{Path(checkpoint, CONFIG_NAME)} is damaged ({reason}): copy it again") from error
     for name in sorted(ARCHITECTURE - {"preset", "initializer_range"} | {"crop_size", "frames_per_clip"}):
         if getattr(theirs, name) != getattr(config, name):
             raise ValueError(
@@ -296,10 +309,15 @@ def build(
     if training.process_index == 0 and checkpoint is None:
         check_same_data(record.with_name(DATA_RECORD), corpora, began=None)
     preview = build_stream(data, model.config, training, share=StreamShare(), shuffle_buffer=4)
-    trainer.add_callback(TrainingImages(preview, collator=trainer.data_collator, processor=processor))
+    minutes = training.save_images_minutes
+    trainer.images = TrainingImages(preview, collator=trainer.data_collator, processor=processor, minutes=minutes)
+    trainer.add_callback(trainer.images)
     if training.process_index == 0 and not is_recorded:  # last: a command that fails leaves no file
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json_text(arguments, sort_keys=True))
+        write_text_atomically(record, json_text(arguments, sort_keys=True))
+    if training.process_index == 0:
+        files = (record, record.with_name(DATA_RECORD))
+        trainer.records = {file.name: file.read_bytes() for file in files if file.is_file()}
     return trainer, checkpoint
 
 
@@ -308,37 +326,41 @@ def build_from_argv(argv: Sequence[str]) -> tuple[VJEPATrainer, str | None]:
     return build(*parse_arguments(argv), given=names_given(argv))
 
 
-def _is_readable(weights: Path) -> bool:
-    """Whether the file is complete: a run that was stopped may have saved no model, or a part of it."""
-    try:
-        with safe_open(weights, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
-        return False
-
-
 def train(trainer: VJEPATrainer, checkpoint: str | None = None) -> None:
-    """Trains the steps that are left after `checkpoint`, and saves the model once all steps are done."""
+    """
+    Trains the steps that are left after `checkpoint`, and finishes the output folder once all steps are done: model,
+    processors, state, images, model card. A run that was killed in between is finished by the same command.
+    """
     args = trainer.args
-    weights = Path(args.output_dir) / SAFE_WEIGHTS_NAME
     if checkpoint and trained_steps(checkpoint) >= args.max_steps:
-        print(f"{checkpoint} has all {args.max_steps} steps: nothing left to train")
-        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if _is_readable(weights):
+        if trainer.is_world_process_zero():
+            print(f"{checkpoint} has all {args.max_steps} steps: nothing left to train")
+        trainer.state = read_state(checkpoint)
+        if agreed(partial(is_finished, args.output_dir, steps=trainer.state.global_step)):
             return
-        trainer.restore_position(checkpoint)
-        trainer.seek_stream()  # for the number of clips on the model card
-        with damaged_weights(checkpoint):
-            trainer.model = type(trainer.model).from_pretrained(checkpoint)
+        _restore(trainer, checkpoint)
     else:
         if checkpoint and trainer.is_world_process_zero():
             print(f"resuming from {checkpoint}, at step {trained_steps(checkpoint):,} of {args.max_steps:,}")
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step >= args.max_steps:
         trainer.stop_signal = 0  # too late to stop anything
-        with checkpoint_errors(weights):
+        with checkpoint_errors(Path(args.output_dir) / SAFE_WEIGHTS_NAME):
             trainer.save_state()
-            trainer.save_model()  # last, because it writes the model card and pushes
+            trainer.save_model()  # last, because it writes the model card and the manifest, and pushes
+
+
+def _restore(trainer: VJEPATrainer, checkpoint: str) -> None:
+    """The trainer as it was after its last step, to finish the output folder of a run that was killed then."""
+    if trainer.is_world_process_zero():
+        print(f"{trainer.args.output_dir} was not finished: the model is written from {checkpoint}")
+    trainer.run_id = run_of(checkpoint) or trainer.run_id
+    trainer.restore_position(checkpoint)
+    trainer.seek_stream()  # for the number of clips on the model card
+    with damaged_weights(checkpoint):
+        trainer.model = type(trainer.model).from_pretrained(checkpoint)
+    if trainer.images is not None:
+        trainer.images.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def report(trainer: VJEPATrainer) -> None:
@@ -362,10 +384,13 @@ def report(trainer: VJEPATrainer) -> None:
 
 def run(argv: Sequence[str]) -> VJEPATrainer:
     """One pretraining from its command line. Mistakes and faults that the user can solve end it with one line."""
-    with user_errors():
-        trainer, checkpoint = build_from_argv(argv)
-    with user_errors(*FAULTS):
-        train(trainer, checkpoint)
+    with ExitStack() as stack:
+        with user_errors():
+            parsed = parse_arguments(argv)
+            stack.enter_context(output_lock(parsed[2].output_dir))
+            trainer, checkpoint = build(*parsed, given=names_given(argv))
+        with user_errors(*FAULTS):
+            train(trainer, checkpoint)
     if trainer.is_world_process_zero():
         report(trainer)
     return trainer

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import IterableDataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
@@ -107,6 +107,13 @@ class VJEPATrainingArguments(StreamTrainingArguments):
         help="How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch.",
     )
 
+    # Images. The name begins as those of the arguments do that change nothing of what is learnt.
+    save_images_minutes: float = HfArg(
+        default=10.0,
+        help="Draw the images in pictures/ after a checkpoint only if the last drawing was so many minutes ago. 0: "
+        "after every checkpoint. They are always drawn at the end.",
+    )
+
     # Alarms.
     collapse_action: Literal["warn", "stop"] = HfArg(
         default="warn", help="If the target features collapse: warn, or stop with a checkpoint."
@@ -141,6 +148,7 @@ class VJEPATrainingArguments(StreamTrainingArguments):
             context_variance_weight=(0.0, math.inf),
             context_covariance_weight=(0.0, math.inf),
             max_steps=(1, math.inf),
+            save_images_minutes=(0.0, math.inf),
         )
         self.check_needed(ignore_data_skip=True)
 
@@ -195,6 +203,9 @@ class VJEPATrainer(StreamTrainer):
     trainer.save_model()
     ```
     """
+
+    #: The callback that draws into the output folder, if there is one: it also draws when a killed run is finished.
+    images: TrainerCallback | None = None
 
     def __init__(
         self,

@@ -83,6 +83,7 @@ _TABLE: dict[str, dict[str, str]] = {
         "_clip_grad_norm(model)": "clip encoder and predictor, or each probe, separately",
         "_get_grad_norm(model grad_norm)": "stop on gradients that are not finite",
         "_get_output_dir(trial)": "write checkpoints atomically",
+        "_load_best_model()": "check the best checkpoint before it is read",
         "_load_from_checkpoint(resume_from_checkpoint model)": "name damaged weights",
         "_load_optimizer_and_scheduler(checkpoint)": "resume in the stream of clips",
         "_prepare_inputs(inputs)": "evaluate clips and features",
@@ -105,6 +106,7 @@ _TABLE: dict[str, dict[str, str]] = {
         "_attn_implementation": "choose attention kernels",
         "_auto_class": "drop references to remote code",
         "_dict_from_json_file(json_file)": "refuse damaged configurations",
+        "_experts_implementation": "refuse kernels of untrusted configurations",
     },
     "transformers.video_processing_utils:BaseVideoProcessor": {
         "_auto_class": "drop references to remote code",
@@ -127,12 +129,24 @@ _TABLE: dict[str, dict[str, str]] = {
     "torch": {"_foreach_lerp_": "update the target encoder"},
     "torch:UntypedStorage": {"_cdata": "estimate memory"},
     "torch._subclasses.fake_tensor": {"FakeTensorMode": "estimate memory"},
+    "torch.nn:Module": {
+        "_backward_hooks in register_full_backward_hook": "recognise layers with hooks",
+        "_backward_pre_hooks in register_full_backward_pre_hook": "recognise layers with hooks",
+        "_forward_hooks in register_forward_hook": "recognise layers with hooks",
+        "_forward_pre_hooks in register_forward_pre_hook": "recognise layers with hooks",
+        "_parameters in register_parameter": "recognise pruned and parametrised layers",
+    },
+    "torch.nn.modules.module": {
+        "_global_backward_hooks": "recognise layers with hooks",
+        "_global_backward_pre_hooks": "recognise layers with hooks",
+        "_global_forward_hooks": "recognise layers with hooks",
+        "_global_forward_pre_hooks": "recognise layers with hooks",
+    },
     "torch.amp:GradScaler": {"_step_supports_amp_scaling in step": "skip steps that overflow in fp16"},
     "torch.utils._python_dispatch": {"is_traceable_wrapper_subclass": "recognise quantised weights"},
     "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter": {
         "_workers_done_event in __init__": "end DataLoader workers that were killed",
     },
-    "accelerate.hooks": {"_hf_hook in add_hook_to_module": "recognise offloaded weights"},
     "accelerate.state:AcceleratorState": {"fsdp_plugin in __init__": "shard on CPUs"},
     "accelerate.state:PartialState": {"distributed_type in __init__": "shard on CPUs"},
     "datasets:IterableDataset": {

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from ..data.synthetic import build_corpus, synthetic_root
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
 from ..pretraining.arguments import parse_arguments
+from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import json_text
-from ..training.checkpoints import trained_steps
+from ..training.checkpoints import was_finished
 from . import plan
 from .arguments import REAL_ARMS, CorpusArguments, StudyArguments
 from .inputs import CLIPS_FILE
@@ -96,7 +98,7 @@ class StudyRunner:
         file = self.folder / "settings.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(json_text(wanted))
+            write_text_atomically(file, json_text(wanted))
         found = json.loads(file.read_text())
         for group, values in wanted.items():
             for name in sorted({*values, *found.get(group, {})}):
@@ -168,7 +170,7 @@ class StudyRunner:
             speeds = {arm: _clips_per_second(race / arm) for arm in commands}
             ratio = speeds["pixels"] / speeds["vjepa"]
             found = {"clips_per_second": speeds, "ratio": ratio, "steps": max(1, round(self.steps * ratio))}
-            file.write_text(json_text(found))
+            write_text_atomically(file, json_text(found))
         return json.loads(file.read_text())["steps"]
 
     def steps_of(self, job: Job) -> int | None:
@@ -189,7 +191,7 @@ class StudyRunner:
         recorded = json.loads((demo / "arguments.json").read_text())
         same = wanted.items() <= recorded.items()
         kept = [demo / f"checkpoint-{step}" / "model.safetensors" for step in plan.kept_steps(self.steps)]
-        is_whole = all(file.is_file() for file in kept) and is_complete(demo, steps=self.steps)
+        is_whole = all(file.is_file() for file in kept) and was_finished(demo, steps=self.steps)
         return demo if same and is_whole else folder
 
     def do(self, job: Job) -> None:
@@ -201,7 +203,7 @@ class StudyRunner:
             return
         if job.arm == "untrained" and not (folder / "model.safetensors").is_file():
             self._save_untrained(folder, seed=job.seed)
-        if job.arm in plan.TRAINED_ARMS and not is_complete(folder, steps=steps):
+        if job.arm in plan.TRAINED_ARMS and not was_finished(folder, steps=steps):
             trainer = setup.run(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
             if trainer.stop_signal:
                 sys.exit(128 + trainer.stop_signal)
@@ -212,8 +214,11 @@ class StudyRunner:
         model, data, training = parse_arguments(self.pretraining(folder, steps=self.steps, seed=seed))
         set_seed(seed)
         network: VJEPAForPreTraining = setup.build_model(model, training)
-        setup.video_processor(data, network.config).save_pretrained(folder)
-        network.save_pretrained(folder)
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        setup.video_processor(data, network.config).save_pretrained(unfinished)
+        network.save_pretrained(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)  # without a model
+        unfinished.rename(folder)
 
     # Results
 
@@ -284,7 +289,7 @@ class StudyRunner:
             models = {arm: VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for arm, job in both.items()}
             found = measure_disturbances(models, **settings)
             surprise = summarise(found["vjepa"], untrained=found["untrained"])
-            file.write_text(json_text({"weights": weights, "surprise": surprise}))
+            write_text_atomically(file, json_text({"weights": weights, "surprise": surprise}))
         return {"surprise": json.loads(file.read_text())["surprise"]}
 
 
@@ -295,12 +300,6 @@ def _clips_per_second(folder: Path) -> float:
     if not speeds:
         raise StudyError(f"{folder} logged no speed: set logging_steps to half of max_steps or less")
     return median(speeds[1:] or speeds)
-
-
-def is_complete(folder: Path, *, steps: int) -> bool:
-    """Whether a folder has a run of at least `steps` steps that has ended."""
-    files = (folder / "trainer_state.json", folder / "model.safetensors")
-    return all(file.is_file() for file in files) and trained_steps(folder) >= steps
 
 
 def run_side_by_side(commands: Mapping[str, Sequence[str]], *, logs: Path, num_processes: int) -> None:

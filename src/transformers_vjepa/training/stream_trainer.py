@@ -10,12 +10,14 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from uuid import uuid4
 
 import torch
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
@@ -33,10 +35,14 @@ from ..hub.model_card import RunDetails, write_card
 from ..hub.transfer import hub_errors
 from ..models.vjepa.clip_transforms import normalize_clips
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
+from ..safety.atomic_files import atomic_path
+from ..safety.output_lock import FolderInUseError, OutputLock, output_lock
 from ..safety.private_names import check_private_names
 from .checkpoints import (
     UNFINISHED,
-    check_resumable,
+    UnusableCheckpointError,
+    check_before_loading,
+    check_before_resuming,
     checkpoint_errors,
     damaged_weights,
     finish_checkpoint,
@@ -44,10 +50,13 @@ from .checkpoints import (
     read_position,
     remove_old_checkpoints,
     remove_unfinished,
+    resolve_checkpoint,
+    run_of,
     write_cursors,
     write_position,
 )
 from .hub_pushes import HubPushes
+from .manifests import checkpoint_files, model_files, write_manifest
 from .progress import TrainingProgress, no_bars
 from .sharding import (
     enable_sharding,
@@ -57,7 +66,7 @@ from .sharding import (
     save_sharded_optimizer,
 )
 
-check_private_names("transformers", "torch", "accelerate.hooks")  # also those of models/vjepa, which travels alone
+check_private_names("transformers", "torch")  # also those of models/vjepa, which travels alone
 logger = logging.get_logger(__name__)
 
 # Signals that end training with a checkpoint. Schedulers can be told to send SIGUSR1 before a job ends; not every
@@ -83,6 +92,7 @@ class _StreamCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.first_step = state.global_step
+        self.trainer.find_best_checkpoint()
         self.trainer.seek_stream()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -137,6 +147,9 @@ class StreamTrainer(Trainer):
     published_architecture: str | None = None
     #: Address of the commit with the finished output folder; None while there is none.
     commit_url: str | None = None
+    #: Files that belong to the run, by their names in the output folder. If the folder is deleted during the training,
+    #: they are written again with the next checkpoint.
+    records: Mapping[str, bytes] = MappingProxyType({})
 
     def __init__(self, *, position: StreamPosition | None = None, **kwargs: Any):
         args = kwargs["args"]
@@ -160,6 +173,10 @@ class StreamTrainer(Trainer):
         self.stop_error: Exception | None = None
         #: The step at which this session began; None before training.
         self.first_step: int | None = None
+        #: Identifier in the manifests of the checkpoints; a resumed run keeps it.
+        self.run_id = uuid4().hex
+        self._lock: OutputLock | None = None
+        self._resumed_from: str | None = None
         self.pushes = HubPushes(self)
         for callback in (TrainingProgress(), _StreamCallback(self), self.pushes):
             self.add_callback(callback)
@@ -175,29 +192,45 @@ class StreamTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         self.is_fsdp_enabled = enable_sharding(self.accelerator, self.args)
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """
         Trains as [`~transformers.Trainer.train`] does. SIGINT, SIGTERM and SIGUSR1 end training after the current
         step, with a checkpoint saved and the signal in `stop_signal`. The same signal more than two seconds later
-        interrupts at once.
+        interrupts at once. The output folder is locked during the training.
+
+        Args:
+            resume_from_checkpoint: a folder; it is checked before it is read. True: the last whole checkpoint.
 
         Raises:
-            UnusableCheckpointError: a checkpoint cannot be written, is damaged, or has weights only.
+            UnusableCheckpointError: a checkpoint cannot be written, is not whole, or has weights only.
+            FolderInUseError: another run writes into the output folder.
             DivergedError: a loss or gradient is NaN or infinite; the weights are those of the step before.
         """
         self._since = time.perf_counter()
         self.stop_signal, self.stop_error = 0, None
-        if self.args.should_save:
-            remove_unfinished(self.args.output_dir)
-        with self._noting_signals(), ignoring_view_warnings() if self.is_fsdp_enabled else nullcontext():
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = resolve_checkpoint(self.args.output_dir, "last")
+        if checkpoint is not None:
+            check_before_resuming(checkpoint)
+            self.run_id = run_of(checkpoint) or self.run_id
+        self._resumed_from = checkpoint
+        with ExitStack() as stack:
+            self._lock = stack.enter_context(output_lock(self.args.output_dir))
+            stack.enter_context(self._noting_signals())
+            if self.is_fsdp_enabled:
+                stack.enter_context(ignoring_view_warnings())
+            if self.args.should_save:
+                remove_unfinished(self.args.output_dir)
             try:
-                result = super().train(*args, **kwargs)
+                result = super().train(checkpoint, *args, **kwargs)
             finally:
                 if self._loader is not None:
                     self._loader.close()
         best = self.state.best_model_checkpoint
         if self.args.should_save and best is not None and self.args.save_total_limit == 1:
-            remove_old_checkpoints(self.args.output_dir, limit=1, keep=[best])  # the last checkpoint, beside the best
+            # The last checkpoint, beside the best.
+            remove_old_checkpoints(self.args.output_dir, limit=1, step=self.state.global_step, keep=[best])
         if self.stop_error is not None:
             raise self.stop_error
         return result
@@ -302,12 +335,15 @@ class StreamTrainer(Trainer):
         final = run / unfinished.name
         with checkpoint_errors(final):
             if self.args.should_save:
+                self._keep_output_folder()
                 remove_unfinished(run)
             self.accelerator.wait_for_everyone()
             try:
                 self._write_checkpoint(model, trial, unfinished)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
+                    files = checkpoint_files(unfinished)
+                    write_manifest(unfinished, files, step=self.state.global_step, run=self.run_id)
                     finish_checkpoint(unfinished, final)
             except BaseException:  # re-raised; only no half checkpoint may stay
                 if self.args.should_save:
@@ -316,8 +352,33 @@ class StreamTrainer(Trainer):
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
                 keep = [final, *([best] if best else []), *self.pushes.folders]
-                remove_old_checkpoints(run, limit=self.args.save_total_limit, keep=keep)
+                limit = self.args.save_total_limit
+                remove_old_checkpoints(run, limit=limit, step=self.state.global_step, keep=keep)
             self.accelerator.wait_for_everyone()
+
+    def _keep_output_folder(self) -> None:
+        """
+        If the output folder or its records were deleted since the training began, takes its lock again and restores
+        the records. So the folder is one to resume from, and the hours of training are not lost.
+
+        Raises:
+            UnusableCheckpointError: another run uses the folder now.
+        """
+        if self._lock is not None and self._lock.is_lost:
+            try:
+                self._lock.acquire()
+            except FolderInUseError as error:
+                raise UnusableCheckpointError(f"the folder was deleted during the training, and {error}") from error
+        folder = Path(self.args.output_dir)
+        missing = [name for name in self.records if not (folder / name).exists()]
+        for name in missing:
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(self.records[name])
+        if missing:
+            logger.warning(
+                f"{folder}, or files in it, were deleted during the training: {', '.join(missing)} is written again, "
+                f"and checkpoints before step {self.state.global_step} may be lost"
+            )
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any, unfinished: Path) -> None:
         """Lets the Trainer save into `unfinished`, and adds the position in the stream."""
@@ -332,6 +393,34 @@ class StreamTrainer(Trainer):
             self.state.best_model_checkpoint = str(unfinished.parents[1] / unfinished.name)
             if self.args.should_save:
                 self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+
+    def find_best_checkpoint(self) -> None:
+        """
+        After a resume, finds the best checkpoint beside the one that the run resumed from: the state has its path on
+        the machine and in the folder where it was written.
+
+        Raises:
+            UnusableCheckpointError: `load_best_model_at_end`, and the best checkpoint is missing.
+        """
+        state, checkpoint = self.state, self._resumed_from
+        if checkpoint is None or not state.best_global_step:
+            return
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        beside = Path(checkpoint).with_name(name)
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(checkpoint)
+        elif beside.is_dir():
+            state.best_model_checkpoint = str(beside)
+        elif state.best_model_checkpoint is None and self.args.load_best_model_at_end:
+            raise UnusableCheckpointError(
+                f"{checkpoint} needs the best checkpoint, {name}, which is not beside it: copy {name} there, or leave "
+                "out --load_best_model_at_end"
+            )
+
+    def _load_best_model(self) -> None:
+        check_before_loading(self.state.best_model_checkpoint)
+        with damaged_weights(self.state.best_model_checkpoint):
+            super()._load_best_model()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: [`HubPushes`] pushes the checkpoint in `on_save`, after it is complete and renamed."""
@@ -364,7 +453,6 @@ class StreamTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
-            check_resumable(checkpoint)
             self._cursors = read_cursors(checkpoint)
             self.restore_position(checkpoint)
             if not self._is_seekable and not has_length(self.train_dataset):
@@ -393,12 +481,17 @@ class StreamTrainer(Trainer):
     def finish(self) -> None:
         """
         Writes the model card into the output folder. With `push_to_hub` it also pushes the folder and sets
-        `commit_url`; a push that fails is a warning.
+        `commit_url`; a push that fails is a warning. The manifest comes last: a folder without it was not finished,
+        and [`~training.checkpoints.is_finished`] says so.
         """
         self.create_model_card()
-        if self.args.push_to_hub and self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return
+        if self.args.push_to_hub:
             commit = self.pushes.push_result()
             self.commit_url = commit.commit_url if commit else None
+        folder = self.args.output_dir
+        write_manifest(folder, model_files(folder), step=self.state.global_step, run=self.run_id)
 
     def create_model_card(self, **changes: Any) -> None:
         """Writes the model card of the run into the output folder; for `changes` see [`HubPushes.card`]."""

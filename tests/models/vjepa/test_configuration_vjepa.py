@@ -1,10 +1,12 @@
+import json
 import logging
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
-from transformers_vjepa import PRESETS, VJEPAConfig
+from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAModel
+from transformers_vjepa.hub.loading import load_whole
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,114 @@ def test_wrong_values_are_refused_with_a_remedy(fields, message):
 def test_misspelled_fields_are_refused(name, meant):
     with pytest.raises(ValueError, match=rf"`{name}=64` is not a field of VJEPAConfig: did you mean `{meant}`\?"):
         VJEPAConfig(**{name: 64})
+
+
+def test_a_misspelt_field_is_refused_in_every_call(tmp_path):
+    VJEPAConfig().save_pretrained(tmp_path)
+    for call in (
+        lambda: VJEPAConfig(layer_norm_epsilon=1e-6),
+        lambda: VJEPAConfig.from_preset("vitt16", layer_norm_epsilon=1e-6),
+        lambda: AutoConfig.for_model("vjepa", layer_norm_epsilon=1e-6),
+        lambda: VJEPAConfig.from_pretrained(tmp_path, layer_norm_epsilon=1e-6),
+        lambda: AutoConfig.from_pretrained(tmp_path, layer_norm_epsilon=1e-6),
+    ):
+        with pytest.raises(ValueError, match="did you mean `layer_norm_eps`"):
+            call()
+    # transformers gives these back to the caller.
+    config, unused = VJEPAConfig.from_pretrained(tmp_path, layer_norm_epsilon=1e-6, return_unused_kwargs=True)
+    assert unused == {"layer_norm_epsilon": 1e-6} and not hasattr(config, "layer_norm_epsilon")
+
+
+@pytest.mark.parametrize("name", ["layer_norm_epsilon", "hidden_sizes", "num_frames_per_clip", "zzz"])
+def test_what_is_saved_loads_with_a_warning(name, tmp_path, caplog, monkeypatch):
+    """As set by a user, or by a later version of transformers that knows more fields."""
+    monkeypatch.setattr(logging.getLogger("transformers_vjepa"), "propagate", True)
+    warning = f"`{name}` is not a field of VJEPAConfig: it is stored but has no effect"
+    config = VJEPAConfig()
+    setattr(config, name, 1)
+    assert warning in caplog.text
+    config.save_pretrained(tmp_path)
+    for load in (
+        lambda: VJEPAConfig.from_pretrained(tmp_path),
+        lambda: AutoConfig.from_pretrained(tmp_path),
+        lambda: VJEPAConfig.from_json_file(tmp_path / "config.json"),
+        lambda: VJEPAConfig.from_dict(config.to_dict()),
+    ):
+        caplog.clear()
+        assert getattr(load(), name) == 1
+        assert warning in caplog.text
+
+
+def test_a_file_cannot_replace_methods_or_computed_values(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers_vjepa"), "propagate", True)
+    config = VJEPAConfig.from_dict({"num_frames": 8, "grid_size": 3, "save_pretrained": 1, "frames_per_clip": 4})
+    assert config.num_frames == 4 and config.grid_size == (2, 14, 14) and callable(config.save_pretrained)
+    assert "`num_frames=8` in the file is left out: VJEPAConfig computes it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("id2label", {"a": "walk"}), ("id2label", ["walk"]), ("dtype", "float31"), ("crop_size", 225)]
+)
+def test_what_would_not_load_is_not_saved(name, value, tmp_path):
+    config = VJEPAConfig()
+    with pytest.raises(StrictDataclassError, match=f"`{name}`="):
+        setattr(config, name, value)
+        config.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("attn_implementation", "someone/kernel"),
+        ("attn_implementation", "kernels-community/flash-attn2:flash_attn_varlen_func"),
+        ("attn_implementation", "flash_attention_2"),  # of the Hub, where its package is missing
+        ("attn_implementation", {"": "someone/kernel"}),
+        ("_attn_implementation", "someone/kernel"),
+        ("experts_implementation", "someone/kernel"),
+        ("_experts_implementation", "someone/kernel"),
+    ],
+)
+def test_a_file_cannot_choose_kernels_of_the_hub(field, value, tmp_path):
+    small = {"num_hidden_layers": 1, "pred_num_hidden_layers": 1}
+    VJEPAModel(VJEPAConfig.from_preset("vitt16", **small)).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    argument = field.removeprefix("_")
+    for load in (
+        VJEPAConfig.from_pretrained,
+        AutoConfig.from_pretrained,
+        VJEPAModel.from_pretrained,
+        AutoModel.from_pretrained,
+    ):
+        with pytest.raises(
+            ValueError, match=f"`{field}`=.* may run code from the Hub: choose.* argument `{argument}`"
+        ):
+            load(tmp_path)
+    with pytest.raises(ValueError, match="may run code from the Hub"):
+        load_whole(VJEPAModel, str(tmp_path), remedy="train it")
+    # What the caller chooses replaces the choice of the file.
+    for load in (VJEPAModel.from_pretrained, AutoModel.from_pretrained):
+        assert load(tmp_path, **{argument: "eager"}) is not None
+
+
+def test_a_file_may_choose_among_the_kernels_of_torch():
+    for name in ("eager", "sdpa"):
+        assert VJEPAConfig.from_dict({"attn_implementation": name})._attn_implementation == name
+    with pytest.raises(ValueError, match="may run code from the Hub"):
+        VJEPAConfig.from_dict({"attn_implementation": {"": "sdpa", "part": "someone/kernel"}})
+    # The caller's choice is not checked here; transformers checks it.
+    assert VJEPAConfig(attn_implementation="someone/kernel")._attn_implementation == "someone/kernel"
+    # transformers does not read this one.
+    assert VJEPAConfig.from_dict({"_attn_implementation_internal": "someone/kernel"})._attn_implementation is None
+
+
+def test_a_file_may_ask_only_for_quantisation_by_installed_packages():
+    for method in ("fp8", "mxfp4", "later"):
+        with pytest.raises(ValueError, match=f"asks for quantisation by '{method}', which may run code from the Hub"):
+            VJEPAConfig.from_dict({"quantization_config": {"quant_method": method}})
+    kept = {"quant_method": "torchao", "quant_type": "int8_weight_only"}
+    assert VJEPAConfig.from_dict({"quantization_config": kept}).quantization_config == kept
 
 
 def test_computed_values_are_not_fields():

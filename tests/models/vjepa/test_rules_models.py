@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import logging
 
 import pytest
 import torch
@@ -23,8 +24,10 @@ from rules import (
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging as transformers_logging
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from transformers_vjepa.pretraining.pixel_prediction import VJEPAForPixelPrediction
 
 every_model = pytest.mark.parametrize("cls", MODELS)
 
@@ -59,6 +62,33 @@ def test_hidden_states_and_attentions(cls, by_argument):
     switched_off = model(**inputs_of(cls), output_hidden_states=False, output_attentions=False)
     assert switched_off.get("hidden_states") is None and switched_off.get("attentions") is None
     assert largest_gap(switched_off.to_tuple()[0], output.to_tuple()[0]) == 0
+
+
+@every_model
+def test_attention_weights_that_the_implementation_does_not_return_are_none(cls, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers_vjepa"), "propagate", True)
+    transformers_logging.warning_once.cache_clear()
+    model, inputs = tiny_model(cls, num_pooler_layers=1), inputs_of(cls)
+    output = model(**inputs, output_attentions=True, output_hidden_states=True)
+    assert output.get("attentions") is None and all(len(states) == 3 for states in encoder_states(output))
+    assert "output_attentions=True: this attention implementation returns no weights" in caplog.text
+    assert largest_gap(model(**inputs), model(**inputs, output_attentions=True)) == 0
+    as_tuple = model(**inputs, output_attentions=True, return_dict=False)
+    assert len(as_tuple) == len(model(**inputs, return_dict=False))
+
+
+@pytest.mark.parametrize("cls", [VJEPAModel, VJEPAForPreTraining])
+def test_one_mask_gives_flat_states_and_a_list_of_masks_one_entry_each(cls):
+    model = tiny_model(cls, attn_implementation="eager")
+    wanted = {"output_hidden_states": True, "output_attentions": True}
+    single = model(clips(), context_mask=CONTEXT, target_mask=TARGET, **wanted)
+    assert [state.shape for state in single.hidden_states] == [(2, 4, 48)] * 3
+    assert [weights.shape for weights in single.attentions] == [(2, 3, 4, 4)] * 2
+    listed = model(clips(), context_mask=[CONTEXT], target_mask=[TARGET], **wanted)
+    assert [len(entry) for entry in (listed.hidden_states, listed.attentions)] == [1, 1]
+    assert largest_gap(listed.hidden_states[0], single.hidden_states) == 0
+    if cls is VJEPAForPreTraining:
+        assert single.loss == listed.loss
 
 
 def test_states_of_pretraining_are_those_of_the_context_encoder():
@@ -134,7 +164,18 @@ def test_signature_begins_with_the_main_input(cls):
     assert names[1] == cls.main_input_name == "pixel_values_videos"
     assert {"output_hidden_states", "output_attentions"} <= set(names)
     # `Trainer` passes the number of items to a model that takes any argument, and then does not average the loss.
-    assert not [p for p in inspect.signature(cls.forward).parameters.values() if p.kind is p.VAR_KEYWORD]
+    assert cls.accepts_loss_kwargs is False
+
+
+@pytest.mark.parametrize("cls", [*MODELS, VJEPAForPixelPrediction])
+def test_arguments_of_other_models_must_be_none(cls):
+    """transformers and its wrappers pass them to every model."""
+    model, inputs = tiny_model(cls), inputs_of(VJEPAForPreTraining if cls is VJEPAForPixelPrediction else cls)
+    foreign = {"input_ids": None, "attention_mask": None, "inputs_embeds": None, "interpolate_pos_encoding": None}
+    assert largest_gap(model(**inputs, **foreign), model(**inputs)) == 0
+    for name, value in (("input_ids", torch.zeros(2, 3)), ("num_items_in_batch", 2), ("pixel_value", clips())):
+        with pytest.raises(TypeError, match=f"{cls.__name__} takes no {name}: leave them out or pass None"):
+            model(**inputs, **{name: value})
 
 
 # Types

@@ -11,7 +11,7 @@ from rules import MODELS, all_tensors, inputs_of, largest_gap, tiny_config, tiny
 from safetensors.torch import load_file, save_file
 from transformers import initialization
 
-from transformers_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
+from transformers_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 
 every_model = pytest.mark.parametrize("cls", MODELS)
 
@@ -146,6 +146,25 @@ def test_a_damaged_encoder_is_told_and_mended_from_the_other(tmp_path, lost, oth
     kept = f"{lost}.layernorm.weight"
     assert torch.equal(state[kept], model.state_dict()[kept])
     assert not torch.equal(state[kept], state[f"{other}.layernorm.weight"])
+
+
+def test_the_context_encoder_is_missing_only_if_there_is_nothing_to_copy(tmp_path):
+    base = tiny_model(VJEPAModel)
+    base.save_pretrained(tmp_path)
+    loaded, info = VJEPAForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == set()
+    state = loaded.state_dict()
+    assert all(
+        torch.equal(value, state[f"context_encoder.{name}"]) for name, value in base.encoder.state_dict().items()
+    )
+    # A part of the target encoder is missing, too: neither encoder has it.
+    without(tmp_path, "encoder.layernorm.bias")
+    _, info = VJEPAForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"context_encoder.layernorm.bias", "vjepa.encoder.layernorm.bias"}
+    # A checkpoint of something else.
+    save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, info = VJEPAForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == state.keys()
 
 
 def test_both_encoders_are_equal_however_a_model_is_made():

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from pixels import generator, grey_levels, published_transforms, random_clip
 from reference import TINY
 from transformers import AutoVideoProcessor
+from transformers.video_utils import VideoMetadata, load_video
 
 from transformers_vjepa.models.vjepa import media_files
 from transformers_vjepa.models.vjepa.clip_sampling import (
@@ -151,7 +153,7 @@ def test_ambiguous_channels_follow_the_given_format(processor):
         ([np.zeros((8, 8))], "has rank 2"),
         ([], "an empty list is not a video"),
         (3, "a int is not a video"),
-        ([Path("clip.mp4")], "Path is not a video.*file path as a string"),
+        ([Path("gone.mp4")], "gone.mp4: there is no such file"),
         (torch.zeros(2, 5, 8, 8), r"shape \(2, 5, 8, 8\) is not RGB: pass"),
         (torch.zeros(0, 3, 8, 8), "at least one frame"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), r"a clip of torch.int64: pass uint8"),
@@ -250,8 +252,79 @@ def test_samples_at_a_rate(processor, file, steps):
     assert stored.clip_sampling() == ClipSampling(num_frames=4, target_fps=5)
     assert stored.clip_sampling(frame_step=3, num_frames=None) == ClipSampling(num_frames=4, frame_step=3)
     assert processor.clip_sampling(duration=2.0).frame_step is None
-    with pytest.raises(DecodingError, match="<array>: the frame rate is unknown.*use `frame_step`"):
+    with pytest.raises(DecodingError, match="<array>: the frame rate is unknown.*`video_metadata`.*`frame_step`"):
         processor(steps, do_sample_frames=True, fps=5)
+    with pytest.raises(DecodingError, match="<array>: the frame rate is unknown"):
+        processor(steps, do_sample_frames=True, fps=5, video_metadata=[{"total_num_frames": 100}])
+
+
+@pytest.mark.parametrize("fps", [25, 10, 7.5, 3])
+def test_frames_of_a_known_rate_are_sampled_as_their_file(processor, file, steps, fps):
+    rate = {"total_num_frames": 100, "fps": 25.0}
+    asked = {"num_frames": 4, "fps": fps}
+    expected = sampled_numbers(processor, str(file), **asked)
+    for videos, metadata in (
+        (steps, rate),
+        (steps, [rate]),
+        (steps, [[rate]]),
+        (steps.numpy(), VideoMetadata(**rate)),
+        ([steps], [VideoMetadata(**rate)]),
+    ):
+        assert sampled_numbers(processor, videos, **asked, video_metadata=metadata) == expected
+    segments = {**asked, "num_segments": 3}
+    expected = sampled_numbers(processor, str(file), **segments)
+    assert sampled_numbers(processor, steps, **segments, video_metadata=[rate]) == expected
+    # The same rule as a function for transformers.
+    noted = VideoMetadata(**rate)
+    assert processor.sample_frames(noted, **segments).tolist() == expected
+    frames, metadata = load_video(str(file), sample_indices_fn=functools.partial(processor.sample_frames, **segments))
+    assert len(frames) == 12 and metadata.frames_indices.tolist() == expected
+
+
+def test_frames_of_a_known_rate_are_not_taken_for_a_clip(processor, steps):
+    """An array with as many frames as a clip was sampled before, unless its rate says how to sample it."""
+    asked = {"num_frames": 4, "fps": 5}
+    assert sampled_numbers(processor, steps[:4], **asked) == [0, 1, 2, 3]
+    rate = {"total_num_frames": 4, "fps": 10}
+    assert sampled_numbers(processor, steps[:4], **asked, video_metadata=[rate]) == [0, 2, 3, 3]
+
+
+def test_returns_metadata(processor, file, steps):
+    def metadata(videos, **arguments):
+        return processor(videos, return_metadata=True, **arguments)["video_metadata"]
+
+    (whole,) = metadata(str(file))
+    assert (whole.total_num_frames, whole.fps, whole.duration) == (100, 25.0, 4.0)
+    assert (whole.height, whole.width, whole.frames_indices) == (36, 48, list(range(100)))
+    asked = {"do_sample_frames": True, "num_frames": 4, "fps": 5}
+    rate = {"total_num_frames": 100, "fps": 25.0}
+    of_file, of_array = metadata([file.read_bytes(), steps], **asked, video_metadata=[rate, rate])
+    assert (of_file.total_num_frames, of_file.fps, of_file.height) == (100, 25.0, 36)
+    assert (of_array.fps, of_array.frames_indices, of_array.timestamps[0]) == (25.0, [42, 47, 52, 57], 42 / 25)
+    (unknown,) = metadata(steps, do_sample_frames=True)
+    assert (unknown.fps, unknown.height, unknown.frames_indices[:2]) == (None, 36, [20, 24])
+    assert "video_metadata" not in processor(steps)
+
+
+@pytest.mark.parametrize("name", ["video_90.mov", "sample_h263.ts", "unordered.mov"])
+def test_whole_files_have_the_pixels_of_their_clips(shared, processor, name):
+    """One decoder for both ways: with the rotation of the file, whatever its header says about its length."""
+    path = shared / "data" / "decoder" / name
+    whole = processor(str(path), return_tensors="pt")["pixel_values_videos"]
+    sampling = {"do_sample_frames": True, "num_frames": 2, "frame_step": whole.shape[1] - 1}
+    ends = processor(str(path), **sampling, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(whole[:, [0, -1]], ends)
+    for videos in (path, [path.read_bytes()]):
+        assert torch.equal(processor(videos, return_tensors="pt")["pixel_values_videos"], whole)
+
+
+def test_frames_as_files_are_read_as_in_transformers(processor, tmp_path):
+    """A list of videos of frames: three levels of lists."""
+    frames = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(frames):
+        PIL.Image.new("RGB", (48, 36), (index, 0, 0)).save(path)
+    values = processor([[[str(path) for path in frames]]], do_normalize=False, return_tensors="pt")
+    assert (values["pixel_values_videos"][0, :, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]
 
 
 def test_samples_every_video_of_a_batch(processor, file, steps):
@@ -328,6 +401,7 @@ def test_samples_a_url(processor, file, monkeypatch):
         address = f"http://127.0.0.1:{server.server_port}"
         try:
             assert sampled_numbers(processor, f"{address}/{file.name}") == list(range(20, 81, 4))
+            assert len(processor(f"{address}/{file.name}")["pixel_values_videos"][0]) == 100
             with pytest.raises(FileNotFoundError, match="gone.mp4"):
                 processor(f"{address}/gone.mp4", do_sample_frames=True)
             monkeypatch.setattr(media_files, "MAX_FILE_BYTES", file.stat().st_size - 1)
@@ -348,15 +422,21 @@ def test_samples_a_url(processor, file, monkeypatch):
         (torch.zeros(20, 3, 8, 8), {"num_segments": 0}, ValueError, "`num_segments`=0 must be at least 1"),
         (
             torch.zeros(20, 3, 8, 8),
-            {"return_metadata": True},
+            {"video_metadata": [{"fps": 25, "total_num_frames": 100}]},
             ValueError,
-            "`return_metadata` has no use.*leave it out",
+            "total_num_frames=100, and the array has 20 frames: pass the number and the rate",
         ),
         (
             torch.zeros(20, 3, 8, 8),
-            {"video_metadata": [{"fps": 25}]},
+            {"video_metadata": [{"fps": 0, "total_num_frames": 20}]},
             ValueError,
-            "`video_metadata` has no use with",
+            "says fps=0: pass a positive number",
+        ),
+        (
+            torch.zeros(2, 20, 3, 8, 8),
+            {"video_metadata": [{"total_num_frames": 20}]},
+            ValueError,
+            "Received 2 videos but 1",
         ),
         (
             torch.zeros(20, 3, 8, 8),
@@ -374,8 +454,6 @@ def test_sampling_errors(processor, videos, arguments, error, match):
 def test_inputs_that_need_sampling(processor, steps):
     with pytest.raises(ValueError, match="`num_segments`=8 takes several.*`do_sample_frames=True`.*`num_segments=1`"):
         processor(steps, num_segments=8)
-    with pytest.raises(ValueError, match="a bytes is not a video.*`do_sample_frames=True` also takes the bytes"):
-        processor(b"data")
 
 
 # --- the processor: steps
@@ -507,6 +585,33 @@ def test_setting_errors(settings, match):
 def test_call_errors(processor, arguments, match):
     with pytest.raises(ValueError, match=match):
         processor(random_clip(2, 3, 8, 8), **arguments)
+
+
+def test_a_misspelt_setting_is_refused_in_calls_and_kept_in_files(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers_vjepa"), "propagate", True)
+    message = "`num_frame=8` is not a field of VJEPAVideoProcessor: did you mean `num_frames`"
+    with pytest.raises(ValueError, match=message):
+        VJEPAVideoProcessor(num_frame=8)
+    processor = VJEPAVideoProcessor()
+    processor.num_frame = 8
+    processor.save_pretrained(tmp_path)
+    assert "did you mean `num_frames`" in caplog.text
+    caplog.clear()
+    for cls in (VJEPAVideoProcessor, AutoVideoProcessor):
+        assert cls.from_pretrained(tmp_path).num_frame == 8
+        assert "`num_frame` is not a field of VJEPAVideoProcessor: it is stored but has no effect" in caplog.text
+        caplog.clear()
+        with pytest.raises(ValueError, match=message):
+            cls.from_pretrained(tmp_path, num_frame=8)
+    assert VJEPAVideoProcessor.from_json_file(tmp_path / "video_preprocessor_config.json").num_frame == 8
+
+
+def test_settings_that_would_not_load_are_not_saved(tmp_path):
+    processor = VJEPAVideoProcessor()
+    processor.crop_size = 384
+    with pytest.raises(ValueError, match="smaller than the crop of 384 pixels"):
+        processor.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_arguments_are_refused(processor):

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -18,6 +19,14 @@ _COMMON_KEYWORDS = set(
     "attn_implementation auto_map experts_implementation model_type name_or_path num_labels output_attentions "
     "quantization_config torch_dtype use_cache use_return_dict".split()
 )
+
+# Fields of `PreTrainedConfig` that choose attention kernels. A name with a slash is a kernel on the Hub, which
+# transformers downloads and runs, and flash attention may come from there, too. The others are part of torch.
+_KERNEL_FIELDS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+_TORCH_KERNELS = (None, "eager", "sdpa", "flex_attention")
+# Quantisation for which transformers runs code of installed packages only. For other methods, such as "fp8" and
+# "mxfp4", it may take kernels from the Hub.
+_INSTALLED_QUANTISATION = ("bitsandbytes", "hqq", "quanto", "torchao")
 
 # Properties that callers may mistake for fields, and the fields that determine them.
 _COMPUTED = {
@@ -54,6 +63,54 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pred_num_hidden_layers": 16,
     },
 }
+
+
+#: Marks the values of a file, on their way from `from_dict` to the constructor of a configuration or a processor.
+FROM_FILE = "_values_of_a_file"
+
+
+def refuse_misspelling(owner: str, name: str, value: Any, *, known: Collection[str]) -> None:
+    """
+    Checks an argument with a name that is not one of `known`. transformers stores any name: with a misspelled one, the
+    default would silently apply.
+
+    Raises:
+        ValueError: the name resembles one of `known`.
+    """
+    if close := _similar(name, known):
+        raise ValueError(f"`{name}={value!r}` is not a field of {owner}: did you mean `{close}`?")
+
+
+def warn_of_unknown(owner: str, name: str, *, known: Collection[str]) -> None:
+    """Logs that a value is stored under a name that is not one of `known`."""
+    close = _similar(name, known)
+    hint = f": did you mean `{close}`?" if close else ""
+    logger.warning(f"`{name}` is not a field of {owner}: it is stored but has no effect{hint}")
+
+
+def _similar(name: str, known: Collection[str]) -> str | None:
+    if name in known or name.startswith("_"):
+        return None
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)), None)
+
+
+def _refuse_code(file: dict[str, Any]) -> None:
+    """Refuses a file whose fields make transformers run code that is neither in this package nor installed."""
+    for name in _KERNEL_FIELDS:
+        value = file.get(name)
+        for kernel in value.values() if isinstance(value, dict) else [value]:
+            if kernel not in _TORCH_KERNELS:
+                raise ValueError(
+                    f"the configuration file chooses `{name}`={kernel!r}, which may run code from the Hub: choose "
+                    f"it yourself with the argument `{name.removeprefix('_')}`, such as 'sdpa'"
+                )
+    method = (file.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
+    if method not in _INSTALLED_QUANTISATION:
+        raise ValueError(
+            f"the configuration file asks for quantisation by {method!r}, which may run code from the Hub: known are "
+            f"{', '.join(_INSTALLED_QUANTISATION)}; if you trust the file, remove its `quantization_config` and pass "
+            "`quantization_config` in the call"
+        )
 
 
 @strict
@@ -99,7 +156,10 @@ class VJEPAConfig(PreTrainedConfig):
     Raises:
         StrictDataclassError: (in `huggingface_hub.errors`, as for every configuration of transformers) sizes that do
             not divide, values out of range or of another type.
-        ValueError: a misspelled field.
+        ValueError: a misspelled field. This is so for arguments only. A field of a file, or an attribute that is set
+            later, is stored with a warning: a later version of transformers may write fields that this version does
+            not know, and what `save_pretrained` writes must load. A file is refused if it chooses attention kernels
+            or quantisation that may bring code from the Hub.
 
     Examples:
 
@@ -155,24 +215,65 @@ class VJEPAConfig(PreTrainedConfig):
             # This package is installed: a configuration that is saved again would refer to code files that are not in
             # its folder.
             kwargs.pop("auto_map", None)
-        known = {field.name for field in fields(type(self))}
-        for name in kwargs.keys() - known - _COMMON_KEYWORDS:
+        if kwargs.pop(FROM_FILE, False):
+            kwargs = self._storable(kwargs)
+        else:
+            self._refuse_misspellings(kwargs)
+        self._check_labels_and_dtype(kwargs.get("torch_dtype") if self.dtype is None else self.dtype)
+        super().__post_init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        known = self._known_names()
+        if name not in known and not name.startswith("_"):
+            warn_of_unknown(type(self).__name__, name, known=known)
+
+    @classmethod
+    def _known_names(cls) -> set[str]:
+        return {field.name for field in fields(cls)} | _COMMON_KEYWORDS
+
+    @classmethod
+    def _refuse_misspellings(cls, arguments: dict[str, Any]) -> None:
+        for name, value in arguments.items():
             if name in _COMPUTED:
-                raise ValueError(f"`{name}={kwargs[name]!r}` is computed: set {_COMPUTED[name]}")
-            # `PreTrainedConfig` stores any name: with a misspelled field, the default would silently apply.
-            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
-                raise ValueError(
-                    f"`{name}={kwargs[name]!r}` is not a field of {type(self).__name__}: did you mean `{close[0]}`?"
-                )
-            if not name.startswith("_"):
-                logger.warning(f"`{name}` is not a field of {type(self).__name__}: it is stored but has no effect")
+                raise ValueError(f"`{name}={value!r}` is computed: set {_COMPUTED[name]}")
+            refuse_misspelling(cls.__name__, name, value, known=cls._known_names())
+
+    @classmethod
+    def _storable(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        """Fields of a file that are not ours, without those that would replace a method or a property."""
+        reserved = {name for name in extra.keys() - cls._known_names() if hasattr(cls, name)}
+        for name in sorted(reserved):
+            logger.warning(f"`{name}={extra[name]!r}` in the file is left out: {cls.__name__} computes it")
+        return {name: value for name, value in extra.items() if name not in reserved}
+
+    def _check_labels_and_dtype(self, dtype: Any) -> None:
         labels = self.id2label
         if labels is not None and not (isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)):
             raise ValueError(f"`id2label`={labels!r} must map class numbers to class names")
-        name = str(kwargs.get("torch_dtype") if self.dtype is None else self.dtype).removeprefix("torch.")
+        name = str(dtype).removeprefix("torch.")
         if name != "None" and not isinstance(getattr(torch, name, None), torch.dtype):
             raise ValueError(f"`dtype`={name!r} is not a dtype of torch: use 'float32', 'bfloat16' or 'float16'")
-        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        The configuration of a file; see [`~transformers.PreTrainedConfig.from_dict`]. `kwargs` replace its fields.
+
+        Raises:
+            ValueError: an argument is a misspelled field, or the file (not an argument) chooses attention kernels or
+                quantisation that may bring code from the Hub.
+        """
+        if not kwargs.get("return_unused_kwargs"):  # the caller gets them back, and so they are not ignored
+            cls._refuse_misspellings(kwargs)
+        chosen = {name for name in _KERNEL_FIELDS if name.removeprefix("_") in kwargs}
+        _refuse_code({name: value for name, value in config_dict.items() if name not in chosen})
+        return super().from_dict({**config_dict, FROM_FILE: True}, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> "VJEPAConfig":
+        """The configuration of a JSON file; see `from_dict`."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
@@ -217,6 +318,7 @@ class VJEPAConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Checks the fields; run when the configuration is created and when it is saved."""
         super().validate_architecture()
+        self._check_labels_and_dtype(self.dtype)
         positive = (
             "patch_size crop_size frames_per_clip tubelet_size hidden_size in_chans num_attention_heads "
             "num_hidden_layers pred_hidden_size pred_num_attention_heads pred_num_hidden_layers "
@@ -253,4 +355,4 @@ class VJEPAConfig(PreTrainedConfig):
                 )
 
 
-__all__ = ["PRESETS", "VJEPAConfig"]
+__all__ = ["FROM_FILE", "PRESETS", "VJEPAConfig", "refuse_misspelling", "warn_of_unknown"]

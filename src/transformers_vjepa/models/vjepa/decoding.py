@@ -3,30 +3,22 @@ From a video to the frames of a clip, as uint8 RGB.
 
 A video is a path, bytes, a seekable file object, or a folder of images ordered by name. The default decoder is PyAV:
 its wheels contain FFmpeg (torchcodec needs it on the system), it is maintained (decord's last release is of 2021, with
-wheels for x86-64 only), about as fast as torchcodec and faster than decord, and it reports damaged frames. All three
-return the same bytes for files with a valid container; `Backend` lists the other differences.
+wheels for x86-64 only), about as fast as torchcodec and faster than decord, and it reports damaged frames. `Backend`
+lists the differences.
 
 Decoding runs on one thread: data-loader workers provide the parallelism. Every function opens, reads and closes its
-video within the call, so no decoder crosses a fork. Frames have the size and rotation that the file asks for; pixels
-that are not square stay as stored. No decoder notices damage that leaves a decodable bit stream.
+video within the call, so no decoder crosses a fork. Frames have the size, rotation and reflection that the file asks
+for; pixels that are not square stay as stored. No decoder notices damage that leaves a decodable bit stream.
 """
 
-import bisect
-import io
-import itertools
 import os
 import re
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
-import av
-import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
 
 from .clip_sampling import (
     ClipSampling,
@@ -37,36 +29,46 @@ from .clip_sampling import (
     plan_clips,
     segment_places,
 )
-from .media_files import (
-    IMAGE_EXTENSIONS,
-    MAX_PIXELS,
-    UNREADABLE_EXTENSIONS,
-    extension,
-    open_container,
-    over_white,
-    read_image,
-)
+from .media_files import IMAGE_EXTENSIONS, UNREADABLE_EXTENSIONS, extension, read_image
+from .other_readers import DecordReader, TorchCodecReader
+from .pyav_reader import PyAVReader
+from .video_reader import VideoReader, VideoSource, channels_first, check_clip_bytes
 
-VideoSource = str | os.PathLike | bytes | BinaryIO
-
-#: The decoders and their differences:
-#: - `pyav` refuses damaged frames; the others return the damaged result.
-#: - `torchcodec` returns the same bytes as `pyav` for every file that both read, but its indices are off by one or two
-#:   in AVI files with B-frames, which store no times.
-#: - `decord` cannot read AV1, GIF, files without a duration and videos of one pixel (named errors). Its older FFmpeg
-#:   interpolates the colours of odd-sized frames differently (up to 18 grey levels, 0.4 in the mean) and rounds a few
-#:   MPEG-4 blocks differently (up to 2). If a header promises too many frames, it repeats the last one. In AVI files
-#:   with B-frames its indices depend on the first frame that it reads. Its threads read ahead, so for a damaged file
-#:   it sometimes also refuses frames before the damage.
-#: - `decord` and `torchcodec` use their own FFmpeg, without the limits of `media_files.py`. PyAV opens the file first
-#:   and refuses playlists. For untrusted files this is a weaker protection than reading with PyAV.
-#: - For short Matroska files that do not store the duration of the last frame, the mean rate behind `target_fps` and
-#:   `duration` is a few per cent off in `torchcodec`.
+#: The decoders. Advice: use `pyav`. The others are for comparisons.
+#:
+#: PyAV reads the packets of the file for all three. So they have the same stream, number of frames, times, rate and
+#: limits, and refuse the same playlists. `decord` and `torchcodec` then decode with their own FFmpeg, without the
+#: limits of `media_files.py`: for untrusted files a weaker protection.
+#:
+#: Single frames of 53 files (49 of other containers and codecs, made with FFmpeg 5.1, and 4 real ones) were compared
+#: with decoding from the start. `pyav` returned the right frames of all. The others returned wrong frames, and
+#: therefore refuse with the reason:
+#:
+#: - MPEG transport and program streams, AVI with B-frames, files without distinct times, and lost packets (both);
+#: - keyframe flags that are wrong, and frames that are to be mirrored (both);
+#: - groups whose frames depend on the next keyframe (HEVC and H.264 with open groups, MPEG-4 with B-frames), edit
+#:   lists, and several video streams (`decord`);
+#: - another number of frames than the container has (both).
+#:
+#: Other differences:
+#:
+#: - `pyav` refuses damaged frames; the others return the damaged result. Threads of `decord` read ahead, so for a
+#:   damaged file it sometimes also refuses frames before the damage.
+#: - Colours of 10-bit and interlaced video differ at edges (means of 1 to 7 grey levels). `torchcodec` is equal to
+#:   `pyav` elsewhere. `decord` also differs for odd sizes (up to 18 grey levels, 0.4 in the mean), MPEG-4 (up to 2)
+#:   and ProRes (up to 1).
+#: - `decord` cannot read AV1, GIF, Theora, files without a duration, videos of one pixel and some small rotated ones
+#:   (named errors). If a header promises too many frames, it repeats the last one.
 Backend = Literal["pyav", "decord", "torchcodec"]
 
 # Headers may promise one or two frames too many. PyAV reports the true number at once; torchcodec does not, so its
 # clips are planned again for every missing frame.
 _MAX_PLANS = 6
+_READERS: dict[str, Callable[[Any, str], VideoReader]] = {
+    "pyav": PyAVReader,
+    "decord": DecordReader,
+    "torchcodec": TorchCodecReader,
+}
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,18 @@ class VideoInfo:
 
     Args:
         num_frames (`int`): frames in the container; in some files, one or two of them do not decode.
-        fps (`float`, *optional*): mean frames per second; `None` for a folder of images or a single frame.
+        fps (`float`, *optional*): mean frames per second; `None` for a folder of images, or if neither the times of
+            the frames nor the header give a plausible rate ([`plausible_fps`]).
         width (`int`): pixels, after rotation.
         height (`int`): pixels, after rotation.
+        lost_frames (`int`): frames that are lost, because packets are damaged or missing.
     """
 
     num_frames: int
     fps: float | None
     width: int
     height: int
+    lost_frames: int = 0
 
 
 def read_clip(
@@ -98,7 +103,10 @@ def read_clip(
     Reads one clip of a video.
 
     If fewer frames decode than the container promises, the clip is placed among the frames that decode. If the
-    decoder fails, a clip that lies before the failure is returned, and any other clip is refused.
+    decoder fails, a clip that lies before the failure is returned, and any other clip is refused. If packets are lost
+    (in a transport stream, for example), a warning has the number of lost frames. The frames from there to the next
+    keyframe keep their places, and a clip repeats the frame before them, as players do; a clip that has lost more than
+    half of its frames is refused.
 
     Args:
         source: path of a file or of a folder of images, bytes, or a seekable binary file object.
@@ -113,8 +121,10 @@ def read_clip(
     Raises:
         NoVideoStreamError: the source has no video stream or no images.
         TooShortVideoError: fewer frames than `sampling` accepts.
-        CorruptVideoError: the source is not a video, or its clip does not decode.
-        DecodingError: the file does not exist, or `sampling` needs a frame rate and there is none.
+        CorruptVideoError: the source is not a video, its clip does not decode, or the decoded frames would take more
+            than 2 GiB (`MAX_CLIP_BYTES`).
+        DecodingError: the file does not exist, `sampling` needs a frame rate and there is none, or the backend would
+            return wrong frames.
         ImportError: the backend is not installed.
     """
     return read_segments(source, num_segments=1, sampling=sampling, generator=generator, backend=backend)[0]
@@ -168,44 +178,24 @@ def decode_frames(source: VideoSource, indices: Sequence[int], *, backend: Backe
 def probe_video(source: VideoSource, *, backend: Backend = "pyav") -> VideoInfo:
     """Length, rate and displayed size of a video. Decodes one frame; errors are those of `read_clip`."""
     with _open(source, backend=backend) as video:
-        height, width = video.read([0])[0].shape[1:]
-        return VideoInfo(num_frames=video.num_frames, fps=video.fps, width=width, height=height)
+        first = video.whole_frames([0])
+        height, width = video.read(first)[first[0]].shape[1:]
+        return VideoInfo(
+            num_frames=video.num_frames, fps=video.fps, width=width, height=height, lost_frames=video.num_lost
+        )
 
 
 # Reading what was planned -------------------------------------------------------------------------------
 
 
-class _Video(AbstractContextManager):
-    """An open video, which closes at the end of a `with` block."""
-
-    name: str
-    num_frames: int
-    fps: float | None
-    _decoder: Any = None
-
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        """The frames with these ascending indices: uint8 (3, height, width)."""
-        if indices[-1] >= self.num_frames:
-            raise _beyond_the_end(self.name, indices[-1], self.num_frames)
-        return self._read(indices)
-
-    @abstractmethod
-    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        """As `read`, for indices below `num_frames`."""
-
-    def close(self) -> None:
-        self._decoder = None  # the last reference to it, and so to the file
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def _read_planned(video: _Video, *, sampling: ClipSampling | None, places: Sequence[float]) -> torch.Tensor:
+def _read_planned(video: VideoReader, *, sampling: ClipSampling | None, places: Sequence[float]) -> torch.Tensor:
     """A clip for each place; the clips are planned again if fewer frames decode than the container promises."""
     sampling = ClipSampling() if sampling is None else sampling
     total = video.num_frames
+    times = None if sampling.clip_fps is None else video.times
     for _ in range(_MAX_PLANS):
-        clips = plan_clips(total, sampling=sampling, places=places, fps=video.fps, name=video.name)
+        clips = plan_clips(total, sampling=sampling, places=places, fps=video.fps, times=times, name=video.name)
+        clips = [_without_lost_frames(video, clip) for clip in clips]
         try:
             frames = _gather(video, [index for clip in clips for index in clip])
         except TooShortVideoError as error:
@@ -215,7 +205,19 @@ def _read_planned(video: _Video, *, sampling: ClipSampling | None, places: Seque
     raise CorruptVideoError(video.name, f"the number of its frames changes with every reading (now {total})")
 
 
-def _gather(video: _Video, indices: list[int]) -> torch.Tensor:
+def _without_lost_frames(video: VideoReader, clip: list[int]) -> list[int]:
+    """The clip with its lost frames replaced; a clip that has lost more than half of them would be mostly a still."""
+    whole = video.whole_frames(clip)
+    lost = sum(index != wanted for index, wanted in zip(whole, clip, strict=True))
+    if 2 * lost > len(clip):
+        reason = f"{lost} of the {len(clip)} frames of a clip are lost, because packets are damaged or missing"
+        raise CorruptVideoError(video.name, f"{reason}: record the video again or leave it out")
+    return whole
+
+
+def _gather(video: VideoReader, indices: list[int]) -> torch.Tensor:
+    height, width = video.frame_size or (0, 0)
+    check_clip_bytes(video.name, frames=len(indices), height=height, width=width)
     frames = video.read(sorted(set(indices)))
     sizes = sorted({tuple(frame.shape[1:]) for frame in frames.values()})
     if len(sizes) > 1:
@@ -223,12 +225,12 @@ def _gather(video: _Video, indices: list[int]) -> torch.Tensor:
     return torch.stack([frames[index] for index in indices])
 
 
-def _open(source: VideoSource, *, backend: Backend) -> _Video:
+def _open(source: VideoSource, *, backend: Backend) -> VideoReader:
     """The video, opened with the backend; a folder of images needs none."""
-    if backend not in _BACKENDS:
+    if backend not in _READERS:
         raise ValueError(f"`backend`={backend!r} must be one of {', '.join(get_args(Backend))}")
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _BACKENDS[backend](bytes(source), f"<{len(source)} bytes>")
+        return _READERS[backend](bytes(source), f"<{len(source)} bytes>")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.is_dir():
@@ -236,38 +238,27 @@ def _open(source: VideoSource, *, backend: Backend) -> _Video:
         if not path.is_file():  # opening a FIFO would wait for a writer
             raise DecodingError(str(path), "it is not a regular file" if path.exists() else "there is no such file")
         # Absolute: in a relative path FFmpeg takes the part before a colon for a protocol.
-        return _BACKENDS[backend](os.path.abspath(path), str(path))
+        return _READERS[backend](os.path.abspath(path), str(path))
     if not hasattr(source, "read") or not hasattr(source, "seek"):
         raise TypeError(f"`source` is a {type(source).__name__}: pass a path, bytes or a seekable file object")
-    return _BACKENDS[backend](source, str(getattr(source, "name", f"<{type(source).__name__}>")))
-
-
-def _rewound(source: str | bytes | BinaryIO) -> str | BinaryIO:
-    """The source, ready to be opened again from its first byte."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if not isinstance(source, str):
-        source.seek(0)
-    return source
-
-
-def _screened(source: str | bytes | BinaryIO, name: str) -> str | BinaryIO:
-    """The source for decoders without a list of safe formats: PyAV opens it first, and refuses playlists."""
-    open_container(_rewound(source), name).close()
-    return _rewound(source)
+    return _READERS[backend](source, str(getattr(source, "name", f"<{type(source).__name__}>")))
 
 
 # Keeping decoded videos ---------------------------------------------------------------------------------
 
 
-class _DecodedVideo(_Video):
+class _DecodedVideo(VideoReader):
     """All frames of a video, uint8 (frames, 3, height, width)."""
 
-    def __init__(self, name: str, fps: float | None, frames: torch.Tensor) -> None:
-        self.name, self.fps, self.frames, self.num_frames = name, fps, frames, len(frames)
+    def __init__(self, video: VideoReader, frames: torch.Tensor) -> None:
+        self.name, self.fps, self.times = video.name, video.fps, video.times
+        self.frames, self.num_frames = frames, len(frames)
 
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         return {index: self.frames[index] for index in indices}
+
+    def close(self) -> None:
+        """The frames stay for the next reading."""
 
 
 class VideoCache:
@@ -287,7 +278,7 @@ class VideoCache:
         self._refused: set[str] = set()
         self._room = max_bytes
 
-    def open(self, source: VideoSource, *, backend: Backend) -> _Video:
+    def open(self, source: VideoSource, *, backend: Backend) -> VideoReader:
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         if name in self._videos:
             return self._videos[name]
@@ -302,328 +293,17 @@ class VideoCache:
         if frames is None:
             self._refused.add(name)
             return video
+        self._videos[name] = _DecodedVideo(video, frames)
         video.close()
         self._room -= frames.numel()
-        self._videos[name] = _DecodedVideo(video.name, video.fps, frames)
         return self._videos[name]
-
-
-# PyAV ---------------------------------------------------------------------------------------------------
-
-
-class _Mark(NamedTuple):
-    """Times of a packet, in units of the stream (`pts`: display, `dts`: decoding), and its flags."""
-
-    pts: int | None
-    dts: int | None
-    is_keyframe: bool
-    is_discard: bool
-
-
-class _Timeline:
-    """
-    The frames of a stream in display order, from the times of its packets. The packets are in decoding order, and none
-    is decoded:
-
-        position (decoding order)   0     1     2     3        a frame per packet
-        time                        0  1024   512  1536
-        index (display order)       0     2     1     3
-    """
-
-    def __init__(self, marks: list[_Mark]) -> None:
-        self.position = {mark.pts: position for position, mark in enumerate(marks)}
-        self._keyframes = [mark for mark in marks if mark.is_keyframe]
-        self._keyframe_positions = [self.position[mark.pts] for mark in self._keyframes]
-        # Packets before the first keyframe have no reference and are not displayed. Edit lists mark further packets
-        # that are decoded but not displayed.
-        head = self._keyframe_positions[0] if self._keyframes else len(marks)
-        self.times = sorted(m.pts for m in marks[head:] if not m.is_discard and m.pts >= marks[head].pts)
-
-    def runs(self, times: Iterable[int]) -> list[tuple[_Mark, set[int]]]:
-        """Splits ascending times into runs. Each run is decoded in one pass, from its keyframe on."""
-        runs: list[tuple[_Mark, set[int]]] = []
-        last = -1
-        for time in times:
-            keyframe = self._keyframe_for(time)
-            if self.position[keyframe.pts] > last:
-                runs.append((keyframe, set()))
-            runs[-1][1].add(time)
-            last = max(last, self.position[time])
-        return runs
-
-    def _keyframe_for(self, time: int) -> _Mark:
-        """The last keyframe from which decoding reaches the frame displayed at `time`."""
-        at = bisect.bisect_right(self._keyframe_positions, self.position[time]) - 1
-        # A B-frame that is decoded after a keyframe but displayed before it may need the group before.
-        while at > 0 and self._keyframes[at].pts > time:
-            at -= 1
-        return self._keyframes[at]
-
-
-class _PyAVVideo(_Video):
-    """Decodes from the keyframe before the wanted frames if the times are reliable, otherwise from the start."""
-
-    def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
-        self.name = name
-        self._source = source
-        self._to_rgb = VideoReformatter()  # reuses its conversion tables for all frames
-        self._open()
-        try:
-            marks = self._scan()
-            self._timeline = self._reliable_timeline(marks)
-        except BaseException:  # also an interrupt must not leave the file open
-            self.close()
-            raise
-        times = sorted(mark.pts for mark in marks if mark.pts is not None)
-        if self._timeline is not None:
-            times = self._timeline.times
-        self.num_frames = len(marks) if self._timeline is None else len(times)
-        self.fps = self._mean_rate(times)
-
-    def close(self) -> None:
-        self._container.close()
-
-    def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        # Without a timeline, `num_frames` counts packets: the end is known after decoding only.
-        return self._read_counting(indices) if self._timeline is None else super().read(indices)
-
-    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        times = [self._timeline.times[index] for index in indices]
-        found = self._read_at(times)
-        if len(found) == len(times):
-            return {index: found[time] for index, time in zip(indices, times, strict=True)}
-        # Seeking failed or packets were dropped: decode from the start and count frames.
-        return self._read_counting(indices)
-
-    def _open(self) -> None:
-        self._container = open_container(_rewound(self._source), self.name)
-        streams = self._container.streams.video
-        if not streams or streams[0].codec_context is None:
-            self.close()
-            if not streams:
-                raise NoVideoStreamError(self.name, "the file has no video stream")
-            raise CorruptVideoError(self.name, "FFmpeg has no decoder for its video stream")
-        self._stream = streams[0]
-        self._codec = self._stream.codec_context
-        self._codec.thread_count = 1
-        self._codec.options = {"max_pixels": str(MAX_PIXELS)}
-        if self._codec.width * self._codec.height > MAX_PIXELS:
-            self.close()
-            size = f"{self._codec.width}x{self._codec.height}"
-            raise CorruptVideoError(self.name, f"its frames of {size} pixels are larger than {MAX_PIXELS} pixels")
-
-    def _packets(self) -> Iterator[av.Packet]:
-        for packet in self._container.demux(self._stream):
-            # A packet without bytes marks the end of the file. A corrupt packet is truncated: the file ends there.
-            if packet.size == 0 or packet.is_corrupt:
-                return
-            yield packet
-
-    def _scan(self) -> list[_Mark]:
-        marks = []
-        try:
-            for packet in self._packets():
-                marks.append(_Mark(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-        except av.FFmpegError as error:
-            # The clip may lie before the damage.
-            if not marks:
-                raise CorruptVideoError(self.name, f"no packet of it is readable ({error.strerror})") from error
-        return marks
-
-    def _reliable_timeline(self, marks: list[_Mark]) -> _Timeline | None:
-        """The timeline, or `None` if the times in the container do not identify frames."""
-        if self._container.format.name == "avi" and self._codec.has_b_frames:
-            return None
-        if self._codec.codec.canonical_name == "vp8":  # has packets that are never displayed
-            return None
-        distinct = {mark.pts for mark in marks}
-        if None in distinct or len(distinct) < len(marks):
-            return None
-        timeline = _Timeline(marks)
-        return timeline if timeline.times else None
-
-    def _mean_rate(self, times: list[int]) -> float | None:
-        # The rate in the header is not reliable: some Matroska files claim 1000 frames per second.
-        if len(times) > 1 and times[-1] > times[0]:
-            return float((len(times) - 1) / ((times[-1] - times[0]) * self._stream.time_base))
-        rate = self._stream.guessed_rate
-        return float(rate) if rate else None
-
-    def _read_at(self, times: list[int]) -> dict[int, torch.Tensor]:
-        """The frames displayed at these times. Frames are missing if seeking fails or packets are dropped."""
-        found: dict[int, torch.Tensor] = {}
-        for keyframe, wanted in self._timeline.runs(times):
-            packets = self._seek(keyframe)
-            if packets is None:
-                break
-            error = self._decode_run(packets, wanted, found)
-            missing = wanted - found.keys()
-            if error is not None and missing:
-                index = self._timeline.times.index(min(missing))
-                raise self._damaged(f"frame {index} does not decode ({error.strerror})") from error
-        return found
-
-    def _seek(self, keyframe: _Mark) -> Iterator[av.Packet] | None:
-        """The packets from `keyframe` on, or `None` if seeking fails."""
-        position = self._timeline.position
-        target = position[keyframe.pts]
-        # Containers seek by PTS or by DTS. Landing before the keyframe is fine, landing after it is not.
-        for time in {keyframe.pts, keyframe.dts} - {None}:
-            try:
-                self._container.seek(time, stream=self._stream)
-                packets = self._packets()
-                for packet in packets:
-                    at = position.get(packet.pts, len(position))
-                    if at == target:
-                        return itertools.chain([packet], packets)
-                    if at > target:
-                        break
-            except av.FFmpegError:
-                continue
-        return None
-
-    def _decode_run(
-        self, packets: Iterator[av.Packet], wanted: set[int], found: dict[int, torch.Tensor]
-    ) -> av.FFmpegError | None:
-        """Adds the `wanted` frames to `found`, and returns the error that stopped decoding early, if any."""
-        position = self._timeline.position
-        last = max(position[time] for time in wanted)
-        # In H.264 no frame depends on a non-reference frame (nal_ref_idc 0): skipping those outside of the clip
-        # changes no other frame. HEVC guarantees this only within a temporal layer.
-        can_skip = self._codec.name == "h264"
-        self._codec.flush_buffers()
-        error = None
-        try:
-            for packet in packets:
-                if can_skip:
-                    self._codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-                self._keep(self._codec.decode(packet), wanted, found)
-                if position.get(packet.pts, last) >= last:
-                    break
-        except av.FFmpegError as failure:
-            error = failure
-        try:
-            # The decoder still holds frames: flushing it is cheaper than sending more packets.
-            self._keep(self._codec.decode(None), wanted, found)
-        except av.FFmpegError as failure:
-            error = error or failure
-        return error
-
-    def _keep(self, frames: Iterable[av.VideoFrame], wanted: set[int], found: dict[int, torch.Tensor]) -> None:
-        for frame in frames:
-            if frame.is_corrupt and not wanted <= found.keys():
-                # Damage spreads to every later frame of the group, and the result still looks like an image.
-                raise self._damaged("a frame that the clip may depend on is damaged")
-            if frame.pts in wanted:
-                found[frame.pts] = self._to_tensor(frame)
-
-    def _read_counting(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        """The frames with these indices, counted from the start of the file in the order of the decoder."""
-        self.close()
-        self._open()
-        wanted, found, count = set(indices), {}, 0
-        try:
-            for packet in itertools.chain(self._packets(), [None]):
-                for frame in self._codec.decode(packet):
-                    if frame.is_corrupt:
-                        raise self._damaged(f"frame {count} is damaged")
-                    if count in wanted:
-                        found[count] = self._to_tensor(frame)
-                        if len(found) == len(wanted):
-                            return found
-                    count += 1
-        except av.FFmpegError as error:
-            raise self._damaged(f"decoding fails after {count} frames ({error.strerror})") from error
-        if count == 0:
-            raise CorruptVideoError(self.name, "none of its frames decodes")
-        raise _beyond_the_end(self.name, indices[-1], count)
-
-    def _damaged(self, reason: str) -> CorruptVideoError:
-        return CorruptVideoError(self.name, f"{reason}: encode the file again or leave it out")
-
-    def _to_tensor(self, frame: av.VideoFrame) -> torch.Tensor:
-        # Bicubic, as in torchcodec; it only matters for the colour planes of odd-sized frames.
-        rgb = self._to_rgb.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
-        if frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components):
-            rgba = frame.reformat(format="rgba", interpolation="BICUBIC").to_ndarray()
-            rgb = rgb if rgba[..., 3].min() == 255 else over_white(rgba)
-        # The display matrix gives the rotation in degrees, counter-clockwise.
-        return _channels_first(np.rot90(rgb, k=round(frame.rotation / 90) % 4))
-
-
-# decord and torchcodec ----------------------------------------------------------------------------------
-
-
-class _DecordVideo(_Video):
-    """Takes the number of frames from the header. decord applies the rotation."""
-
-    def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
-        try:
-            import decord
-        except ImportError as error:
-            raise ImportError(_MISSING.format("decord")) from error
-        self.name = name
-        self._errors = (decord.DECORDError, RuntimeError)
-        try:
-            self._decoder = decord.VideoReader(_screened(source, name), num_threads=1)
-        except self._errors as error:
-            if "cannot find video stream" in str(error):
-                raise NoVideoStreamError(name, "decord finds no video stream that it knows; " + _TRY_PYAV) from error
-            raise CorruptVideoError(name, "decord cannot open it; " + _TRY_PYAV) from error
-        self.num_frames = len(self._decoder)
-        first, last = self._decoder.get_frame_timestamp([0, self.num_frames - 1])[:, 0]
-        self.fps = float((self.num_frames - 1) / (last - first) if last > first else self._decoder.get_avg_fps())
-
-    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        try:
-            batch = self._decoder.get_batch(indices).asnumpy()
-        except self._errors as error:
-            raise CorruptVideoError(self.name, f"decord cannot decode the frames {indices}") from error
-        if batch.shape[-1] != 3:
-            raise CorruptVideoError(self.name, f"decord returns frames of shape {batch.shape[1:]}; " + _TRY_PYAV)
-        return {index: _channels_first(frame) for index, frame in zip(indices, batch, strict=True)}
-
-
-class _TorchCodecVideo(_Video):
-    """Scans all packets when it opens the file, as `_PyAVVideo`. torchcodec applies the rotation."""
-
-    def __init__(self, source: str | bytes | BinaryIO, name: str) -> None:
-        # torchcodec loads FFmpeg at import or at first use, depending on its version.
-        try:
-            from torchcodec.decoders import VideoDecoder
-        except (ImportError, RuntimeError) as error:
-            raise ImportError(_MISSING.format("torchcodec") + _NEEDS_FFMPEG) from error
-        self.name = name
-        screened = _screened(source, name)
-        try:
-            self._decoder = VideoDecoder(screened, num_ffmpeg_threads=1, seek_mode="exact")
-        except (RuntimeError, ValueError) as error:
-            if "libtorchcodec" in str(error):
-                raise ImportError(_MISSING.format("torchcodec") + _NEEDS_FFMPEG) from error
-            if "video stream" in str(error):
-                raise NoVideoStreamError(name, "torchcodec finds no video stream in it") from error
-            raise CorruptVideoError(name, "torchcodec cannot open it") from error
-        self.num_frames = len(self._decoder)
-        self.fps = self._decoder.metadata.average_fps
-
-    def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        try:
-            batch = self._decoder.get_frames_at(indices).data
-        except RuntimeError as error:
-            if "no more frames" in str(error):
-                # The error does not contain the number of frames.
-                raise _beyond_the_end(self.name, indices[-1], indices[-1]) from error
-            raise CorruptVideoError(self.name, f"torchcodec cannot decode the frames {indices}") from error
-        return dict(zip(indices, batch, strict=True))
 
 
 # Folders ------------------------------------------------------------------------------------------------
 
 
-class _ImageFolder(_Video):
+class _ImageFolder(VideoReader):
     """Frames saved as images, in the natural order of their names."""
-
-    fps = None
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -639,30 +319,17 @@ class _ImageFolder(_Video):
             raise NoVideoStreamError(self.name, f"the folder has no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
 
     def _read(self, indices: list[int]) -> dict[int, torch.Tensor]:
-        return {index: _channels_first(read_image(self._images[index], self.name)) for index in indices}
+        found = {}
+        for index in indices:
+            found[index] = channels_first(read_image(self._images[index], self.name))
+            height, width = found[index].shape[1:]
+            check_clip_bytes(self.name, frames=len(indices), height=height, width=width)
+        return found
 
-
-# Small parts shared by the readers ----------------------------------------------------------------------
-
-_MISSING = "backend '{0}' is not installed: pip install transformers_vjepa[{0}], or use the default backend='pyav'"
-_NEEDS_FFMPEG = "; torchcodec also needs FFmpeg's shared libraries on the system and a matching torch"
-_TRY_PYAV = "try the default backend='pyav'"
-_BACKENDS: dict[str, Callable[[Any, str], _Video]] = {
-    "pyav": _PyAVVideo,
-    "decord": _DecordVideo,
-    "torchcodec": _TorchCodecVideo,
-}
+    def close(self) -> None:
+        """No file is open between two readings."""
 
 
 def natural_order(name: str) -> list[str | int]:
     """Sort key that compares numbers in names by value: `seq2` before `seq10`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def _channels_first(rgb: np.ndarray) -> torch.Tensor:
-    """(height, width, 3) as a tensor (3, height, width) that shares no memory with a decoder's buffer."""
-    return torch.from_numpy(np.array(rgb.transpose(2, 0, 1), order="C"))
-
-
-def _beyond_the_end(name: str, index: int, total: int) -> TooShortVideoError:
-    return TooShortVideoError(name, f"frame {index} is beyond its {total} frames: ask for less than {total}", total)

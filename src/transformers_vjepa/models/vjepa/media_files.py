@@ -157,13 +157,14 @@ def is_other_kind(file: str) -> bool:
     return head.startswith(b"OggS") and not any(mark in head for mark in (b"theora", b"OVP80", b"BBCD", b"\1video"))
 
 
-def open_container(source: str | BinaryIO, name: str) -> av.container.InputContainer:
+def open_container(source: str | BinaryIO, name: str, *, split_packets: bool = True) -> av.container.InputContainer:
     """
     Opens a video with FFmpeg.
 
     Args:
         source: absolute path, or a binary file object at its start.
         name: name of the video in errors.
+        split_packets: whether FFmpeg splits or joins the packets of the container, so that each holds one frame.
 
     Raises:
         CorruptVideoError: not a video, a file that refers to other files, or a header that promises more frames
@@ -171,6 +172,8 @@ def open_container(source: str | BinaryIO, name: str) -> av.container.InputConta
     """
     check_head(source, name)
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    if not split_packets:
+        options["fflags"] = "noparse"
     try:
         return av.open(source, metadata_errors="replace", options=options)
     except av.ArgumentError as error:

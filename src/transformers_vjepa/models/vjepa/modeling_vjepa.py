@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vjepa import VJEPAConfig
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -69,8 +72,8 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         context_hidden_states (`list[torch.Tensor]`): context encoder tokens, one per context mask.
         target_hidden_state (`torch.Tensor` of shape `(batch, num_patches, hidden_size)`): tokens of the
             target encoder after its final norm, before the normalisation over features.
-        hidden_states, attentions (`tuple[tuple[torch.Tensor]]`, *optional*): those of the context encoder, one tuple
-            per context mask, as in [`VJEPAModelOutput`].
+        hidden_states, attentions (*optional*): those of the context encoder, as in [`VJEPAModelOutput`]: a tuple of
+            tensors if `context_mask` is a tensor, and one such tuple for each mask if it is a list.
     """
 
     loss: torch.Tensor | None = None
@@ -80,8 +83,8 @@ class VJEPAForPreTrainingOutput(ModelOutput):
     targets: list[torch.Tensor] | None = None
     context_hidden_states: list[torch.Tensor] | None = None
     target_hidden_state: torch.Tensor | None = None
-    hidden_states: tuple[tuple[torch.Tensor, ...], ...] | None = None
-    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | tuple[tuple[torch.Tensor, ...], ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 @dataclass
@@ -138,10 +141,15 @@ def sincos_positions(
     return torch.cat(parts, dim=1)[:, :width].float().contiguous()
 
 
-def _floats_of(layer: nn.Linear, otherwise: torch.dtype) -> torch.dtype:
-    """The dtype that a layer computes in; `otherwise` if its weight is quantised to integers."""
-    dtype = layer.weight.dtype
-    return dtype if dtype.is_floating_point else otherwise
+def _floats_of(layer: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """
+    The dtype that a layer computes in: that of its weight, or of its first parameter if other code has replaced the
+    layer by one without a weight; `otherwise` for weights that are quantised to integers.
+    """
+    weight = getattr(layer, "weight", None)
+    # The weight of a layer that torch has quantised is a method.
+    weights = [weight] if isinstance(weight, torch.Tensor) else layer.parameters()
+    return next((each.dtype for each in weights if each.dtype.is_floating_point), otherwise)
 
 
 class VJEPAPositions(nn.Module):
@@ -369,10 +377,16 @@ def run_layers(
             states.append(hidden_states)
         if output_attentions:
             attentions.append(weights)
+    has_attentions = output_attentions and all(weights is not None for weights in attentions)
+    if output_attentions and not has_attentions:
+        logger.warning_once(
+            "output_attentions=True: this attention implementation returns no weights, so `attentions` is None; call "
+            "set_attn_implementation('eager') to get them"
+        )
     return BaseModelOutput(
         last_hidden_state=hidden_states,
         hidden_states=tuple(states) if output_hidden_states else None,
-        attentions=tuple(attentions) if output_attentions else None,
+        attentions=tuple(attentions) if has_attentions else None,
     )
 
 
@@ -467,14 +481,27 @@ class VJEPAPredictor(nn.Module):
 _POOLER_MLP_RATIO = 4.0
 
 
+# Any of these dicts of a module makes its call more than its `forward`.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HOOKS_OF_ALL_MODULES = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
+
+
 def _is_plain_linear(layer: nn.Module) -> bool:
-    """Whether a call of the layer only multiplies with its weight and adds its bias."""
+    """Whether a call of the layer only multiplies with its weight, adds its bias, and does nothing else."""
     return (
         type(layer) is nn.Linear
+        and "forward" not in vars(layer)  # replaced, as for offloaded weights
+        and not any(getattr(layer, name) for name in _HOOKS)
+        and not any(_HOOKS_OF_ALL_MODULES)
+        # Pruning and weight norm replace the parameter by a tensor that a hook computes.
+        and all(layer._parameters.get(name) is not None for name in ("weight", "bias"))
         and not is_traceable_wrapper_subclass(layer.weight)  # quantised or sharded
-        # Offloaded or partitioned weights exist only during a call of the layer.
-        and not hasattr(layer, "_hf_hook")
-        and layer.weight.shape == (layer.out_features, layer.in_features)
+        and layer.weight.shape == (layer.out_features, layer.in_features)  # partitioned weights are empty
     )
 
 
@@ -486,8 +513,9 @@ class VJEPAPoolerCrossAttention(nn.Module):
     values is the value of the weighted sum. This computes the same function `hidden_size / heads` times cheaper and
     without two more copies of all tokens.
 
-    The short form reads the weight of the layer. If the layer does more than multiply with this weight (an adapter,
-    quantised or offloaded weights), the layer is called on the tokens instead.
+    The short form reads the weights of `k_proj` and `v_proj`. A layer that does more than multiply with its weight is
+    called on all tokens instead, as in any attention: with hooks, an adapter, pruning, a parametrisation, or
+    quantised, sharded or offloaded weights.
     """
 
     def __init__(self, config: VJEPAConfig):
@@ -510,13 +538,12 @@ class VJEPAPoolerCrossAttention(nn.Module):
         else:
             scores = torch.einsum("hs,bnhs->bhn", query, self.k_proj(tokens).unflatten(2, by_head))
         weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(tokens.dtype)
-        summaries = torch.matmul(weights, tokens)
         if _is_plain_linear(self.v_proj):
+            summaries = torch.matmul(weights, tokens)
             values = torch.einsum("bhd,hsd->bhs", summaries, self.v_proj.weight.unflatten(0, by_head))
             return (values.flatten(1) + self.v_proj.bias).unsqueeze(1)
-        # The layer computes every head for every summary; keep the head that belongs to the summary.
-        values = self.v_proj(summaries).unflatten(2, by_head).diagonal(dim1=1, dim2=2)
-        return values.transpose(1, 2).flatten(1).unsqueeze(1)
+        values = torch.einsum("bhn,bnhs->bhs", weights, self.v_proj(tokens).unflatten(2, by_head))
+        return values.flatten(1).unsqueeze(1)
 
 
 class VJEPAPoolerCrossAttentionLayer(nn.Module):
@@ -587,6 +614,9 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["VJEPALayer", "VJEPAEmbeddings", "VJEPAPredictor", "VJEPAPoolerCrossAttentionLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
+    # The loss is the mean of its batch: `Trainer` divides it by the number of accumulated batches. Otherwise `Trainer`
+    # would pass the number of items, because `forward` takes any keyword.
+    accepts_loss_kwargs = False
     # A pretraining checkpoint also holds the context encoder, which only pretraining needs.
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
 
@@ -618,15 +648,15 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VJEPAPositions):
             init.copy_(module.table, module.compute_table())
 
-    def _resolve_outputs(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
+    def _resolve_outputs(
+        self, output_hidden_states: bool | None, output_attentions: bool | None, unused: dict[str, Any]
+    ) -> dict[str, bool]:
+        """The outputs that the arguments or the configuration ask for. Refuses `unused` arguments with a value."""
+        # Wrappers for models of text, such as those of PEFT, pass their arguments to every model: `input_ids=None`.
+        if given := sorted(name for name, value in unused.items() if value is not None):
+            raise TypeError(f"{type(self).__name__} takes no {', '.join(given)}: leave them out or pass None")
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        wanted = {name: bool(getattr(self.config, name)) if it is None else it for name, it in wanted.items()}
-        if wanted["output_attentions"] and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions=True needs attention weights, and attn_implementation="
-                f"{self.config._attn_implementation!r} returns none: call set_attn_implementation('eager') first"
-            )
-        return wanted
+        return {name: bool(getattr(self.config, name)) if it is None else it for name, it in wanted.items()}
 
 
 def _only_pixels(pixel_values_videos: torch.Tensor | None, pixel_values: torch.Tensor | None) -> torch.Tensor:
@@ -680,6 +710,13 @@ def pair_masks(contexts: list, targets: list) -> list:
     return contexts * len(targets) if len(contexts) == 1 else contexts
 
 
+def _by_mask(outputs: list[BaseModelOutput], masks: Masks | None) -> dict[str, Any]:
+    """The fields of the encoder's outputs: those of the only output, or tuples of them if `masks` is a list."""
+    if masks is None or isinstance(masks, torch.Tensor):
+        return dict(outputs[0])
+    return {name: tuple(output[name] for output in outputs) for name in outputs[0]}
+
+
 class VJEPAModel(VJEPAPreTrainedModel):
     """
     The V-JEPA encoder and predictor. From a pretraining checkpoint it loads the target encoder (the exponential moving
@@ -723,6 +760,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         pixel_values: torch.Tensor | None = None,
+        **unused: None,
     ) -> VJEPAModelOutput:
         """
         Args:
@@ -737,18 +775,21 @@ class VJEPAModel(VJEPAPreTrainedModel):
                 target uses the i-th context, or the only context, and mask token i modulo `pred_num_mask_tokens`.
             skip_predictor (`bool`): do not run the predictor, even if `target_mask` is given.
             output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of
-                every block. Attentions need `attn_implementation="eager"`.
+                every block. Attentions need `attn_implementation="eager"`: other implementations return none, and
+                `attentions` is None, with a warning.
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): images, under the name that
                 image processors use; instead of `pixel_values_videos`.
+            unused: arguments of other models, such as `input_ids`, which must be None.
 
         Returns:
             [`VJEPAModelOutput`], or a tuple with `return_dict=False`.
 
         Raises:
+            TypeError: an unknown argument that is not None.
             ValueError: both or none of the two pixel arguments, sizes that do not divide, integer pixels, masks of
                 the wrong type or number, or target masks for a model without a predictor.
         """
-        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions, unused)
         patches, grid_size = self.encoder.embeddings.patchify(_only_pixels(pixel_values_videos, pixel_values))
         contexts: list[torch.Tensor | None] = [None]
         if context_mask is not None:
@@ -768,9 +809,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
             if isinstance(target_mask, torch.Tensor):
                 predictor_output = predictor_output[0]
 
-        is_single = context_mask is None or isinstance(context_mask, torch.Tensor)
-        fields = encoded[0] if is_single else {name: tuple(one[name] for one in encoded) for name in encoded[0]}
-        return VJEPAModelOutput(**fields, predictor_output=predictor_output)
+        return VJEPAModelOutput(**_by_mask(encoded, context_mask), predictor_output=predictor_output)
 
     def get_vision_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """Encoder tokens (batch, tokens, hidden_size) of whole clips, in the order time, height, width."""
@@ -813,10 +852,13 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        # A checkpoint of the base model has no context encoder. A checkpoint with a part of it is damaged.
-        context = {f"context_encoder.{name}" for name, _ in self.context_encoder.named_parameters()}
-        if context <= set(loading_info.missing_keys):
-            loading_info.missing_keys = set(loading_info.missing_keys) - context
+        # A checkpoint of the base model has no context encoder. It becomes a copy of the target encoder, so its
+        # weights are not missing, unless the checkpoint lacks both encoders, or only a part of this one.
+        names = {name for name, _ in self.context_encoder.named_parameters()}
+        missing = set(loading_info.missing_keys)
+        if {f"context_encoder.{name}" for name in names} <= missing:
+            copied = {name for name in names if f"vjepa.encoder.{name}" not in missing}
+            loading_info.missing_keys = missing - {f"context_encoder.{name}" for name in copied}
         super()._adjust_missing_and_unexpected_keys(loading_info)
 
     def initialize_weights(self) -> None:
@@ -850,12 +892,17 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             momentum (`float`): in [0, 1]; 0 copies the context encoder, 1 keeps the target encoder.
 
         Raises:
-            ValueError: a momentum outside [0, 1].
+            ValueError: a momentum outside [0, 1], or encoders with different parameters.
         """
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum={momentum} must lie in [0, 1]")
         context = dict(self.context_encoder.named_parameters())
         target = dict(self.vjepa.encoder.named_parameters())
+        if different := sorted(context.keys() ^ target.keys()):
+            raise ValueError(
+                f"only one of the two encoders has the parameter {different[0]} ({len(different)} differ): change "
+                "context_encoder and vjepa.encoder in the same way (adapters, pruning, parametrisations)"
+            )
         torch._foreach_lerp_(list(target.values()), [context[name] for name in target], 1.0 - momentum)
 
     @torch.no_grad()
@@ -904,25 +951,29 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         variance_weight: float = 0.0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **unused: None,
     ) -> VJEPAForPreTrainingOutput:
         """
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch, frames, channels, height, width)`):
                 normalised clips.
-            context_mask, target_mask (`list[torch.Tensor]`): int64 token indices of shape `(batch, tokens)`,
-                one tensor per mask generator. Several target masks may share one context mask (I-JEPA).
+            context_mask, target_mask (`torch.Tensor` or `list[torch.Tensor]`): int64 token indices of shape
+                `(batch, tokens)`, one tensor per mask generator. Several target masks may share one context mask
+                (I-JEPA).
             loss_exponent (`float`): p of the loss |prediction - target|^p / p; 1 in all released models.
             variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
             output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of
-                every block of the context encoder. Attentions need `attn_implementation="eager"`.
+                every block of the context encoder. Attentions need `attn_implementation="eager"`: other
+                implementations return none, and `attentions` is None, with a warning.
+            unused: as in [`VJEPAModel.forward`].
 
         Returns:
             [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: see [`VJEPAModel.forward`].
+            TypeError, ValueError: see [`VJEPAModel.forward`].
         """
-        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions, unused)
         patches, grid_size = self.context_encoder.embeddings.patchify(pixel_values_videos)
         contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
         targets = check_masks("target_mask", target_mask, *patches.shape[:2])
@@ -934,7 +985,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             features = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
         outputs = [self.context_encoder(patches, grid_size, mask, **wanted) for mask in contexts]
         encoded = [output.last_hidden_state for output in outputs]
-        kept = {name: tuple(one[name] for one in outputs) for name in outputs[0] if name != "last_hidden_state"}
+        kept = _by_mask(outputs, context_mask)
+        kept.pop("last_hidden_state")
         pairs = zip(pair_masks(encoded, targets), pair_masks(contexts, targets), targets, strict=True)
         predictions = [
             self.vjepa.predictor(context, context_ids, target_ids, grid_size, index).last_hidden_state
@@ -1087,6 +1139,7 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         pixel_values: torch.Tensor | None = None,
+        **unused: None,
     ) -> VJEPAVideoClassifierOutput:
         """
         Args:
@@ -1098,15 +1151,15 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*): class indices; shares of
                 classes (with `config.problem_type="single_label_classification"`); or labels as `transformers` takes
                 them for the problem types `"multi_label_classification"` and `"regression"`.
-            output_hidden_states, output_attentions, pixel_values: as in [`VJEPAModel.forward`].
+            output_hidden_states, output_attentions, pixel_values, unused: as in [`VJEPAModel.forward`].
 
         Returns:
             [`VJEPAVideoClassifierOutput`], or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: see [`VJEPAModel.forward`].
+            TypeError, ValueError: see [`VJEPAModel.forward`].
         """
-        wanted = self._resolve_outputs(output_hidden_states, output_attentions)
+        wanted = self._resolve_outputs(output_hidden_states, output_attentions, unused)
         tokens, encoded = self._encode(_only_pixels(pixel_values_videos, pixel_values), **wanted)
         output = self.classify(tokens, labels)
         output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions

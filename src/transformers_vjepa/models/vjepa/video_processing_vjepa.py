@@ -6,6 +6,8 @@ shares the settings and the steps of this processor ([`VJEPAProcessorMixin`]).
 """
 
 import io
+import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,9 +27,9 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
-from transformers.video_utils import convert_to_rgb, load_video
+from transformers.video_utils import VideoMetadata, convert_to_rgb, make_batched_metadata
 
-from .clip_sampling import ClipSampling, plan_clips, segment_places
+from .clip_sampling import ClipSampling, DecodingError, TooShortVideoError, plan_clips, segment_places
 from .clip_transforms import (
     CROP_RATIO,
     CROP_SCALE,
@@ -39,8 +41,8 @@ from .clip_transforms import (
     resize_and_crop_views,
     resize_short_side,
 )
-from .configuration_vjepa import VJEPAConfig
-from .decoding import read_segments
+from .configuration_vjepa import FROM_FILE, VJEPAConfig, refuse_misspelling, warn_of_unknown
+from .decoding import decode_frames, probe_video, read_clip, read_segments
 from .media_files import read_address, rgb_pixels
 
 
@@ -68,11 +70,19 @@ def _stack_frames(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
 
 
 _FILES = (str, bytes, os.PathLike)
+# Names in the file of a processor that are not settings.
+_WRITTEN_BY_TRANSFORMERS = {
+    "feature_extractor_type",
+    "image_processor_type",
+    "model_input_names",
+    "processor_class",
+    "video_processor_type",
+}
 
 
-def _as_clips(videos: Any, *, files: tuple[type, ...] = ()) -> Iterator[Any]:
-    """Videos in any form that [`VJEPAVideoProcessor`] takes, as arrays of rank 4; those of the types `files` as is."""
-    if isinstance(videos, files):
+def _as_clips(videos: Any) -> Iterator[Any]:
+    """Videos in any form that [`VJEPAVideoProcessor`] takes, as arrays of rank 4; files as they are."""
+    if isinstance(videos, _FILES):
         yield videos
     elif is_pil_image(videos):
         yield _stack_frames([videos])
@@ -92,18 +102,20 @@ def _as_clips(videos: Any, *, files: tuple[type, ...] = ()) -> Iterator[Any]:
             yield _stack_frames(videos)
         else:
             for item in videos:
-                yield from _as_clips(item, files=files)
+                yield from _as_clips(item)
     else:
         given = "an empty list" if isinstance(videos, (list, tuple)) else f"a {type(videos).__name__}"
         raise ValueError(
-            f"{given} is not a video: pass arrays, tensors, PIL images, lists of them, or a file path as a string; "
-            "`do_sample_frames=True` also takes the bytes of a file"
+            f"{given} is not a video: pass arrays, tensors, PIL images, lists of them, a path or the bytes of a file"
         )
 
 
-def _has_path(videos: Any) -> bool:
-    if isinstance(videos, (list, tuple)):
-        return any(_has_path(item) for item in videos)
+def _are_frame_files(videos: Any) -> bool:
+    """Whether these are lists of videos of frames, each the path of an image: transformers reads this form."""
+    for _ in range(3):
+        if not (isinstance(videos, (list, tuple)) and videos):
+            return False
+        videos = videos[0]
     return isinstance(videos, str)
 
 
@@ -114,6 +126,57 @@ def _fetch(source: str | bytes | os.PathLike) -> str | bytes | os.PathLike | io.
     fetched = io.BytesIO(read_address(source, name=source))
     fetched.name = source
     return fetched
+
+
+def _metadata_of(source: Any, frames_indices: list[int] | None) -> VideoMetadata:
+    """Length, rate and size of a file, as transformers notes them."""
+    info = probe_video(source)
+    duration = None if info.fps is None else info.num_frames / info.fps
+    return VideoMetadata(info.num_frames, info.fps, info.width, info.height, duration, "pyav", frames_indices)
+
+
+def _read_frames(source: Any, sample_indices_fn: Callable | None) -> tuple[torch.Tensor, VideoMetadata]:
+    """All frames of a file, or those that the function selects: uint8 (frames, 3, height, width)."""
+    metadata = _metadata_of(source, None)
+    while True:
+        total = metadata.total_num_frames
+        try:
+            if sample_indices_fn is None:
+                metadata.frames_indices = list(range(total))
+                # One clip of all frames, so that the rules of clips for lost frames hold.
+                return read_clip(source, sampling=ClipSampling(num_frames=total, frame_step=1)), metadata
+            metadata.frames_indices = [int(index) for index in sample_indices_fn(metadata=metadata)]
+            return decode_frames(source, metadata.frames_indices), metadata
+        except TooShortVideoError as error:  # the header promises more frames than there are
+            if error.num_frames >= total:
+                raise
+            metadata.total_num_frames = error.num_frames
+            metadata.duration = error.num_frames / metadata.fps if metadata.fps else None
+
+
+def _given_metadata(videos: list[Any], given: Any) -> list[VideoMetadata]:
+    """The metadata of each video, from any form that transformers takes. That of files is not used."""
+    if given is None:
+        return [_metadata_of_array(video) if _is_array(video) else VideoMetadata(0) for video in videos]
+    pairs = zip(make_batched_metadata(videos, given), videos, strict=True)
+    return [_checked(metadata, video) if _is_array(video) else metadata for metadata, video in pairs]
+
+
+def _metadata_of_array(video: np.ndarray | torch.Tensor) -> VideoMetadata:
+    height, width = video.shape[2:] if video.shape[1] in (1, 3, 4) else video.shape[1:3]
+    return VideoMetadata(len(video), height=height, width=width, frames_indices=list(range(len(video))))
+
+
+def _checked(metadata: VideoMetadata, video: np.ndarray | torch.Tensor) -> VideoMetadata:
+    """A copy of the metadata of an array, if it fits the array."""
+    if metadata.total_num_frames != len(video):
+        raise ValueError(
+            f"`video_metadata` says total_num_frames={metadata.total_num_frames}, and the array has {len(video)} "
+            "frames: pass the number and the rate of the frames in the array"
+        )
+    if metadata.fps is not None and not 0 < metadata.fps < math.inf:
+        raise ValueError(f"`video_metadata` says fps={metadata.fps}: pass a positive number, or None if unknown")
+    return VideoMetadata(**metadata)
 
 
 def _as_tensor(video: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -178,12 +241,45 @@ class VJEPAProcessorMixin:
     def __init__(self, **kwargs: Any) -> None:
         if type(self)._auto_class is None:  # as in the configuration
             kwargs.pop("auto_map", None)
+        is_file = kwargs.pop(FROM_FILE, False)
+        for name in kwargs.keys() - self._known_names():
+            if not is_file:
+                refuse_misspelling(type(self).__name__, name, kwargs[name], known=self._known_names())
+            warn_of_unknown(type(self).__name__, name, known=self._known_names())
         super().__init__(**_with_resize_edge(kwargs))
 
     @classmethod
+    def _known_names(cls) -> set[str]:
+        return cls.valid_kwargs.__annotations__.keys() | _WRITTEN_BY_TRANSFORMERS
+
+    @classmethod
     def from_dict(cls, dictionary: dict[str, Any], **kwargs: Any) -> Any:
-        """As in the base class, but `crop_size` in `kwargs` also replaces the stored `size`."""
-        return super().from_dict(dictionary, **_with_resize_edge(kwargs))
+        """
+        As in the base class, but `crop_size` in `kwargs` also replaces the stored `size`.
+
+        Raises:
+            ValueError: a misspelled setting in `kwargs`; those of `dictionary`, a file, are stored with a warning.
+        """
+        if not kwargs.get("return_unused_kwargs"):
+            for name, value in kwargs.items():
+                refuse_misspelling(cls.__name__, name, value, known=cls._known_names())
+        return super().from_dict({**dictionary, FROM_FILE: True}, **_with_resize_edge(kwargs))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """The processor of a JSON file; see `from_dict`."""
+        with open(json_file, encoding="utf-8") as file:
+            return cls.from_dict(json.load(file))
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """
+        Writes the settings, as `save_pretrained` does.
+
+        Raises:
+            ValueError: settings that were changed to values with which the processor would not load.
+        """
+        type(self)(**{**self.to_dict(), FROM_FILE: True})
+        super().to_json_file(json_file_path)
 
     @staticmethod
     def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -304,9 +400,10 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     call chooses training):
 
     - `do_sample_frames=True` (as pipelines do) takes a clip from the middle of each video: `num_frames` frames at an
-      exact stride of `frame_step`, or of `fps` frames per second if the file has a rate. A video that is shorter than
-      the clip is read from its start, and its last frame is repeated. A video with fewer than `num_frames` frames is
-      refused. An array of exactly `num_frames` frames is the clip.
+      exact stride of `frame_step`, or of `fps` frames per second if the video has a rate. (In other models of
+      transformers, `fps` takes the whole video. Here a clip always has `num_frames` frames, as the model needs.) A
+      video that is shorter than the clip is read from its start, and its last frame is repeated. A video with fewer
+      than `num_frames` frames is refused. An array of exactly `num_frames` frames without a rate is the clip.
     - `num_segments=8`, with `do_sample_frames`: 8 clips, spread evenly from the first frame to the last.
     - `num_views=3`: the short side is resized to the crop (`size` is not used), and 3 evenly spaced crops are taken
       along the long side.
@@ -318,9 +415,14 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     **Videos**: one video or a batch, as numpy arrays, torch tensors, PIL images or file paths. Rank 5 is a batch of
     clips. Rank 4 and a list of images are one clip. A single image is a clip of one frame, which the model repeats; a
     batch of images is `[[image], [image]]`. Channels come first or last. With `do_convert_rgb`, grey and transparent
-    arrays become RGB (PIL images always do). transformers decodes all frames of a path. With `do_sample_frames`, only
-    the frames of the clips are decoded; this also takes folders of frames, the bytes of a file, URLs, and files with
-    fewer frames than their header promises.
+    arrays become RGB (PIL images always do). A file is a path, a folder of frames, an address, or the bytes of a file.
+    One decoder reads all of it, or with `do_sample_frames` the frames of the clips. It applies the rotation of the
+    file.
+
+    **Rates**: files know their rate. The rate of an array is given by `video_metadata`, in any form that transformers
+    takes: `[{"fps": 25.0, "total_num_frames": len(array)}]`. With a rate, `fps` takes the same frames from the array
+    as from the file. `return_metadata=True` returns the metadata of each video. Its `frames_indices` are the frames
+    that were taken; they are `None` for files with `do_sample_frames`, which are planned while they are decoded.
 
     **Values**: uint8 values, which are multiplied by `rescale_factor`, or floats in [0, 1]. Other floats are refused,
     except with `do_rescale=False`.
@@ -346,7 +448,8 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     of video processors.
 
     Raises:
-        ValueError: a video or a setting that does not fit the description above. For a file that cannot be read, the
+        ValueError: a video or a setting that does not fit the description above, or an argument that is a misspelt
+            setting. (Unknown settings in files are stored with a warning.) For a file that cannot be read, the
             subclass `DecodingError`.
         TypeError: a call with an unknown argument.
 
@@ -383,18 +486,20 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
     def preprocess(self, videos: Any, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> BatchFeature:
         """Implements the call; see the class."""
         given = self._given(kwargs)
+        num_segments = given.get("num_segments", self.num_segments)
         if given.get("do_sample_frames", self.do_sample_frames):
-            videos = self._sample_clips(videos, given=given)
+            videos, metadata = self._sample_clips(videos, given=given, num_segments=num_segments)
             # Sampling and layout are done; the base class must not repeat them.
-            given.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
-        elif (num_segments := given.get("num_segments", self.num_segments)) > 1:
+            given.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST, video_metadata=metadata)
+        elif num_segments > 1:
             raise ValueError(
                 f"`num_segments`={num_segments} takes several clips from a video: pass the video with "
                 "`do_sample_frames=True`, or a clip with `num_segments=1`"
             )
-        elif not _has_path(videos):
-            # The base class reads paths. Videos in memory get one common form here.
-            videos = list(_as_clips(videos))
+        elif not _are_frame_files(videos):
+            # The base class gets arrays in one common form.
+            videos, metadata = self._read_all(videos, given.get("video_metadata"))
+            given["video_metadata"] = metadata
         return super().preprocess(videos, **given)
 
     @classmethod
@@ -414,37 +519,75 @@ class VJEPAVideoProcessor(VJEPAProcessorMixin, BaseVideoProcessor):
             given |= {"target_fps": self.fps} if self.fps else {"frame_step": self.frame_step}
         return ClipSampling(**{"num_frames": self.num_frames, **given})
 
-    def _sample_clips(self, videos: Any, *, given: dict[str, Any]) -> list[torch.Tensor]:
-        """For each file or array, its clips one after the other: (segments x frames, channels, height, width)."""
-        for name in ("video_metadata", "return_metadata"):
-            if given.get(name):
-                raise ValueError(f"`{name}` has no use with `do_sample_frames=True` in this processor: leave it out")
-        sampling = self.clip_sampling(
-            num_frames=given.get("num_frames"), frame_step=given.get("frame_step"), target_fps=given.get("fps")
-        )
-        num_segments = given.get("num_segments", self.num_segments)
-        input_data_format = given.get("input_data_format", self.input_data_format)
-        sampled = []
-        for video in _as_clips(videos, files=_FILES):
-            if isinstance(video, _FILES):
-                clips = read_segments(_fetch(video), num_segments=num_segments, sampling=sampling)
-                sampled.append(clips.flatten(0, 1))
-                continue
-            if len(video) == sampling.num_frames:
-                # The number of frames of a clip: the video was sampled before.
-                plan = [list(range(len(video)))] * num_segments
-            else:
-                plan = plan_clips(len(video), sampling=sampling, places=segment_places(num_segments), name="<array>")
-            indices = [index for clip in plan for index in clip]
-            sampled.append(_channels_first(_as_tensor(video[indices]), input_data_format))
-        return sampled
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **others: Any
+    ) -> np.ndarray:
+        """
+        Indices of the frames that `do_sample_frames=True` takes from a video, for functions of transformers such as
+        `load_video(path, sample_indices_fn=processor.sample_frames)`.
 
-    def fetch_videos(self, video_url_or_urls: str | list, sample_indices_fn: Callable | None = None) -> Any:
-        """As in the base class, but with PyAV, whose wheels contain FFmpeg."""
+        Args:
+            metadata: length and rate of the video.
+            num_frames, fps, others: arguments of the call: `frame_step` and `num_segments`; others have no effect.
+
+        Returns:
+            int64 (segments x frames,), below `metadata.total_num_frames`.
+
+        Raises:
+            ValueError: a video that is too short, or without a rate where `fps` needs one.
+        """
+        sampling = self.clip_sampling(num_frames=num_frames, target_fps=fps, frame_step=others.get("frame_step"))
+        places = segment_places(others.get("num_segments") or self.num_segments)
+        if sampling.clip_fps and metadata.fps is None:
+            reason = "the frame rate is unknown: pass it as `video_metadata`, or use `frame_step` instead of `fps`"
+            raise DecodingError("<array>", reason)
+        total = metadata.total_num_frames
+        plan = plan_clips(total, sampling=sampling, places=places, fps=metadata.fps, name="<array>")
+        return np.array([index for clip in plan for index in clip])
+
+    def _sample_clips(
+        self, videos: Any, *, given: dict[str, Any], num_segments: int
+    ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
+        """For each file or array, its clips one after the other: (segments x frames, channels, height, width)."""
+        spacing = {"num_frames": given.get("num_frames"), "frame_step": given.get("frame_step")}
+        sampling = self.clip_sampling(**spacing, target_fps=given.get("fps"))
+        input_data_format = given.get("input_data_format", self.input_data_format)
+        sampled, noted = [], []
+        videos = list(_as_clips(videos))
+        for video, metadata in zip(videos, _given_metadata(videos, given.get("video_metadata")), strict=True):
+            if isinstance(video, _FILES):
+                source = _fetch(video)
+                sampled.append(read_segments(source, num_segments=num_segments, sampling=sampling).flatten(0, 1))
+                if given.get("return_metadata"):
+                    metadata = _metadata_of(source, None)
+            else:
+                if len(video) == sampling.num_frames and metadata.fps is None:
+                    # The number of frames of a clip: the video was sampled before.
+                    indices = list(range(len(video))) * num_segments
+                else:
+                    indices = self.sample_frames(metadata, fps=given.get("fps"), num_segments=num_segments, **spacing)
+                    indices = indices.tolist()
+                metadata.frames_indices = indices
+                sampled.append(_channels_first(_as_tensor(video[indices]), input_data_format))
+            noted.append(metadata)
+        return sampled, noted
+
+    def _read_all(self, videos: Any, metadata: Any) -> tuple[list[Any], list[VideoMetadata]]:
+        """All frames of each file or array."""
+        videos = list(_as_clips(videos))
+        noted = _given_metadata(videos, metadata)
+        read = [
+            _read_frames(_fetch(video), None) if isinstance(video, _FILES) else (video, note)
+            for video, note in zip(videos, noted, strict=True)
+        ]
+        return [video for video, _ in read], [note for _, note in read]
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> Any:
+        """As in the base class, but with the decoder that reads every file of this package."""
         if isinstance(video_url_or_urls, list):
             fetched = (self.fetch_videos(item, sample_indices_fn=sample_indices_fn) for item in video_url_or_urls)
             return list(zip(*fetched, strict=True))
-        return load_video(video_url_or_urls, backend="pyav", sample_indices_fn=sample_indices_fn)
+        return _read_frames(_fetch(video_url_or_urls), sample_indices_fn)
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
