@@ -450,7 +450,7 @@ def test_a_header_that_promises_pixels_gets_no_memory_for_them(side):
 
 def test_large_pictures_of_a_video_are_refused(tmp_path, monkeypatch):
     video = write_video(tmp_path / "a.mp4", level=9, size=(64, 64))
-    monkeypatch.setattr("transformers_vjepa.models.vjepa.decoding.MAX_PIXELS", 64 * 63)
+    monkeypatch.setattr("transformers_vjepa.models.vjepa.pyav_reader.MAX_PIXELS", 64 * 63)
     with pytest.raises(CorruptVideoError, match="its frames of 64x64 pixels are larger than 4032 pixels"):
         read_clip(video, sampling=SAMPLING)
 
