@@ -179,4 +179,6 @@ def test_in_a_browser(browser, address, folder, tmp_path):
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [item["params"]["request"]["url"] for item in events if item["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:", "chrome:"))] == []
+    assert [
+        url for url in asked if not url.startswith((address, "data:", "blob:", "chrome:", "chrome-untrusted:"))
+    ] == []

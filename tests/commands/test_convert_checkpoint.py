@@ -270,7 +270,7 @@ def test_labels_that_do_not_fit(checkpoint, probe, tmp_path):
     line = refused(
         checkpoint, "--probe", probe, "--labels", labels, "--output_dir", tmp_path, "--num_attention_heads", 3
     )
-    assert "names 2 classes, the model has 7" in line
+    assert "names 2 classes, 'walk' first, and there are 7" in line
 
 
 def test_references_that_do_not_fit(checkpoint, tmp_path):

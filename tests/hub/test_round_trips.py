@@ -22,10 +22,14 @@ CODE = {
     "clip_transforms.py",
     "configuration_vjepa.py",
     "decoding.py",
+    "frame_table.py",
     "image_processing_vjepa.py",
     "media_files.py",
     "modeling_vjepa.py",
+    "other_readers.py",
+    "pyav_reader.py",
     "video_processing_vjepa.py",
+    "video_reader.py",
 }
 SETTINGS = {"config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
 CHECKPOINT = {

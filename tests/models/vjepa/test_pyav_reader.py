@@ -309,7 +309,7 @@ def test_frames_of_a_read_are_bounded(tmp_path, monkeypatch, backend):
         assert len(decode_frames(path, range(10), backend=backend)) == 10
     except ImportError as error:
         pytest.skip(str(error).splitlines()[0])
-    message = "16 frames of 64x48 pixels take 147456 bytes, more than 100000: scale the video down, or read fewer"
+    message = "16 frames of 64x48 pixels take 147456 bytes, more than 100000: scale the video down, read fewer"
     with pytest.raises(CorruptVideoError, match=message):
         read_clip(path, backend=backend)
     with pytest.raises(CorruptVideoError, match="11 frames of 64x48"):  # one frame, eleven times

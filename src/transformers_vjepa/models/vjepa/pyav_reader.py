@@ -101,14 +101,14 @@ class PyAVReader(VideoReader):
 
     def read(self, indices: list[int]) -> dict[int, torch.Tensor]:
         # Without reliable times, `num_frames` counts packets: the end is known after decoding only.
-        if self.times_identify_frames:
+        if self.times_identify_frames and self.num_frames:
             return super().read(indices)
         self._refuse_lost(indices)
         return self._read_counting(indices)
 
     def whole_frames(self, clip: list[int]) -> list[int]:
         positions = self._table.positions
-        if not any(positions[index] is None for index in clip):
+        if not any(index < len(positions) and positions[index] is None for index in clip):
             return clip
         whole = [index for index, position in enumerate(positions) if position is not None]
         return [whole[max(int(np.searchsorted(whole, index, side="right")) - 1, 0)] for index in clip]
