@@ -73,3 +73,12 @@ def test_different_names():
     names = ["C", "C++", "C#", "walk", "walks", "1", "1.5", "level 1", "level-1", ""]
     assert len({same_name(name) for name in names}) == len(names)
     check_distinct(names, source="x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"), [([-2, 0, 1], "-2"), (["-7", "-3.0", "walk"], "-7, -3"), ([-1, -100, 0], "")]
+)
+def test_negative_numbers_are_noted(labels, named, caplog):
+    number_labels(labels, source=f"of {named}")
+    assert caplog.text.count("numbers below 0 are no classes") == bool(named)
+    assert f"has the labels {named}: " in caplog.text or not named

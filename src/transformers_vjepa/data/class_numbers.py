@@ -12,10 +12,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
-from ..safety.sanitizing import decodable
+from ..safety.sanitizing import decodable, log_line
 from .corpus import NO_LABEL
 
+logger = logging.get_logger(__name__)
+
+# Numbers that mark a clip without a label: here and in PyTorch.
+_NO_LABELS = (NO_LABEL, -100)
 # At most 18 digits, which fit an int64: longer rows of digits are names. No exponents and no "inf": a class "1e3" or
 # "Infinity" has a name.
 _NUMBER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
@@ -68,7 +73,7 @@ def number_labels(labels: Iterable[Any], *, source: str) -> tuple[np.ndarray, tu
 
     Args:
         labels: an int, float, str or bool for each clip. `None`, NaN, an empty name and negative numbers (-1; -100 in
-            PyTorch): no label. Spaces around a name do not count.
+            PyTorch): no label; other negative numbers are a warning. Spaces around a name do not count.
         source: the name of the data set in errors.
 
     Returns:
@@ -81,6 +86,7 @@ def number_labels(labels: Iterable[Any], *, source: str) -> tuple[np.ndarray, tu
     labels = [str(label) if isinstance(label, bool | np.bool_) else label for label in labels]
     distinct = {label: _number_or_name(label) for label in set(labels)}
     names = [value for value in distinct.values() if isinstance(value, str)]
+    _warn_of_negative(distinct, source=source)
     if names:
         for label, value in distinct.items():
             if not isinstance(value, str) and value != NO_LABEL:
@@ -93,6 +99,15 @@ def number_labels(labels: Iterable[Any], *, source: str) -> tuple[np.ndarray, tu
         place = {name: number for number, name in enumerate(names)} | {NO_LABEL: NO_LABEL}
         distinct = {label: place[value] for label, value in distinct.items()}
     return np.fromiter(map(distinct.__getitem__, labels), dtype=np.int64, count=len(labels)), tuple(names)
+
+
+def _warn_of_negative(labels: Iterable[Any], *, source: str) -> None:
+    numbers = {as_number(str(label)) for label in labels} - {None, *_NO_LABELS}
+    if negative := sorted(number for number in numbers if number < 0):
+        logger.warning_once(
+            f"{log_line(source)} has the labels {', '.join(map(str, negative[:5]))}: numbers below 0 are no classes, "
+            "so these clips have no label. Number the classes from 0 on, or name them"
+        )
 
 
 def _number_or_name(label: Any) -> int | str:
