@@ -173,6 +173,7 @@ def corpus_of(*names, labels=None):
         (["Air_Drumming", "dont push", "bee-keeping"], ["bee keeping", "air drumming", "dont  push!"], [1, 2, 0]),
         (["walk", "Walk"], ["Walk", "walk"], [1, 0]),
         (["C", "C++", "C#"], ["C#", "C", "C++"], [1, 2, 0]),
+        (["turn (left)", "4:3", "-10_deg"], ["-10 deg", "Turn left", "4:3!"], [1, 2, 0]),
         (["café"], ["x", "CAFE\u0301"], [1]),
         (["1", "2", "none"], ["02", "1.0", "None"], [1, 0, 2]),
         (["LABEL_1"], GENERIC, [1]),
@@ -241,6 +242,28 @@ def test_labels_are_aligned_by_number(corpus, theirs, classes):
 def test_classes_that_do_not_match(corpus, theirs, message):
     with pytest.raises(LabelMismatchError, match=message):
         align_labels(corpus, theirs)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("-10 deg", "10 deg"),
+        ("\u221210 deg", "10 deg"),
+        ("tilt (-5)", "tilt (5)"),
+        (".5 m", "5 m"),
+        ("level 1.5", "level 1-5"),
+        ("4:3", "4/3"),
+        ("10 °C", "10 C"),
+        ("a^b", "a b"),
+        ("का", "कि"),
+        ("👍", "👎"),
+        ("+", "-"),
+    ],
+)
+def test_signs_that_tell_names_apart(ours, theirs):
+    for one, other in ((ours, theirs), (theirs, ours)):
+        with pytest.raises(LabelMismatchError, match="does not have 1 of 1 classes"):
+            align_labels(corpus_of(one), [other, "walk"])
 
 
 def test_a_class_without_clips_may_be_missing_in_the_model():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -168,6 +169,9 @@ def find_class_names(num_labels: int, file: str | os.PathLike | None = None) -> 
 # Classes of a data set and classes of a model
 
 _GENERIC_NAME = re.compile(r"LABEL_\d+")
+# Punctuation that tells names apart (`C#`, `A&B`, `50%`), and in numbers (`-10 deg`, `.5 m`, `1.5 m`, `4:3`).
+_SIGNS = "#&%@*"
+_IN_NUMBER = re.compile(r"(?<!\w)[-–.]+(?=\d)|(?<=\d)[.,:/](?=\d)")
 _BY_NUMBER = "or, if both have the same order, match labels by number (vjepa evaluate --label_matching number)"
 
 
@@ -197,8 +201,8 @@ def are_matched_by_name(corpus: Corpus, names: Sequence[str], *, by: Literal["na
 def align_labels(corpus: Corpus, names: Sequence[str], *, by: Literal["name", "number"] = "name") -> dict[int, int]:
     """
     Find the class of the model for each label of a corpus. Names match if they are equal, or else if they differ only
-    in case, underscores, spaces, accents' form or punctuation. A name that is a number equals this number. Numbers
-    meet a model whose names are not numbers by class number.
+    in case, underscores, spaces, accents' form or punctuation. Symbols and the signs of numbers count. A name that is
+    a number equals this number. Numbers meet a model whose names are not numbers by class number.
 
     Args:
         corpus: the corpus, with or without `class_names`.
@@ -234,9 +238,24 @@ def align_labels(corpus: Corpus, names: Sequence[str], *, by: Literal["name", "n
 
 
 def _spelling(name: str) -> int | str:
-    """A class name without punctuation: `don't push!` equals `dont push`. Signs as in `C++` and `A&B` stay."""
+    """
+    A class name without punctuation: `stand up!` equals `stand-up`. Everything else stays: letters with their marks,
+    symbols (`C++`, `10 °`), and the signs of numbers.
+    """
     key = same_name(name)
-    return key if isinstance(key, int) else " ".join(re.findall(r"[\w+#&%=<>@$*]+", key)) or key
+    if isinstance(key, int):
+        return key
+    in_numbers = {place for match in _IN_NUMBER.finditer(key) for place in range(*match.span())}
+    kept = (
+        char if place in in_numbers or char in _SIGNS or not _is_punctuation(char) else " "
+        for place, char in enumerate(key)
+    )
+    return " ".join("".join(kept).split()) or key
+
+
+def _is_punctuation(char: str) -> bool:
+    """Also spaces and invisible characters."""
+    return char == "`" or unicodedata.category(char)[0] in "PZ" or unicodedata.category(char) in ("Cc", "Cf")
 
 
 def _align_names(ours: Mapping[int, str], theirs: Sequence[str], used: Collection[int]) -> dict[int, int]:
