@@ -126,6 +126,14 @@ def test_parquet_files_that_do_not_belong_together_are_refused(tmp_path):
         open_corpus(str(tmp_path / "*.parquet"))
 
 
+@pytest.mark.parametrize("first", [{}, {"label": [[1], [2]]}])
+def test_labels_only_in_a_later_parquet_file_are_refused(tmp_path, first):
+    pq.write_table(pa.table({"video": [b"x", b"y"]} | first), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"video": [b"z"], "label": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="b.parquet has labels in the column 'label', and .*a.parquet has none"):
+        open_corpus(str(tmp_path / "*.parquet"))
+
+
 def test_labels_of_parquet_read_no_video(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "x.parquet", [(b"a", 2), (b"b", 0), (b"c", 1)])
     columns = []

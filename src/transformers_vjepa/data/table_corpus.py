@@ -114,13 +114,18 @@ class ParquetCorpus:
     def _metadata(self, file: str, *, label: str | None) -> pq.FileMetaData:
         with reading_parquet(file):
             metadata = pq.read_metadata(file)
-            columns = metadata.schema.to_arrow_schema().names
+            features = Features.from_arrow_schema(metadata.schema.to_arrow_schema())
         for column in (self._column, label):
-            if column is not None and column not in columns:
+            if column is not None and column not in features:
                 raise ValueError(
-                    f"{file} has no column {column!r}, which {self._files[0]} has (only {', '.join(columns)}): pass "
+                    f"{file} has no column {column!r}, which {self._files[0]} has (only {', '.join(features)}): pass "
                     "files with the same columns"
                 )
+        if label is None and (labels := _label_column(features)):
+            raise ValueError(
+                f"{file} has labels in the column {labels!r}, and {self._files[0]} has none: pass files with the same "
+                "columns"
+            )
         return metadata
 
     def __getstate__(self) -> dict[str, Any]:
@@ -291,7 +296,7 @@ def _find_columns(features: Features, video_column: str | None, *, source: str) 
     media = _find_media_column(features, source=source) if video_column is None else video_column
     if media not in features:
         raise ValueError(f"{source} has no column {media!r}: choose one of {', '.join(features)}")
-    label = next((name for name in LABEL_COLUMNS if name in features and may_be_label(features[name])), None)
+    label = _label_column(features)
     others = [name for name in features if name != media]
     if label is None and others:
         kinds = ", ".join(f"{name} ({kind_of(features[name])})" for name in others)
@@ -300,6 +305,10 @@ def _find_columns(features: Features, video_column: str | None, *, source: str) 
             f"are {log_line(kinds)}: rename the column with the labels to {LABEL_COLUMNS[0]}"
         )
     return media, isinstance(features[media], Image), label
+
+
+def _label_column(features: Features) -> str | None:
+    return next((name for name in LABEL_COLUMNS if name in features and may_be_label(features[name])), None)
 
 
 def _find_media_column(features: Features, *, source: str) -> str:
