@@ -296,10 +296,11 @@ def test_splits_are_not_classes(tmp_path, caplog):
 
 def test_folders_of_the_system_are_no_classes(tmp_path, caplog):
     places = ["@eaDir/1.mp4", "$RECYCLE.BIN/1.mp4", "lost+found/1.mp4", "__MACOSX/a/1.mp4", "a/@eaDir/1.mp4"]
+    places += ["@Recently-Snapshot/1.mp4", "LOST.DIR/1.mp4", "a/@Transcode/1.mp4"]
     folder_of(tmp_path, *places, "System Volume Information/1.mp4", ".ipynb_checkpoints/1.mp4", "a/1.mp4", "b/1.mp4")
     corpus = open_corpus(tmp_path)
     assert corpus.class_names == ("a", "b") and len(corpus) == 2
-    assert "6 folders of the system are skipped, such as $RECYCLE.BIN, @eaDir, System Volume Infor" in caplog.text
+    assert "9 folders of the system are skipped, such as $RECYCLE.BIN, @Recently-Snapshot, @eaDir" in caplog.text
 
 
 def test_folders_that_cannot_be_read_end_with_an_error(tmp_path, monkeypatch):
@@ -313,6 +314,15 @@ def test_folders_that_cannot_be_read_end_with_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError, match="Permission denied.*/b"):
+        open_corpus(tmp_path)
+
+
+def test_links_that_lead_nowhere_end_with_an_error_where_they_may_be_folders(tmp_path):
+    folder_of(tmp_path, "a/1.mp4", "b/1.mp4")
+    (tmp_path / "a" / "2.mp4").symlink_to("/nowhere/2.mp4")
+    assert len(open_corpus(tmp_path)) == 3
+    (tmp_path / "c").symlink_to("/nowhere/c")
+    with pytest.raises(FileNotFoundError, match="/c is a link to /nowhere/c, which does not exist.*: mount its disk"):
         open_corpus(tmp_path)
 
 
@@ -332,9 +342,18 @@ def test_frames_of_videos_are_noted(tmp_path, caplog):
     assert entries(index) == [("walk/c0", "walk"), ("run/c1/rgb", "run")]
 
 
+@pytest.mark.parametrize("name", ["frame_{:04d}.jpg", "c0-Frames{}.png", "frame{}.jpg"])
+def test_images_that_are_called_frames_are_noted(tmp_path, caplog, name):
+    corpus = open_corpus(images_of(tmp_path, "c0", "c1", names=[name.format(number) for number in range(6)]))
+    assert frame_folders(corpus) == [str(tmp_path / "c0"), str(tmp_path / "c1")]
+    assert "2 folders, such as c0, hold numbered images, as the frames of a video do" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("folders", "names"),
     [
+        (("walk", "run"), [f"picture_frame_shop{number}.jpg" for number in range(20)]),
+        (("walk", "run"), ["frame_1.jpg"]),
         (("walk", "run"), [f"{number}.jpg" for number in range(20)]),  # photographs of a class
         (("walk/images", "run/images"), [f"walk_{number}.jpg" for number in range(20)]),
         (("walk/a", "walk/b"), [f"{number}.jpg" for number in (3, 17, 18, 40, 77, 81, 95, 96, 120)]),

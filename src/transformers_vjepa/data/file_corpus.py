@@ -28,7 +28,8 @@ logger = logging.get_logger(__name__)
 # Folders of operating systems and storage devices, in lower case: thumbnails, waste bins, lost blocks, fork data.
 _SYSTEM_FOLDERS = frozenset(
     ("@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "__macosx", "__pycache__")
-    + ("lost+found", "system volume information", "found.000", "network trash folder", "temporary items")
+    + ("lost+found", "lost.dir", "system volume information", "found.000", "network trash folder", "temporary items")
+    + ("@recently-snapshot", "@transcode")
 )
 # First-level folders that are the splits of a data set, not classes, if there are no others.
 _SPLITS = frozenset("train training val valid validation dev test testing eval evaluation".split())
@@ -41,8 +42,9 @@ _HEADER_WORDS = frozenset(
     "media url uri name names label labels class classes classname category categories target targets action "
     "activity id ids index youtube".split()
 )
-# Fewer images in a folder are hardly the frames of a video.
+# Fewer images in a folder are hardly the frames of a video, unless they are called frames.
 _FEWEST_FRAMES = 8
+_FRAME_NAME = re.compile(r"(.*[\W_])?frames?[\W_]*", re.IGNORECASE)
 
 
 class FileCorpus:
@@ -286,13 +288,21 @@ def _check_left_out(folder: str, left_out: Sequence[str], *, used: Sequence[str]
     )
 
 
+def _check_link(path: str) -> None:
+    if os.path.islink(path) and not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{log_line(path)} is a link to {log_line(os.readlink(path))}, which does not exist, so a folder of clips "
+            "may be missing: mount its disk, or remove the link"
+        )
+
+
 def scan_folder(folder: str) -> tuple[str, list[str]]:
     """
     The files of a folder that are one corpus: their kind ("video", "image", ".tar" or ".parquet"), and their paths,
     relative to the folder.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there are none; or a link leads nowhere and may have been a folder of clips.
         ValueError: files of several kinds, or files of a whole class that cannot be read.
     """
     kinds = {".tar": [], ".parquet": [], "video": [], "image": []}
@@ -301,6 +311,8 @@ def scan_folder(folder: str) -> tuple[str, list[str]]:
         kind = extension(path)
         if is_media(path):
             kind = "video" if kind in VIDEO_EXTENSIONS else "image"
+        else:
+            _check_link(os.path.join(folder, path))
         is_known = kind in kinds and not is_other_kind(os.path.join(folder, path))
         (kinds[kind] if is_known else left_out).append(path)
     if kinds["video"] and kinds["image"]:
@@ -352,8 +364,8 @@ def folder_corpus(folder: str, paths: Sequence[str]) -> FileCorpus:
 
 def frame_folders(corpus: IndexedCorpus) -> list[str]:
     """
-    The folders of images that seem to be the frames of videos: a class has several folders, and the images of each are
-    numbered without gaps. Returns no folders for other corpora.
+    The folders of images that seem to be the frames of videos: their images are numbered without gaps, and a class has
+    several such folders or the images are called frames (`frame_0001.jpg`). Returns no folders for other corpora.
     """
     if not len(corpus) or extension(corpus.describe(0)) not in IMAGE_EXTENSIONS:
         return []
@@ -362,13 +374,18 @@ def frame_folders(corpus: IndexedCorpus) -> list[str]:
         place, name = os.path.split(corpus.describe(index))
         files[label, place].append(name)
     number = Counter(label for label, _ in files if label != NO_LABEL)
-    return sorted(place for (label, place), names in files.items() if number[label] > 1 and _are_numbered(names))
+    return sorted(place for (label, place), names in files.items() if _are_frames(names, has_others=number[label] > 1))
 
 
-def _are_numbered(names: Sequence[str]) -> bool:
-    """Whether images are called `frame_0001.jpg`, `frame_0002.jpg`, ..., in steps of one size; few may be missing."""
+def _are_frames(names: Sequence[str], *, has_others: bool) -> bool:
+    """
+    Whether images are called `frame_0001.jpg`, `frame_0002.jpg`, ..., in steps of one size; few may be missing.
+    Images with other names are frames only if their class `has_others` folders.
+    """
     found = [re.fullmatch(r"(.*?)(\d{1,18})\.\w+", name) for name in names]
-    if len(names) < _FEWEST_FRAMES or None in found or len({match[1] for match in found}) > 1:
+    if None in found or len({match[1] for match in found}) > 1:
+        return False
+    if not _FRAME_NAME.fullmatch(found[0][1]) and (len(names) < _FEWEST_FRAMES or not has_others):
         return False
     numbers = np.unique([int(match[2]) for match in found])
     steps = np.diff(numbers)
