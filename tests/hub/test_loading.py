@@ -1,5 +1,6 @@
 """Models are loaded completely, or an error of one line says why not."""
 
+import json
 import os
 
 import pytest
@@ -32,6 +33,13 @@ def test_missing_and_damaged_weights_are_named(folder):
     (folder / "model.safetensors").write_bytes(b"noise")
     with pytest.raises(ValueError, match=rf"the weights of {folder} are damaged .*: copy or download them again"):
         load_whole(VJEPAForPreTraining, str(folder), remedy="")
+
+
+def test_weights_of_other_sizes_than_the_configuration_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
+    with pytest.raises(ValueError, match="have other sizes than its config.json says: copy or download both again$"):
+        load_whole(VJEPAModel, str(folder), remedy="")
 
 
 def test_names_that_are_not_a_model_are_refused_without_asking_the_hub(folder, monkeypatch):

@@ -266,7 +266,8 @@ def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str])
     them in the same sizes.
 
     Raises:
-        ValueError: damaged weights, or a model without a V-JEPA encoder.
+        ValueError: damaged weights, a model without a V-JEPA encoder, or an encoder of other sizes than its
+            configuration.
     """
     config, name = classifier_config(arguments.model, config, names), arguments.model.model
     if arguments.model.random_encoder:
@@ -287,6 +288,11 @@ def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str])
         raise ValueError(
             f"{name} has no weights for {lost[0]} ({len(lost)} missing), so it holds no V-JEPA encoder: give a V-JEPA "
             "model"
+        )
+    if other := sorted(key for key, *_ in info["mismatched_keys"] if key.startswith("vjepa.")):
+        raise ValueError(  # otherwise the encoder would be untrained
+            f"{other[0]} in {name} has another size than its config.json says ({len(other)} such weights): copy or "
+            "download both again"
         )
     return model
 

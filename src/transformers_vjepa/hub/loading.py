@@ -39,7 +39,7 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
         settings: arguments of `from_pretrained`.
 
     Raises:
-        ValueError: weights are missing or damaged.
+        ValueError: weights are missing or damaged, or have other sizes than the configuration.
         OSError: there is no model with this name.
         HubError: the model cannot be downloaded from the Hub.
     """
@@ -48,6 +48,12 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
             model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"the weights of {name} have other sizes than its {CONFIG_NAME} says: copy or download both again"
+        ) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{name} has no weights for {missing[0]} ({len(missing)} missing): {remedy}")
     return model

@@ -167,6 +167,37 @@ def test_a_file_cannot_choose_kernels_of_the_hub(field, value, tmp_path):
         assert load(tmp_path, **{argument: "eager"}) is not None
 
 
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        ({"num_labels": 10**9}, "1e\\+09 classes, more than 1e\\+06"),
+        ({"num_hidden_layers": 10**9}, "1e\\+09 blocks, more than 1e\\+03"),
+        ({"pred_num_hidden_layers": 10**9}, "1e\\+09 blocks"),
+        ({"num_pooler_layers": 10**9}, "1e\\+09 blocks"),
+        ({"hidden_size": 16 * 10**6}, "parameters, more than 1e\\+10"),
+        ({"mlp_ratio": 1e9}, "parameters"),
+        ({"pred_hidden_size": 16 * 10**6}, "parameters"),
+        ({"pred_num_mask_tokens": 10**9}, "parameters"),
+        ({"in_chans": 10**9}, "parameters"),
+        ({"crop_size": 16 * 10**6}, "position values, more than 2.68e\\+08"),
+        ({"frames_per_clip": 2 * 10**9}, "position values"),
+    ],
+)
+def test_a_file_cannot_ask_for_any_amount_of_memory(fields, asked, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "vjepa", **fields}))
+    for load in (VJEPAConfig.from_pretrained, VJEPAModel.from_pretrained):
+        with pytest.raises(ValueError, match=f"the configuration file asks for .*{asked}.*correct its sizes, or pass"):
+            load(tmp_path)
+
+
+def test_the_largest_published_sizes_are_within_the_bounds_of_a_file():
+    for name in PRESETS:
+        config = VJEPAConfig.from_preset(name, num_pooler_layers=3)
+        assert VJEPAConfig.from_dict(config.to_dict()).hidden_size == config.hidden_size
+    assert VJEPAConfig(num_hidden_layers=2000).num_hidden_layers == 2000  # arguments of Python have no bounds
+
+
 def test_a_file_may_choose_among_the_kernels_of_torch():
     for name in ("eager", "sdpa"):
         assert VJEPAConfig.from_dict({"attn_implementation": name})._attn_implementation == name

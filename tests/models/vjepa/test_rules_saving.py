@@ -251,3 +251,23 @@ def test_names_of_buffers_and_shared_weights(cls):
     assert model.num_parameters(only_trainable=True) == trainable
     frozen = sum(value.numel() for value in model.vjepa.encoder.parameters()) if cls is VJEPAForPreTraining else 0
     assert model.num_parameters() == trainable + frozen
+
+
+@every_model
+def test_an_index_of_weights_names_only_files_beside_it(cls, tmp_path):
+    folder = tmp_path / "model"
+    tiny_model(cls).save_pretrained(folder, max_shard_size="50KB")
+    assert cls.from_pretrained(folder) is not None
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    key, shard = next(iter(index["weight_map"].items()))
+    (folder / shard).rename(tmp_path / shard)
+    for name in (f"../{shard}", str(tmp_path / shard)):
+        index["weight_map"][key] = name
+        file.write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=r"index.json names '.*', which is not a file beside it: copy the"):
+            cls.from_pretrained(folder)
+    for text in ("noise", "[]", '{"weight_map": [1]}'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="index.json is not an index of weights: copy or download it again"):
+            cls.from_pretrained(folder)

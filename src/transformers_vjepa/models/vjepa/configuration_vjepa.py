@@ -28,6 +28,14 @@ _TORCH_KERNELS = (None, "eager", "sdpa", "flex_attention")
 # "mxfp4", it may take kernels from the Hub.
 _INSTALLED_QUANTISATION = ("bitsandbytes", "hqq", "quanto", "torchao")
 
+# Bounds of what a file may ask for, because a few digits can ask for all memory. Arguments of Python have no bounds.
+_MOST_OF_A_FILE = {
+    "classes": 1_000_000,
+    "blocks": 1_000,
+    "parameters": 10_000_000_000,
+    "position values": 2**28,  # 1 GiB: tokens of a full clip x width
+}
+
 # Properties that callers may mistake for fields, and the fields that determine them.
 _COMPUTED = {
     "num_frames": "`frames_per_clip`",
@@ -159,7 +167,8 @@ class VJEPAConfig(PreTrainedConfig):
         ValueError: a misspelled field. This is so for arguments only. A field of a file, or an attribute that is set
             later, is stored with a warning: a later version of transformers may write fields that this version does
             not know, and what `save_pretrained` writes must load. A file is refused if it chooses attention kernels
-            or quantisation that may bring code from the Hub.
+            or quantisation that may bring code from the Hub, or asks for more than 1,000 blocks, a million classes,
+            10 billion parameters or 2^28 position values.
 
     Examples:
 
@@ -217,6 +226,7 @@ class VJEPAConfig(PreTrainedConfig):
             kwargs.pop("auto_map", None)
         if kwargs.pop(FROM_FILE, False):
             kwargs = self._storable(kwargs)
+            self._refuse_sizes(kwargs.get("num_labels"))
         else:
             self._refuse_misspellings(kwargs)
         self._check_labels_and_dtype(kwargs.get("torch_dtype") if self.dtype is None else self.dtype)
@@ -246,6 +256,30 @@ class VJEPAConfig(PreTrainedConfig):
         for name in sorted(reserved):
             logger.warning(f"`{name}={extra[name]!r}` in the file is left out: {cls.__name__} computes it")
         return {name: value for name, value in extra.items() if name not in reserved}
+
+    def _refuse_sizes(self, num_labels: int | None) -> None:
+        """Refuses a file that asks for more than `_MOST_OF_A_FILE`, before anything of that size is made."""
+        width, pred_width = self.hidden_size, self.pred_hidden_size
+        blocks, pred_blocks = self.num_hidden_layers + self.num_pooler_layers, self.pred_num_hidden_layers
+        classes = num_labels or 0
+        sizes = {
+            "classes": classes,
+            "blocks": blocks + pred_blocks,
+            "parameters": (4 + 2 * self.mlp_ratio) * width**2 * blocks
+            + (4 + 2 * self.pred_mlp_ratio) * pred_width**2 * pred_blocks
+            + self.in_chans * self.tubelet_size * self.patch_size**2 * width
+            + self.pred_num_mask_tokens * pred_width
+            + classes * width,
+            "position values": (self.crop_size // max(1, self.patch_size)) ** 2
+            * (self.frames_per_clip // max(1, self.tubelet_size))
+            * max(width, pred_width),
+        }
+        for name, most in _MOST_OF_A_FILE.items():
+            if sizes[name] > most:
+                raise ValueError(
+                    f"the configuration file asks for {sizes[name]:.3g} {name}, more than {most:.3g}: correct its "
+                    "sizes, or pass a `config` of your own"
+                )
 
     def _check_labels_and_dtype(self, dtype: Any) -> None:
         labels = self.id2label

@@ -5,9 +5,12 @@ Paper: "Revisiting Feature Prediction for Learning Visual Representations from V
 remote code.
 """
 
+import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -602,6 +605,18 @@ class VJEPAMeanPooler(nn.Module):
 POOLERS = {"attentive": VJEPAAttentivePooler, "mean": VJEPAMeanPooler}
 
 
+def _refuse_weights_elsewhere(folder: Path) -> None:
+    """Refuses a folder whose index of weights names files of other folders: transformers would open them."""
+    for file in sorted(folder.glob("*.index.json")):
+        try:
+            shards = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file} is not an index of weights: copy or download it again") from error
+        for shard in shards:
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise ValueError(f"{file} names {shard!r}, which is not a file beside it: copy the weights there")
+
+
 class VJEPAPreTrainedModel(PreTrainedModel):
     """Base class of all V-JEPA models: weight initialisation and loading, as in `transformers`."""
 
@@ -619,6 +634,18 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # A pretraining checkpoint also holds the context encoder, which only pretraining needs.
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        See [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: the folder has a damaged index of weights, or one that names files of other folders.
+        """
+        if isinstance(pretrained_model_name_or_path, (str, os.PathLike)):
+            _refuse_weights_elsewhere(Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The patch projection of the encoder that sees the pixels: in pretraining, of the context encoder."""
