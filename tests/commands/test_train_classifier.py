@@ -651,6 +651,13 @@ def test_a_class_without_a_readable_training_clip_ends_with_one_line(model, vide
         train_classifier.run(command(model, tmp_path / "some", tmp_path / "run", validation_dataset=videos))
 
 
+def test_an_encoder_of_other_sizes_than_its_configuration_is_refused(videos, tmp_path):
+    VJEPAModel(VJEPAConfig(**TINY)).save_pretrained(tmp_path / "model")
+    VJEPAConfig(**TINY | {"hidden_size": 2 * TINY["hidden_size"]}).save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match="error: .*: vjepa.encoder.* has another size than config.json says .* such"):
+        train_classifier.run(command(tmp_path / "model", videos, tmp_path / "run"))
+
+
 def test_a_folder_without_an_encoder_is_refused(videos, tmp_path):
     VJEPAConfig(**TINY).save_pretrained(tmp_path / "model")
     torch.save({}, tmp_path / "model" / "pytorch_model.bin")

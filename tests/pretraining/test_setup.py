@@ -117,3 +117,17 @@ def test_a_run_that_was_killed_at_any_write_of_its_end_is_finished(videos, tmp_p
     assert write == 8
     setup.train(*setup.build(*built))
     assert "was not finished" not in capsys.readouterr().out
+
+
+def test_initial_weights_of_other_sizes_than_their_configuration_are_refused(tmp_path):
+    given = ModelArguments(**SIZES, **PREDICTOR, frames_per_clip=4)
+    training = VJEPATrainingArguments(str(tmp_path / "run"), max_steps=1, use_cpu=True)
+    model = setup.build_model(given, training)
+    model.save_pretrained(tmp_path / "model")
+    start = ModelArguments(init_from=str(tmp_path / "model"))
+    loaded = setup.build_model(start, training).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+    model.config.hidden_size *= 2
+    model.config.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model: .*encoder.* has another size than config.json says .*: copy or"):
+        setup.build_model(start, training)

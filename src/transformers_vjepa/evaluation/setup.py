@@ -39,7 +39,7 @@ from ..data.splits import (
     write_manifests,
 )
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
-from ..hub.loading import load_processor, loading, without_load_report
+from ..hub.loading import load_processor, loading, refuse_other_sizes, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
@@ -289,11 +289,7 @@ def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str])
             f"{name} has no weights for {lost[0]} ({len(lost)} missing), so it holds no V-JEPA encoder: give a V-JEPA "
             "model"
         )
-    if other := sorted(key for key, *_ in info["mismatched_keys"] if key.startswith("vjepa.")):
-        raise ValueError(  # otherwise the encoder would be untrained
-            f"{other[0]} in {name} has another size than its config.json says ({len(other)} such weights): copy or "
-            "download both again"
-        )
+    refuse_other_sizes(name, info, new=("pooler.", "classifier."))
     return model
 
 

@@ -1,6 +1,6 @@
 """Load a model or a processor completely, from a folder or the Hub, or raise an error of one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,6 +57,24 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{name} has no weights for {missing[0]} ({len(missing)} missing): {remedy}")
     return model
+
+
+def refuse_other_sizes(name: str, info: Mapping[str, Any], *, new: tuple[str, ...]) -> None:
+    """
+    Checks what `ignore_mismatched_sizes` has left untrained.
+
+    Args:
+        info: what `output_loading_info` returns.
+        new: beginnings of the names of weights that may be new.
+
+    Raises:
+        ValueError: other weights have other sizes than the configuration.
+    """
+    if other := sorted(key for key, *_ in info["mismatched_keys"] if not key.startswith(new)):
+        raise ValueError(
+            f"{name}: {other[0]} has another size than {CONFIG_NAME} says ({len(other)} such weights): copy or "
+            "download both again"
+        )
 
 
 def load_processor(name: str, config: VJEPAConfig, *, token: str | None = None) -> VJEPAVideoProcessor:

@@ -37,7 +37,7 @@ from ..data.streaming import (
     open_source,
     parse_sources,
 )
-from ..hub.loading import loading
+from ..hub.loading import loading, refuse_other_sizes
 from ..hub.model_card import INCIDENTAL, RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
@@ -120,20 +120,28 @@ def choose_masks(config: VJEPAConfig, training: VJEPATrainingArguments, given: C
 
 
 def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> VJEPAForPreTraining:
-    """A new model, or the model of `init_from`, with one mask token for each generator of the mask strategy."""
+    """
+    A new model, or the model of `init_from`, with one mask token for each generator of the mask strategy.
+
+    Raises:
+        ValueError: `init_from` has weights of other sizes than its configuration.
+    """
     config = build_config(arguments, token=training.hub_token)
     config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
     model_class = MODELS[arguments.prediction_target]
     if not arguments.init_from:
         return model_class(config)
-    # With another number of generators the mask tokens are new; all other sizes have been checked.
-    return model_class.from_pretrained(
+    model, info = model_class.from_pretrained(
         arguments.init_from,
         config=config,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
+        output_loading_info=True,
         token=training.hub_token,
     )
+    # With another number of generators the mask tokens are new.
+    refuse_other_sizes(arguments.init_from, info, new=("vjepa.predictor.mask_tokens",))
+    return model
 
 
 # Data
