@@ -269,8 +269,8 @@ def _read_run(path: Path) -> dict[str, Any]:
         raise ValueError("it has no settings and manifests")
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise OtherRunError(
-            f"{path} is damaged ({type(error).__name__}: {error}): choose another --output_dir, or delete this file to "
-            "resume without a comparison of the settings"
+            f"{path} is damaged ({type(error).__name__}: {error}): choose another --output_dir, or delete this file "
+            "to resume without a comparison of the settings"
         ) from error
 
 
