@@ -130,6 +130,10 @@ def test_a_resumed_run_says_what_it_does_otherwise(corpus, tmp_path, caplog, cap
         pretrain.run(command(corpus, tmp_path, max_steps=4, hidden_size=48, resume_from_checkpoint="auto"))
     with pytest.raises(SystemExit, match="checkpoint-3 has crop_size=32, and this command asks for 64: give the"):
         pretrain.run(command(corpus, tmp_path, max_steps=4, crop_size=64, resume_from_checkpoint="auto"))
+    for text in ("", "[1]", '{"training": 3}', "[" * 10**5):
+        (tmp_path / "arguments.json").write_text(text)
+        with pytest.raises(SystemExit, match=r"^error: .*arguments.json is damaged \(.*\): restore it, or delete it"):
+            pretrain.run(command(corpus, tmp_path, max_steps=4, resume_from_checkpoint="auto"))
 
 
 def test_a_run_is_not_resumed_on_other_data(corpus, tmp_path):

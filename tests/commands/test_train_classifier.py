@@ -481,6 +481,23 @@ def test_mistakes_end_with_one_line(model, videos, tmp_path, changes, message, m
     assert str(exit_info.value).count("\n") <= 1
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_features_that_are_deleted_during_the_training_end_with_one_line(
+    model, videos, tmp_path, num_workers, monkeypatch
+):
+    def build_and_delete(*arguments):
+        job = build(*arguments)
+        shutil.rmtree(tmp_path / "features")
+        return job
+
+    build = train_classifier.build
+    monkeypatch.setattr(train_classifier, "build", build_and_delete)
+    with pytest.raises(
+        SystemExit, match=r"^error: .*features-\d+.safetensors cannot be read any more \(No such.*\): run"
+    ):
+        train_classifier.run(command(model, videos, tmp_path, dataloader_num_workers=num_workers))
+
+
 def test_unlabelled_clips_end_with_one_line(model, videos, tmp_path):
     with pytest.raises(SystemExit, match="error: 8 of 8 clips of .*grey have no label"):
         train_classifier.run(command(model, videos / "grey", tmp_path / "run"))

@@ -150,8 +150,36 @@ def test_shard_that_was_cut_short(model, folder, tmp_path):
     store, file = FeatureStore(tmp_path), tmp_path / "features-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     store[0]
-    with pytest.raises(OSError, match="features-00000.safetensors is truncated: delete it"):
+    with pytest.raises(ShardError, match="features-00000.safetensors is truncated: delete it"):
         store[1]
+    file.unlink()
+    with pytest.raises(ShardError, match=r"-00000.safetensors cannot be read any more \(No such file .*\): run the"):
+        store[0]
+
+
+@pytest.mark.parametrize("position", [0.5, 0.999])
+def test_a_flipped_bit_is_noticed_before_the_features_are_used(model, folder, tmp_path, position):
+    write(model, folder, tmp_path, kind="mean")
+    store, file = FeatureStore(tmp_path), tmp_path / "features-00000.safetensors"
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[int(position * len(whole))] ^= 1
+    file.write_bytes(damaged)
+    for read in (FeatureStore, summarise_features):
+        with pytest.raises(ShardError, match="features-00000.safetensors is damaged .*: delete it, and run the same"):
+            read(tmp_path)
+    write(model, folder, tmp_path, kind="mean")
+    assert file.read_bytes() == whole and len(FeatureStore(tmp_path)) == len(store)
+
+
+def test_a_flipped_bit_in_parquet_is_noticed(model, folder, tmp_path):
+    write(model, folder, tmp_path, kind="mean", dtype="float32", file_format="parquet")
+    file = tmp_path / "features-00000.parquet"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(ShardError, match="features-00000.parquet is damaged"):
+        summarise_features(tmp_path)
 
 
 def test_shard_without_a_clip_among_others(model, folder, tmp_path):

@@ -1,6 +1,7 @@
 """Reports of a split, and of a training run."""
 
 import json
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,6 +216,26 @@ def test_a_run_is_recorded_and_compared(tmp_path):
     ):
         other = arguments(tmp_path, per_device_train_batch_size=4)
         check_same_run(other, {"mode": "finetune"}, {"train": "x"}, resumes=True)
+
+
+def test_the_record_of_a_run_is_whole_or_absent(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))  # bytes, as on a full disk
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            check_same_run(arguments(tmp_path), {"mode": "probe"}, {"train": "abc"}, resumes=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.glob("*run.json*")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"settings": {"mode"', "[1]", "{}", '{"settings": 1, "manifests": {}}', "[" * 10**5]
+)
+def test_a_damaged_record_of_a_run_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(OtherRunError, match=r"run.json is damaged \(.*or delete this file to resume"):
+        check_same_run(arguments(tmp_path), {"mode": "probe"}, {"train": "abc"}, resumes=True)
 
 
 def test_classes_that_cannot_be_read_are_named():

@@ -326,6 +326,35 @@ def test_a_shard_without_the_sizes_of_its_files_is_computed_again(again, tmp_pat
     assert again() == []
 
 
+def flip_bit(file):
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip_bit, lambda file: file.write_bytes(b"")], ids=["bit", "empty"])
+def test_a_damaged_shard_is_refused_or_computed_again(again, tmp_path, caplog, damage):
+    before, shards = hashes(tmp_path / "out"), open_shards(tmp_path / "out")
+    assert again() == []
+    damage(shards.path(1))
+    with pytest.raises(ShardError, match=r"x-00001.safetensors is damaged \(its SHA-256 is not the recorded one\)"):
+        shards.paths()
+    assert again() == ["x-00001.safetensors"] and hashes(tmp_path / "out") == before
+    assert "clips of a damaged shard: 3, such as " in caplog.text
+    assert len(shards.paths()) == 3
+
+
+def test_a_shard_of_an_earlier_version_has_no_hash_and_stays_readable(again, tmp_path):
+    shards = open_shards(tmp_path / "out")
+    for file in (tmp_path / "out").glob("*.files.json"):
+        record = json.loads(file.read_text())
+        del record["sha256"]
+        file.write_text(json.dumps(record))
+    assert again() == []
+    (tmp_path / "out" / "x-00002.files.json").unlink()
+    assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
+
+
 def test_an_outdated_shard_does_not_outlive_a_pass_that_is_stopped(data, again, tmp_path):
     write_video(data / "a" / "4.mp4", level=200, num_frames=3)
 
@@ -416,7 +445,7 @@ def test_a_full_disk(folder, tmp_path, kind):
             fill(shards, open_corpus(folder), compute=compute, write=write)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert sorted(file.name for file in shards.folder.iterdir()) == ["settings.json", "x-00000.files.json"]
+    assert [file.name for file in shards.folder.iterdir()] == ["settings.json"]
 
 
 def test_too_many_broken_videos_stop(tmp_path):
@@ -445,6 +474,15 @@ def test_streamed_data(folder, tmp_path, num_workers, shard_size, caplog):
     assert "stay as they are" not in caplog.text
     assert fill(open_shards(tmp_path / "out", **settings), corpus) == 0
     assert "finished shards of the data set stay as they are, since nobody can tell" in caplog.text
+
+
+def test_a_damaged_shard_of_streamed_data_is_refused(folder, tmp_path):
+    shards = open_shards(tmp_path / "out", num_items=None)
+    fill(shards, streamed(folder, tmp_path))
+    assert levels(shards) == [1, 4, 10, 13, 16, 19, 22]
+    flip_bit(shards.path(2))  # the last one, which is not full
+    with pytest.raises(ShardError, match=r"x-00002.safetensors is damaged \(its SHA-256"):
+        shards.paths()
 
 
 def test_a_stopped_pass_over_streamed_data_continues(folder, tmp_path):

@@ -31,6 +31,7 @@ from ..evaluation.features import FeatureError, FeatureSettings, summarise_featu
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
 from ..models.vjepa.modeling_vjepa import VJEPAModel
+from ..safety.atomic_files import write_text_atomically
 from ..safety.output_lock import output_lock
 from ..safety.sanitizing import json_text, log_line
 from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
@@ -136,7 +137,7 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
         summary = {"model": arguments.model, "dataset": data.dataset, **summarise_features(arguments.output_dir)}
         file = Path(arguments.output_dir) / "summary.json"
         with writing_errors(file):
-            file.write_text(json_text(summary))
+            write_text_atomically(file, json_text(summary))
     print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
     print(f"features: {arguments.output_dir}   (summary.json names the broken videos)")
     return summary

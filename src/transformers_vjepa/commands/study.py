@@ -17,6 +17,7 @@ from typing import Any
 
 from ..command_line.parsing import MISTAKES, parse_with_recipe, user_errors
 from ..evaluation.metrics import check_scikit_learn
+from ..safety.atomic_files import write_text_atomically
 from ..safety.output_lock import output_lock
 from ..safety.sanitizing import json_text
 from ..study.arguments import CorpusArguments, StudyArguments
@@ -57,7 +58,7 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
         run_side_by_side(commands, logs=study.folder / "logs", num_processes=study.arguments.num_processes)
     results = study.collect()
     file = study.folder / STUDY_FILE
-    file.write_text(json_text(results, indent=1))
+    write_text_atomically(file, json_text(results, indent=1))
     print(f"\n{describe(results)}\n\nresults: {file}")
     return results
 

@@ -12,6 +12,7 @@ from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.lanes import StreamError
 from ..evaluation.arguments import parse_arguments
 from ..evaluation.setup import build, class_names, classifier_config, load_config, open_splits, place_synthetic_corpus
+from ..evaluation.shards import ShardError
 from ..evaluation.trainer import UnusableSplitError, VJEPAClassificationTrainer
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.output_lock import output_lock
@@ -25,6 +26,7 @@ from .dry_run import bytes_text, check_writable, classifier_rows, corpus_rows, m
 _FAULTS = (
     UnusableCheckpointError,
     DivergedError,
+    ShardError,
     StreamError,
     TooManyBrokenVideosError,
     UnusableSplitError,

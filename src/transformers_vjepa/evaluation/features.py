@@ -405,10 +405,14 @@ class FeatureStore(Dataset):
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         size = math.prod(self._shape) * self._dtype.itemsize
         offset = int(self._offsets[shard]) + (index - int(self._starts[shard])) * size
-        # Read instead of mapping the file: mapped pages count as memory of the process.
-        data = np.fromfile(self._files[shard], dtype=np.uint8, count=size, offset=offset)
+        try:  # Read instead of mapping the file: mapped pages count as memory of the process.
+            data = np.fromfile(self._files[shard], dtype=np.uint8, count=size, offset=offset)
+        except OSError as error:
+            raise ShardError(
+                f"{self._files[shard]} cannot be read any more ({error.strerror}): run the same command again"
+            ) from error
         if len(data) != size:
-            raise OSError(f"{self._files[shard]} is truncated: delete it, and run the same command again")
+            raise ShardError(f"{self._files[shard]} is truncated: delete it, and run the same command again")
         features = torch.from_numpy(data).view(self._dtype).view(self._shape)
         return {"features": features, "labels": int(self.labels[index])}
 

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from ..data.corpus import IndexedCorpus
 from ..data.labels import model_class_names
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
+from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import decodable, json_text
 from .features import FeatureStore
 from .metrics import TOP_K, prediction_metrics, top_k_hits
@@ -134,7 +135,7 @@ def write_prediction_report(
         "versions": {name: version(name) for name in ("transformers_vjepa", "transformers", "torch", "av")},
         "broken": list(broken),
     }
-    (folder / "results.json").write_text(json_text(results))
+    write_text_atomically(folder / "results.json", json_text(results))
     if known.any():
         _draw(labels[known], predicted[known], results["classes"], class_names, folder=folder)
     return results
@@ -237,14 +238,15 @@ def check_same_run(
     `run.json`, or compares them with those of the run to resume. Returns the record.
 
     Raises:
-        OtherRunError: the run in the output folder differs; the message lists the differences.
+        OtherRunError: the run in the output folder differs (the message lists the differences), or its record is
+            damaged.
     """
     values = {name: getattr(training, name) for name in (*_FIXED, "clips_per_step")}
     # JSON there and back makes lists of tuples, as in the file.
     record = json.loads(json_text({"settings": {**settings, **values}, "manifests": manifests}))
     path = Path(training.output_dir) / "run.json"
     if resumes and path.is_file():
-        there = json.loads(path.read_text())
+        there = _read_run(path)
         # An earlier version recorded fewer settings.
         both = {name: value for name, value in record["settings"].items() if name in there["settings"]}
         old, new = (
@@ -255,8 +257,21 @@ def check_same_run(
             raise OtherRunError(f"{training.output_dir} holds another run: {changes}. Choose another --output_dir")
     elif training.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json_text(record))
+        write_text_atomically(path, json_text(record))
     return record
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(record[part], dict) for part in ("settings", "manifests")):
+            return record
+        raise ValueError("it has no settings and manifests")
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise OtherRunError(
+            f"{path} is damaged ({type(error).__name__}: {error}): choose another --output_dir, or delete this file "
+            "to resume without a comparison of the settings"
+        ) from error
 
 
 def check_classes(features: FeatureStore, config: PreTrainedConfig, expected: Sequence[int]) -> None:
@@ -329,7 +344,7 @@ def finish_run(
                 details={"cross_entropy": cross_entropy(logits, labels), "manifest": run["manifests"][name]},
             )
         _draw_curves(trainer, folder / "curves.png")
-        (folder / "results.json").write_text(json_text({**results, "probes": probes, **run}))
+        write_text_atomically(folder / "results.json", json_text({**results, "probes": probes, **run}))
     trainer.accelerator.wait_for_everyone()
     return summary({**results, "probes": probes}, folder)
 

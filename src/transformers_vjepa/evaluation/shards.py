@@ -5,11 +5,13 @@ the same command and any number of processes.
     folder/
       settings.json                   what the shards depend on; other settings are refused
       features-00000.safetensors      clips 0 ... shard_size - 1
-      features-00000.files.json       sizes, times and hashes of their files, and which of the clips are broken
+      features-00000.files.json       SHA-256 of the shard; sizes, times and hashes of the files of its clips, and
+                                      which of the clips are broken
       features-00001.safetensors      clips shard_size ... 2 * shard_size - 1
 
-A later pass computes a shard again if a file of it was replaced, or if a clip that was broken can be read now. A shard
-is computed as a whole, so it has the bytes that a first pass would give it.
+A later pass computes a shard again if the shard is damaged, if a file of it was replaced, or if a clip that was broken
+can be read now. A shard is computed as a whole, so it has the bytes that a first pass would give it. Whoever reads the
+shards of a folder compares them with their SHA-256 before ([`ShardFolder.paths`]).
 """
 
 import glob
@@ -21,6 +23,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +46,7 @@ from ..data.evaluation_clips import (
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
-from ..data.fingerprints import UNKNOWN, changed_stamps, content_digest, file_stamps
+from ..data.fingerprints import UNKNOWN, changed_stamps, content_digest, file_hash, file_stamps
 from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
 from ..safety.sanitizing import json_text, log_line
@@ -57,6 +60,8 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 # Key of the metadata of a shard.
 _CONTENTS = "contents"
 _SHARD_BYTES, _MAX_SHARD_SIZE = 128 * 2**20, 1024
+# A bar appears only if the comparison of the hashes takes longer.
+_SECONDS_WITHOUT_BAR = 5.0
 
 
 class ShardError(ValueError):
@@ -82,6 +87,8 @@ class ShardFiles(NamedTuple):
     digests: list[str]
     #: Places of the broken clips in the data set.
     broken: list[int]
+    #: SHA-256 of the shard, in hexadecimal; empty for a shard of an earlier version.
+    sha256: str = ""
 
 
 def describe_broken(broken: Iterable[tuple[int, str, str]]) -> list[dict[str, str]]:
@@ -218,22 +225,41 @@ class ShardFolder:
 
     def write_files(self, shard: int, files: ShardFiles) -> None:
         """Records what a shard is made of."""
-        record = {"files": files.stamps.tolist(), "digests": files.digests, "broken": files.broken}
+        record = {
+            "sha256": files.sha256,
+            "files": files.stamps.tolist(),
+            "digests": files.digests,
+            "broken": files.broken,
+        }
         with writing_errors(self._files(shard)):
             write_text_atomically(self._files(shard), json_text(record, indent=None))
 
     def read_files(self, shard: int) -> ShardFiles | None:
         """What [`write_files`] recorded; `None` if the record is absent or does not fit the shard."""
-        places = self.indices(shard)
+        places, record = self.indices(shard), self._record(shard)
         try:
-            record = json.loads(self._files(shard).read_text())
             stamps = np.array(record["files"], dtype=np.int64)
             digests, broken = map(str, record["digests"]), map(int, record["broken"])
-            files = ShardFiles(stamps, list(digests), list(broken))
-        except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            files = ShardFiles(stamps, list(digests), list(broken), str(record.get("sha256", "")))
+        except (ValueError, TypeError, LookupError, OverflowError):
             return None
         fits = stamps.shape == (len(places), 2) and len(files.digests) == len(places)
         return files if fits and all(index in places for index in files.broken) else None
+
+    def _record(self, shard: int) -> dict[str, Any]:
+        try:
+            record = json.loads(self._files(shard).read_text())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def is_damaged(self, shard: int) -> bool:
+        """Whether an existing shard differs from its recorded SHA-256. Earlier versions recorded none."""
+        known, file = self._record(shard).get("sha256"), self.path(shard)
+        if not known:
+            return False
+        status = file.stat()
+        return known != _hash_of(file, status.st_size, status.st_mtime_ns)
 
     def stamps(self, shard: int, indices: Sequence[int]) -> np.ndarray:
         """The recorded [`file_stamps`] of some clips of a shard: int64 (clips, 2), -1 if nothing is recorded."""
@@ -270,10 +296,10 @@ class ShardFolder:
 
     def paths(self) -> list[Path]:
         """
-        All files, in order.
+        All files, in order, after each was compared with its SHA-256. A file is read once for this, unless it changes.
 
         Raises:
-            ShardError: some are missing.
+            ShardError: some are missing, or one is damaged.
         """
         # List no more than one missing shard: an untrusted settings file may claim any number of shards.
         first = next(shard for shard in itertools.count() if not self.path(shard).exists())
@@ -284,6 +310,12 @@ class ShardFolder:
                 f"{number} shards are missing in {self.folder} (the first is {self.path(first).name}): run the "
                 "same command again to write them"
             )
+        for shard in tqdm(range(self._count()), desc="checking shards", leave=False, delay=_SECONDS_WITHOUT_BAR):
+            if self.is_damaged(shard):
+                raise ShardError(
+                    f"{self.path(shard)} is damaged (its SHA-256 is not the recorded one): delete it, and run the "
+                    "same command again"
+                )
         return [self.path(shard) for shard in range(self._count())]
 
     def warn_of_other_versions(self) -> None:
@@ -302,6 +334,12 @@ class ShardFolder:
 
     def _count(self) -> int:
         return -(-self.num_items // self.shard_size)
+
+
+@cache
+def _hash_of(file: Path, size: int, time: int) -> str:
+    """The [`file_hash`] of a shard; computed once for a command that continues a pass and reads its results."""
+    return file_hash(file)
 
 
 @contextmanager
@@ -372,8 +410,8 @@ def fill_shards(
     description: str = "clips",
 ) -> None:
     """
-    Computes the shards of this process that are missing or outdated: a file of them was replaced, or a clip that was
-    broken can be read now. One shard at a time is in memory.
+    Computes the shards of this process that are missing, damaged or outdated: a file of them was replaced, or a clip
+    that was broken can be read now. One shard at a time is in memory.
 
     Args:
         shards: where the results go, with an item for each video of the corpus.
@@ -411,14 +449,11 @@ def fill_shards(
             first = min([*batch["index"].tolist(), *(index for index, _, _ in batch["broken"])])
             shard, end = first // shards.shard_size, first + count
             if end == shards.indices(shard).stop:
-                if shard in stamps:
-                    broken = sorted(index for part in parts for index, _, _ in part.broken)
-                    shards.write_files(shard, _files_of(corpus, shards.indices(shard), stamps[shard], broken))
-                _flush(parts, shards.path(shard), write)
+                _flush(parts, shards, shard, corpus, stamps.get(shard), write)
             bar.update(count)
     if is_streamed:
         if parts:
-            _flush(parts, shards.path(shard), write)
+            _flush(parts, shards, shard, corpus, None, write)
         shards.finish(end)
 
 
@@ -452,8 +487,11 @@ def _outdated(
     options: PassOptions,
 ) -> list[int]:
     """Shards that exist and must be computed again; says why."""
-    replaced, broken, absent = {}, {}, {}
+    replaced, broken, absent, damaged = {}, {}, {}, {}
     for shard in (shard for shard in stamps if shards.path(shard).exists()):
+        if shards.is_damaged(shard):
+            damaged[shard] = list(shards.indices(shard))
+            continue
         now, places, files = stamps[shard], np.array(shards.indices(shard)), shards.read_files(shard)
         is_there = now[:, 0] >= 0
         if files is None:
@@ -477,6 +515,7 @@ def _outdated(
     readable = _readable(corpus, asked, geometry, options) if asked else set()
     again = {shard: sorted(readable.intersection(indices)) for shard, indices in broken.items()}
     for what, found, result in (
+        ("of a damaged shard", damaged, "their shards are computed again"),
         ("of another file", replaced, "their shards are computed again"),
         ("that were broken and can be read now", again, "their shards are computed again"),
         ("that cannot be reached now", absent, "their earlier results stay"),
@@ -484,11 +523,13 @@ def _outdated(
         if clips := [index for indices in found.values() for index in indices]:
             name = log_line(corpus.describe(clips[0]))
             logger.warning(f"{shards.folder}: clips {what}: {len(clips):,}, such as {name}; {result}")
-    return [shard for shard in replaced if replaced[shard] or again.get(shard)]
+    return [shard for shard in stamps if damaged.get(shard) or replaced.get(shard) or again.get(shard)]
 
 
-def _files_of(corpus: IndexedCorpus, indices: Sequence[int], stamps: np.ndarray, broken: Sequence[int]) -> ShardFiles:
+def _files_of(corpus: Corpus, indices: Sequence[int], stamps: np.ndarray | None, broken: Sequence[int]) -> ShardFiles:
     """What a shard is made of; without the digest of a file that changed while the shard was computed."""
+    if stamps is None:  # nothing is known of the files of streamed data
+        return ShardFiles(np.empty((0, 2), dtype=np.int64), [], list(broken))
     is_changed = changed_stamps(stamps, file_stamps(corpus, indices))
     pairs = zip(indices, is_changed, strict=True)
     digests = ["" if changed else content_digest(corpus, index) for index, changed in pairs]
@@ -537,7 +578,14 @@ def _results(
     return ShardContents(tensors, batch["path"], batch["broken"])
 
 
-def _flush(parts: list[ShardContents], path: Path, write: Callable[[Path, ShardContents], None]) -> None:
+def _flush(
+    parts: list[ShardContents],
+    shards: ShardFolder,
+    shard: int,
+    corpus: Corpus,
+    stamps: np.ndarray | None,
+    write: Callable[[Path, ShardContents], None],
+) -> None:
     """Joins and removes the parts before the shard is written, since writing takes memory, too."""
     names = next((part.tensors.keys() for part in parts if part.tensors), ())
     contents = ShardContents(
@@ -546,8 +594,12 @@ def _flush(parts: list[ShardContents], path: Path, write: Callable[[Path, ShardC
         [entry for part in parts for entry in part.broken],
     )
     parts.clear()
+    files = _files_of(corpus, shards.indices(shard), stamps, sorted(index for index, _, _ in contents.broken))
+    path = shards.path(shard)
     with writing_errors(path), atomic_path(path) as temporary:
         write(temporary, contents)
+        # Before the shard gets its name: each shard that exists has its own record.
+        shards.write_files(shard, files._replace(sha256=file_hash(temporary)))
 
 
 def write_safetensors(path: Path, contents: ShardContents) -> None:

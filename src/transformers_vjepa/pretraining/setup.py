@@ -249,7 +249,7 @@ def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
 
 def _warn_of_changes(file: Path, arguments: dict[str, dict[str, Any]]) -> None:
     """Warns if a resumed run has other arguments than `arguments.json`: its result is not that of one long run."""
-    began, resumed = json.loads(file.read_text()), json.loads(json_text(arguments))
+    began, resumed = _read_arguments(file), json.loads(json_text(arguments))
     # Published masks are cut per process, so there the split is part of the task.
     ignored = _SPLIT if "global_batch" in began and arguments["training"]["mask_truncation"] == "balanced" else ()
     changes = [
@@ -260,6 +260,18 @@ def _warn_of_changes(file: Path, arguments: dict[str, dict[str, Any]]) -> None:
     ]
     if changes:
         logger.warning(f"the run continues with other arguments than it began with: {log_line('; '.join(changes))}")
+
+
+def _read_arguments(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and all(isinstance(group, dict) for group in record.values()):
+            return record
+        raise ValueError("it is not a record of arguments")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): restore it, or delete it to resume without a comparison of the arguments"
+        ) from error
 
 
 # The run
