@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Video, load_dataset, load_dataset_builder
+from datasets import load_dataset, load_dataset_builder
 from faulty_server import serving
+from small_corpora import contents, write_parquet
 from videos import write_tar
 
 from transformers_vjepa.data.corpora import is_corpus, open_corpus
@@ -19,19 +20,6 @@ from transformers_vjepa.data.file_corpus import FileCorpus
 from transformers_vjepa.safety.sanitizing import log_line
 
 NAMES = [f"{number}.mp4" for number in range(6)]
-
-
-def contents(corpus):
-    return [corpus.read(index) for index in range(len(corpus))]
-
-
-def write_parquet(path, rows, *, row_group_size=2):
-    """Rows of (bytes, label) as `datasets` writes them."""
-    features = Features({"video": Video(), "label": ClassLabel(names=["a", "b", "c"])})
-    cells = [{"bytes": data, "path": f"{data.decode()}.mp4"} for data, _ in rows]
-    dataset = Dataset.from_dict({"video": cells, "label": [label for _, label in rows]}, features=features)
-    dataset.to_parquet(path, batch_size=row_group_size)
-    return path
 
 
 def test_nothing_found(tmp_path, monkeypatch):

@@ -2,15 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+from small_corpora import contents
 
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.file_corpus import frame_folders
 
 NAMES = [f"{number}.mp4" for number in range(6)]
-
-
-def contents(corpus):
-    return [corpus.read(index) for index in range(len(corpus))]
 
 
 def test_folder_is_searched_at_any_depth_and_first_level_is_the_label(tmp_path):

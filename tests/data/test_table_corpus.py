@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value, Video, load_dataset
+from datasets import Dataset, Features, Value, load_dataset
 from PIL import Image
+from small_corpora import contents, write_parquet
 from videos import write_tar, write_video
 
 from transformers_vjepa.data.clip_reading import read_frames
@@ -14,19 +15,6 @@ from transformers_vjepa.data.table_corpus import ParquetCorpus, SequentialCorpus
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 
 NAMES = [f"{number}.mp4" for number in range(6)]
-
-
-def contents(corpus):
-    return [corpus.read(index) for index in range(len(corpus))]
-
-
-def write_parquet(path, rows, *, row_group_size=2):
-    """Rows of (bytes, label) as `datasets` writes them."""
-    features = Features({"video": Video(), "label": ClassLabel(names=["a", "b", "c"])})
-    cells = [{"bytes": data, "path": f"{data.decode()}.mp4"} for data, _ in rows]
-    dataset = Dataset.from_dict({"video": cells, "label": [label for _, label in rows]}, features=features)
-    dataset.to_parquet(path, batch_size=row_group_size)
-    return path
 
 
 def test_parquet_as_datasets_writes_it(tmp_path):

@@ -3,16 +3,13 @@ import json
 import tarfile
 
 import pytest
+from small_corpora import contents
 from videos import write_tar
 
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.tar_corpus import TarCorpus
 
 NAMES = [f"{number}.mp4" for number in range(6)]
-
-
-def contents(corpus):
-    return [corpus.read(index) for index in range(len(corpus))]
 
 
 def test_tars_are_read_by_offset_with_their_labels(tmp_path):
