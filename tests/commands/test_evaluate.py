@@ -237,6 +237,16 @@ def test_names_in_a_stream_are_matched_with_those_of_the_model(classifier, video
     assert results["num_labelled"] == 9 and results["label_matching"] == "name or number"
 
 
+def test_a_stream_that_breaks_off_ends_the_command_with_one_line(classifier, videos, tmp_path):
+    files = sorted(videos.rglob("[0-9].mp4"))
+    members = {f"{number}.mp4": file.read_bytes() for number, file in enumerate(files)}
+    tar = write_tar(tmp_path / "whole.tar", members).read_bytes()
+    fsspec.filesystem("memory").pipe("memory://cut/x.tar", tar[: len(tar) // 2 + 700])  # within a member
+    with pytest.raises(SystemExit, match=r"^error: memory://cut/x.tar breaks off \(.*run the same command again"):
+        script.run(command(classifier, "memory://cut/x.tar", tmp_path / "out"))
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_names_in_a_stream_that_the_model_does_not_have_are_broken_videos(classifier, videos, tmp_path):
     files = sorted(videos.rglob("[0-9].mp4"))
     members = {}

@@ -30,6 +30,7 @@ from ..data.arguments import CorpusArguments, Dtype, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
 from ..data.labels import LabelMismatchError, are_matched_by_name, match_classes, model_class_names
+from ..data.lanes import StreamError
 from ..data.table_corpus import SequentialCorpus
 from ..evaluation.metrics import check_scikit_learn
 from ..evaluation.protocols import (
@@ -131,7 +132,15 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
             print(describe(model, corpus, protocol, data.dataset, arguments.output_dir))
             return None
         stack.enter_context(output_lock(arguments.output_dir))
-    with user_errors(ShardError, TooManyBrokenVideosError, PredictionError, LabelMismatchError, EmptyReportError):
+    expected = (
+        ShardError,
+        StreamError,
+        TooManyBrokenVideosError,
+        PredictionError,
+        LabelMismatchError,
+        EmptyReportError,
+    )
+    with user_errors(*expected):
         shards = predict(
             model.to(state.device),
             corpus,

@@ -27,6 +27,7 @@ from ..command_line.parsing import names_given, parse_with_recipe, user_errors
 from ..data.arguments import CorpusArguments, Dtype, ViewArguments, start_processes
 from ..data.clip_reading import TooManyBrokenVideosError
 from ..data.corpora import Corpus
+from ..data.lanes import StreamError
 from ..evaluation.features import FeatureError, FeatureSettings, summarise_features, write_features
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..hub.loading import load_processor, load_whole
@@ -121,7 +122,7 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
             print(describe(model, corpus, data.dataset, arguments, choices))
             return None
         stack.enter_context(output_lock(arguments.output_dir))
-    with user_errors(FeatureError, ShardError, TooManyBrokenVideosError):
+    with user_errors(FeatureError, ShardError, StreamError, TooManyBrokenVideosError):
         write_features(
             model.to(state.device),
             corpus,

@@ -14,9 +14,12 @@ from ..models.vjepa.clip_transforms import resize_and_center_crop, resize_and_cr
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import Backend
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
+from ..safety.sanitizing import without_secrets
 from .clip_reading import BROKEN_VIDEO_ERRORS, BrokenVideoMonitor, describe_error, read_frames
 from .corpora import Corpus, open_corpus
 from .corpus import EncodedClip, IndexedCorpus
+from .lanes import StreamError
+from .remote_reading import source_errors
 from .table_corpus import SequentialCorpus
 
 
@@ -117,6 +120,9 @@ class StreamedEvaluationClips(IterableDataset):
     The items of a corpus that can only be read in order, from row `start` on, for a `DataLoader(batch_size=None)` with
     at most one worker. They come in lists of up to `batch_size`, which do not reach over a multiple of `shard_size`.
     `index` is the number of the row.
+
+    Raises:
+        StreamError: while iterating, if the source breaks off.
     """
 
     def __init__(
@@ -126,10 +132,8 @@ class StreamedEvaluationClips(IterableDataset):
         self._batch_size, self._shard_size = batch_size, shard_size
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        dataset, _, _ = self._corpus.lane(0, lanes=1)
         items = []
-        # `iter(dataset)` would divide the rows among DataLoader workers.
-        for number, row in enumerate(dataset.skip(self._start).iter(batch_size=1), start=self._start):
+        for number, row in enumerate(self._rows(), start=self._start):
             clip = self._corpus.encoded(
                 {name: cell[0] for name, cell in row.items()}, where=f"row {number}", needs_label=True
             )
@@ -139,6 +143,17 @@ class StreamedEvaluationClips(IterableDataset):
                 items = []
         if items:
             yield items
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        dataset, _, _ = self._corpus.lane(0, lanes=1)
+        try:
+            # `iter(dataset)` would divide the rows among DataLoader workers.
+            yield from dataset.skip(self._start).iter(batch_size=1)
+        except source_errors() as error:
+            raise StreamError(
+                f"{self._corpus.name} breaks off ({without_secrets(str(error))}): repair it and run the same command "
+                "again; what is finished stays"
+            ) from error
 
 
 def collate_evaluation_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

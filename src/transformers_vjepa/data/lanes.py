@@ -19,7 +19,7 @@ _MAX_CHUNK_BYTES = 256 * 2**20
 
 
 class StreamError(ValueError):
-    """A stream that cannot start or resume with these settings, workers or processes."""
+    """A stream that cannot start or resume with these settings, workers or processes, or that breaks off."""
 
 
 def record_cursors(cursors: dict[str, str], batch: Sequence[str]) -> None:
