@@ -331,7 +331,8 @@ INTERNAL = {
     *("hub.remote_code", "models.vjepa.frame_table", "models.vjepa.media_files", "models.vjepa.other_readers"),
     *("models.vjepa.pyav_reader", "models.vjepa.video_reader", "pretraining.arguments", "pretraining.images"),
     *("data.fingerprints", "pretraining.mask_geometry"),
-    *("safety.agreement", "safety.atomic_files", "safety.output_lock", "safety.private_names", "safety.sanitizing"),
+    *("safety.agreement", "safety.atomic_files", "safety.file_hashes", "safety.output_lock"),
+    *("safety.private_names", "safety.sanitizing"),
     *("training.arguments", "training.hub_pushes", "training.manifests", "training.memory", "training.progress"),
     "training.sharding",
 }

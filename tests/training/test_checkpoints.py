@@ -346,14 +346,14 @@ def test_a_damaged_file_is_never_resumed_from(trained, tmp_path, caplog, name, d
 
 def test_a_file_that_the_disk_does_not_give_back(trained, tmp_path, monkeypatch, caplog):
     run = shutil.copytree(trained, tmp_path / "run")
-    hashed = manifests._sha256
+    hashed = manifests.file_hash
 
-    def read(file, bar):
+    def read(file, progress):
         if file.parent.name == "checkpoint-6":
             raise OSError(5, "Input/output error", str(file))
-        return hashed(file, bar)
+        return hashed(file, progress=progress)
 
-    monkeypatch.setattr(manifests, "_sha256", read)
+    monkeypatch.setattr(manifests, "file_hash", read)
     assert resolve_checkpoint(run, "auto") == str(run / "checkpoint-4")
     assert "checkpoint-6 cannot be read ([Errno 5] Input/output error" in caplog.text
     with pytest.raises(CheckpointError, match="checkpoint-6 cannot be read .*: resume from the checkpoint before"):
@@ -517,8 +517,13 @@ def test_memory_and_work_of_the_check(tmp_path, monkeypatch):
     """Files are hashed once for a command, in pieces, however large they are."""
     recorder(tmp_path, network=torch.nn.Linear(1, 2_000_000), max_steps=2).train()
     opened = []
-    hashed = manifests._sha256
-    monkeypatch.setattr(manifests, "_sha256", lambda file, bar: (opened.append(file.name), hashed(file, bar))[1])
+    hashed = manifests.file_hash
+
+    def read(file, progress):
+        opened.append(file.name)
+        return hashed(file, progress=progress)
+
+    monkeypatch.setattr(manifests, "file_hash", read)
     tracemalloc.start()
     found = resolve_checkpoint(tmp_path, "auto")
     checkpoints.check_before_resuming(found)

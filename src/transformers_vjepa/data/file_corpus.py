@@ -129,9 +129,9 @@ def is_header(line: str) -> bool:
 
 def _is_clip(path: str, root: str) -> bool:
     """Whether a part of a line is the path of a clip: a media file, its address, or something that exists."""
-    if "://" in path:
-        return is_media(re.split("[?#]", path)[0])
-    return is_media(path) or (bool(path) and os.path.exists(os.path.join(root, path)))
+    if is_media(path) or "://" in path:
+        return is_media(path)
+    return bool(path) and os.path.exists(os.path.join(root, path))
 
 
 def _parse_quoted(line: str, root: str) -> _Line | None:

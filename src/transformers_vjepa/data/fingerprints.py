@@ -37,7 +37,7 @@ DATA_RECORD = "data.parquet"
 #: Size and time of a file that does not exist, cannot be reached or is an address.
 UNKNOWN = (-1, -1)
 _SECOND = 10**6  # microseconds: finer parts of a time are lost on some file systems
-_EDGE, _PART = 2**16, 2**20  # bytes
+_EDGE = 2**16  # bytes
 _RECORD = pa.schema(
     [("part", pa.string()), ("name", pa.binary()), ("size", pa.int64()), ("time", pa.int64())],
 )
@@ -110,15 +110,6 @@ def content_digest(corpus: IndexedCorpus, index: int) -> str:
     except (OSError, ValueError, pa.ArrowInvalid):
         return ""
     return hashlib.sha256(b"%d " % size + edges).hexdigest()
-
-
-def file_hash(file: str | os.PathLike) -> str:
-    """SHA-256, in hexadecimal, of a whole file. Memory does not depend on its size."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while part := stream.read(_PART):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 # Names and labels

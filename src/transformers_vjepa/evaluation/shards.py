@@ -46,9 +46,10 @@ from ..data.evaluation_clips import (
     StreamedEvaluationClips,
     collate_evaluation_clips,
 )
-from ..data.fingerprints import UNKNOWN, changed_stamps, content_digest, file_hash, file_stamps
+from ..data.fingerprints import UNKNOWN, changed_stamps, content_digest, file_stamps
 from ..data.table_corpus import SequentialCorpus
 from ..safety.atomic_files import atomic_path, write_text_atomically
+from ..safety.file_hashes import file_hash
 from ..safety.sanitizing import json_text, log_line
 
 logger = logging.get_logger(__name__)

@@ -5,7 +5,6 @@ A study is a folder. Every run and every evaluation writes its result there as s
 study continues with what is missing.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from ..models.vjepa.clip_sampling import ClipSampling
 from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..pretraining.collapse import center_over_clips, effective_rank
 from ..safety.atomic_files import atomic_path, write_text_atomically
+from ..safety.file_hashes import file_hash
 from ..safety.safe_loading import read_checkpoint
 
 
@@ -263,7 +263,7 @@ def model_folder(folder: Path, *, step: int, steps: int) -> Path:
 
 def model_hash(folder: Path) -> str:
     """SHA-256, in hexadecimal, of the weights in a folder."""
-    return hashlib.sha256((folder / SAFE_WEIGHTS_NAME).read_bytes()).hexdigest()
+    return file_hash(folder / SAFE_WEIGHTS_NAME)
 
 
 def model_features(folder: Path, clips: StudyClips, *, steps: int) -> Features:

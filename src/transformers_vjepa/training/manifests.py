@@ -7,7 +7,6 @@ The manifest is the last file to be written. So a folder with a manifest was com
 file or a file of another step is found before a run resumes.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..safety.atomic_files import write_text_atomically
+from ..safety.file_hashes import file_hash
 
 MANIFEST_NAME = "manifest.json"
 # Weights, settings and processors of a finished model.
@@ -27,8 +27,8 @@ _READ = (
     *("model*.safetensors", "pytorch_model*.bin", "adapter_model*", "*.index.json", "config.json"),
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "position.json", "stream_*.json"),
 )
-# Bytes in memory of each file, and files that are read side by side: weights and optimizer are the large ones.
-_CHUNK, _THREADS = 1 << 20, 4
+# Files that are read side by side: weights and optimizer are the large ones.
+_THREADS = 4
 # A bar appears only if hashing takes longer.
 _SECONDS_WITHOUT_BAR = 5.0
 # SHA-256 of files by path, size and time of the last change: a command checks a checkpoint when it selects the
@@ -75,21 +75,12 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
     return [file for file in files if file.name not in (MANIFEST_NAME, TRAINING_ARGS_NAME)]
 
 
-def _sha256(file: Path, bar: tqdm) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            bar.update(len(chunk))
-    return digest.hexdigest()
-
-
 def _hashes(files: Sequence[Path], *, description: str) -> list[str]:
     """SHA-256 of files; memory does not depend on their sizes."""
     total = sum(file.stat().st_size for file in files)
     settings = {"unit": "B", "unit_scale": True, "desc": description, "leave": False, "delay": _SECONDS_WITHOUT_BAR}
     with tqdm(total=total, **settings) as bar, ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(lambda file: _sha256(file, bar), files))
+        return list(threads.map(lambda file: file_hash(file, progress=bar.update), files))
 
 
 def write_manifest(folder: str | Path, files: Sequence[Path], *, step: int, run: str) -> None:

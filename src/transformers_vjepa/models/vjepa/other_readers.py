@@ -6,6 +6,7 @@ are the same for all decoders, and these two only decode. Both find frames by ti
 container. Where measurements showed that this gives wrong frames, the file is refused.
 """
 
+from abc import abstractmethod
 from typing import Any, BinaryIO
 
 import torch
@@ -50,9 +51,9 @@ class _OtherReader(VideoReader):
         self._decoder = None  # the last reference to it, and so to the file
         self._packets.close()
 
+    @abstractmethod
     def _start(self) -> None:
         """Opens the decoder."""
-        raise NotImplementedError
 
     def _doubt(self) -> str | None:
         """Why the decoder would return wrong frames of this file, if that is known before decoding."""
