@@ -21,7 +21,6 @@ _MAX_LABEL_BYTES = 2**24
 # Zeros after the end of a tar, up to which a reader looks for further members. GNU tar fills up to 10 KiB.
 _MAX_PADDING = 2**20
 _RENAME = "the name of a sample ends at the first dot, so use other marks in names (2024-11-01_cam.mp4)"
-
 _SORT = "write the tar in the order of the names (tar --sort=name)"
 
 Content = TypeVar("Content")
