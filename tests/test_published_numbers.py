@@ -111,7 +111,7 @@ def test_the_predictor_and_the_loss_of_images():
     four targets, and the loss of all four (smooth L1).
     """
     numbers = reference_tensors(FOLDER / "ijepa_predictor.safetensors")
-    config = VJEPAConfig.from_preset("ijepa-vith14", **README["ijepa_geometry"])
+    config = VJEPAConfig.from_preset("ijepa-vith14", **README["ijepa_predictor"]["geometry"])
     predictor = VJEPAModel(config).predictor
     weights = {name: value for name, value in numbers.items() if name.startswith("predictor.")}
     predictor.load_state_dict(convert_network({name.partition(".")[2]: value for name, value in weights.items()}))
