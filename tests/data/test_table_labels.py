@@ -101,7 +101,8 @@ def test_columns_that_are_not_used_are_named(tmp_path, caplog):
     assert labels_of(tmp_path / "0.parquet") == ([-1, -1], ())
     assert (
         "0.parquet has no labels: no column label, labels, cls with numbers or names. Not used are label (list), "
-        "target (int64), caption (string): rename the column with the labels to label" in caplog.text
+        "target (int64), caption (string): name the column with the labels (label_column), or rename it to label"
+        in caplog.text
     )
 
 
