@@ -155,10 +155,10 @@ _NEIGHBOURS = {"num_neighbors", "knn_temperature"}
 _FINE_TUNING = set("learning_rate weight_decay layer_decay mixup cutmix label_smoothing_factor drop_path_rate".split())
 _PROBES = set("learning_rates weight_decays probe_optimizer feature_dtype".split())
 _TRAINING = set(
-    "augment auto_augment train_crop crop_scale crop_ratio flip_probability pooling num_pooler_layers pooled_batch_norm "
-    "num_train_epochs min_steps max_steps warmup_steps lr_scheduler_type lr_scheduler_kwargs lr_milestones "
-    "base_batch_size max_grad_norm load_best_model_at_end per_device_train_batch_size gradient_accumulation_steps "
-    "resume_from_checkpoint push_to_hub".split()
+    "augment auto_augment train_crop crop_scale crop_ratio flip_probability pooling num_pooler_layers "
+    "pooled_batch_norm num_train_epochs min_steps max_steps warmup_steps lr_scheduler_type lr_scheduler_kwargs "
+    "lr_milestones base_batch_size max_grad_norm load_best_model_at_end per_device_train_batch_size "
+    "gradient_accumulation_steps resume_from_checkpoint push_to_hub".split()
 )
 _IDLE = {
     "probe": _FINE_TUNING | _NEIGHBOURS,

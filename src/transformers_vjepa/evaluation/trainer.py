@@ -464,7 +464,11 @@ class VJEPAClassificationTrainer(StreamTrainer):
 
     @torch.no_grad()
     def _features(self, inputs: dict[str, Any]) -> torch.Tensor:
-        return inputs["features"] if "features" in inputs else self.encoder.encode(self._shaped(inputs))
+        """Stored features, or those of clips; their means, if the probes pool by the mean."""
+        if "features" in inputs:
+            return inputs["features"]
+        tokens = self.encoder.encode(self._shaped(inputs))
+        return tokens.mean(dim=2) if self.model.config.pooling == "mean" else tokens
 
     def compute_loss(
         self,
