@@ -177,11 +177,8 @@ def test_labels_of_a_stream_that_the_model_does_not_have_are_refused(label, reas
 def test_a_label_column_by_name_as_in_cifar100(tmp_path):
     png = io.BytesIO()
     PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save(png, "png")
-    names = {
-        "fine_label": ClassLabel(names=["apple", "bee", "cat"]),
-        "coarse_label": ClassLabel(names=["food", "animal"]),
-    }
-    features = Features({"img": Image(), **names})
+    fine, coarse = ClassLabel(names=["apple", "bee", "cat"]), ClassLabel(names=["food", "animal"])
+    features = Features({"img": Image(), "fine_label": fine, "coarse_label": coarse})
     rows = {"img": [{"bytes": png.getvalue(), "path": None}] * 3, "fine_label": [2, 0, 1], "coarse_label": [1, 0, 1]}
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
     source = tmp_path / "train.parquet"
@@ -194,7 +191,5 @@ def test_a_label_column_by_name_as_in_cifar100(tmp_path):
     assert open_corpus(streamed, label_column="fine_label").class_names == ("apple", "bee", "cat")
     with pytest.raises(ValueError, match="has no label column 'fine': choose one of img, fine_label, coarse_label"):
         open_corpus(source, label_column="fine")
-    with pytest.raises(
-        ValueError, match="the label column 'img' of .* holds image: choose a column of numbers or names"
-    ):
+    with pytest.raises(ValueError, match="the label column 'img' of .* holds image: choose a column of numbers or"):
         open_corpus(source, label_column="img")
