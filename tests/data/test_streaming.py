@@ -508,8 +508,7 @@ def test_automatic_augmentation_is_a_function_of_the_position(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "x.png")
     augmentation = Augmentation(auto_augment="rand", crop="center", flip_probability=0.0)
     whole = [batch["pixel_values_videos"] for batch in take(6, str(tmp_path), batch_size=1, augmentation=augmentation)]
-    resumed = StreamPosition(start_batch=4)
-    [again] = take(1, str(tmp_path), batch_size=1, augmentation=augmentation, position=resumed)
+    [again] = take(1, str(tmp_path), batch_size=1, augmentation=augmentation, start=4)
     assert torch.equal(again["pixel_values_videos"], whole[4])
     assert len({clip.sum().item() for clip in whole}) > 3
 

@@ -273,7 +273,7 @@ def test_normalize_errors(arguments, match):
 
 
 def test_rand_augment_is_a_function_of_its_generator_and_alike_in_all_frames():
-    frame = random_clip(1, 40, 40)
+    frame = random_clip(1, 3, 40, 40)
     clip = frame.expand(3, -1, -1, -1)
     before = torch.random.get_rng_state()
     results = [rand_augment(clip, generator=generator(seed)) for seed in range(12)]
@@ -286,7 +286,7 @@ def test_rand_augment_is_a_function_of_its_generator_and_alike_in_all_frames():
 
 
 def test_automatic_augmentation_follows_crop_and_flip():
-    clip = random_clip(2, 40, 60)
+    clip = random_clip(2, 3, 40, 60)
     plain = augment_clip(clip, size=32, generator=generator(1))
     draws = generator(1)
     augmented = augment_clip(clip, size=32, generator=draws, auto_augment="rand")
@@ -300,7 +300,7 @@ def test_automatic_augmentation_follows_crop_and_flip():
 
 
 def test_training_on_centre_crops_flips_the_crop_of_the_evaluation():
-    clip = random_clip(2, 40, 60)
+    clip = random_clip(2, 3, 40, 60)
     expected = resize_and_center_crop(clip, size=32)
     for flip_probability, wanted in ((0.0, expected), (1.0, expected.flip(-1))):
         settings = {"crop": "center", "flip_probability": flip_probability}
@@ -317,4 +317,4 @@ def test_training_on_centre_crops_flips_the_crop_of_the_evaluation():
 )
 def test_unknown_augmentations_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        augment_clip(random_clip(1, 40, 40), size=32, generator=generator(), **settings)
+        augment_clip(random_clip(1, 3, 40, 40), size=32, generator=generator(), **settings)
