@@ -131,10 +131,14 @@ def _shown_fields(networks: Mapping[str, Weights]) -> dict[str, Any]:
 
 
 def _mlp_ratio(weight: torch.Tensor) -> float:
-    """The ratio of rows to width, such that `int(width * ratio)` is the number of rows despite rounding."""
+    """The MLP ratio that the first layer of an MLP shows."""
     if weight.ndim != 2:
         raise CheckpointError(f"the first layer of an MLP has shape {tuple(weight.shape)}: expected (rows, width)")
-    rows, width = weight.shape
+    return mlp_ratio(*weight.shape)
+
+
+def mlp_ratio(rows: int, width: int) -> float:
+    """The ratio of rows to width, such that `int(width * ratio)` is the number of rows despite rounding."""
     ratio = rows / width
     return ratio if int(width * ratio) == rows else math.nextafter(ratio, math.inf)
 
