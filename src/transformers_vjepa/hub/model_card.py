@@ -125,7 +125,8 @@ _ARCHITECTURE = (
 
 def _has_architecture(config: VJEPAConfig, preset: str) -> bool:
     wanted = VJEPAConfig.from_preset(preset)
-    return all(getattr(config, name) == getattr(wanted, name) for name in {*_ARCHITECTURE, *PRESETS[preset]})
+    names = {*_ARCHITECTURE, *PRESETS[preset]} - {"pred_loss"}  # an objective, not a size
+    return all(getattr(config, name) == getattr(wanted, name) for name in names)
 
 
 def is_released(config: VJEPAConfig) -> bool:
