@@ -78,7 +78,7 @@ def test_reference_models(shared, tmp_path, capsys, variant):
     printed = capsys.readouterr().out
     assert f"{HEADS[variant]} heads (as given)" in printed
     assert "dropped: opt, scaler, epoch, loss, batch_size, world_size, lr, position tables (computed)" in printed
-    assert "tensors, loaded again, are those of the file" in printed
+    assert "tensors, loaded again, are those of the source" in printed
     assert "outputs: target.tokens differ by" in printed
 
     expected = reference_tensors(forward)
@@ -308,7 +308,7 @@ def test_a_folder_that_differs_from_the_file_is_refused(checkpoint, tmp_path, mo
 
 def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
     run(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
-    assert "is converted already: pass --probe or --to_original" in refused(
+    assert "is converted already: pass --probe, --save_as ijepa or --to_original" in refused(
         tmp_path / "ours", "--output_dir", tmp_path / "again"
     )
     assert "is not a saved model" in refused(tmp_path, "--to_original", "--output_dir", tmp_path / "back")

@@ -65,7 +65,6 @@ _SAME = (
     "hidden_size num_hidden_layers num_attention_heads hidden_act attention_probs_dropout_prob initializer_range "
     "layer_norm_eps qkv_bias"
 ).split()
-_OF_CLASSIFIER = ("id2label", "label2id", "problem_type")
 
 
 # Configurations
@@ -93,7 +92,10 @@ def stock_config(config: VJEPAConfig, *, is_classifier: bool) -> IJepaConfig:
             f"num_pooled_layers={layers}: IJepaForImageClassification reads the last layer only. Train the classifier "
             "with --num_pooled_layers 1, or leave --save_as out"
         )
-    fields = {name: getattr(config, name) for name in _SAME + (list(_OF_CLASSIFIER) if is_classifier else [])}
+    fields = {name: getattr(config, name) for name in _SAME}
+    if is_classifier:
+        fields |= {"id2label": config.id2label, "problem_type": config.problem_type}
+        fields["label2id"] = {name: index for index, name in config.id2label.items()}
     return IJepaConfig(
         **fields,
         image_size=config.crop_size,
@@ -125,7 +127,7 @@ def config_of_stock(stock: IJepaConfig) -> VJEPAConfig:
         "pooling": "mean",
     }
     if _is_classifier(stock):
-        fields |= {name: getattr(stock, name) for name in _OF_CLASSIFIER}
+        fields |= {name: getattr(stock, name) for name in ("id2label", "label2id", "problem_type")}
     # As of any file: untrusted sizes are bounded.
     return VJEPAConfig.from_dict(fields | _predictor_of(fields))
 
@@ -418,7 +420,10 @@ def check_stock_folder(folder: Path, weights: Weights, config: VJEPAConfig) -> d
     images = torch.randn(
         2, config.in_chans, config.crop_size, config.crop_size, generator=torch.Generator().manual_seed(0)
     )
-    ours = _outputs(build_model(kept, config).float(), images)
+    model = build_model(kept, config)
+    positions = getattr(model, "vjepa", model).encoder.embeddings.position_embeddings
+    positions.table = positions.table.to(model.dtype)  # stored positions have the type of the weights
+    ours = _outputs(model.float(), images)
     theirs = _outputs(load_stock_folder(folder), images)
     differences = {
         name: ((ours[name] - theirs[name]).abs().max() / ours[name].abs().max()).item() for name in ours.keys()

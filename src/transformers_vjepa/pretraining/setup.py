@@ -102,7 +102,8 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
     config = read_config(arguments.init_from, token=token)
     is_stock = is_stock_model(arguments.init_from, token=token)
     for name, value in fields_given.items():
-        # The weights fit clips of other sizes and another loss, but no other architecture. A stock model has no predictor.
+        # The weights fit clips of other sizes and another loss, but no other architecture. The predictor of a stock
+        # model is new.
         is_free = name in ("crop_size", "frames_per_clip", "pred_loss") or (is_stock and name.startswith("pred_"))
         if not is_free and value != getattr(config, name):
             raise ValueError(
