@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from reference import TINY, largest_difference
 from safetensors.torch import load_file, save_file
+from stock_models import STOCK, stock_folder_of
 from transformers import AutoImageProcessor, IJepaConfig, IJepaForImageClassification, IJepaModel, ViTImageProcessor
 
 from transformers_vjepa import (
@@ -39,11 +40,6 @@ from transformers_vjepa.safety.safe_loading import CheckpointError
 IMAGE = TINY | {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
 CONFIG = VJEPAConfig(**IMAGE)
 PROCESSOR = VJEPAVideoProcessor.for_config(CONFIG)
-#: As small as the models above, with other values wherever a field has one.
-STOCK = {
-    **{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 200},
-    **{"image_size": 32, "patch_size": 8, "layer_norm_eps": 1e-5, "hidden_act": "gelu_new", "qkv_bias": False},
-}
 
 
 def random_model(model_class, config=CONFIG, **settings):
@@ -63,18 +59,6 @@ def written(model, folder, config=CONFIG, processor=PROCESSOR):
     differences = check_stock_folder(folder / "stock", weights, config)
     assert max(differences.values()) <= 1e-5
     return folder / "stock"
-
-
-def stock_folder_of(folder, model_class=IJepaModel, *, positions=True, settings=None, **fields):
-    """A folder as transformers writes it, with our positions."""
-    torch.manual_seed(0)
-    config = IJepaConfig(**(STOCK | fields))
-    model = model_class(config, **(settings or {}))
-    if positions:
-        table = ijepa.position_table(config_of_stock(config), "encoder")
-        getattr(model, "ijepa", model).embeddings.position_embeddings.data = table.unsqueeze(0)
-    model.save_pretrained(folder)
-    return model.eval()
 
 
 @pytest.mark.parametrize("model_class", [VJEPAModel, VJEPAForPreTraining])

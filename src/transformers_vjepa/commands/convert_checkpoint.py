@@ -276,6 +276,8 @@ def run(argv: Sequence[str]) -> None:
     if not arguments.to_original:
         convert(arguments)
         return
+    if is_stock_folder(arguments.source):
+        raise CheckpointError(f"{arguments.source} is a stock I-JEPA model: convert it to a folder of ours first")
     paths, number = write_published(Path(arguments.source), arguments.output_dir)
     print(f"checked: all {number} tensors, read again, are those of {arguments.source}")
     print(f"saved:   {', '.join(map(str, paths.values()))}")

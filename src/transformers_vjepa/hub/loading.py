@@ -89,10 +89,16 @@ def load_model(
     if not is_stock_model(name, token=token):
         return model_class.from_pretrained(name, output_loading_info=True, token=token, **settings)
     stock = read_stock_folder(stock_folder(name, token=token))
-    logger.warning(f"{name} is a stock I-JEPA model, an encoder only; left out: {', '.join(stock.dropped)}")
     settings = {name: value for name, value in settings.items() if name != "local_files_only"}
     settings = {"config": stock.config} | settings
-    return model_class.from_pretrained(None, state_dict=stock.weights, output_loading_info=True, **settings)
+    with without_load_report():  # the line below says what is new
+        model, info = model_class.from_pretrained(None, state_dict=stock.weights, output_loading_info=True, **settings)
+    is_new = any("predictor." in key for key in info["missing_keys"])
+    logger.warning(
+        f"{name} is a stock I-JEPA model, an encoder without a predictor"
+        f"{': the predictor is new' if is_new else ''}; left out: {', '.join(stock.dropped)}"
+    )
+    return model, info
 
 
 def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: Any) -> Model:
