@@ -27,7 +27,8 @@ def stock_folder_of(
     torch.manual_seed(0)
     model = model_class(IJepaConfig(**(STOCK | fields)), **(settings or {}))
     if positions:  # otherwise random, as if they had been trained
-        table = sincos_positions((1, 4, 4), 48, uniform_power=True, is_image_model=True)
+        side = model.config.image_size // model.config.patch_size
+        table = sincos_positions((1, side, side), 48, uniform_power=True, is_image_model=True)
         getattr(model, "ijepa", model).embeddings.position_embeddings.data = table.unsqueeze(0)
     model.save_pretrained(folder)
     return model.eval()

@@ -416,7 +416,7 @@ def test_a_classifier_of_images_becomes_a_stock_model_and_comes_back(tmp_path, c
     run(tmp_path / "ours", "--save_as", "ijepa", "--output_dir", tmp_path / "stock")
     assert "logits differ by" in capsys.readouterr().out
     card = ModelCard.load(tmp_path / "stock" / "README.md")
-    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "user/base")
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", ["user/base"])
     assert card.data.pipeline_tag == "image-classification"
     publish.run([str(tmp_path / "stock"), "user/name", "--dry_run"])
     printed = capsys.readouterr().out

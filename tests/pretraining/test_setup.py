@@ -85,7 +85,7 @@ def test_the_loss_goes_with_the_checkpoint(videos, tmp_path):
 
 
 def test_a_stock_model_is_a_start(videos, tmp_path):
-    stock = stock_folder_of(tmp_path / "stock")
+    stock = stock_folder_of(tmp_path / "stock", patch_size=4)
     name = str(tmp_path / "stock")
     built = arguments(videos, tmp_path / "run")
     start = ModelArguments(init_from=name, pred_num_hidden_layers=1)  # a stock model has no predictor to fit
