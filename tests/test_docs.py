@@ -133,6 +133,8 @@ def place_models(root: Path) -> None:
     VJEPAForPreTraining(VJEPAConfig(**SMALL, **image)).save_pretrained(root / "models" / "ijepa-vith14")
     torch.save(published_checkpoint_of(VJEPAConfig(**SMALL)), root / "vitl16.pth.tar")
     torch.save(published_probe_of(SMALL["hidden_size"], num_labels=400), root / "k400-probe.pth.tar")
+    image_model = VJEPAConfig.from_preset("ijepa-vith14")
+    torch.save(published_checkpoint_of(image_model), root / "IN1K-vit.h.14-300e.pth.tar")
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,7 @@ def template(tmp_path_factory, small_sizes) -> Path:
         run_command(["convert_checkpoint", "vitl16.pth.tar", "--output_dir", "models/vitl16"])
         probe = ["--probe", "k400-probe.pth.tar", "--output_dir", "models/vitl16-k400"]
         run_command(["convert_checkpoint", "vitl16.pth.tar", *probe])
+        run_command(["convert_checkpoint", "IN1K-vit.h.14-300e.pth.tar", "--output_dir", "models/ijepa-vith14"])
     return root
 
 
