@@ -111,7 +111,7 @@ def test_what_is_decoded_where(model):
     for clip in range(2):
         seen, hidden = pixels_of(context[clip]), pixels_of(target[clip])
         neither = ~(seen | hidden)
-        assert torch.equal(decoded.hidden[clip], ~seen)
+        assert torch.equal(decoded.hidden[clip], ~seen) and torch.equal(decoded.predicted[clip], hidden)
         for name in ("context", "from_targets", "from_predictions"):
             frames = getattr(decoded, name)[clip].transpose(0, 1)  # channels first
             assert torch.equal(frames[:, seen], clips[clip].transpose(0, 1)[:, seen]), name
@@ -130,7 +130,7 @@ def test_a_decoded_clip_is_drawn_with_its_hidden_part_in_blue():
     grey, hidden = torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 16, 16, dtype=torch.bool)
     hidden[1, :, :8] = True
     processor = VJEPAVideoProcessor.for_config(CONFIG)
-    decoded = DecodedClips(grey, grey, hidden, grey, grey + 1)
+    decoded = DecodedClips(grey, grey, hidden, hidden, grey, grey + 1)
     figure = draw_decoded_clip(decoded, shown=1, processor=processor, config=CONFIG)
     labels = [axis.texts[0].get_text() for axis in figure.axes]
     assert labels == ["clip", "context", "from target\nfeatures", "from\npredictions"]
