@@ -8,6 +8,7 @@ import torch
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
 from transformers_vjepa.data.synthetic import APPEARANCES, MOTIONS, render_clip
+from transformers_vjepa.study.kinds import VIDEOS
 from transformers_vjepa.study.plan import StudyClips, scores
 from transformers_vjepa.study.results import contrasts
 
@@ -107,7 +108,7 @@ def write_study(folder: Path, *, num_test: int = 40, steps: int = 300, with_mode
         "machine": {"cpu": "Some <CPU> & more", "cores": 2, "torch": "2.14", "python": "3.12"},
         "rows": evaluations,
         "runs": runs(steps=steps),
-        "contrasts": contrasts(evaluations, tasks=CLASSES, labels=200, label_counts=LABEL_COUNTS),
+        "contrasts": contrasts(VIDEOS, evaluations, tasks=CLASSES, labels=200, label_counts=LABEL_COUNTS),
     }
     (folder / "study.json").write_text(json.dumps(study))
     if with_models:

@@ -122,7 +122,7 @@ def test_a_study_without_models_and_with_few_numbers_says_what_is_missing(tmp_pa
     missing = re.findall(r'<p class="missing">Not shown: (.*?)</p>', page)
     assert len(missing) == 7
     assert "study.json has no contrast." in missing
-    assert "study.json names no existing folder with a V-JEPA model." in missing
+    assert "study.json names no existing folder with a model of V-JEPA." in missing
 
 
 def test_without_the_clips_the_numbers_are_shown(tmp_path):

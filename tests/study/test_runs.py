@@ -28,6 +28,40 @@ def test_masks_are_compared_in_shorter_runs(tmp_path):
     assert steps == {"vjepa": 100, **masks, "untrained": 0, "baselines": None}
 
 
+def test_a_study_of_images(tmp_path):
+    runner = study.parse_arguments(["--images", "--output_dir", str(tmp_path / "study"), "--max_steps", "100"])
+    steps = {job.arm: runner.steps_of(job) for job in runner.jobs if job.arm != "pixels"}
+    masks = ("multiblock", "raster", "block", "random", "target_scale_small", "target_scale_large")
+    masks += ("context_scale_small", "targets_1", "targets_2", "targets_at_input")
+    assert steps == {"ijepa": 100, **dict.fromkeys(masks, 34), "untrained": 0, "baselines": None}
+    argv = runner.pretraining(tmp_path / "run", steps=5, arm="target_scale_small")
+    assert argv[:2] == ["--config", "tiny_images"] and argv[-3:] == ["--mask_target_scale", "0.075", "0.2"]
+    real = study.parse_arguments(["--images", "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "study")])
+    assert {job.arm for job in real.jobs} == {"ijepa", "pixels", "untrained", "baselines"}
+    assert study.parse_arguments(["--images"]).arguments.output_dir == "outputs/image_study"
+    assert study.parse_arguments([]).arguments.output_dir == "outputs/study"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["--images", "--", "--frames_per_clip", "8"],
+            "frames_per_clip=8 does not fit a study of images: leave",
+        ),
+        (["--", "--frames_per_clip", "1"], "frames_per_clip=1 does not fit a study of videos: pass --images"),
+        (
+            ["--images", "--arms", "context_scale_small", "--", "--crop_size", "24"],
+            "the masks of context_scale_small do not fit: a single target .* or leave context_scale_small out",
+        ),
+    ],
+)
+def test_studies_that_do_not_fit_are_refused_before_a_run(tmp_path, argv, message):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        study.run(["--output_dir", str(tmp_path / "study"), *argv])
+    assert not (tmp_path / "study" / "settings.json").exists()
+
+
 def test_arms_change_the_arguments_of_pretraining(tmp_path):
     runner = study.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "7", "--", "--hidden_size", "24"])
     argv = runner.pretraining(tmp_path / "run", steps=5, arm="random_tube", seed=3)
@@ -224,5 +258,5 @@ def test_help_shows_groups_and_defaults(capsys):
     with pytest.raises(SystemExit):
         study.run(["--help"])
     text = capsys.readouterr().out
-    assert "study:" in text and "data:" in text and "(outputs/study)" in text
+    assert "study:" in text and "data:" in text and "outputs/study" in text and "outputs/image_study" in text
     assert "The paper's findings in miniature" in text

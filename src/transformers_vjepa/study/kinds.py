@@ -154,8 +154,8 @@ VIDEOS = StudyKind(
     },
     expects_of_read_outs=True,
 )
-# The arms and expectations are those of I-JEPA, Tables 6 to 10: strategies (6), place of the masking (7), sizes of the
-# targets (8) and of the context (9), and number of targets (10).
+# The arms and expectations are those of I-JEPA: the strategies of Table 6, and the ablations of the appendix, of the
+# sizes and the number of the blocks, and of the place where the targets are masked.
 IMAGES = StudyKind(
     name="images",
     method="I-JEPA",
