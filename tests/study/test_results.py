@@ -136,9 +136,7 @@ def test_studies_without_a_kind_are_of_videos(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"settings": settings, "rows": []}))
     assert StudyResults(tmp_path).kind is IMAGES
     (tmp_path / "study.json").write_text(json.dumps({"settings": {**settings, "kind": "sounds"}, "rows": []}))
-    with pytest.raises(
-        ValueError, match="is a study of 'sounds', and this version knows videos and images"
-    ):
+    with pytest.raises(ValueError, match="is a study of 'sounds', and this version knows videos and images"):
         StudyResults(tmp_path)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
+from .images import paint_tokens, tubelet_frames
 from .style import color, new_figure
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 _LABEL_WIDTH, _CELL, _GAP, _TOP = 1.15, 0.95, 0.06, 0.26  # inches: row labels, an image, between images, titles
 _CELL_PIXELS = 128  # of an enlarged image, about
+#: Grey of what a network does not see, in [0, 1]: it differs from the page, light or dark, and from most images.
+BLANK = 0.87
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,53 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[Tile]]], *, titles: Sequence[s
         place = (middle, 1 - (_TOP - 0.06) / height)
         figure.text(*place, title, ha="center", va="bottom", fontsize=9, color=color("muted"))
     return figure
+
+
+def image_tile(image: Tensor, config: VJEPAConfig) -> Tile:
+    """An image, uint8 (1, 3, height, width) of the size of `config`."""
+    return Tile(tubelet_frames(image[None], config)[0, 0])
+
+
+def enlarge_tokens(tokens: Tensor, config: VJEPAConfig) -> Tensor:
+    """A square of its patch for each token: (rows, columns, values) -> (height, width, values)."""
+    return tokens.repeat_interleave(config.patch_size, 0).repeat_interleave(config.patch_size, 1)
+
+
+def draw_image_masks(
+    image: Tensor, masks: Mapping[str, tuple[Sequence[Tensor], Sequence[Tensor]]], *, config: VJEPAConfig
+) -> Figure:
+    """
+    Masks of an image as one row per strategy: the context, in which hidden tokens are blank, and the image under each
+    target, which is blue.
+
+    Args:
+        image: uint8 (1, channels, height, width) of the size of `config`, a geometry of one frame.
+        masks: by name, `context_mask` and `target_mask` as [`~pretraining.masking.sample_masks`] makes them. The first
+            context, and the first row of the batch, are shown.
+        config: geometry of the tokens.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: the image does not match `config`.
+    """
+    rows = [(name, _mask_tiles(image, *pair, config=config)) for name, pair in masks.items()]
+    most = max(len(tiles) for _, tiles in rows)
+    return draw_sheet(rows, titles=["context", *(f"target {place}" for place in range(1, most))])
+
+
+def _mask_tiles(
+    image: Tensor, context_mask: Sequence[Tensor], target_mask: Sequence[Tensor], *, config: VJEPAConfig
+) -> list[Tile]:
+    (frames,) = tubelet_frames(image[None], config)
+    hidden = torch.ones(config.num_patches, dtype=torch.bool)
+    hidden[context_mask[0][0]] = False
+    blank = enlarge_tokens(hidden.view(*config.grid_size[1:], 1), config)
+    tiles = [Tile(torch.where(blank, BLANK, frames[0]))]
+    for target in target_mask:
+        kinds = torch.zeros(config.num_patches)
+        kinds[target[0]] = 1
+        tiles.append(Tile(paint_tokens(frames, kinds.view(config.grid_size), config.patch_size)[0]))
+    return tiles
 
 
 def _enlarged(tile: Tile) -> Tensor:

@@ -160,7 +160,7 @@ class ImageBlock:
     One large block is predicted from the rest of the image (I-JEPA, Table 6, "block").
 
     Balanced masks always have round(scale * tokens) targets: the smallest block of any aspect ratio that holds them,
-    without a few corner cells. Published masks have one block size in a batch.
+    without a few cells at its edge. Published masks have one block size in a batch.
 
     Args:
         scale: area of the block over the area of the image, in (0, 1).

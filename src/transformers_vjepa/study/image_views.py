@@ -8,32 +8,13 @@ import torch
 from torch import Tensor
 
 from ..analysis.feature_decoder import DecodedClips
-from ..figures.images import heat_colors, paint_tokens, principal_colors, tubelet_frames
-from ..figures.sheets import Tile
+from ..figures.images import heat_colors, principal_colors, tubelet_frames
+from ..figures.sheets import BLANK, Tile, enlarge_tokens
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
-from ..pretraining.masking import Masks
 
 #: The columns of a sheet after the first, which is the image: titles, and the images of a test image.
 Columns = tuple[Sequence[str], Callable[[int], list[Tile]]]
-
-
-def plain(image: Tensor, config: VJEPAConfig) -> Tile:
-    """An image, uint8 (1, 3, height, width)."""
-    return Tile(tubelet_frames(image[None], config)[0, 0])
-
-
-def mask_tiles(image: Tensor, masks: Masks, *, config: VJEPAConfig) -> list[Tile]:
-    """The context, its other tokens white, and the image under each target (blue)."""
-    (frames,) = tubelet_frames(image[None], config)
-    seen = torch.zeros(config.num_patches, dtype=torch.bool)
-    seen[masks.context_mask[0][0]] = True
-    tiles = [Tile(_whitened(frames, ~seen, config)[0])]
-    for target in masks.target_mask:
-        kinds = torch.zeros(config.num_patches)
-        kinds[target[0]] = 1
-        tiles.append(Tile(paint_tokens(frames, kinds.view(config.grid_size), config.patch_size)[0]))
-    return tiles
 
 
 def feature_columns(features: Mapping[str, Tensor], config: VJEPAConfig) -> Columns:
@@ -41,7 +22,7 @@ def feature_columns(features: Mapping[str, Tensor], config: VJEPAConfig) -> Colu
     colors = {name: principal_colors(values.flatten(1, 2))[1] for name, values in features.items()}
 
     def tiles(index: int) -> list[Tile]:
-        return [Tile(_patches(found[index].view(*config.grid_size[1:], 3), config)) for found in colors.values()]
+        return [Tile(enlarge_tokens(found[index].view(*config.grid_size[1:], 3), config)) for found in colors.values()]
 
     return list(features), tiles
 
@@ -71,7 +52,7 @@ def neighbour_columns(images: Tensor, nearest: Tensor, labels: Tensor, config: V
 
 
 def decoded_columns(decoded: DecodedClips, *, processor: VJEPAVideoProcessor, config: VJEPAConfig) -> Columns:
-    """The context, and the targets decoded from target features and from predictions; white: in neither mask."""
+    """The context, and the targets decoded from target features and from predictions; blank: in neither mask."""
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (processor.image_mean, processor.image_std))
     columns = {
         "context": (decoded.context, decoded.hidden),
@@ -81,20 +62,9 @@ def decoded_columns(decoded: DecodedClips, *, processor: VJEPAVideoProcessor, co
 
     def tiles(index: int) -> list[Tile]:
         found = []
-        for clips, white in columns.values():
+        for clips, blank in columns.values():
             image = (clips[index, 0].float() * std + mean).permute(1, 2, 0)
-            found.append(Tile(torch.where(white[index, 0, :, :, None], 1.0, image)))
+            found.append(Tile(torch.where(blank[index, 0, :, :, None], BLANK, image)))
         return found
 
     return list(columns), tiles
-
-
-def _patches(tokens: Tensor, config: VJEPAConfig) -> Tensor:
-    """(rows, columns, 3) -> (height, width, 3): a square for each token."""
-    return tokens.repeat_interleave(config.patch_size, 0).repeat_interleave(config.patch_size, 1)
-
-
-def _whitened(frames: Tensor, tokens: Tensor, config: VJEPAConfig) -> Tensor:
-    """Frames (1, height, width, 3) with the marked tokens (tokens,) in white."""
-    white = _patches(tokens.view(*config.grid_size[1:], 1), config)
-    return torch.where(white, 1.0, frames)

@@ -24,7 +24,7 @@ from ..command_line.parsing import names_given
 from ..evaluation.probing import fit_read_out
 from ..figures import images
 from ..figures.charts import Curve, Dot, curves, dots, draw_confusion_matrix
-from ..figures.sheets import draw_sheet
+from ..figures.sheets import draw_image_masks, draw_sheet, image_tile
 from ..figures.style import InlineFigure, percent
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..pretraining.arguments import parse_arguments
@@ -77,7 +77,7 @@ def _shown_figures(
     if inputs.config.is_image_model:
         titles, tiles = columns()
         rows = [
-            (inputs.class_text(index, "\n"), [image_views.plain(inputs.test[index], inputs.config), *tiles(index)])
+            (inputs.class_text(index, "\n"), [image_tile(inputs.test[index], inputs.config), *tiles(index)])
             for index in shown_clips(inputs, number=_IMAGES, limit=limit)
         ]
         return [draw(draw_sheet(rows, titles=["image", *titles]), name=name, alt=alt)]
@@ -119,11 +119,11 @@ def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
     """The visible part of a clip under the masks of every arm."""
     kind, config = inputs.kind, inputs.config
     clip = inputs.test[shown_clips(inputs, number=1)[0]]
-    figures, rows, sheet = [], [], []
+    figures, rows, sheet = [], [], {}
     for arm, masks in _masks_of_arms(inputs).items():
         name = f"{kind.label(arm)} ({kind.method})" if arm == kind.mask_arms[0] else kind.label(arm)
         if config.is_image_model:
-            sheet.append((name.replace(" ", "\n", 1), image_views.mask_tiles(clip, masks, config=config)))
+            sheet[name.replace(" ", "\n", 1)] = masks
         else:
             figure = images.draw_masks(clip, masks.context_mask, masks.target_mask, config=config, title=name)
             figures.append(draw(figure, name=f"masks-shown-{arm}", alt=f"context and targets: {name}"))
@@ -131,8 +131,8 @@ def mask_images(inputs: ReportInputs, draw: Draw) -> Section:
         for number, pair in enumerate(zip(contexts, masks.target_mask, strict=True), start=1):
             rows.append([name, str(number), *(percent(mask.shape[1] / config.num_patches) for mask in pair)])
     if sheet:
-        titles = ["context", *(f"target {place}" for place in range(1, max(len(tiles) for _, tiles in sheet)))]
-        figures = [draw(draw_sheet(sheet, titles=titles), name="masks-shown", alt="context and targets of each arm")]
+        figure = draw_image_masks(clip, sheet, config=config)
+        figures = [draw(figure, name="masks-shown", alt="context and targets of each arm")]
     header = ["masks", "target" if config.is_image_model else "generator", "context", "target"]
     table = Table("Share of tokens", header, rows)
     return new_section("mask-pictures", figures, [table], kind=kind, batch_size=_BATCH_SIZE)
