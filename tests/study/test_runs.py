@@ -217,6 +217,26 @@ def test_a_folder_of_another_study_and_an_unknown_job_are_refused(small):
 
 
 @pytest.mark.slow
+def test_images_of_the_built_in_corpus_are_studied(corpus, tmp_path, in_this_process, capsys):
+    arms = ["ijepa", "multiblock", "raster", "targets_at_input", "untrained", "baselines"]
+    argv = command(tmp_path / "study", corpus, "--images", "--arms", *arms)
+    found = study.run(
+        ["1" if item == "4" and argv[place - 1] == "--frames_per_clip" else item for place, item in enumerate(argv)]
+    )
+    assert found["settings"]["kind"] == "images" and found["settings"]["chance"] == {"appearance": 20.0}
+    assert {run["arm"]: run["steps"] for run in found["runs"]} == {
+        **{"ijepa": 2, "multiblock": 1, "raster": 1, "targets_at_input": 1, "untrained": 0}
+    }
+    at = json.loads((tmp_path / "study" / "runs" / "targets_at_input-seed0" / "arguments.json").read_text())
+    assert at["training"]["mask_targets_at"] == "input" and at["training"]["mask_strategy"] == "image_multiblock"
+    assert {row["arm"] for row in found["rows"]} == {*arms, "mean_colours", "raw_pixels"} - {"baselines"}
+    assert {item["name"] for item in found["contrasts"]} == {
+        *("features - untrained", "multi-block - rasterized", "masked at the output - at the input"),
+    }
+    assert "surprise" not in found and "on 40 test images, read off 24 labelled images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_study_of_real_videos_and_the_run_of_the_demo(corpus, tmp_path, in_this_process):
     for record in load_labels(corpus, split="train"):
         if record.appearance in ("disc", "bar"):
