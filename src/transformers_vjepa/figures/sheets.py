@@ -55,7 +55,7 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[Tile]]], *, titles: Sequence[s
         for column, tile in enumerate(tiles):
             left = _LABEL_WIDTH + column * (_CELL + _GAP)
             axis = figure.add_axes((left / width, 1 - (top + _CELL) / height, _CELL / width, _CELL / height))
-            axis.imshow(_enlarged(tile), interpolation="none", aspect="auto")
+            axis.imshow(_enlarged(tile).numpy(), interpolation="none", aspect="auto")
             axis.axis("off")
         middle = 1 - (top + _CELL / 2) / height
         place = ((_LABEL_WIDTH - 0.09) / width, middle)

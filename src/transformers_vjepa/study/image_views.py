@@ -30,12 +30,16 @@ def feature_columns(features: Mapping[str, Tensor], config: VJEPAConfig) -> Colu
 def heat_columns(
     images: Tensor, maps: Mapping[str, Tensor], *, limits: tuple[float, float], config: VJEPAConfig
 ) -> Columns:
-    """Maps (images, 1, rows, columns) by title over the grey images."""
+    """Maps (images, 1, rows, columns) by title over the grey images; tokens with NaN are blank."""
 
     def tiles(index: int) -> list[Tile]:
         (frames,) = tubelet_frames(images[index, None], config)
-        values = (found[index].nan_to_num(limits[0]) for found in maps.values())
-        return [Tile(heat_colors(frames, value, limits=limits)[0]) for value in values]
+        found = []
+        for values in (by_image[index] for by_image in maps.values()):
+            heat = heat_colors(frames, values.nan_to_num(limits[0]), limits=limits)[0]
+            blank = enlarge_tokens(values.isnan().permute(1, 2, 0), config)
+            found.append(Tile(torch.where(blank, BLANK, heat)))
+        return found
 
     return list(maps), tiles
 

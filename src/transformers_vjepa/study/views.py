@@ -7,7 +7,6 @@ A clip is a figure with a column for each time step. Images are rows of one shee
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +103,17 @@ def arm_masks(kind: StudyKind, config: VJEPAConfig, arm: str, *, batch_size: int
 
 
 def _masks_of_arms(inputs: ReportInputs) -> dict[str, Masks]:
-    """A batch of masks of each arm of the study whose masks fit the grid and differ."""
+    """A batch of masks of each arm of the study whose masks fit the grid, once where arms have the same masks."""
     arms = {run["arm"] for run in inputs.study.runs} | {inputs.kind.mask_arms[0]}
-    found = {}
-    for arm in inputs.kind.short_arms:
-        if arm in arms:
-            # The study may have trained with other masks, and on a grid that the masks of this arm do not fit.
-            with suppress(ValueError):
-                found[arm] = arm_masks(inputs.kind, inputs.config, arm, batch_size=_BATCH_SIZE)
+    found: dict[str, Masks] = {}
+    for arm in (arm for arm in inputs.kind.short_arms if arm in arms):
+        try:
+            masks = arm_masks(inputs.kind, inputs.config, arm, batch_size=_BATCH_SIZE)
+        except ValueError:  # the study trained with other masks: the masks of this arm do not fit its clips
+            continue
+        tokens = [mask.tolist() for group in masks for mask in group]
+        if all(tokens != [mask.tolist() for group in other for mask in group] for other in found.values()):
+            found[arm] = masks
     return found
 
 
