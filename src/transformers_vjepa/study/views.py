@@ -231,29 +231,29 @@ def errors(inputs: ReportInputs, draw: Draw) -> Section:
     """Prediction error over space and time."""
     clips, config = inputs.test[:_ERROR_CLIPS], inputs.config
     found = prediction_errors(inputs.pretraining_model(inputs.main), inputs.normalized(clips))
-    place = "" if config.is_image_model else ", per time step"
-    alt = f"mean prediction error at every place of the token grid{place}"
+    alt = "mean prediction error at every place of the token grid"
     figures = [draw(draw_error_maps(found, config=config), name="errors-map", alt=alt)]
-    tables = []
-    if not config.is_image_model:
+    error, reference = float(found.tokens.nanmean()), float(found.reference.mean())
+    if config.is_image_model:
+        rows = [["predictor", f"{error:.3f}"], ["average feature", f"{reference:.3f}"]]
+        table = Table("Mean L1 error", ["features", "error"], rows)
+    else:
         figure, table = _errors_over_time(found, config)
         alt = "error of the prediction and of the average feature over time"
         figures.append(draw(figure, name="errors-time", alt=alt))
-        tables.append(table)
     limits = images.heat_limits(found.tokens)
 
     def heat(index: int) -> Figure:
         shown = [(inputs.class_text(index, "\n"), clips[index], {"error": found.tokens[index]})]
         return images.draw_heat(shown, limits=limits, config=config)
 
-    settings = {"name": "errors", "alt": f"prediction error over the {'images' if place == '' else 'frames'}"}
+    settings = {"name": "errors", "alt": f"prediction error over the {inputs.kind.nouns}"}
     maps = {"error": found.tokens}
     columns = partial(image_views.heat_columns, clips, maps, limits=limits, config=config)
     figures += _shown_figures(inputs, draw, heat, columns, **settings, number=2, limit=len(clips))
-    error, reference = float(found.tokens.nanmean()), float(found.reference.mean())
     change = f"{percent(abs(1 - error / reference))} {'smaller' if error < reference else 'larger'}"
     values = {"number": len(clips), "error": error, "reference": reference, "change": change}
-    return new_section("errors", figures, tables, kind=inputs.kind, **values)
+    return new_section("errors", figures, [table], kind=inputs.kind, **values)
 
 
 def _errors_over_time(found: PredictionErrors, config: VJEPAConfig) -> tuple[Figure, Table]:
