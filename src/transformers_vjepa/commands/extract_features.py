@@ -90,7 +90,8 @@ def describe(
     config = model.config
     vectors = {"tokens": config.num_patches, "mean": 1, "time_means": config.grid_size[0]}[arguments.kind]
     vectors *= choices.num_views * (1 if arguments.kind == "mean" else choices.num_segments)
-    text = f"{vectors:,} vectors of {config.hidden_size} for each video ({arguments.kind}), as {arguments.format}"
+    count = f"{vectors:,} vectors of {config.hidden_size} for each {config.medium}"
+    text = f"{count} ({arguments.kind}), as {arguments.format}"
     rows: list[Row] = [("model", parameters_text({"encoder": model.encoder})), ("clip", clip_text(config))]
     rows += [("features", text), *corpus_rows({log_line(dataset): corpus}), ("output", arguments.output_dir)]
     return table(rows)
@@ -139,8 +140,10 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
         file = Path(arguments.output_dir) / "summary.json"
         with writing_errors(file):
             write_text_atomically(file, json_text(summary))
-    print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
-    print(f"features: {arguments.output_dir}   (summary.json names the broken videos)")
+    medium, shards = model.config.medium, summary["num_shards"]
+    found = f"{summary['num_videos']} {medium}s in {shards} {'file' if shards == 1 else 'files'}"
+    print(f"\n{found}, {summary['num_broken']} broken")
+    print(f"features: {arguments.output_dir}   (summary.json names the broken {medium}s)")
     return summary
 
 
