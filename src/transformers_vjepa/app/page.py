@@ -116,9 +116,10 @@ def _family(models: AppModels) -> str:
 
 def _upload(gr: Any, models: AppModels) -> Any:
     """The field for uploads. The app reads only files that were uploaded to this page, and fetches no URLs."""
+    is_image_model = models.analyzer.config.is_image_model
     field = gr.File(
-        label="… or upload an image" if models.analyzer.config.is_image_model else "… or upload a video or image",
-        file_types=sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS),
+        label="… or upload an image" if is_image_model else "… or upload a video or image",
+        file_types=sorted(IMAGE_EXTENSIONS if is_image_model else VIDEO_EXTENSIONS | IMAGE_EXTENSIONS),
         type="filepath",
         height=150,
         elem_id="upload",

@@ -225,7 +225,7 @@ def _nearest_panel(models: AppModels, tokens: torch.Tensor) -> str:
     found = index.nearest(index.query(tokens), number=_VOTERS + 1)
     voters = min(sum(not neighbour.is_same for neighbour in found), _VOTERS)
     lines = [
-        f"<b>{text_of(task)}</b>: " + ", ".join(f"{text_of(_plain(label))} {count}" for label, count in counts)
+        f"<b>{text_of(task)}</b>: " + ", ".join(f"{text_of(_plain(label))} ({count})" for label, count in counts)
         for task, counts in votes(index, found, number=_VOTERS).items()
     ]
     noun = config.noun

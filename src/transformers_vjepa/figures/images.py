@@ -25,8 +25,8 @@ TARGET_COLOR = (0.16, 0.38, 0.75)
 _DROPPED_COLOR = (0.85, 0.10, 0.10)
 _LABEL_WIDTH, _CELL, _FILE_CELL = 1.15, 1.0, 1.1  # inches: the labels, and at most an image in a report and in a file
 _CELL_PIXELS = 128  # of an enlarged image, about
-# Models of images: inches of a tile in a file and at most in a report, inches of a line of text, tiles in a row.
-_FILE_TILE, _TILE, _LINE, _MOST_TILES = 1.3, 2.2, 0.135, 6
+# Models of images: inches of a tile in a file and at most in a report, of a line of text and of space; tiles in a row.
+_FILE_TILE, _TILE, _LINE, _MARGIN, _MOST_TILES = 1.3, 2.2, 0.135, 0.06, 6
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def _draw_tiles(strips: Sequence[Strip], *, title: str, cell: float | None) -> F
     """Strips of a single image as tiles. A label that repeats the label of the tile above is left out."""
     rows = _tile_rows(strips)
     columns = max(map(len, rows))
-    cell = min(SHEET_WIDTH / columns, _TILE) if cell is None else _FILE_TILE
-    width, gap = columns * cell, 0.06
+    cell = min((SHEET_WIDTH - 2 * _MARGIN) / columns, _TILE) if cell is None else _FILE_TILE
+    width = columns * cell + 2 * _MARGIN
     title_lines = textwrap.wrap(title, int(9 * width))
     above = [[], *([strip.label for strip in row] for row in rows)]
     shown = [
@@ -116,20 +116,21 @@ def _draw_tiles(strips: Sequence[Strip], *, title: str, cell: float | None) -> F
     ]
     places, height = [], 0.18 * len(title_lines) + (0.12 if title else 0)
     for labels in shown:
-        height += gap + _LINE * max(len(label.splitlines()) for label in labels)
+        height += _MARGIN + _LINE * max(len(label.splitlines()) for label in labels)
         places.append(height)
         height += cell
+    height += _MARGIN
     figure = new_figure(width, height, layout="none")
     for row, labels, place in zip(rows, shown, places, strict=True):
         for column, (strip, label) in enumerate(zip(row, labels, strict=True)):
-            box = (column * cell / width, 1 - (place + cell) / height, cell / width, cell / height)
+            box = ((_MARGIN + column * cell) / width, 1 - (place + cell) / height, cell / width, cell / height)
             axis = figure.add_axes(box)
             axis.imshow(_joined(strip), interpolation="none", extent=(0, 1, 0, 1), aspect="auto")
             axis.axis("off")
             axis.text(0, 1 + 0.03 / cell, label, va="bottom", fontsize=8, linespacing=1.15)
     if title:
         text = "\n".join(title_lines)
-        figure.text(0.02 / width, 1 - 0.06 / height, text, ha="left", va="top", fontsize=11, fontweight="bold")
+        figure.text(_MARGIN / width, 1 - 0.06 / height, text, ha="left", va="top", fontsize=11, fontweight="bold")
     return figure
 
 
