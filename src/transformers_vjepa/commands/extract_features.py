@@ -90,8 +90,7 @@ def describe(
     config = model.config
     vectors = {"tokens": config.num_patches, "mean": 1, "time_means": config.grid_size[0]}[arguments.kind]
     vectors *= choices.num_views * (1 if arguments.kind == "mean" else choices.num_segments)
-    count = f"{vectors:,} vectors of {config.hidden_size} for each {config.medium}"
-    text = f"{count} ({arguments.kind}), as {arguments.format}"
+    text = f"{vectors:,} vectors of {config.hidden_size} for each video ({arguments.kind}), as {arguments.format}"
     rows: list[Row] = [("model", parameters_text({"encoder": model.encoder})), ("clip", clip_text(config))]
     rows += [("features", text), *corpus_rows({log_line(dataset): corpus}), ("output", arguments.output_dir)]
     return table(rows)

@@ -57,7 +57,7 @@ from .checkpoints import (
 )
 from .hub_pushes import HubPushes
 from .manifests import checkpoint_files, model_files, write_manifest
-from .progress import TrainingProgress, no_bars, words_for
+from .progress import TrainingProgress, no_bars
 from .sharding import (
     enable_sharding,
     ignoring_view_warnings,
@@ -554,7 +554,8 @@ class StreamTrainer(Trainer):
     @property
     def _files(self) -> str:
         """What errors call the files of the data."""
-        return f"{words_for(self.model).medium}s"
+        of_images = getattr(getattr(self.model, "config", None), "is_image_model", False)
+        return "images" if of_images else "videos"
 
     def check_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
         """
