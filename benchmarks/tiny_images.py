@@ -8,7 +8,8 @@ pixels, on frozen features: of single frames of the built-in corpus, and of phot
 
 The hands have one photographer for each run of files: 40 photographers with ten digits each. The photographers are
 divided into as many folds as there are seeds. The network of a seed sees no photograph of its test fold, neither in
-pretraining nor in the read-out, so every photograph is tested once.
+pretraining nor in the read-out, so every photograph is tested once. "In place" means that a read-out gets all tokens
+of an image side by side, instead of their mean.
 
 Two runs go side by side. Finished runs and measurements are kept: the same command resumes.
 """
@@ -23,9 +24,10 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import set_seed
 
-from transformers_vjepa.analysis.read_outs import ReadOut
+from transformers_vjepa.analysis.read_outs import CLOSED_FORM, ReadOut
 from transformers_vjepa.data.corpus import SubsetCorpus
 from transformers_vjepa.data.splits import open_labelled_corpus
 from transformers_vjepa.data.synthetic import build_corpus
@@ -33,8 +35,8 @@ from transformers_vjepa.evaluation.statistics import paired_bootstrap
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
 from transformers_vjepa.pretraining import setup
 from transformers_vjepa.pretraining.arguments import parse_arguments as parse_pretraining
+from transformers_vjepa.study.kinds import IMAGES
 from transformers_vjepa.study.plan import (
-    ARMS,
     Features,
     Measurement,
     StudyClips,
@@ -48,7 +50,7 @@ from transformers_vjepa.study.plan import (
 from transformers_vjepa.study.runs import VJEPA, run_side_by_side
 from transformers_vjepa.training.checkpoints import was_finished
 
-READ_OUTS: tuple[ReadOut, ...] = ("ridge", "neighbours", "mean")
+READ_OUTS: tuple[ReadOut, ...] = (*CLOSED_FORM, "mean")
 DESCRIPTORS = ("mean_colours", "raw_pixels")
 # Steps to measure the speeds of the two arms. The first of them decode the corpus.
 RACE_STEPS = 100
@@ -120,7 +122,7 @@ class Comparison:
         return [
             *("--config", "tiny_images", "--dataset", self.datasets[seed], "--seed", str(seed)),
             *("--max_steps", str(steps), "--output_dir", str(folder), "--resume_from_checkpoint", "auto"),
-            *("--disable_tqdm", "true", "--report_to", "none", *ARMS[arm].arguments),
+            *("--disable_tqdm", "true", "--report_to", "none", *IMAGES.arms[arm].arguments),
         ]
 
     def pixel_steps(self) -> int:
@@ -133,26 +135,26 @@ class Comparison:
                     *(*VJEPA, "pretrain", *self.command(arm, seed=seed, folder=race / arm, steps=RACE_STEPS)),
                     *("--save_strategy", "no"),
                 ]
-                for arm in ("vjepa", "pixels")
+                for arm in ("ijepa", "pixels")
             }
             run_side_by_side(commands, logs=race, num_processes=2)
             file.write_text(json.dumps({arm: images_per_second(race / arm) for arm in commands}))
         speeds = json.loads(file.read_text())
-        return round(self.steps * speeds["pixels"] / speeds["vjepa"])
+        return round(self.steps * speeds["pixels"] / speeds["ijepa"])
 
     def train(self) -> dict[str, int]:
         """Trains what is missing. Returns the steps of each arm."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        steps = {"vjepa": self.steps, "pixels": self.pixel_steps(), "untrained": 0}
+        steps = {"ijepa": self.steps, "pixels": self.pixel_steps(), "untrained": 0}
         commands = {}
         for seed in self.seeds:
-            for arm in ("vjepa", "pixels"):
+            for arm in ("ijepa", "pixels"):
                 folder = self.folder / f"{arm}-seed{seed}"
                 if not was_finished(folder, steps=steps[arm]):
                     run = self.command(arm, seed=seed, folder=folder, steps=steps[arm])
                     commands[folder.name] = [*VJEPA, "pretrain", *run]
             if not (folder := self.folder / f"untrained-seed{seed}").is_dir():
-                model, _, training = parse_pretraining(self.command("vjepa", seed=seed, folder=folder, steps=1))
+                model, _, training = parse_pretraining(self.command("ijepa", seed=seed, folder=folder, steps=1))
                 set_seed(seed)
                 setup.build_model(model, training).save_pretrained(folder)
         run_side_by_side(commands, logs=self.folder / "logs", num_processes=2)
@@ -164,12 +166,13 @@ class Comparison:
         for arm, steps in self.train().items():
             for seed in self.seeds:
                 folder = self.folder / f"{arm}-seed{seed}"
-                features = model_features(folder, self.clips[seed], steps=steps)
-                rows += self._rows(arm, seed, features, READ_OUTS, steps, {steps: model_hash(folder)})
+                features, weights = model_features(folder, self.clips[seed], steps=steps), {steps: model_hash(folder)}
+                rows += self._rows(arm, seed, features, READ_OUTS, steps, weights)
+                rows += self._rows(f"{arm}, in place", seed, in_place(features), CLOSED_FORM, steps, weights)
         for name in DESCRIPTORS:
             for seed in self.seeds:
                 features = baseline_features(name, self.clips[seed])
-                rows += self._rows(name, seed, features, READ_OUTS[:2], None, {})
+                rows += self._rows(name, seed, features, CLOSED_FORM, None, {})
         return rows
 
     def _rows(
@@ -188,6 +191,16 @@ class Comparison:
         return evaluate(
             wanted, features, self.clips[seed], arm=arm, seed=seed, path=path, probe_steps=400, weights=weights
         )
+
+
+def in_place(features: Features) -> Features:
+    """All tokens of an image side by side, so that a closed form knows the place of each, as it does of raw pixels."""
+
+    def flat(item: Measurement) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        both, details = features(item)
+        return {split: tokens.flatten(1) for split, tokens in both.items()}, details
+
+    return flat
 
 
 def images_per_second(folder: Path) -> float:
@@ -220,12 +233,13 @@ def table(rows: list[dict], *, is_cross_validated: bool) -> str:
                 cells.append("")
                 continue
             shares = [100 * seed.mean() for seed in right]
-            base = hits(rows, arm="untrained", read_out=kind, most_labels=most)
+            place = ", in place" if arm.endswith("in place") else ""
+            base = hits(rows, arm=f"untrained{place}", read_out=kind, most_labels=most)
             leads = [one - other for one, other in zip(right, base, strict=True)]
             crossed = np.concatenate(leads)[None] if is_cross_validated else np.stack(leads)
             lead, low, high = (100 * value for value in paired_bootstrap(crossed))
             text = f"{mean(shares):.1f} [{min(shares):.1f}-{max(shares):.1f}]"
-            cells.append(text if arm == "untrained" else f"{text}; {lead:+.1f} [{low:+.1f}, {high:+.1f}]")
+            cells.append(text if arm.startswith("untrained") else f"{text}; {lead:+.1f} [{low:+.1f}, {high:+.1f}]")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -233,7 +247,7 @@ def table(rows: list[dict], *, is_cross_validated: bool) -> str:
 def shapes(arguments: Namespace) -> Comparison:
     """Single frames of the built-in corpus, and the kind of their shapes."""
     root = build_corpus(arguments.output_dir / "synthetic")
-    clips = built_in_clips(root, crop_size=crop_size(), sampling=ClipSampling(num_frames=1))
+    clips = built_in_clips(root, crop_size=crop_size(), sampling=ClipSampling(num_frames=1), tasks=IMAGES.tasks)
     return Comparison(
         "shapes",
         arguments,
