@@ -40,7 +40,7 @@ from ..data.splits import (
     write_manifests,
 )
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
-from ..hub.loading import load_processor, loading, refuse_other_sizes, without_load_report
+from ..hub.loading import load_model, load_processor, read_config, refuse_other_sizes, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
@@ -240,8 +240,7 @@ def load_config(arguments: Arguments) -> VJEPAConfig:
     if arguments.model.random_encoder and name in PRESETS:
         return VJEPAConfig.from_preset(name)
     try:
-        with loading(name):
-            return VJEPAConfig.from_pretrained(name, token=arguments.training.hub_token)
+        return read_config(name, token=arguments.training.hub_token)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -280,12 +279,12 @@ def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str])
         return VJEPAForVideoClassification(config)
     try:
         with without_load_report():  # a long warning would say that pooler and head are new
-            model, info = VJEPAForVideoClassification.from_pretrained(
+            model, info = load_model(
+                VJEPAForVideoClassification,
                 name,
                 config=config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
-                output_loading_info=True,
                 token=arguments.training.hub_token,
             )
     except SafetensorError as error:

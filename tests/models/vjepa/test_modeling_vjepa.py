@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from reference import TINY, largest_difference, masks_of, reference_model, reference_tensors
+from reference import TINY, inputs_of, largest_difference, reference_model, reference_tensors
 from torch import nn
 from transformers import (
     AutoModel,
@@ -46,7 +46,7 @@ TARGET = torch.tensor([[1, 2, 9, 20, 31], [0, 5, 9, 12, 29]])
 def test_forward_matches_the_reference(shared, variant):
     folder = shared / "reference" / variant
     model, expected = reference_model(folder), reference_tensors(folder / "forward.safetensors")
-    output = model(expected["clip"].transpose(1, 2), masks_of(expected, "context"), masks_of(expected, "target"))
+    output = model(**inputs_of(expected))
     assert largest_difference(output.loss, expected["loss"]) < TOLERANCE
     assert largest_difference(output.target_hidden_state, expected["target.tokens"]) < TOLERANCE
     for index in range(2):
@@ -74,7 +74,7 @@ def test_encoders_match_the_reference_unmasked_and_at_another_size(shared, varia
 def test_gradients_match_the_reference(shared, variant):
     folder = shared / "reference" / variant
     model, expected = reference_model(folder), reference_tensors(folder / "forward.safetensors")
-    output = model(expected["clip"].transpose(1, 2), masks_of(expected, "context"), masks_of(expected, "target"))
+    output = model(**inputs_of(expected))
     output.loss.backward()
     encoder, predictor = model.context_encoder, model.vjepa.predictor
     attention = encoder.layer[0].attention
@@ -100,16 +100,17 @@ def test_gradients_match_the_reference(shared, variant):
 
 def test_image_model_matches_the_ijepa_reference(shared):
     folder = shared / "reference" / "ijepa_tiny"
-    model = reference_model(folder, pred_num_mask_tokens=1, pred_loss="smooth_l1")
-    expected = reference_tensors(folder / "forward.safetensors")
-    targets = [expected[f"target_mask{index}"] for index in range(4)]
-    output = model(expected["image"], [expected["context_mask"]], targets)
-    assert len(output.context_hidden_states) == 1
-    assert largest_difference(output.context_hidden_states[0], expected["context_tokens"]) < TOLERANCE
+    model, expected = reference_model(folder), reference_tensors(folder / "forward.safetensors")
+    output = model(**inputs_of(expected))
+    assert largest_difference(output.loss, expected["loss_smooth_l1"]) < TOLERANCE
+    assert largest_difference(output.target_hidden_state, expected["target.tokens"]) < TOLERANCE
+    (context,) = output.context_hidden_states
+    assert largest_difference(context, expected["context_tokens"]) < TOLERANCE
     for index in range(4):
         assert largest_difference(output.predictions[index], expected[f"prediction{index}"]) < TOLERANCE
         assert largest_difference(output.targets[index], expected[f"target_tokens{index}"]) < TOLERANCE
-    assert largest_difference(output.loss, expected["loss_smooth_l1"]) < TOLERANCE
+    images = model.vjepa(pixel_values=expected["image"]).last_hidden_state
+    assert largest_difference(images, expected["target.tokens"]) < TOLERANCE
 
 
 # Against hand-computed values
