@@ -107,6 +107,7 @@ def _license_text(license_: str | None) -> str:
 # Released models
 
 _ENCODERS = ("vitl16", "vith16", "vith16-384")
+_IMAGE_ENCODERS = ("ijepa-vith14", "ijepa-vith16-448", "ijepa-vitg16")
 # Data sets of the published probes, by the number of classes.
 _PROBES = {400: "k400", 174: "ssv2", 1000: "in1k", 205: "places205", 10_000: "inat21"}
 _ARCHITECTURE = (
@@ -122,7 +123,7 @@ def _has_architecture(config: VJEPAConfig, preset: str) -> bool:
 
 def is_released(config: VJEPAConfig) -> bool:
     """Whether published V-JEPA or I-JEPA weights have this architecture."""
-    return any(_has_architecture(config, name) for name in PRESETS if name in _ENCODERS or name.startswith("ijepa"))
+    return any(_has_architecture(config, name) for name in _ENCODERS + _IMAGE_ENCODERS)
 
 
 def released_card(config: VJEPAConfig, *, is_classifier: bool) -> ModelCard | None:
