@@ -56,7 +56,8 @@ def describe(argv: Sequence[str]) -> str:
         )
         rows.append(("memory", memory_text(memory)))
     clips = batch_size * training.gradient_accumulation_steps * training.world_size
-    steps = f"{training.max_steps:,} of {clips} clips, {epoch:,} per epoch; evaluation every {training.save_steps:,}"
+    kind = "images" if config.is_image_model else "clips"
+    steps = f"{training.max_steps:,} of {clips} {kind}, {epoch:,} per epoch; evaluation every {training.save_steps:,}"
     rows.append(("steps", steps))
     if not finetune:
         rates, decays = (" ".join(map(str, values)) for values in (training.learning_rates, training.weight_decays))
@@ -66,7 +67,7 @@ def describe(argv: Sequence[str]) -> str:
             size = getattr(torch, data.feature_dtype).itemsize * tokens * data.num_segments * config.hidden_size
             total = sum(map(len, corpora.values())) * size * data.num_views
             rows.append(("features", f"{bytes_text(total)} on disk, in {training.output_dir}/features"))
-    return table([*rows, *corpus_rows(corpora), ("output", str(training.output_dir))])
+    return table([*rows, *corpus_rows(corpora, config=model.config), ("output", str(training.output_dir))])
 
 
 def run(argv: Sequence[str]) -> VJEPAClassificationTrainer | None:
