@@ -164,10 +164,8 @@ def pretraining_steps(args: VJEPATrainingArguments, *, config: VJEPAConfig, num_
     """Steps and schedules of a pretraining run, and its device. `num_videos`: videos or images of the data."""
     batch, steps, accumulated = args.per_device_train_batch_size, args.max_steps, args.gradient_accumulation_steps
     clips = batch * accumulated * args.world_size
-    kind, each = (
-        ("images", "each image {:,.1f} times") if config.is_image_model else ("clips", "{:,.1f} of each video")
-    )
-    passes = f", {each.format(steps * clips / num_videos)}" if num_videos else ""
+    kind, item = ("images", "image") if config.is_image_model else ("clips", "video")
+    passes = f", {steps * clips / num_videos:,.1f} of each {item}" if num_videos else ""
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     return [
         (

@@ -29,12 +29,12 @@ from .tar_corpus import StreamedTarCorpus, TarCorpus
 
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # Files of a folder that `datasets.Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
-_SAVED = ("state.json", "dataset_dict.json")
+_SAVED = ({"state.json", "dataset_info.json"}, {"dataset_dict.json"})
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 
 def _open_folder(folder: str, *, split: str, video_column: str | None) -> IndexedCorpus:
-    if any(os.path.isfile(os.path.join(folder, file)) for file in _SAVED):
+    if any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _SAVED):
         return _open_saved(folder, split=split, video_column=video_column)
     kind, paths = scan_folder(folder)
     if kind in (".tar", ".parquet"):

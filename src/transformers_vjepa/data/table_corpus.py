@@ -205,8 +205,8 @@ class ParquetCorpus:
 
 class DatasetCorpus:
     """
-    Videos or images of a `datasets.Dataset`, in memory or in memory-mapped files, in any order. They stay encoded, also
-    if the data set has a format or a transform.
+    Videos or images of a `datasets.Dataset`, in memory or in memory-mapped files. They stay encoded, also if the data
+    set has a format or a transform.
 
     Args:
         dataset: for example `load_dataset(..., split="train")`.

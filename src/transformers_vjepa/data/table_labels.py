@@ -68,7 +68,7 @@ def read_labels(files: Sequence[str], column: str) -> tuple[np.ndarray, tuple[st
 
 
 def dataset_labels(dataset: Dataset, column: str, *, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The labels of a `datasets.Dataset`, as [`read_labels`] returns those of files. `source` is its name in errors."""
+    """The labels of a `datasets.Dataset`, as [`read_labels`] returns them. `source` is its name in errors."""
     cells = dataset.select_columns([column]).with_format("arrow")[:][column]
     return _number([(source, _class_names(dataset.features, column), *_distinct(cells))])
 
@@ -86,7 +86,7 @@ def _distinct(cells: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
 def _number(
     tables: Sequence[tuple[str, tuple[str, ...] | None, np.ndarray, list[Any]]],
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and class names of tables, each with its name, the names of its `ClassLabel` and its [`_distinct`] cells."""
+    """Labels and class names of tables: their names in errors, the names of their `ClassLabel`, and `_distinct`."""
     values: list[Any] = []
     codes = [np.empty(0, dtype=np.int64)]
     for source, names, places, distinct in tables:

@@ -28,9 +28,8 @@ _SHOWN = {
 def log_text(logs: dict[str, Any], *, step: int, num_steps: int, of_images: bool = False) -> str:
     """One line for a log of the Trainer, with the words of images or of clips; empty if there is no value to show."""
     kind = "image" if of_images else "clip"
-    parts = [
-        f"{name.format(kind=kind)} {form.format(logs[key])}" for key, (name, form) in _SHOWN.items() if key in logs
-    ]
+    shown = {key: (name.format(kind=kind), form) for key, (name, form) in _SHOWN.items() if key in logs}
+    parts = [f"{name} {form.format(logs[key])}" for key, (name, form) in shown.items()]
     if logs.get("videos_skipped"):
         parts.append(f"{logs['videos_skipped']:.0f} {'images' if of_images else 'videos'} skipped")
     return f"step {step:>{len(str(num_steps))}}: {', '.join(parts)}" if parts else ""
