@@ -41,7 +41,7 @@ def test_loss_by_hand():
     clip = torch.zeros(1, 2, 1, 4, 4)
     clip[0, 0, 0, 1, 1] = 2.0  # token 0 is 0, 0, 0, 2: mean 1/2, variance 1, so -1/2, -1/2, -1/2, 3/2
     context = [torch.tensor([[4, 5]]), torch.tensor([[6, 7]])]
-    output = model(clip, context, [torch.tensor([[0]]), torch.tensor([[1, 2]])], loss_exponent=2.0)
+    output = model(clip, context, [torch.tensor([[0]]), torch.tensor([[1, 2]])])
     assert torch.allclose(output.targets[0], torch.tensor([[[-0.5, -0.5, -0.5, 1.5]]]), atol=1e-5)
     # Predictions are 1/2 everywhere: errors of 1 in token 0 and of 1/4 in the flat patches; the mean of both masks.
     assert output.loss.item() == pytest.approx((1 + 0.25) / 2, abs=1e-5)

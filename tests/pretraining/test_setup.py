@@ -67,6 +67,22 @@ def test_images_get_the_masks_of_images_unless_others_are_given(videos, tmp_path
     assert trainer.args.mask_strategy == "image_multiblock" and trainer.model.config.pred_num_mask_tokens == 1
 
 
+def test_the_loss_goes_with_the_checkpoint(videos, tmp_path):
+    first = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
+    trainer, _ = setup.build(*first)
+    assert trainer.model.config.pred_loss == "smooth_l1"  # I-JEPA's, for clips of one frame
+    setup.train(trainer)
+    saved = str(tmp_path / "run")
+    assert setup.build_config(ModelArguments(init_from=saved)).pred_loss == "smooth_l1"
+    other = setup.build_config(ModelArguments(init_from=saved, pred_loss="l2"))
+    assert other.pred_loss == "l2"
+    setup.check_architecture(saved, trainer.model.config)
+    with pytest.raises(ValueError, match="has pred_loss=smooth_l1, and this command asks for l2: give the arguments"):
+        setup.check_architecture(saved, other)
+    assert setup.build_config(ModelArguments(preset="ijepa-vith14")).pred_loss == "smooth_l1"
+    assert setup.build_config(ModelArguments(preset="vitl16")).pred_loss == "l1"
+
+
 def finish_killed_at(write, built):
     """
     Finishes a run in a forked process, with SIGKILL when it opens or renames its `write`-th file for writing. Returns

@@ -43,6 +43,10 @@ class ModelArguments:
     initializer_range: float | None = HfArg(
         default=None, help="Standard deviation of the initial weights; narrow networks need more (0.02)."
     )
+    pred_loss: Literal["l1", "l2", "smooth_l1"] | None = HfArg(
+        default=None,
+        help="The loss. Default: that of the preset or checkpoint. V-JEPA: l1. I-JEPA or one frame: smooth_l1.",
+    )
     prediction_target: Literal["features", "pixels"] = HfArg(
         default="features",
         help="Predict the features of masked tokens (V-JEPA), or their normalised pixels, to compare.",
@@ -78,6 +82,7 @@ ARCHITECTURE = {item.name for item in fields(ModelArguments)} - {
     "init_from",
     "crop_size",
     "frames_per_clip",
+    "pred_loss",
     "prediction_target",
 }
 

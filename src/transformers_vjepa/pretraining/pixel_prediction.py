@@ -52,14 +52,14 @@ class VJEPAForPixelPrediction(VJEPAForPreTraining):
         pixel_values_videos: torch.Tensor,
         context_mask: Masks,
         target_mask: Masks,
-        loss_exponent: float = 1.0,
         variance_weight: float = 0.0,
+        mask_targets_at: str = "output",
         **unused: None,
     ) -> VJEPAForPreTrainingOutput:
         """
         Args:
             pixel_values_videos, context_mask, target_mask: as for [`VJEPAForPreTraining.forward`].
-            loss_exponent, variance_weight: of the loss in feature space. They have no effect here: the loss is the
+            variance_weight, mask_targets_at: of the loss in feature space. They have no effect here: the loss is the
                 mean squared error.
             unused: as for [`VJEPAForPreTraining.forward`]; hidden states and attentions are not returned.
 

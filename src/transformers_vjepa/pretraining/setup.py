@@ -97,13 +97,13 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
     }
     if not arguments.init_from:
         if arguments.frames_per_clip == 1:
-            fields_given = {"tubelet_size": 1} | fields_given
+            fields_given = {"tubelet_size": 1, "pred_loss": "smooth_l1"} | fields_given  # I-JEPA
         return VJEPAConfig.from_preset(arguments.preset, **fields_given)
     with loading(arguments.init_from):
         config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
     for name, value in fields_given.items():
-        # The weights fit clips of other sizes, but no other architecture.
-        if name not in ("crop_size", "frames_per_clip") and value != getattr(config, name):
+        # The weights fit clips of other sizes and another loss, but no other architecture.
+        if name not in ("crop_size", "frames_per_clip", "pred_loss") and value != getattr(config, name):
             raise ValueError(
                 f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
             )
@@ -239,7 +239,7 @@ def check_architecture(checkpoint: str, config: VJEPAConfig) -> None:
     except (RecursionError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error!s:.80}"
         raise ValueError(f"{Path(checkpoint, CONFIG_NAME)} is damaged ({reason}): copy it again") from error
-    for name in sorted(ARCHITECTURE - {"preset", "initializer_range"} | {"crop_size", "frames_per_clip"}):
+    for name in sorted(ARCHITECTURE - {"preset", "initializer_range"} | {"crop_size", "frames_per_clip", "pred_loss"}):
         if getattr(theirs, name) != getattr(config, name):
             raise ValueError(
                 f"{checkpoint} has {name}={getattr(theirs, name)}, and this command asks for {getattr(config, name)}: "

@@ -87,7 +87,6 @@ class VJEPATrainingArguments(StreamTrainingArguments):
     clip_grad_from_step: int | None = HfArg(
         default=None, help="First step (from 0) that clips gradients. Default: the step after warm-up."
     )
-    loss_exponent: float = HfArg(default=1.0, help="p of the loss |prediction - target|^p / p.")
     variance_weight: float = HfArg(
         default=0.0, help="Weight of the variance regulariser on the predictions (published: 0)."
     )
@@ -105,6 +104,10 @@ class VJEPATrainingArguments(StreamTrainingArguments):
     mask_truncation: Literal["balanced", "published"] = HfArg(
         default="balanced",
         help="How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch.",
+    )
+    mask_targets_at: Literal["output", "input"] = HfArg(
+        default="output",
+        help="The target encoder sees all tokens and its output is masked (published), or it sees only the targets.",
     )
 
     # Images. The name begins as those of the arguments do that change nothing of what is learnt.
@@ -135,7 +138,11 @@ class VJEPATrainingArguments(StreamTrainingArguments):
             )
         if self.eval_strategy != "no":
             raise ValueError(f"eval_strategy={self.eval_strategy.value!r}: {_NO_EVALUATION}")
-        for name, choices in (("collapse_action", ("warn", "stop")), ("mask_truncation", ("balanced", "published"))):
+        for name, choices in (
+            ("collapse_action", ("warn", "stop")),
+            ("mask_truncation", ("balanced", "published")),
+            ("mask_targets_at", ("output", "input")),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
         self.check_ranges(
@@ -143,7 +150,6 @@ class VJEPATrainingArguments(StreamTrainingArguments):
             ema_momentum=(0.0, 1.0),
             final_ema_momentum=(0.0, 1.0),
             schedule_scale=(1.0, math.inf),
-            loss_exponent=(1.0, math.inf),
             variance_weight=(0.0, math.inf),
             context_variance_weight=(0.0, math.inf),
             context_covariance_weight=(0.0, math.inf),
@@ -387,8 +393,8 @@ class VJEPATrainer(StreamTrainer):
                 pixel_values_videos=pixels,
                 context_mask=inputs["context_mask"],
                 target_mask=inputs["target_mask"],
-                loss_exponent=self.args.loss_exponent,
                 variance_weight=self.args.variance_weight,
+                mask_targets_at=self.args.mask_targets_at,
             )
         self._regularize(outputs)
         self.check_loss(outputs.loss, inputs)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForPreTraining
 
 from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAModel
-from transformers_vjepa.models.vjepa.modeling_vjepa import prediction_error, sincos_positions
+from transformers_vjepa.models.vjepa.modeling_vjepa import mean_prediction_error, sincos_positions
 
 VARIANTS = ["vjepa_tiny_uniform", "vjepa_tiny_plain"]
 TOLERANCE = 1e-5
@@ -95,7 +95,7 @@ def test_gradients_match_the_reference(shared, variant):
 
 def test_image_model_matches_the_ijepa_reference(shared):
     folder = shared / "reference" / "ijepa_tiny"
-    model = reference_model(folder, pred_num_mask_tokens=1)
+    model = reference_model(folder, pred_num_mask_tokens=1, pred_loss="smooth_l1")
     expected = reference_tensors(folder / "forward.safetensors")
     targets = [expected[f"target_mask{index}"] for index in range(4)]
     output = model(expected["image"], [expected["context_mask"]], targets)
@@ -104,8 +104,7 @@ def test_image_model_matches_the_ijepa_reference(shared):
     for index in range(4):
         assert largest_difference(output.predictions[index], expected[f"prediction{index}"]) < TOLERANCE
         assert largest_difference(output.targets[index], expected[f"target_tokens{index}"]) < TOLERANCE
-    loss = nn.functional.smooth_l1_loss(torch.stack(output.predictions), torch.stack(output.targets))
-    assert largest_difference(loss, expected["loss_smooth_l1"]) < TOLERANCE
+    assert largest_difference(output.loss, expected["loss_smooth_l1"]) < TOLERANCE
 
 
 # Against hand-computed values
@@ -137,11 +136,50 @@ def test_patch_projection_is_the_strided_convolution(config, model):
     assert torch.allclose(linear(patches), expected.flatten(2).transpose(1, 2), atol=1e-5)
 
 
-@pytest.mark.parametrize("exponent, expected", [(1.0, 2.0), (2.0, 2.5)])
-def test_loss_by_hand(exponent, expected):
-    # |error| = 1 and 3: their mean is 2; (1 + 9) / 2 / 2 = 2.5.
-    prediction, target = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 2.0]])
-    assert prediction_error(prediction, target, exponent=exponent).mean().item() == pytest.approx(expected)
+@pytest.mark.parametrize("loss, expected", [("l1", 1.0), ("l2", 0.625), ("smooth_l1", 0.5625)])
+def test_loss_by_hand(config, loss, expected):
+    model = VJEPAForPreTraining(VJEPAConfig(**(config.to_diff_dict() | {"pred_loss": loss}))).eval()
+    with torch.no_grad():  # all predictions are 1/2, and the target features are -1 and 1 in turn
+        nn.init.zeros_(model.vjepa.predictor.proj.weight)
+        model.vjepa.predictor.proj.bias.fill_(0.5)
+        nn.init.zeros_(model.vjepa.encoder.layernorm.weight)
+        model.vjepa.encoder.layernorm.bias.copy_(torch.tensor([-1.0, 1.0]).repeat(config.hidden_size // 2))
+    output = model(clips(config), [CONTEXT], [TARGET])
+    # Errors of 3/2 and -1/2: L1 (3/2 + 1/2) / 2, L2 (9/8 + 1/8) / 2, smooth L1 (3/2 - 1/2 + 1/8) / 2.
+    assert output.loss.item() == pytest.approx(expected, abs=1e-5)
+    assert output.prediction_loss is output.loss
+
+
+@pytest.mark.parametrize(
+    "loss, expected", [("l1", (0.5 + 3) / 2), ("l2", (0.125 + 4.5) / 2), ("smooth_l1", 10.25 / 6)]
+)
+def test_mean_over_targets_of_unequal_lengths(loss, expected):
+    # One token with an error of 1/2 and two tokens with an error of 3. Smooth L1 counts all values alike:
+    # (2 * 1/8 + 4 * 5/2) / 6; the other losses average the two masks.
+    predictions = [torch.full((1, 1, 2), 0.5), torch.full((1, 2, 2), -3.0)]
+    targets = [torch.zeros(1, 1, 2), torch.zeros(1, 2, 2)]
+    assert mean_prediction_error(predictions, targets, loss=loss).item() == pytest.approx(expected)
+
+
+def test_targets_masked_at_the_input_see_only_themselves(config):
+    model = VJEPAForPreTraining(config).eval()
+    video = clips(config)
+    patches, grid = model.vjepa.encoder.embeddings.patchify(video)
+    changed = patches.clone()
+    untouched = torch.zeros(2, config.num_patches, dtype=torch.bool).scatter(1, TARGET, True)
+    changed[~untouched] += 1.0  # other tokens than the targets
+    model.context_encoder.embeddings.patchify = lambda pixels: (patches if pixels is video else changed, grid)
+    masks = {"context_mask": [CONTEXT], "target_mask": [TARGET]}
+    outputs = [
+        [model(pixels, **masks, mask_targets_at=place) for pixels in (video, 0)] for place in ("input", "output")
+    ]
+    (seen, same), (whole, other) = outputs
+    assert seen.target_hidden_state is None
+    assert torch.equal(seen.targets[0], same.targets[0])
+    assert not torch.allclose(whole.targets[0], other.targets[0], atol=1e-3)
+    assert not torch.allclose(whole.targets[0], seen.targets[0], atol=1e-3)
+    with pytest.raises(ValueError, match="mask_targets_at='middle' must be 'output' or 'input'"):
+        model(video, **masks, mask_targets_at="middle")
 
 
 def test_variance_regulariser_by_hand(config):

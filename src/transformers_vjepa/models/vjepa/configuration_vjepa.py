@@ -43,7 +43,12 @@ _COMPUTED = {
 }
 
 _VITH16: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32}
-_IMAGE: dict[str, Any] = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
+_IMAGE: dict[str, Any] = {
+    "frames_per_clip": 1,
+    "tubelet_size": 1,
+    "pred_num_mask_tokens": 1,
+    "pred_loss": "smooth_l1",
+}
 
 
 def _small_vit(hidden_size: int, heads: int) -> dict[str, int]:
@@ -158,6 +163,10 @@ class VJEPAConfig(PreTrainedConfig):
         pred_num_mask_tokens (`int`, defaults to 2): learnable mask tokens, one per mask generator.
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): start the mask tokens at zero.
         pred_mlp_ratio (`float`, defaults to 4.0): width of the predictor's MLPs over `pred_hidden_size`.
+        pred_loss (`str`, defaults to `"l1"`): what pretraining minimises. With e the predicted minus the target
+            feature: `"l1"`, |e| (V-JEPA, equation 1); `"l2"`, e^2 / 2; `"smooth_l1"`, e^2 / 2 where |e| < 1, and
+            |e| - 1/2 elsewhere (the published I-JEPA code). L1 and L2 are averaged over each target mask, then over
+            the masks. Smooth L1 is averaged over all targets together.
         pooling (`str`, defaults to `"attentive"`): how a classifier pools the tokens: `"attentive"`, with a learned
             query that attends to them (the published probes), or `"mean"`.
         num_pooler_layers (`int`, defaults to 0): self-attention blocks of the attentive pooler, after its
@@ -218,6 +227,7 @@ class VJEPAConfig(PreTrainedConfig):
     pred_num_mask_tokens: int = 2
     pred_zero_init_mask_tokens: bool = True
     pred_mlp_ratio: float | int = 4.0
+    pred_loss: Literal["l1", "l2", "smooth_l1"] = "l1"
     pooling: Literal["attentive", "mean"] = "attentive"
     num_pooler_layers: int = 0
     pooler_layer_norm_eps: float = 1e-5

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -968,14 +968,29 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             errors.append(prediction_error(prediction, normalised).mean(dim=-1))
         return torch.stack(errors, dim=1).unflatten(2, area)
 
+    @torch.no_grad()
+    def _target_features(
+        self, patches: torch.Tensor, grid_size: tuple[int, int, int], targets: list[torch.Tensor], masked_at: str
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Features of the whole clip (`None` if no whole clip was encoded), and normalised features of each target."""
+        if masked_at == "input":
+            parts = [self.vjepa.encoder(patches, grid_size, mask).last_hidden_state for mask in targets]
+            return None, [nn.functional.layer_norm(part, part.shape[-1:]) for part in parts]
+        if masked_at != "output":
+            raise ValueError(f"mask_targets_at={masked_at!r} must be 'output' or 'input'")
+        whole = self.vjepa.encoder(patches, grid_size).last_hidden_state
+        normalised = nn.functional.layer_norm(whole, whole.shape[-1:])
+        # With a device map, masks are on the device of the pixels, predictions on the device of the predictor.
+        return whole, [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
+
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
         context_mask: Masks,
         target_mask: Masks,
-        loss_exponent: float = 1.0,
         variance_weight: float = 0.0,
+        mask_targets_at: Literal["output", "input"] = "output",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **unused: None,
@@ -987,15 +1002,17 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             context_mask, target_mask (`torch.Tensor` or `list[torch.Tensor]`): int64 token indices of shape
                 `(batch, tokens)`, one tensor per mask generator. Several target masks may share one context mask
                 (I-JEPA).
-            loss_exponent (`float`): p of the loss |prediction - target|^p / p; 1 in all released models.
             variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
+            mask_targets_at (`str`): the target encoder sees the whole clip, and its output is masked (`"output"`, as
+                published); or it sees the tokens of one target mask at a time (`"input"`; I-JEPA, Table 10).
             output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of
                 every block of the context encoder. Attentions need `attn_implementation="eager"`: other
                 implementations return none, and `attentions` is None, with a warning.
             unused: as in [`VJEPAModel.forward`].
 
         Returns:
-            [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`.
+            [`VJEPAForPreTrainingOutput`], or a tuple with `return_dict=False`. The loss is that of
+            `config.pred_loss`.
 
         Raises:
             TypeError, ValueError: see [`VJEPAModel.forward`].
@@ -1005,11 +1022,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         contexts = check_masks("context_mask", context_mask, *patches.shape[:2])
         targets = check_masks("target_mask", target_mask, *patches.shape[:2])
 
-        with torch.no_grad():
-            target_hidden_state = self.vjepa.encoder(patches, grid_size).last_hidden_state
-            normalised = nn.functional.layer_norm(target_hidden_state, target_hidden_state.shape[-1:])
-            # With a device map, masks are on the device of the pixels, predictions on the device of the predictor.
-            features = [gather_tokens(normalised, mask.to(normalised.device)) for mask in targets]
+        target_hidden_state, features = self._target_features(patches, grid_size, targets, mask_targets_at)
         outputs = [self.context_encoder(patches, grid_size, mask, **wanted) for mask in contexts]
         encoded = [output.last_hidden_state for output in outputs]
         kept = _by_mask(outputs, context_mask)
@@ -1020,10 +1033,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             for index, (context, context_ids, target_ids) in enumerate(pairs)
         ]
 
-        loss = prediction_loss = sum(
-            prediction_error(prediction, target.to(prediction.device), exponent=loss_exponent).mean()
-            for prediction, target in zip(predictions, features, strict=True)
-        ) / len(features)
+        loss = prediction_loss = mean_prediction_error(predictions, features, loss=self.config.pred_loss)
         variance_loss = None
         if variance_weight:
             variance_loss = sum(_variance_hinge(prediction) for prediction in predictions) / len(predictions)
@@ -1040,10 +1050,32 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         )
 
 
-def prediction_error(prediction: torch.Tensor, target: torch.Tensor, *, exponent: float = 1.0) -> torch.Tensor:
-    """|prediction - target|^p / p, elementwise, in float32 (V-JEPA, equation 1 with p = 1)."""
-    error = (prediction.float() - target.float()).abs()
-    return error if exponent == 1.0 else error**exponent / exponent
+def prediction_error(prediction: torch.Tensor, target: torch.Tensor, *, loss: str = "l1") -> torch.Tensor:
+    """The error of each predicted value in float32, for a value of `VJEPAConfig.pred_loss`."""
+    prediction, target = prediction.float(), target.float()
+    if loss == "smooth_l1":
+        return nn.functional.smooth_l1_loss(prediction, target, reduction="none")
+    error = (prediction - target).abs()
+    return error.square() / 2 if loss == "l2" else error
+
+
+def mean_prediction_error(
+    predictions: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], *, loss: str = "l1"
+) -> torch.Tensor:
+    """
+    The loss of pretraining, without regulariser, for a value of `VJEPAConfig.pred_loss`.
+
+    Args:
+        predictions, targets: one tensor (batch, target tokens, width) for each target mask; the numbers of tokens may
+            differ.
+    """
+    errors = [
+        prediction_error(prediction, target.to(prediction.device), loss=loss)
+        for prediction, target in zip(predictions, targets, strict=True)
+    ]
+    # The published I-JEPA averages over all targets together, the published V-JEPA over each mask and then over masks.
+    shares = [error.numel() if loss == "smooth_l1" else 1 for error in errors]
+    return sum(share * error.mean() for share, error in zip(shares, errors, strict=True)) / sum(shares)
 
 
 def _variance_hinge(prediction: torch.Tensor) -> torch.Tensor:
