@@ -12,10 +12,12 @@ import resource
 import tempfile
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 from PIL import Image
@@ -61,12 +63,17 @@ def make_files(root: Path, *, files: int, kind: str) -> None:
             (folder / "first.jpg").unlink()
 
 
-def seconds_of_first_batch(corpus: IndexedCorpus) -> float:
-    """Seconds to make a stream of the corpus and to read its first `BATCH` images."""
-    started = time.perf_counter()
+def read_first_batch(corpus: IndexedCorpus) -> None:
+    """Makes a stream of the corpus and reads its first `BATCH` images."""
     config = VJEPAConfig(crop_size=32, patch_size=8, frames_per_clip=1, tubelet_size=1)
     list(islice(clip_stream(corpus, config=config, sampling=ClipSampling(num_frames=1)), BATCH))
-    return time.perf_counter() - started
+
+
+def timed(function: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple[Any, str]:
+    """The result of a call, and its time in words. On a shared machine only the processor time can be compared."""
+    wall, processor = time.perf_counter(), time.process_time()
+    result = function(*arguments, **settings)
+    return result, f"{time.perf_counter() - wall:.2f} s ({time.process_time() - processor:.2f} s of the processor)"
 
 
 def main() -> None:
@@ -76,23 +83,21 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         make_files(Path(root) / "data", files=arguments.files, kind=arguments.kind)
-        before, started = private_megabytes(), time.perf_counter()
-        corpus = open_corpus(Path(root) / "data")
-        seconds = time.perf_counter() - started
+        before = private_megabytes()
+        corpus, seconds = timed(open_corpus, Path(root) / "data")
         main_process = private_megabytes() - before
         receiver, sender = get_context("fork").Pipe(duplex=False)
         worker = get_context("fork").Process(target=name_all, args=(corpus, sender))
         worker.start()
         print(
-            f"{len(corpus):,} {arguments.kind}: {seconds:.2f} s to open, {main_process:.1f} MB in the main process, "
+            f"{len(corpus):,} {arguments.kind}: {seconds} to open, {main_process:.1f} MB in the main process, "
             f"{receiver.recv():.1f} MB more in a worker"
         )
         worker.join()
-        started = time.perf_counter()
-        check_same_data(Path(root) / DATA_RECORD, {"0": corpus}, began=None)
-        print(f"{time.perf_counter() - started:.2f} s to record names, sizes and times (vjepa pretrain)")
+        _, seconds = timed(check_same_data, Path(root) / DATA_RECORD, {"0": corpus}, began=None)
+        print(f"{seconds} to record names, sizes and times (vjepa pretrain)")
         if arguments.kind == "images":
-            print(f"{seconds_of_first_batch(corpus):.2f} s to the end of the first {BATCH} images of the stream")
+            print(f"{timed(read_first_batch, corpus)[1]} to the end of the first {BATCH} images of the stream")
         print(f"{peak_megabytes():,.0f} MB at most in the main process")
 
 
