@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -266,7 +265,7 @@ class SequentialCorpus:
     that the stream splits and shuffles the videos before it decodes them.
 
     A label that is a number is the class. A label that is a name has a class if the names are known: from a
-    `ClassLabel`, from `class_names`, or from a model ([`with_classes`]).
+    `ClassLabel`, or from a model ([`with_classes`]).
 
     Args:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
@@ -274,7 +273,6 @@ class SequentialCorpus:
         video_column: as for `ParquetCorpus`.
         local_files: whether rows may name files of this machine, besides addresses (http, https, hf). Pass `False`
             for untrusted rows.
-        class_names: the names of text labels, by class, if they are known.
 
     Raises:
         ValueError: no such column, several possible columns, or a data set that does not know its columns.
@@ -287,7 +285,6 @@ class SequentialCorpus:
         name: str,
         video_column: str | None = None,
         local_files: bool = True,
-        class_names: Sequence[str] = (),
     ) -> None:
         name = address_name(name)
         if dataset.features is None:
@@ -299,11 +296,8 @@ class SequentialCorpus:
         # Numbers in the place of names that are numbers (`"10"` may be the third name).
         self._numbers = numbers_of(label.names, source=name) if isinstance(label, ClassLabel) else None
         self._find: Callable[[int | str], int] | None = None
-        self.class_names = tuple(class_names)
-        if class_names:
-            self._find = partial(_place, names=self.class_names)
-        elif isinstance(label, ClassLabel) and self._numbers is None:
-            self.class_names = tuple(label.names)
+        has_names = isinstance(label, ClassLabel) and self._numbers is None
+        self.class_names = tuple(label.names) if has_names else ()
         self._dataset = _encoded(dataset, self._column)
 
     def with_classes(self, find: Callable[[int | str], int]) -> "SequentialCorpus":
@@ -371,10 +365,6 @@ class SequentialCorpus:
         folder = "" if self._local_files else None
         clip = encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=folder)
         return clip._replace(refused=clip.refused or unknown)
-
-
-def _place(label: int | str, *, names: Sequence[str]) -> int:
-    return names.index(str(label))
 
 
 def _find_columns(features: Features, video_column: str | None, *, source: str) -> tuple[str, bool, str | None]:
