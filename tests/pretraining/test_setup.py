@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pretraining_command import command
+from stock_models import stock_folder_of
 from transformers import TrainerCallback
 from videos import write_video
 
@@ -81,6 +82,21 @@ def test_the_loss_goes_with_the_checkpoint(videos, tmp_path):
         setup.check_architecture(saved, other)
     assert setup.build_config(ModelArguments(preset="ijepa-vith14")).pred_loss == "smooth_l1"
     assert setup.build_config(ModelArguments(preset="vitl16")).pred_loss == "l1"
+
+
+def test_a_stock_model_is_a_start(videos, tmp_path):
+    stock = stock_folder_of(tmp_path / "stock", patch_size=4)
+    name = str(tmp_path / "stock")
+    built = arguments(videos, tmp_path / "run")
+    start = ModelArguments(init_from=name, pred_num_hidden_layers=1)  # a stock model has no predictor to fit
+    trainer, _ = setup.build(start, *built[1:])
+    model = trainer.model
+    assert model.config.pred_num_hidden_layers == 1 and model.config.pred_loss == "smooth_l1"
+    for encoder in (model.context_encoder, model.vjepa.encoder):
+        assert torch.equal(encoder.layer[1].mlp.fc1.weight, stock.layers[1].mlp.fc1.weight)
+    assert trainer.run_details.start == name and trainer.args.mask_strategy == "image_multiblock"
+    with pytest.raises(ValueError, match="hidden_size=24 differs from the 48 of .*stock: leave it out"):
+        setup.build_config(ModelArguments(init_from=name, hidden_size=24))
 
 
 def finish_killed_at(write, built):

@@ -33,21 +33,23 @@ _SAVED = ({"state.json", "dataset_info.json"}, {"dataset_dict.json"})
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 
-def _open_folder(folder: str, *, split: str, video_column: str | None) -> IndexedCorpus:
+def _open_folder(folder: str, *, split: str, video_column: str | None, label_column: str | None) -> IndexedCorpus:
     if any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _SAVED):
-        return _open_saved(folder, split=split, video_column=video_column)
+        return _open_saved(folder, split=split, video_column=video_column, label_column=label_column)
     kind, paths = scan_folder(folder)
     if kind in (".tar", ".parquet"):
-        return _open_files([os.path.join(folder, path) for path in paths], video_column=video_column)
+        return _open_files(
+            [os.path.join(folder, path) for path in paths], video_column=video_column, label_column=label_column
+        )
     return folder_corpus(folder, paths)
 
 
-def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCorpus:
+def _open_files(files: Sequence[str], *, video_column: str | None, label_column: str | None) -> IndexedCorpus:
     extensions = {extension(file) for file in files}
     if extensions == {".tar"}:
         return TarCorpus(files)
     if extensions == {".parquet"}:
-        return ParquetCorpus(files, video_column=video_column)
+        return ParquetCorpus(files, video_column=video_column, label_column=label_column)
     if extensions <= {".csv", ".txt"} and len(files) == 1:
         return open_index(files[0])
     if extensions <= VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
@@ -58,7 +60,7 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
     )
 
 
-def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
+def _open_remote(source: str, *, split: str, video_column: str | None, label_column: str | None) -> SequentialCorpus:
     kind, shown = extension(source), without_secrets(source)
     if kind not in (".tar", ".parquet"):
         raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
@@ -71,7 +73,7 @@ def _open_remote(source: str, *, split: str, video_column: str | None) -> Sequen
     def open_files() -> SequentialCorpus:
         files, options = {split: addresses}, storage_options(source)
         builder = load_dataset_builder("parquet", data_files=files, storage_options=options)
-        return _open_builder(builder, split=split, name=source, video_column=video_column)
+        return _open_builder(builder, split=split, name=source, video_column=video_column, label_column=label_column)
 
     return retried(open_files, name=shown)
 
@@ -109,7 +111,9 @@ def _addresses(pattern: str) -> list[str]:
     return addresses
 
 
-def _open_builder(builder: DatasetBuilder, *, split: str, name: str, video_column: str | None) -> SequentialCorpus:
+def _open_builder(
+    builder: DatasetBuilder, *, split: str, name: str, video_column: str | None, label_column: str | None
+) -> SequentialCorpus:
     """A data set of the Hub, or Parquet at addresses. Tars are read as all tars are."""
     kind, files = builder.info.builder_name, getattr(builder.config, "data_files", None) or {}
     if kind == "webdataset":
@@ -117,13 +121,15 @@ def _open_builder(builder: DatasetBuilder, *, split: str, name: str, video_colum
             raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(files)}")
         return _open_tars(list(files[split]), name=name)
     dataset = builder.as_streaming_dataset(split=split)
-    corpus = SequentialCorpus(dataset, name=name, video_column=video_column, local_files=False)
+    corpus = SequentialCorpus(
+        dataset, name=name, video_column=video_column, label_column=label_column, local_files=False
+    )
     if kind == "parquet" and isinstance(dataset.features.get(corpus.label_column), ClassLabel):
         check_class_names(files[split], corpus.label_column)
     return corpus
 
 
-def _open_hub(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
+def _open_hub(source: str, *, split: str, video_column: str | None, label_column: str | None) -> SequentialCorpus:
     """Open a Hub data set. Raises `FileNotFoundError` if `source` looks like a local path, or cannot be reached."""
     looked = f"looked in {Path.cwd()}"
     if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or is_media(source):
@@ -134,21 +140,21 @@ def _open_hub(source: str, *, split: str, video_column: str | None) -> Sequentia
     name, _, config = source.partition(":")
     try:
         builder = load_dataset_builder(name, config or None)
-        return _open_builder(builder, split=split, name=source, video_column=video_column)
+        return _open_builder(builder, split=split, name=source, video_column=video_column, label_column=label_column)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{source!r} is not a file or folder here ({looked}), and cannot be reached as a Hub data set: {error}"
         ) from error
 
 
-def _open_saved(folder: str, *, split: str, video_column: str | None) -> DatasetCorpus:
+def _open_saved(folder: str, *, split: str, video_column: str | None, label_column: str | None) -> DatasetCorpus:
     """The folder of `save_to_disk`: Arrow files, which hold the bytes of images and videos."""
     dataset = load_from_disk(folder)
     if isinstance(dataset, DatasetDict):
         if split not in dataset:
             raise ValueError(f"{folder} has no split {split!r}: choose one of {', '.join(dataset)}")
         folder, dataset = os.path.join(folder, split), dataset[split]
-    return DatasetCorpus(dataset, name=folder, video_column=video_column, folder=folder)
+    return DatasetCorpus(dataset, name=folder, video_column=video_column, label_column=label_column, folder=folder)
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -175,6 +181,7 @@ def open_corpus(
     *,
     split: str = "train",
     video_column: str | None = None,
+    label_column: str | None = None,
 ) -> Corpus:
     """
     Open a corpus of any kind.
@@ -193,7 +200,8 @@ def open_corpus(
             - a `datasets.Dataset`, or a streaming `datasets.IterableDataset`;
             - an open corpus, which is returned unchanged.
         split: split of a Hub data set, or of a saved `datasets.DatasetDict`.
-        video_column: column with the videos; by default the only possible one.
+        video_column: column with the videos or images; by default the only possible one.
+        label_column: column with the labels, of Parquet and Hub data sets; by default `label`, `labels` or `cls`.
 
     Returns:
         An `IndexedCorpus` for local files and a `datasets.Dataset`, a `SequentialCorpus` for everything else.
@@ -205,19 +213,19 @@ def open_corpus(
     if is_corpus(source):
         return source
     if isinstance(source, Dataset):
-        return DatasetCorpus(source, name="the data set", video_column=video_column)
+        return DatasetCorpus(source, name="the data set", video_column=video_column, label_column=label_column)
     if isinstance(source, IterableDataset):
-        return SequentialCorpus(source, name="the data set", video_column=video_column)
+        return SequentialCorpus(source, name="the data set", video_column=video_column, label_column=label_column)
     source = os.path.expanduser(os.fspath(source))
     if "://" in source:
-        return _open_remote(source, split=split, video_column=video_column)
+        return _open_remote(source, split=split, video_column=video_column, label_column=label_column)
     if os.path.isdir(source):
-        return _open_folder(source, split=split, video_column=video_column)
+        return _open_folder(source, split=split, video_column=video_column, label_column=label_column)
     if os.path.isfile(source):
-        return _open_files([source], video_column=video_column)
+        return _open_files([source], video_column=video_column, label_column=label_column)
     if any(character in source for character in "*?[{"):
         files = [file for pattern in _expand_braces(source) for file in sorted(glob.glob(pattern)) or [pattern]]
         if missing := [file for file in files if not os.path.isfile(file)]:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
-        return _open_files(files, video_column=video_column)
-    return _open_hub(source, split=split, video_column=video_column)
+        return _open_files(files, video_column=video_column, label_column=label_column)
+    return _open_hub(source, split=split, video_column=video_column, label_column=label_column)
