@@ -129,7 +129,7 @@ def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> 
         ValueError: `init_from` has weights of other sizes than its configuration.
     """
     config = build_config(arguments, token=training.hub_token)
-    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_generators(), config=config))
     model_class = MODELS[arguments.prediction_target]
     if not arguments.init_from:
         return model_class(config)
