@@ -106,10 +106,9 @@ def corpus_rows(corpora: Mapping[str, Corpus], *, config: VJEPAConfig) -> list[R
     """The sizes of corpora, by their names, and the first videos or images of the first corpus."""
     first = next(iter(corpora.values()))
     number = 0 if isinstance(first, SequentialCorpus) else min(3, len(first))
-    kind = "images" if config.is_image_model else "videos"
     return [
         ("data", [f"{name}: {corpus_text(corpus, config=config)}" for name, corpus in corpora.items()]),
-        (f"first {kind}", [log_line(first.describe(index)) for index in range(number)] or ["not read"]),
+        (f"first {config.medium}s", [log_line(first.describe(index)) for index in range(number)] or ["not read"]),
     ]
 
 
@@ -118,8 +117,8 @@ def clip_row(config: VJEPAConfig) -> Row:
     side, tokens = f"{config.crop_size} px", f"{config.num_patches:,} tokens"
     steps, rows, columns = config.grid_size
     if config.is_image_model:
-        return "image", f"{side}: {tokens} ({rows} x {columns})"
-    return "clip", f"{config.frames_per_clip} frames of {side}: {tokens} ({steps} x {rows} x {columns})"
+        return config.noun, f"{side}: {tokens} ({rows} x {columns})"
+    return config.noun, f"{config.frames_per_clip} frames of {side}: {tokens} ({steps} x {rows} x {columns})"
 
 
 def classifier_rows(model: VJEPAForVideoClassification) -> list[Row]:
@@ -164,8 +163,9 @@ def pretraining_steps(args: VJEPATrainingArguments, *, config: VJEPAConfig, num_
     """Steps and schedules of a pretraining run, and its device. `num_videos`: videos or images of the data."""
     batch, steps, accumulated = args.per_device_train_batch_size, args.max_steps, args.gradient_accumulation_steps
     clips = batch * accumulated * args.world_size
-    kind, item = ("images", "image") if config.is_image_model else ("clips", "video")
-    passes = f", {steps * clips / num_videos:,.1f} of each {item}" if num_videos else ""
+    kind, passes = f"{config.noun}s", ""
+    if num_videos:
+        passes = f", {steps * clips / num_videos:,.1f} of each {config.medium}"
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     return [
         (
@@ -228,7 +228,7 @@ def describe_pretraining(argv: list[str]) -> str:
             *pretraining_sizes(MODELS[model.prediction_target], config, training, example=clips[0]),
             *pretraining_steps(training, config=config, num_videos=num_videos),
             ("data", found),
-            (f"first {'images' if config.is_image_model else 'clips'}", [log_line(clip["path"]) for clip in clips]),
+            (f"first {config.noun}s", [log_line(clip["path"]) for clip in clips]),
             ("output", f"{training.output_dir}" + (f", resuming from {checkpoint}" if checkpoint else "")),
             *([("Hub", hub_text(training))] if training.push_to_hub else []),
         ]

@@ -90,8 +90,8 @@ def describe(
     config = model.config
     vectors = {"tokens": config.num_patches, "mean": 1, "time_means": config.grid_size[0]}[arguments.kind]
     vectors *= choices.num_views * (1 if arguments.kind == "mean" else choices.num_segments)
-    item = "image" if config.is_image_model else "video"
-    text = f"{vectors:,} vectors of {config.hidden_size} for each {item} ({arguments.kind}), as {arguments.format}"
+    number = f"{vectors:,} vectors of {config.hidden_size} for each {config.medium}"
+    text = f"{number} ({arguments.kind}), as {arguments.format}"
     rows: list[Row] = [("model", parameters_text({"encoder": model.encoder})), clip_row(config)]
     rows += [("features", text), *corpus_rows({log_line(dataset): corpus}, config=config)]
     return table([*rows, ("output", arguments.output_dir)])

@@ -72,8 +72,7 @@ def _training_rows(
             lambda: type(model)(config), lambda network, mode: network(torch.empty(shape)), bf16=training.bf16
         )
         rows.append(("memory", memory_text(memory)))
-    kind = "images" if config.is_image_model else "clips"
-    steps = f"{training.max_steps:,} of {training.clips_per_step} {kind}, {epoch:,} per epoch"
+    steps = f"{training.max_steps:,} of {training.clips_per_step} {config.noun}s, {epoch:,} per epoch"
     rows.append(("steps", f"{steps}; evaluation every {training.save_steps:,}"))
     if arguments.mode == "probe":
         rates = " ".join(f"{rate * training.rate_factor:g}" for rate in training.learning_rates)

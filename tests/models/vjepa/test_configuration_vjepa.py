@@ -47,6 +47,7 @@ def test_presets_of_images_are_the_published_sizes(name, width, depth, heads, pr
     assert config.pred_num_attention_heads == heads
     assert config.num_patches == patches
     assert (config.is_image_model, config.tubelet_size, config.pred_num_mask_tokens) == (True, 1, 1)
+    assert config.pred_loss == "smooth_l1"
 
 
 def test_preset_takes_overrides_and_refuses_unknown_names():
