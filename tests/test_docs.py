@@ -83,14 +83,14 @@ def place_videos(root: Path) -> None:
             os.link(file, root / "videos" / name / f"{number}.mp4")
     (root / "path" / "to").mkdir(parents=True)
     (root / "path" / "to" / "videos").symlink_to(root / "videos")
-    os.link(found["left"][0], root / "video.mp4")
-    for number, color in enumerate(["red", "green", "blue", "grey"]):
-        (root / "pictures").mkdir(exist_ok=True)
-        Image.new("RGB", (48, 40), color).save(root / "pictures" / f"{number}.png")
     for name, color in (("cats", "orange"), ("dogs", "brown")):
         (root / "photos" / name).mkdir(parents=True)
         for number in range(10):
             Image.new("RGB", (40 + number, 36), color).save(root / "photos" / name / f"{number}.jpg")
+    os.link(found["left"][0], root / "video.mp4")
+    for number, color in enumerate(["red", "green", "blue", "grey"]):
+        (root / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (48, 40), color).save(root / "pictures" / f"{number}.png")
     lines = [f"videos/{name}/{number}.mp4 {label}" for label, name in enumerate(CLASSES) for number in range(6)]
     for name in ("k710", "ssv2", "howto100m", "k400_train", "k400_val", "ssv2_train", "ssv2_val"):
         (root / f"{name}.csv").write_text("\n".join(lines) + "\n")
