@@ -79,11 +79,10 @@ def test_decoder_learns_a_handful_of_clips_and_leaves_the_model_alone(model):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not decoder.training
 
-    patches, grid = model.vjepa.encoder.embeddings.patchify(clips)
-    with torch.no_grad():
-        features = torch.nn.functional.layer_norm(model.vjepa.encoder(patches, grid).last_hidden_state, (24,))
-        error = (decoder(features) - patches).square().mean()
-    assert error < 0.05 * patches.var()
+    tokens = torch.arange(32).expand(4, -1)
+    decoded = decode_predictions(model, decoder, clips, context_mask=tokens[:, :4], target_mask=tokens[:, 4:])
+    hidden = decoded.hidden.unsqueeze(2).expand_as(clips)
+    assert (decoded.from_targets - clips)[hidden].square().mean() < 0.05 * clips[hidden].var()
 
 
 def test_training_is_seeded_and_reads_batches_again(model):
@@ -111,7 +110,7 @@ def test_what_is_decoded_where(model):
     for clip in range(2):
         seen, hidden = pixels_of(context[clip]), pixels_of(target[clip])
         neither = ~(seen | hidden)
-        assert torch.equal(decoded.hidden[clip], ~seen)
+        assert torch.equal(decoded.hidden[clip], ~seen) and torch.equal(decoded.predicted[clip], hidden)
         for name in ("context", "from_targets", "from_predictions"):
             frames = getattr(decoded, name)[clip].transpose(0, 1)  # channels first
             assert torch.equal(frames[:, seen], clips[clip].transpose(0, 1)[:, seen]), name
@@ -125,12 +124,26 @@ def test_what_is_decoded_where(model):
                 torch.testing.assert_close(patches[clip, target[clip]], decoder(features[0])[clip])
 
 
+def test_several_targets_of_one_context_are_decoded_together(model):
+    clips = random_clips(2)
+    context, targets = torch.tensor([[0], [1]]), [torch.tensor([[2, 9], [3, 8]]), torch.tensor([[9, 31], [8, 30]])]
+    torch.manual_seed(0)
+    decoder = new_decoder(CONFIG)
+    decoded = decode_predictions(model, decoder, clips, context_mask=context, target_mask=targets)
+    for clip, tokens in enumerate(([2, 9, 31], [3, 8, 30])):
+        assert torch.equal(decoded.predicted[clip], pixels_of(torch.tensor(tokens)))
+    alone = [decode_predictions(model, decoder, clips, context_mask=context, target_mask=target) for target in targets]
+    first, last = (part.from_targets for part in alone)
+    shown = torch.where(alone[1].predicted[:, :, None], last, first)
+    torch.testing.assert_close(decoded.from_targets, shown)
+
+
 def test_a_decoded_clip_is_drawn_with_its_hidden_part_in_blue():
     pytest.importorskip("matplotlib")
     grey, hidden = torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 16, 16, dtype=torch.bool)
     hidden[1, :, :8] = True
     processor = VJEPAVideoProcessor.for_config(CONFIG)
-    decoded = DecodedClips(grey, grey, hidden, grey, grey + 1)
+    decoded = DecodedClips(grey, grey, hidden, hidden, grey, grey + 1)
     figure = draw_decoded_clip(decoded, shown=1, processor=processor, config=CONFIG)
     labels = [axis.texts[0].get_text() for axis in figure.axes]
     assert labels == ["clip", "context", "from target\nfeatures", "from\npredictions"]

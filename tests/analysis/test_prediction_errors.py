@@ -30,6 +30,16 @@ def test_prediction_errors_cover_every_token():
     assert float(same.reference.max()) < 1e-5  # the average of equal clips is each of them
 
 
+def test_errors_of_images_come_from_the_masks_of_images():
+    sizes = {"frames_per_clip": 1, "tubelet_size": 1, "crop_size": 32, "pred_num_mask_tokens": 1}  # grid 1 x 8 x 8
+    torch.manual_seed(0)
+    model = VJEPAForPreTraining(VJEPAConfig(**{**CONFIG.to_diff_dict(), **sizes})).eval()
+    errors = prediction_errors(model, torch.randn(2, 1, 3, 32, 32))
+    assert errors.tokens.shape == (2, 1, 8, 8)
+    # A corner is in few blocks, so it may never be a target.
+    assert errors.tokens.isfinite().float().mean() > 0.9 and errors.tokens[:, :, 2:6, 2:6].isfinite().all()
+
+
 def test_the_maps_are_means_over_clips_on_one_scale():
     pytest.importorskip("matplotlib")
     tokens = torch.stack([torch.zeros(2, 4, 4), torch.arange(32.0).view(2, 4, 4)])

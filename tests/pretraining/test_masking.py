@@ -1,7 +1,9 @@
 """Masks: lengths, positions, seeding, agreement with the published sampler, the collator and its errors."""
 
 import json
+import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +11,9 @@ from torch.utils.data import DataLoader
 
 from transformers_vjepa.data.random_streams import clip_streams, stream_uniforms
 from transformers_vjepa.models.vjepa.configuration_vjepa import VJEPAConfig
-from transformers_vjepa.pretraining.mask_geometry import between, block_size
+from transformers_vjepa.pretraining.image_masking import ImageBlock, ImageMultiBlock, ImageRandom
 from transformers_vjepa.pretraining.masking import (
     MASK_STRATEGIES,
-    ImageMultiBlock,
     MultiBlock,
     RandomTube,
     VJEPAMaskCollator,
@@ -26,7 +27,8 @@ from transformers_vjepa.pretraining.masking import (
 VITL = VJEPAConfig()  # grid 8 x 14 x 14
 SMALL = VJEPAConfig(crop_size=32, patch_size=8, frames_per_clip=8, in_chans=1)  # grid 4 x 4 x 4
 IMAGE = VJEPAConfig(frames_per_clip=1, tubelet_size=1)
-VIDEO_STRATEGIES = [name for name in MASK_STRATEGIES if name != "image_multiblock"]
+IMAGE_8 = VJEPAConfig(crop_size=32, patch_size=4, frames_per_clip=1, tubelet_size=1)  # grid 1 x 8 x 8
+VIDEO_STRATEGIES = [name for name in MASK_STRATEGIES if not name.startswith("image_")]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -92,11 +94,15 @@ def test_causal_context_lies_in_the_first_frames_and_the_rest_is_target():
 @pytest.mark.parametrize("scale_index", [0, 1])
 def test_block_sizes_follow_the_published_seeds(shared, scale_index):
     reference = json.loads((shared / "reference/vjepa_masks/masks.json").read_text())
-    part = MASK_STRATEGIES["multiblock"][scale_index]
+    # With a single block the target is that block, so its size can be read off the mask.
+    strategy = (replace(MASK_STRATEGIES["multiblock"][scale_index], num_blocks=1),)
     sizes = []
     for seed in range(16):
-        aspect = between(part.aspect_ratio, torch.rand(3, generator=generator(seed))[2])
-        sizes.append([8, *block_size(part.spatial_scale, aspect, 14).tolist()])
+        masks = sample_masks(VITL, strategy, batch_size=1, generator=generator(seed), truncation="published")
+        (target,) = masks.target_mask[0]
+        size = [(axis.max() - axis.min() + 1).item() for axis in (target // 196, target % 196 // 14, target % 14)]
+        assert math.prod(size) == len(target)
+        sizes.append(size)
     assert sizes == reference["block_size_t_h_w_by_seed"][scale_index]
 
 
@@ -152,6 +158,46 @@ def test_image_targets_are_blocks_of_one_size_per_batch_when_published():
 
 
 @pytest.mark.parametrize("truncation", ["balanced", "published"])
+def test_a_quadrant_of_a_rasterized_image_predicts_the_other_three(truncation):
+    masks = sample_masks(IMAGE_8, "image_raster", batch_size=40, generator=generator(), truncation=truncation)
+    upper_left = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27]
+    quadrants = [[token + shift for token in upper_left] for shift in (0, 4, 32, 36)]
+    (context,) = masks.context_mask
+    drawn = [quadrants.index(row) for row in context.tolist()]
+    assert set(drawn) == {0, 1, 2, 3}  # each image has a quadrant of its own
+    for number, target in enumerate(masks.target_mask, start=1):
+        assert [quadrants.index(row) for row in target.tolist()] == [(first + number) % 4 for first in drawn]
+        assert target.is_contiguous() and context.is_contiguous()
+    assert len(masks.target_mask) == 3
+
+
+@pytest.mark.parametrize("truncation", ["balanced", "published"])
+@pytest.mark.parametrize("name", ["image_block", "image_random"])
+def test_a_single_target_of_images_leaves_the_rest_as_context(name, truncation):
+    masks = sample_masks(IMAGE, name, batch_size=20, generator=generator(), truncation=truncation)
+    (context,), (target,) = masks
+    assert_sorted_and_disjoint(context, target, 196)
+    assert context.shape[1] + target.shape[1] == 196
+    if (name, truncation) != ("image_block", "published"):
+        assert target.shape[1] == 118  # round(0.6 * 196)
+    assert len({tuple(row) for row in target.tolist()}) > 10
+
+
+def test_the_block_of_an_image_is_one_rectangle():
+    config = VJEPAConfig(crop_size=64, patch_size=16, frames_per_clip=1, tubelet_size=1)  # grid 1 x 4 x 4
+    # Of 16 tokens 9.6, so 10: at a height over width of 1 the smallest block is 3 x 4, without two of its corners.
+    masks = sample_masks(config, (ImageBlock(aspect_ratio=(1, 1)),), batch_size=30, generator=generator())
+    for row in masks.target_mask[0]:
+        cells = torch.zeros(16, dtype=torch.bool).index_fill(0, row, True).view(4, 4)
+        assert len(row) == 10 and cells.any(1).sum() == 3 and cells.any(0).sum() == 4
+    # Published: floor(0.6 * 196) = 117 tokens at 1.0 have sides of round(10.8) = 11.
+    settings = {"batch_size": 5, "generator": generator(), "truncation": "published"}
+    masks = sample_masks(IMAGE, (ImageBlock(aspect_ratio=(1, 1)),), **settings)
+    for row in masks.target_mask[0]:
+        assert len(row) == 121 and (row // 14).unique().numel() == (row % 14).unique().numel() == 11
+
+
+@pytest.mark.parametrize("truncation", ["balanced", "published"])
 @pytest.mark.parametrize("name", ["multiblock", "image_multiblock"])
 def test_sampling_is_a_pure_function_of_the_generator(name, truncation):
     config = IMAGE if name == "image_multiblock" else VITL
@@ -165,9 +211,9 @@ def test_sampling_is_a_pure_function_of_the_generator(name, truncation):
     assert first.context_mask[0].tolist() != other.context_mask[0].tolist()
 
 
-@pytest.mark.parametrize("name", ["multiblock", "random_tube", "image_multiblock"])
+@pytest.mark.parametrize("name", [name for name in MASK_STRATEGIES if not name.startswith("causal")])
 def test_clip_masks_do_not_depend_on_the_batch(name):
-    config = IMAGE if name == "image_multiblock" else VITL
+    config = IMAGE if name.startswith("image_") else VITL
     seeds = [5, -3, 2**62, 17]
     batch = sample_clip_masks(config, name, clip_seeds=seeds, seed=1)
     for row, clip_seed in enumerate(seeds):
@@ -292,12 +338,26 @@ def test_strategies_that_do_not_fit_are_refused(strategy, message):
         ((ImageMultiBlock(num_targets=0),), "`num_targets`=0"),
         ((ImageMultiBlock(context_scale=(0.5, 1.1)),), r"`context_scale`=\(0.5, 1.1\)"),
         ((ImageMultiBlock(min_context=150),), "a single target may leave only .* `min_context`=150"),
+        ((ImageRandom(0.999),), "`ratio`=0.999 leaves no context.*between 0.0051 and 0.9949"),
+        ((ImageBlock(1.0),), "`scale`=1.0: the block must be smaller than the grid"),
         ((ImageMultiBlock(num_targets=60),), "60 targets leave . context tokens on average.*`min_context`=10"),
     ],
 )
 def test_image_strategies_that_do_not_fit_are_refused(strategy, message):
     with pytest.raises(ValueError, match=message):
         get_mask_strategy(strategy, config=IMAGE)
+
+
+@pytest.mark.parametrize("name", ["image_raster", "image_block", "image_random"])
+def test_strategies_of_images_refuse_videos(name):
+    with pytest.raises(ValueError, match="is for images, and frames_per_clip=16: use a video strategy"):
+        get_mask_strategy(name, config=VITL)
+
+
+def test_a_grid_without_quadrants_is_refused():
+    config = VJEPAConfig(crop_size=80, frames_per_clip=1, tubelet_size=1)
+    with pytest.raises(ValueError, match="a grid of 5x5 tokens has no quadrants: choose crop_size and patch_size"):
+        get_mask_strategy("image_raster", config=config)
 
 
 def test_sampling_refuses_bad_arguments():

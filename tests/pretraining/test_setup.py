@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 from pretraining_command import command
+from stock_models import stock_folder_of
 from transformers import TrainerCallback
 from videos import write_video
 
 from transformers_vjepa import VJEPAConfig, VJEPATrainingArguments
 from transformers_vjepa.pretraining import setup
 from transformers_vjepa.pretraining.arguments import DataArguments, ModelArguments, parse_arguments
+from transformers_vjepa.pretraining.image_masking import ImageMultiBlock
 from transformers_vjepa.training.checkpoints import is_finished
 
 SIZES = {"crop_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -81,6 +83,46 @@ def test_the_loss_goes_with_the_checkpoint(videos, tmp_path):
         setup.check_architecture(saved, other)
     assert setup.build_config(ModelArguments(preset="ijepa-vith14")).pred_loss == "smooth_l1"
     assert setup.build_config(ModelArguments(preset="vitl16")).pred_loss == "l1"
+
+
+def test_a_stock_model_is_a_start(videos, tmp_path):
+    stock = stock_folder_of(tmp_path / "stock", patch_size=4)
+    name = str(tmp_path / "stock")
+    built = arguments(videos, tmp_path / "run")
+    start = ModelArguments(init_from=name, pred_num_hidden_layers=1)  # a stock model has no predictor to fit
+    trainer, _ = setup.build(start, *built[1:])
+    model = trainer.model
+    assert model.config.pred_num_hidden_layers == 1 and model.config.pred_loss == "smooth_l1"
+    for encoder in (model.context_encoder, model.vjepa.encoder):
+        assert torch.equal(encoder.layer[1].mlp.fc1.weight, stock.layers[1].mlp.fc1.weight)
+    assert trainer.run_details.start == name and trainer.args.mask_strategy == "image_multiblock"
+    with pytest.raises(ValueError, match="hidden_size=24 differs from the 48 of .*stock: leave it out"):
+        setup.build_config(ModelArguments(init_from=name, hidden_size=24))
+
+
+def test_blocks_of_images_follow_the_arguments(videos, tmp_path):
+    model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
+    changed = replace(training, mask_target_scale=[0.2, 0.3], mask_context_scale=[0.5, 0.9], mask_num_targets=2)
+    trainer, _ = setup.build(model, data, changed)
+    expected = ImageMultiBlock(num_targets=2, target_scale=(0.2, 0.3), context_scale=(0.5, 0.9))
+    assert trainer.data_collator.generators == (expected,)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"mask_num_targets": 2, "mask_strategy": "image_block"},
+            "mask_num_targets=2 is for image_multiblock only",
+        ),
+        ({"mask_target_scale": [0.2]}, r"mask_target_scale=\[0.2\] must be two numbers, the least and the largest"),
+        ({"mask_context_scale": [0.9, 0.5]}, r"`context_scale`=\(0.9, 0.5\) must be an increasing range"),
+    ],
+)
+def test_wrong_blocks_of_images_are_refused(videos, tmp_path, changes, message):
+    model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
+    with pytest.raises(ValueError, match=message):
+        setup.build(model, data, replace(training, **changes))
 
 
 def finish_killed_at(write, built):

@@ -10,6 +10,7 @@ from videos import write_video
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import class_names_of, with_classes
 from transformers_vjepa.models.vjepa.clip_sampling import ClipSampling
+from transformers_vjepa.study.kinds import IMAGES, VIDEOS
 from transformers_vjepa.study.plan import (
     Measurement,
     StudyClips,
@@ -23,7 +24,7 @@ from transformers_vjepa.study.plan import (
 
 
 def test_long_jobs_come_first():
-    names = [job.name for job in jobs(["baselines", "untrained", "vjepa"], [1, 0])]
+    names = [job.name for job in jobs(VIDEOS, ["baselines", "untrained", "vjepa"], [1, 0])]
     assert names == ["vjepa-seed1", "vjepa-seed0", "untrained-seed1", "untrained-seed0", "baselines"]
 
 
@@ -37,7 +38,28 @@ def test_long_jobs_come_first():
 )
 def test_jobs_that_make_no_study_are_refused(arms, seeds, message):
     with pytest.raises(ValueError, match=message):
-        jobs(arms, seeds)
+        jobs(VIDEOS, arms, seeds)
+
+
+def test_the_arms_of_images():
+    names = [job.name for job in jobs(IMAGES, IMAGES.choices, [0])]
+    assert names == [
+        *("ijepa-seed0", "pixels-seed0", "multiblock-seed0", "raster-seed0", "block-seed0", "random-seed0"),
+        *("target_scale_small-seed0", "target_scale_large-seed0", "context_scale_small-seed0", "targets_1-seed0"),
+        *("targets_2-seed0", "targets_at_input-seed0", "untrained-seed0", "baselines"),
+    ]
+    with pytest.raises(ValueError, match="unknown arm 'vjepa': choose from ijepa, pixels"):
+        jobs(IMAGES, ["vjepa"], [0])
+    found = measurements(IMAGES, "ijepa", steps=10, tasks=["appearance"], labels=200, label_counts=[200])
+    assert [(item.step, item.read_out) for item in found[:6]] == [
+        *((10, "ridge"), (10, "neighbours"), (10, "attentive"), (10, "mean"), (2, "ridge"), (2, "mean")),
+    ]
+    assert [
+        item.read_out
+        for item in measurements(
+            IMAGES, "raw_pixels", steps=None, **{"tasks": ["appearance"], "labels": 5, "label_counts": [5]}
+        )
+    ] == ["ridge", "neighbours"]
 
 
 def test_a_run_keeps_a_checkpoint_every_fifth():
@@ -48,16 +70,16 @@ def test_a_run_keeps_a_checkpoint_every_fifth():
 
 def test_what_is_measured():
     counts = {"tasks": ["motion"], "labels": 200, "label_counts": [120, 2400]}
-    tube = measurements("random_tube", steps=10, **counts)
+    tube = measurements(VIDEOS, "random_tube", steps=10, **counts)
     assert tube == [Measurement(10, 200, "motion", kind) for kind in ("ridge", "neighbours", "attentive", "mean")]
-    untrained = measurements("untrained", steps=0, **counts)
+    untrained = measurements(VIDEOS, "untrained", steps=0, **counts)
     more = [Measurement(0, count, "motion", kind) for count in (120, 2400) for kind in ("ridge", "attentive")]
     assert untrained == [Measurement(0, *list(vars(item).values())[1:]) for item in tube] + more
-    vjepa = measurements("vjepa", steps=10, **counts)
+    vjepa = measurements(VIDEOS, "vjepa", steps=10, **counts)
     assert {(item.step, item.read_out) for item in vjepa if item.step < 10} == {
         (step, kind) for step in (2, 4, 6, 8) for kind in ("ridge", "attentive")
     }
-    flow = measurements("optical_flow", steps=None, **counts)
+    flow = measurements(VIDEOS, "optical_flow", steps=None, **counts)
     assert [(item.labels, item.read_out) for item in flow] == [
         (200, "ridge"),
         (200, "neighbours"),
@@ -65,7 +87,7 @@ def test_what_is_measured():
         (2400, "neighbours"),
     ]
     # Where the main table is one of the compared counts, nothing is measured twice.
-    both = measurements("pixels", steps=10, tasks=["motion"], labels=200, label_counts=[200])
+    both = measurements(VIDEOS, "pixels", steps=10, tasks=["motion"], labels=200, label_counts=[200])
     assert len(both) == len(set(both)) == 4
 
 

@@ -15,6 +15,7 @@ from studies import write_study  # noqa: E402
 
 from transformers_vjepa.analysis.read_outs import fit_probe  # noqa: E402
 from transformers_vjepa.study import plan, views  # noqa: E402
+from transformers_vjepa.study.kinds import IMAGES  # noqa: E402
 from transformers_vjepa.study.report import write_report  # noqa: E402
 from transformers_vjepa.study.results import StudyResults  # noqa: E402
 
@@ -55,7 +56,15 @@ window.onload = async () => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    folder = write_study(tmp_path_factory.mktemp("study"))
+    return fast_report(write_study(tmp_path_factory.mktemp("study")))
+
+
+@pytest.fixture(scope="module")
+def image_report(tmp_path_factory):
+    return fast_report(write_study(tmp_path_factory.mktemp("image_study"), kind=IMAGES))
+
+
+def fast_report(folder):
     with pytest.MonkeyPatch.context() as patch:  # the fewest steps and clips that give a figure
         patch.setattr(views, "_DECODER_STEPS", 3)
         patch.setattr(views, "_ERROR_CLIPS", 20)
@@ -77,6 +86,24 @@ def test_every_section_has_figures_and_each_of_them_is_a_png_too(report):
     pngs = list((report.parent / "report_pictures").glob("*.png"))
     assert len(pngs) == page.count("<figure")
     assert not list(report.parent.glob(".*.unfinished"))
+
+
+def test_the_report_of_images_shows_images(image_report):
+    page = html.unescape(image_report.read_text())
+    sections = dict(re.findall(r'<section id="([^"]+)">(.*?)</section>', page, re.DOTALL))
+    assert list(sections) == [
+        *("learnt", "masks", "blocks", "pooling", "labels", "steps", "training", "expectations"),
+        *("mask-pictures", "features", "attention", "neighbours", "errors", "decoded", "confusions"),
+    ]
+    for name, text in sections.items():
+        assert "<figure" in text and "<table>" in text, name
+    texts = re.sub(r"<svg.*?</svg>|<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)
+    assert re.findall(r"V-JEPA|\bclips?\b|\bframes?\b|\bvideos?\b|time step|[Mm]otion", texts) == []
+    assert "What I-JEPA learns in 8 minutes without labels" in texts and "ImageNet" in sections["masks"]
+    assert "Appearance, mean-pooled probe: multi-block 4" in texts  # the main read-outs are ridge and mean
+    # One sheet: six images, each with three encoders.
+    assert sections["features"].count("<figure") == 1 and sections["features"].count("<image") == 5 * 4
+    assert len(list((image_report.parent / "report_pictures").glob("*.png"))) == page.count("<figure")
 
 
 def test_page_needs_nothing_but_itself(report):
@@ -122,7 +149,7 @@ def test_a_study_without_models_and_with_few_numbers_says_what_is_missing(tmp_pa
     missing = re.findall(r'<p class="missing">Not shown: (.*?)</p>', page)
     assert len(missing) == 7
     assert "study.json has no contrast." in missing
-    assert "study.json names no existing folder with a V-JEPA model." in missing
+    assert "study.json names no existing folder with a model of V-JEPA." in missing
 
 
 def test_without_the_clips_the_numbers_are_shown(tmp_path):

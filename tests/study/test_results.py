@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from transformers_vjepa.study.kinds import IMAGES, VIDEOS
 from transformers_vjepa.study.plan import scores
 from transformers_vjepa.study.results import StudyResults, contrasts, describe, final_rows, run_history, verdict
 
@@ -102,7 +103,7 @@ def test_contrasts_of_hand_made_hits():
         row("untrained", "1110", step=0, labels=400),
         row("optical_flow", "1111", seed=None, step=None),
     ]
-    found = contrasts(rows, tasks=["motion"], labels=200, label_counts=[200, 400])
+    found = contrasts(VIDEOS, rows, tasks=["motion"], labels=200, label_counts=[200, 400])
     # Seed 1 has no partner. Of the lead of 50 points with 200 labels 25 are left with 400.
     assert [(item["name"], item["difference"]) for item in found] == [
         ("features - untrained", 50.0),
@@ -113,9 +114,35 @@ def test_contrasts_of_hand_made_hits():
     assert len(final_rows(rows)) == len(rows) - 1
 
 
+def test_contrasts_of_images():
+    rows = [
+        row("ijepa", "1110", read_out="mean"),
+        row("multiblock", "1110", read_out="mean"),
+        row("raster", "1000", read_out="mean"),
+        row("targets_at_input", "1111", read_out="mean"),
+        row("ijepa", "1111", read_out="attentive"),  # that attentive pooling is better, the paper does not say
+    ]
+    found = contrasts(IMAGES, rows, tasks=["motion"], labels=200, label_counts=[200])
+    assert [(item["name"], item["difference"]) for item in found] == [
+        ("multi-block - rasterized", 50.0),
+        ("masked at the output - at the input", -25.0),
+    ]
+
+
+def test_studies_without_a_kind_are_of_videos(tmp_path):
+    study = write(tmp_path, [row()])
+    assert study.kind is VIDEOS
+    settings = {**study.settings, "kind": "images"}
+    (tmp_path / "study.json").write_text(json.dumps({"settings": settings, "rows": []}))
+    assert StudyResults(tmp_path).kind is IMAGES
+    (tmp_path / "study.json").write_text(json.dumps({"settings": {**settings, "kind": "sounds"}, "rows": []}))
+    with pytest.raises(ValueError, match="is a study of 'sounds', and this version knows videos and images"):
+        StudyResults(tmp_path)
+
+
 def test_attentive_against_mean_pooling():
     rows = [row("vjepa", "1110", read_out="attentive"), row("vjepa", "1000", read_out="mean")]
-    (found,) = contrasts(rows, tasks=["motion"], labels=200, label_counts=[200])
+    (found,) = contrasts(VIDEOS, rows, tasks=["motion"], labels=200, label_counts=[200])
     assert (found["name"], found["difference"], found["read_out"]) == ("attentive - mean pooling", 50.0, "attentive")
 
 

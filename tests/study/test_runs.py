@@ -28,6 +28,40 @@ def test_masks_are_compared_in_shorter_runs(tmp_path):
     assert steps == {"vjepa": 100, **masks, "untrained": 0, "baselines": None}
 
 
+def test_a_study_of_images(tmp_path):
+    runner = study.parse_arguments(["--images", "--output_dir", str(tmp_path / "study"), "--max_steps", "100"])
+    steps = {job.arm: runner.steps_of(job) for job in runner.jobs if job.arm != "pixels"}
+    masks = ("multiblock", "raster", "block", "random", "target_scale_small", "target_scale_large")
+    masks += ("context_scale_small", "targets_1", "targets_2", "targets_at_input")
+    assert steps == {"ijepa": 100, **dict.fromkeys(masks, 34), "untrained": 0, "baselines": None}
+    argv = runner.pretraining(tmp_path / "run", steps=5, arm="target_scale_small")
+    assert argv[:2] == ["--config", "tiny_images"] and argv[-3:] == ["--mask_target_scale", "0.075", "0.2"]
+    real = study.parse_arguments(["--images", "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "study")])
+    assert {job.arm for job in real.jobs} == {"ijepa", "pixels", "untrained", "baselines"}
+    assert study.parse_arguments(["--images"]).arguments.output_dir == "outputs/image_study"
+    assert study.parse_arguments([]).arguments.output_dir == "outputs/study"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["--images", "--", "--frames_per_clip", "8"],
+            "frames_per_clip=8 does not fit a study of images: leave",
+        ),
+        (["--", "--frames_per_clip", "1"], "frames_per_clip=1 does not fit a study of videos: pass --images"),
+        (
+            ["--images", "--arms", "context_scale_small", "--", "--crop_size", "24"],
+            "the masks of context_scale_small do not fit: a single target .* or leave context_scale_small out",
+        ),
+    ],
+)
+def test_studies_that_do_not_fit_are_refused_before_a_run(tmp_path, argv, message):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        study.run(["--output_dir", str(tmp_path / "study"), *argv])
+    assert not (tmp_path / "study" / "settings.json").exists()
+
+
 def test_arms_change_the_arguments_of_pretraining(tmp_path):
     runner = study.parse_arguments(["--output_dir", str(tmp_path), "--max_steps", "7", "--", "--hidden_size", "24"])
     argv = runner.pretraining(tmp_path / "run", steps=5, arm="random_tube", seed=3)
@@ -183,6 +217,26 @@ def test_a_folder_of_another_study_and_an_unknown_job_are_refused(small):
 
 
 @pytest.mark.slow
+def test_images_of_the_built_in_corpus_are_studied(corpus, tmp_path, in_this_process, capsys):
+    arms = ["ijepa", "multiblock", "raster", "targets_at_input", "untrained", "baselines"]
+    argv = command(tmp_path / "study", corpus, "--images", "--arms", *arms)
+    found = study.run(
+        ["1" if item == "4" and argv[place - 1] == "--frames_per_clip" else item for place, item in enumerate(argv)]
+    )
+    assert found["settings"]["kind"] == "images" and found["settings"]["chance"] == {"appearance": 20.0}
+    assert {run["arm"]: run["steps"] for run in found["runs"]} == {
+        **{"ijepa": 2, "multiblock": 1, "raster": 1, "targets_at_input": 1, "untrained": 0}
+    }
+    at = json.loads((tmp_path / "study" / "runs" / "targets_at_input-seed0" / "arguments.json").read_text())
+    assert at["training"]["mask_targets_at"] == "input" and at["training"]["mask_strategy"] == "image_multiblock"
+    assert {row["arm"] for row in found["rows"]} == {*arms, "mean_colours", "raw_pixels"} - {"baselines"}
+    assert {item["name"] for item in found["contrasts"]} == {
+        *("features - untrained", "multi-block - rasterized", "masked at the output - at the input"),
+    }
+    assert "surprise" not in found and "on 40 test images, read off 24 labelled images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_study_of_real_videos_and_the_run_of_the_demo(corpus, tmp_path, in_this_process):
     for record in load_labels(corpus, split="train"):
         if record.appearance in ("disc", "bar"):
@@ -224,5 +278,5 @@ def test_help_shows_groups_and_defaults(capsys):
     with pytest.raises(SystemExit):
         study.run(["--help"])
     text = capsys.readouterr().out
-    assert "study:" in text and "data:" in text and "(outputs/study)" in text
+    assert "study:" in text and "data:" in text and "outputs/study" in text and "outputs/image_study" in text
     assert "The paper's findings in miniature" in text

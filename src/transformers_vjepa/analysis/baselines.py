@@ -164,3 +164,5 @@ BASELINES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     function.__name__: function
     for function in (mean_colours, single_frame, raw_pixels, frame_differences, optical_flow)
 }
+#: The descriptors that a single frame has.
+IMAGE_BASELINES = {name: BASELINES[name] for name in ("mean_colours", "raw_pixels")}

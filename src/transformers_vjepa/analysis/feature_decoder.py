@@ -104,6 +104,7 @@ class DecodedClips:
         original: the clips.
         context: the part that the context encoder sees.
         hidden: bool (batch, frames, height, width), the part that the context encoder does not see.
+        predicted: bool (batch, frames, height, width), the targets.
         from_targets: context, and target tokens decoded from features of the target encoder: the best possible result
             of a prediction.
         from_predictions: context, and target tokens decoded from the predictions.
@@ -112,6 +113,7 @@ class DecodedClips:
     original: torch.Tensor
     context: torch.Tensor
     hidden: torch.Tensor
+    predicted: torch.Tensor
     from_targets: torch.Tensor
     from_predictions: torch.Tensor
 
@@ -123,7 +125,7 @@ def decode_predictions(
     pixel_values_videos: torch.Tensor,
     *,
     context_mask: torch.Tensor,
-    target_mask: torch.Tensor,
+    target_mask: torch.Tensor | Sequence[torch.Tensor],
 ) -> DecodedClips:
     """
     Predictions decoded into pixels. The model should be in evaluation mode.
@@ -132,23 +134,30 @@ def decode_predictions(
         model: frozen.
         decoder: trained on features of `model`.
         pixel_values_videos: normalised clips (batch, frames, channels, height, width).
-        context_mask, target_mask: int64 token indices (batch, tokens) of one mask. Tokens in neither stay 0.
+        context_mask, target_mask: int64 token indices (batch, tokens) of one mask, or several targets of one context
+            (I-JEPA); where targets overlap, the last one is shown. Tokens in neither stay 0.
 
     Raises:
         ValueError: see [`VJEPAForPreTraining.forward`].
     """
     patches, _ = model.vjepa.encoder.embeddings.patchify(pixel_values_videos)
-    output = model(pixel_values_videos, context_mask, target_mask)
+    targets = [target_mask] if isinstance(target_mask, torch.Tensor) else list(target_mask)
+    output = model(pixel_values_videos, [context_mask], targets)
     context, hidden = torch.zeros_like(patches), torch.ones_like(patches, dtype=torch.bool)
+    predicted = torch.zeros_like(hidden)
     rows = torch.arange(len(patches), device=patches.device)[:, None]
     context[rows, context_mask] = gather_tokens(patches, context_mask)
     hidden[rows, context_mask] = False
-    clips = {"original": patches, "context": context}
-    for name, features in (("from_targets", output.targets[0]), ("from_predictions", output.predictions[0])):
-        clips[name] = context.clone()
-        clips[name][rows, target_mask] = decoder(features).to(patches.dtype)
+    clips = {"original": patches, "context": context, "from_targets": context.clone()}
+    clips["from_predictions"] = context.clone()
+    for mask, wanted, prediction in zip(targets, output.targets, output.predictions, strict=True):
+        predicted[rows, mask] = True
+        clips["from_targets"][rows, mask] = decoder(wanted).to(patches.dtype)
+        clips["from_predictions"][rows, mask] = decoder(prediction).to(patches.dtype)
     found = {name: unpatchify(clip, config=model.config) for name, clip in clips.items()}
-    return DecodedClips(**found, hidden=unpatchify(hidden, config=model.config)[:, :, 0])
+    places = {"hidden": hidden, "predicted": predicted}
+    places = {name: unpatchify(place, config=model.config)[:, :, 0] for name, place in places.items()}
+    return DecodedClips(**found, **places)
 
 
 def draw_decoded_clip(

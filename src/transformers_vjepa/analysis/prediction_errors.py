@@ -42,10 +42,11 @@ def prediction_errors(model: VJEPAForPreTraining, pixels: Tensor) -> PredictionE
     (clips, frames, 3, height, width).
     """
     config = model.config
+    strategy = "image_multiblock" if config.is_image_model else "multiblock"
     generator = torch.Generator().manual_seed(0)
     total, count = torch.zeros(2, len(pixels), config.num_patches).unbind(0)
     for _ in range(_DRAWS):
-        masks = sample_masks(config, batch_size=len(pixels), generator=generator)
+        masks = sample_masks(config, strategy, batch_size=len(pixels), generator=generator)
         outputs = model(pixels, list(masks.context_mask), list(masks.target_mask))
         for prediction, target, places in zip(outputs.predictions, outputs.targets, masks.target_mask, strict=True):
             total.scatter_add_(1, places, prediction_error(prediction, target).mean(dim=-1))

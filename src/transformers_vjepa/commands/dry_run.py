@@ -134,7 +134,7 @@ def pretraining_sizes(
     model_class: type[nn.Module], config: VJEPAConfig, args: VJEPATrainingArguments, *, example: dict[str, Any]
 ) -> list[Row]:
     """Model, clip, masks and memory of a pretraining run; `example` is a clip of its stream."""
-    collator = VJEPAMaskCollator(config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed)
+    collator = VJEPAMaskCollator(config, args.mask_generators(), truncation=args.mask_truncation, seed=args.seed)
     batch = collator([example | {"clip_seed": seed} for seed in range(args.per_device_train_batch_size)])
     masks = [batch["context_mask"], batch["target_mask"]]
 
@@ -206,7 +206,7 @@ def describe_pretraining(argv: list[str]) -> str:
     place_synthetic_corpus(data, training)
     config = build_config(model, token=training.hub_token)
     choose_masks(config, training, names_given(argv))
-    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_strategy, config=config))
+    config.pred_num_mask_tokens = len(get_mask_strategy(training.mask_generators(), config=config))
     sources, opened = parse_sources(data.dataset), open_sources(data)
     note_stills(opened, model, config)
     corpora = [item.source for item in opened]

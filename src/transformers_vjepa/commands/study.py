@@ -1,9 +1,11 @@
 """
-The paper's findings in miniature, with confidence intervals: V-JEPA against an untrained network, against the same
-network that predicts pixels in equal time, against other masks and hand-crafted descriptors, for several seeds.
+The paper's findings in miniature, with confidence intervals: V-JEPA (I-JEPA with --images) against an untrained
+network, against the same network that predicts pixels in equal time, against other masks and hand-crafted descriptors,
+for several seeds.
 
     vjepa study                                           # more than an hour on two CPU cores
     vjepa study --arms vjepa untrained --seeds 0
+    vjepa study --images                                  # the same for I-JEPA, on images
     vjepa study --dataset videos/ --output_dir outputs/mine/study -- --frame_step 8
 
 Arguments after "--" go to every run of vjepa pretrain. The output folder gets study.json and the report. Ctrl-C stops

@@ -296,13 +296,16 @@ def _mask_strips(
         shares = (kinds[:, None] == torch.arange(3)).float().mean(dim=0).tolist()
         parts = zip(("context", "target", "dropped"), shares, strict=True)
         lines = [f"{name} {percent(share)}" for name, share in parts if share or name != "dropped"]
-        images = _paint_tokens(frames, kinds.view(config.grid_size), config.patch_size)
+        images = paint_tokens(frames, kinds.view(config.grid_size), config.patch_size)
         strips.append(Strip("\n".join([f"mask {number}", *lines]), images))
     return strips
 
 
-def _paint_tokens(frames: Tensor, kinds: Tensor, patch_size: int) -> Tensor:
-    """Frames (time, height, width, 3) with target tokens (kind 1) in blue and dropped tokens (kind 2) crossed out."""
+def paint_tokens(frames: Tensor, kinds: Tensor, patch_size: int) -> Tensor:
+    """
+    Frames (time, height, width, 3) with target tokens in blue (where kinds (time, rows, columns) are 1) and dropped
+    tokens crossed out (kind 2).
+    """
     pixels = interpolate(kinds[:, None].float(), scale_factor=patch_size)[:, 0, :, :, None]
     grey = frames.mean(-1, keepdim=True)
     tinted = 0.22 * grey + 0.78 * torch.tensor(TARGET_COLOR)

@@ -1,12 +1,28 @@
 """
-Blocks of cells on the grid of a frame, for batches of clips.
+Blocks of cells on the grid of a frame, for batches of clips, and the masks that they make.
 
 "Uniforms" are random numbers in [0, 1), "cells" a boolean grid (..., side, side). All functions are deterministic.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
+
+
+class Masks(NamedTuple):
+    """
+    Masks of a batch, as `VJEPAForPreTraining` takes them.
+
+    Attributes:
+        context_mask: one LongTensor (batch, context tokens) per generator, or a single one for all targets
+            (I-JEPA). Sorted token indices in [0, num_patches).
+        target_mask: one LongTensor (batch, target tokens) per prediction task, disjoint from the context.
+    """
+
+    context_mask: list[LongTensor]
+    target_mask: list[LongTensor]
 
 
 def between(bounds: tuple[float, float], uniforms: Tensor) -> Tensor:
@@ -73,3 +89,38 @@ def to_indices(tokens: BoolTensor) -> LongTensor:
     if counts.min() < counts.max():
         flat = flat[first[:, None] + np.arange(counts.min())]
     return torch.from_numpy(flat.reshape(batch, -1) - starts[:, None])
+
+
+def one_place_in_last_layout(positions: Tensor) -> Tensor:
+    """Puts all blocks of the last layout (batch, layouts, blocks, 2) at one place, so that it leaves a context."""
+    last = positions[:, -1:, :1].expand(-1, -1, positions.shape[2], -1)
+    return torch.cat([positions[:, :-1], last], dim=1)
+
+
+def take_layout(layouts: Tensor, index: LongTensor) -> Tensor:
+    """Layout `index` (batch,) of each clip: (batch, layouts, ...) to (batch, ...)."""
+    return layouts[torch.arange(len(index)), index]
+
+
+def check_blocks(name: str, scales: tuple[float, ...], aspect_ratio: tuple[float, float], side: int) -> None:
+    """
+    Raises:
+        ValueError: blocks of these shares of the cells (one share, or a range; `name` is that of the argument) and of
+            this range of height over width are smaller than a cell, or as large as the grid.
+    """
+    value = scales[0] if len(scales) == 1 else scales
+    if not (0 < scales[0] <= scales[-1] < 1):
+        raise ValueError(f"`{name}`={value}: the block must be smaller than the grid, use a share in (0, 1)")
+    if not 0 < aspect_ratio[0] <= aspect_ratio[1]:
+        raise ValueError(f"aspect ratio {aspect_ratio} must be an increasing range of positive numbers")
+    if int(scales[0] * side * side) < 1:
+        raise ValueError(
+            f"`{name}`={value} is less than one of the {side}x{side} cells of the grid: use at least "
+            f"{1 / (side * side):.4f}, or a larger grid"
+        )
+    aspects = torch.linspace(*aspect_ratio, 65, dtype=torch.float64)
+    if bool((block_size(scales[-1], aspects, side) == side).all(-1).any()):
+        raise ValueError(
+            f"`{name}`={value} gives blocks as large as the whole grid of {side}x{side} cells, which leaves no "
+            "context: use a smaller share, or a larger grid"
+        )

@@ -10,7 +10,8 @@ target tokens), over the tokens of a clip in time-major order. On a grid of T x 
      3   4   5           9  10  11            the spatial cell (h=1, w=2) holds the tokens 5 and 11
 ```
 
-Every video strategy here masks whole spatial *cells* through the full length of the clip.
+Every video strategy masks whole spatial *cells* through the full length of the clip. The strategies of images are in
+`pretraining/image_masking.py`.
 
 Two ways to give all clips of a batch the same lengths:
 
@@ -27,11 +28,10 @@ appendix A.1. "Uniforms" below are numbers in [0, 1): every sampler is a determi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -40,33 +40,31 @@ from torch.utils.data import default_collate
 
 from ..data.random_streams import clip_streams, stream_uniforms
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from .mask_geometry import between, block_size, fit_area, place_blocks, to_indices, top_cells, union_of_blocks
+from .image_masking import ImageBlock, ImageMultiBlock, ImageRandom, ImageRaster
+from .mask_geometry import (
+    Masks,
+    between,
+    block_size,
+    check_blocks,
+    fit_area,
+    one_place_in_last_layout,
+    place_blocks,
+    take_layout,
+    to_indices,
+    top_cells,
+    union_of_blocks,
+)
 
 Truncation = Literal["balanced", "published"]
 # Layouts drawn per clip, of which one is used: the best fit (balanced), or the first that leaves a context
 # (published). More layouts fit better and cost more: with 4, the best union of a ViT-L clip is off by 4 to 5 of
-# 196 cells (12 with 1, 2 to 4 with 8). Images get more: they are cheap, and their fallback is a poor mask.
+# 196 cells (12 with 1, 2 to 4 with 8).
 _VIDEO_LAYOUTS = 4
-_IMAGE_LAYOUTS = 8
 # Uniforms for the block sizes of a published batch. The published V-JEPA sampler draws three per batch
 # (temporal scale, spatial scale, aspect ratio); I-JEPA uses them as target scale and aspect, context scale.
 _SIZE_UNIFORMS = 3
 # Clips from which a mean is estimated: the standard error is below 0.25 cells of 196.
 _MONTE_CARLO_CLIPS = 4096
-
-
-class Masks(NamedTuple):
-    """
-    Masks of a batch, as `VJEPAForPreTraining` takes them.
-
-    Attributes:
-        context_mask: one LongTensor (batch, context tokens) per generator, or a single one for all targets
-            (I-JEPA). Sorted token indices in [0, num_patches).
-        target_mask: one LongTensor (batch, target tokens) per prediction task, disjoint from the context.
-    """
-
-    context_mask: list[LongTensor]
-    target_mask: list[LongTensor]
 
 
 class MaskStrategy(Protocol):
@@ -114,7 +112,7 @@ class MultiBlock:
         side = config.grid_size[1]
         if self.num_blocks < 1:
             raise ValueError(f"`num_blocks`={self.num_blocks} must be at least 1")
-        _check_blocks("spatial_scale", (self.spatial_scale,), self.aspect_ratio, side)
+        check_blocks("spatial_scale", (self.spatial_scale,), self.aspect_ratio, side)
         frames, clip, tubelet = self.context_frames, config.frames_per_clip, config.tubelet_size
         if frames is not None and not (0 < frames < clip and frames % tubelet == 0):
             raise ValueError(
@@ -144,11 +142,11 @@ class MultiBlock:
             num_cells = self.num_target_cells(config)
             unions = self._unions(aspects, positions, side)
             closest = (unions.sum((-1, -2)) - num_cells).abs().argmin(1)
-            cells = fit_area(_take_layout(unions, closest), num_cells, ranks)
+            cells = fit_area(take_layout(unions, closest), num_cells, ranks)
         else:
-            unions = self._unions(size_uniforms[2:], _one_place_in_last_layout(positions), side)
+            unions = self._unions(size_uniforms[2:], one_place_in_last_layout(positions), side)
             leaves_context = unions.sum((-1, -2)) < side * side
-            cells = _take_layout(unions, leaves_context.int().argmax(1)).flatten(1)
+            cells = take_layout(unions, leaves_context.int().argmax(1)).flatten(1)
         target = cells[:, None].repeat(1, steps, 1)
         if self.context_frames is not None:
             target[:, self.context_frames // config.tubelet_size :] = True
@@ -201,127 +199,6 @@ class RandomTube:
         return Masks([to_indices(context)], [to_indices(~context)])
 
 
-@dataclass(frozen=True)
-class ImageMultiBlock:
-    """
-    2-D multi-block masking of I-JEPA (section 3): `num_targets` blocks are predicted, one by one, from a single
-    context: a large block minus the targets. All targets of an image have one size.
-
-    Balanced masks have constant lengths here too. Every target has the area in the middle of `target_scale`, with
-    any aspect ratio; a few corner cells are dropped if whole sides do not give that area. The context has the mean
-    number of tokens that the targets leave, cut at random places of the image. Published masks share their block
-    sizes over the batch and cut the context in row-major order, which removes the bottom of the image.
-
-    Args:
-        num_targets: number of target blocks.
-        target_scale: range of the area of a target over the area of the image, in (0, 1).
-        target_aspect_ratio: range of height over width of a target.
-        context_scale: range of the area of the (square) context block, in (0, 1].
-        min_context: least number of context tokens.
-    """
-
-    num_targets: int = 4
-    target_scale: tuple[float, float] = (0.15, 0.2)
-    target_aspect_ratio: tuple[float, float] = (0.75, 1.5)
-    context_scale: tuple[float, float] = (0.85, 1.0)
-    min_context: int = 10
-
-    def check(self, config: VJEPAConfig) -> None:
-        if not config.is_image_model:
-            raise ValueError(
-                f"ImageMultiBlock is for images, and frames_per_clip={config.frames_per_clip}: use a video "
-                "strategy (--mask_strategy multiblock), or a configuration with frames_per_clip=1 and tubelet_size=1"
-            )
-        if self.num_targets < 1:
-            raise ValueError(f"`num_targets`={self.num_targets} must be at least 1")
-        side = config.grid_size[1]
-        _check_blocks("target_scale", self.target_scale, self.target_aspect_ratio, side)
-        low, high = self.context_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"`context_scale`={self.context_scale} must be an increasing range in (0, 1]")
-        worst = self._least_context(side)
-        if worst < max(1, self.min_context):
-            raise ValueError(
-                f"a single target may leave only {worst} context tokens on a grid of {side}x{side}, below "
-                f"`min_context`={self.min_context}: use a larger grid, a smaller `target_scale` or `min_context`"
-            )
-        mean = _mean_image_context(self, side)
-        if mean < self.min_context:
-            raise ValueError(
-                f"{self.num_targets} targets leave {mean} context tokens on average on a grid of {side}x{side},"
-                f" below `min_context`={self.min_context}: use fewer or smaller targets, or a larger grid"
-            )
-
-    def num_uniforms(self, config: VJEPAConfig) -> int:
-        side = config.grid_size[1]
-        return _IMAGE_LAYOUTS * self._layout_uniforms + (self.num_targets + 1) * side * side
-
-    def sample(self, config: VJEPAConfig, *, uniforms: Tensor, size_uniforms: Tensor | None) -> Masks:
-        side = config.grid_size[1]
-        cells = side * side
-        layouts, ranks = uniforms.split(
-            [_IMAGE_LAYOUTS * self._layout_uniforms, (self.num_targets + 1) * cells], dim=1
-        )
-        ranks = ranks.unflatten(1, (self.num_targets + 1, cells))
-        blocks, contexts = self._layouts(
-            layouts.unflatten(1, (_IMAGE_LAYOUTS, self._layout_uniforms)), size_uniforms, side
-        )
-        areas = contexts.sum((-1, -2))
-        if size_uniforms is None:
-            num_context = _mean_image_context(self, side)
-            # Among the layouts that leave enough cells in the image, take the one whose context block has the
-            # number closest to the mean. Missing cells come from around the block. The last layout always fits.
-            enough = cells - blocks.any(-3).sum((-1, -2)) >= num_context
-            best = torch.where(enough, (areas - num_context).abs(), cells).argmin(1)
-            # Surplus cells of each target are dropped, corners first.
-            chosen, area = _take_layout(blocks, best).flatten(0, 1), self._target_tokens(side)
-            targets = fit_area(chosen, area, ranks[:, 1:].flatten(0, 1)).unflatten(0, (len(best), self.num_targets))
-            inside = _take_layout(contexts, best).flatten(1)
-            context = top_cells((inside + ranks[:, 0]).masked_fill(targets.any(1), -1), num_context)
-        else:
-            best = (areas >= self.min_context).int().argmax(1)
-            targets = _take_layout(blocks, best).flatten(2)
-            context = _take_layout(contexts, best).flatten(1)
-        return Masks([to_indices(context)], [to_indices(target) for target in targets.unbind(1)])
-
-    @property
-    def _layout_uniforms(self) -> int:
-        """Uniforms of a layout: aspect ratio of the targets, scale of the context, places of all blocks."""
-        return 2 + 2 * (self.num_targets + 1)
-
-    def _layouts(self, uniforms: Tensor, size_uniforms: Tensor | None, side: int) -> tuple[BoolTensor, BoolTensor]:
-        """Targets (batch, layouts, targets, H, W) and contexts (batch, layouts, H, W)."""
-        places = uniforms[..., 2:].unflatten(-1, (self.num_targets + 1, 2))
-        aspect, context_scale = uniforms[..., 0], uniforms[..., 1]
-        aspect = between(self.target_aspect_ratio, aspect if size_uniforms is None else size_uniforms[1:2])
-        if size_uniforms is None:
-            sizes = self._balanced_size(aspect, side)
-        else:
-            sizes = block_size(between(self.target_scale, size_uniforms[:1]), aspect, side)
-            context_scale = size_uniforms[2:]
-        rows, columns = place_blocks(sizes, _one_place_in_last_layout(places[..., 1:, :]), side).unbind(-2)
-        blocks = rows[..., :, None] & columns[..., None, :]
-        sizes = block_size(between(self.context_scale, context_scale), 1.0, side)
-        contexts = union_of_blocks(place_blocks(sizes, places[..., :1, :], side))
-        return blocks, contexts & ~blocks.any(-3)
-
-    def _target_tokens(self, side: int) -> int:
-        return max(1, round(sum(self.target_scale) / 2 * side * side))
-
-    def _balanced_size(self, aspect: Tensor, side: int) -> Tensor:
-        """Sides (..., 2) of the smallest block of about this height over width (...) that holds a target."""
-        area = self._target_tokens(side)
-        tall = (area * aspect).sqrt().round().clamp(math.ceil(area / side), side)
-        return torch.stack([tall, (area / tall).ceil()], dim=-1).short()
-
-    def _least_context(self, side: int) -> int:
-        """Context tokens that one target of the largest size leaves in the smallest context block."""
-        aspects = torch.linspace(*self.target_aspect_ratio, 65, dtype=torch.float64)
-        published = block_size(self.target_scale[1], aspects, side)
-        largest_target = torch.cat([published, self._balanced_size(aspects, side)]).prod(-1).max()
-        return int(block_size(self.context_scale[0], 1.0, side).prod() - largest_target)
-
-
 _SHORT_RANGE = MultiBlock(num_blocks=8, spatial_scale=0.15)
 _LONG_RANGE = MultiBlock(num_blocks=2, spatial_scale=0.7)
 
@@ -332,13 +209,17 @@ def causal_multiblock(context_frames: int) -> tuple[MultiBlock, ...]:
 
 
 #: Strategies by name: tuples of mask generators. All released V-JEPA models used `multiblock`; the causal
-#: ones take the number of context frames from V-JEPA, Table 6 (other lengths: `causal_multiblock`).
+#: ones take the number of context frames from V-JEPA, Table 6 (other lengths: `causal_multiblock`). All
+#: released I-JEPA models used `image_multiblock`; the other strategies of images are I-JEPA's ablation, Table 6.
 MASK_STRATEGIES: dict[str, tuple[MaskStrategy, ...]] = {
     "multiblock": (_SHORT_RANGE, _LONG_RANGE),
     "random_tube": (RandomTube(),),
     "causal_multiblock_6": causal_multiblock(6),
     "causal_multiblock_12": causal_multiblock(12),
     "image_multiblock": (ImageMultiBlock(),),
+    "image_raster": (ImageRaster(),),
+    "image_block": (ImageBlock(),),
+    "image_random": (ImageRandom(),),
 }
 
 
@@ -524,17 +405,6 @@ class VJEPAMaskCollator:
                 )
 
 
-def _one_place_in_last_layout(positions: Tensor) -> Tensor:
-    """Puts all blocks of the last layout (batch, layouts, blocks, 2) at one place, so that it leaves a context."""
-    last = positions[:, -1:, :1].expand(-1, -1, positions.shape[2], -1)
-    return torch.cat([positions[:, :-1], last], dim=1)
-
-
-def _take_layout(layouts: Tensor, index: LongTensor) -> Tensor:
-    """Layout `index` (batch,) of each clip: (batch, layouts, ...) to (batch, ...)."""
-    return layouts[torch.arange(len(index)), index]
-
-
 @lru_cache(maxsize=64)
 def _mean_union_cells(strategy: MultiBlock, side: int) -> int:
     """Mean number of cells that the blocks cover, rounded, over random layouts that leave a context."""
@@ -549,17 +419,6 @@ def _mean_union_cells(strategy: MultiBlock, side: int) -> int:
             f"{side}x{side} cells: use fewer or smaller blocks, or set `target_ratio`"
         )
     return round(areas.double().mean().item())
-
-
-@lru_cache(maxsize=64)
-def _mean_image_context(strategy: ImageMultiBlock, side: int) -> int:
-    """Mean number of context tokens that the targets leave, rounded; at most the number that one target leaves."""
-    generator = torch.Generator().manual_seed(0)
-    # Two layouts, because the last layout is always the fallback: only the first is unbiased.
-    uniforms = torch.rand(_MONTE_CARLO_CLIPS, 2, strategy._layout_uniforms, generator=generator)
-    _, contexts = strategy._layouts(uniforms, None, side)
-    mean = round(contexts[:, 0].sum((-1, -2)).double().mean().item())
-    return min(mean, strategy._least_context(side))
 
 
 def _check_truncation(truncation: str, generators: tuple[MaskStrategy, ...]) -> None:
@@ -579,23 +438,4 @@ def _check_video(strategy: MaskStrategy, config: VJEPAConfig) -> None:
         raise ValueError(
             f"{type(strategy).__name__} is for videos, and frames_per_clip={config.frames_per_clip}: use "
             "image_multiblock (--mask_strategy image_multiblock), or a configuration with more frames"
-        )
-
-
-def _check_blocks(name: str, scales: tuple[float, ...], aspect_ratio: tuple[float, float], side: int) -> None:
-    value = scales[0] if len(scales) == 1 else scales
-    if not (0 < scales[0] <= scales[-1] < 1):
-        raise ValueError(f"`{name}`={value}: the block must be smaller than the grid, use a share in (0, 1)")
-    if not 0 < aspect_ratio[0] <= aspect_ratio[1]:
-        raise ValueError(f"aspect ratio {aspect_ratio} must be an increasing range of positive numbers")
-    if int(scales[0] * side * side) < 1:
-        raise ValueError(
-            f"`{name}`={value} is less than one of the {side}x{side} cells of the grid: use at least "
-            f"{1 / (side * side):.4f}, or a larger grid"
-        )
-    aspects = torch.linspace(*aspect_ratio, 65, dtype=torch.float64)
-    if bool((block_size(scales[-1], aspects, side) == side).all(-1).any()):
-        raise ValueError(
-            f"`{name}`={value} gives blocks as large as the whole grid of {side}x{side} cells, which leaves no "
-            "context: use a smaller share, or a larger grid"
         )

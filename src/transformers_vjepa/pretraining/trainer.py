@@ -28,7 +28,8 @@ from ..training.arguments import StreamTrainingArguments
 from ..training.sharding import refuse_fsdp1
 from ..training.stream_trainer import StreamTrainer, check_kind
 from .collapse import covariance_penalty, feature_health, variance_hinge
-from .masking import VJEPAMaskCollator, mask_ratios
+from .image_masking import ImageMultiBlock
+from .masking import MaskStrategy, VJEPAMaskCollator, mask_ratios
 from .schedules import learning_rate_at, momentum_at, weight_decay_at
 
 logger = logging.get_logger(__name__)
@@ -105,6 +106,17 @@ class VJEPATrainingArguments(StreamTrainingArguments):
         default="balanced",
         help="How masks get equal lengths: fixed counts per clip, or cut to the shortest of the batch.",
     )
+    mask_target_scale: list[float] | None = HfArg(
+        default=None,
+        help="Range of the area of a target block over the area of the image, for image_multiblock. Default: 0.15 "
+        "0.2, as published.",
+    )
+    mask_context_scale: list[float] | None = HfArg(
+        default=None, help="Range of the area of the context block, for image_multiblock. Default: 0.85 1.0."
+    )
+    mask_num_targets: int | None = HfArg(
+        default=None, help="Number of target blocks, for image_multiblock. Default: 4."
+    )
     mask_targets_at: Literal["output", "input"] = HfArg(
         default="output",
         help="The target encoder sees all tokens and its output is masked (published), or it sees only the targets.",
@@ -156,7 +168,36 @@ class VJEPATrainingArguments(StreamTrainingArguments):
             max_steps=(1, math.inf),
             save_images_minutes=(0.0, math.inf),
         )
+        for name in ("mask_target_scale", "mask_context_scale"):
+            value = getattr(self, name)
+            if value is not None and len(value) != 2:
+                raise ValueError(f"{name}={value} must be two numbers, the least and the largest share of the area")
         self.check_needed(ignore_data_skip=True)
+
+    def mask_generators(self) -> str | tuple[MaskStrategy, ...]:
+        """
+        The mask strategy for [`VJEPAMaskCollator`]: `mask_strategy`, or the generator of I-JEPA with the changes of
+        the other arguments.
+
+        Raises:
+            ValueError: an argument of `image_multiblock` is given with another strategy.
+        """
+        given = {
+            "mask_target_scale": self.mask_target_scale,
+            "mask_context_scale": self.mask_context_scale,
+            "mask_num_targets": self.mask_num_targets,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return self.mask_strategy
+        if self.mask_strategy != "image_multiblock":
+            name, value = next(iter(given.items()))
+            raise ValueError(
+                f"{name}={value} is for image_multiblock only, and mask_strategy is {self.mask_strategy}: leave "
+                f"{name} out, or choose --mask_strategy image_multiblock"
+            )
+        values = (tuple(value) if isinstance(value, list) else value for value in given.values())
+        return (ImageMultiBlock(**dict(zip((name.removeprefix("mask_") for name in given), values, strict=True))),)
 
 
 class _RatesOfGroups(torch.optim.lr_scheduler.LambdaLR):
@@ -231,7 +272,7 @@ class VJEPATrainer(StreamTrainer):
                 "with dtype=torch.float32 and train with bf16=True"
             )
         collator = kwargs.pop("data_collator", None) or VJEPAMaskCollator(
-            model.config, args.mask_strategy, truncation=args.mask_truncation, seed=args.seed
+            model.config, args.mask_generators(), truncation=args.mask_truncation, seed=args.seed
         )
         if isinstance(collator, VJEPAMaskCollator):
             generators, tokens = len(collator.generators), model.config.pred_num_mask_tokens

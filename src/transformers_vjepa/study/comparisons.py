@@ -11,21 +11,14 @@ import numpy as np
 
 from ..figures.charts import Curve, Dot, curves, dots
 from ..figures.style import InlineFigure, percent, signed
+from .kinds import StudyKind
 from .page import Section, Table, new_section
-from .plan import ARMS, LABEL_ARMS, MAIN_READ_OUTS, MASK_ARMS
 from .results import READ_OUTS, StudyResults, Summary, verdict
 
 #: [`~figures.style.report_figure`] with the folder filled in: takes a figure, `name` and `alt`.
 Draw = Callable[..., InlineFigure]
 
-_DESCRIPTORS = tuple(name for name, arm in ARMS.items() if arm.is_baseline)
-_LEARNT = (*LABEL_ARMS, *_DESCRIPTORS)
 _BELOW = "numbers in the table below"
-
-
-def arm_label(arm: str) -> str:
-    """Name of an arm in figures and tables."""
-    return ARMS[arm].label if arm in ARMS else arm.replace("_", " ")
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -34,85 +27,104 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def learnt(study: StudyResults, draw: Draw) -> Section:
-    """V-JEPA beside an untrained network, pixel prediction and hand-crafted descriptors."""
-    figures = _dot_figures(study, draw, _LEARNT, name="learnt", read_outs=("ridge", "neighbours", "attentive"))
+    """The main arm beside an untrained network, pixel prediction and hand-crafted descriptors."""
+    kind = study.kind
+    arms = (*kind.label_arms, *kind.descriptors)
+    read_outs = (kind.read_outs[0], "neighbours", kind.read_outs[1])
+    figures = _dot_figures(study, draw, arms, name="learnt", read_outs=read_outs)
     sentences = " ".join(_learnt_sentence(study, task) for task in study.tasks).strip()
-    return new_section("learnt", figures, [_accuracy_table(study, _LEARNT)], labels=study.labels, sentences=sentences)
+    return new_section(
+        "learnt", figures, [_accuracy_table(study, arms)], kind=kind, labels=study.labels, sentences=sentences
+    )
 
 
 def _learnt_sentence(study: StudyResults, task: str) -> str:
-    found = {kind: study.summary("vjepa", task=task, read_out=kind) for kind in MAIN_READ_OUTS}
-    read_out = next((kind for kind, own in found.items() if own), None)
+    kind = study.kind
+    found = {form: study.summary(kind.main, task=task, read_out=form) for form in kind.read_outs}
+    read_out = next((form for form, own in found.items() if own), None)
     if read_out is None:
         return ""
     others = _summaries(study, ("untrained", "pixels"), task=task, read_out=read_out)
-    parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in others.items()]
-    text = f"{task.capitalize()}, {READ_OUTS[read_out]}: V-JEPA {found[read_out].mean:.1f} %"
+    parts = [f"{kind.label(arm)} {value.mean:.1f}" for arm, value in others.items()]
+    text = f"{task.capitalize()}, {READ_OUTS[read_out]}: {kind.method} {found[read_out].mean:.1f} %"
     text += f", {listed(parts)}" if parts else ""
     chance = study.chance(task)
     text += f", chance {chance:.1f}" if chance is not None else ""
     descriptors = [
-        (value.mean, f"{arm_label(arm)} with {READ_OUTS[kind]}")
-        for kind in ("ridge", "neighbours")
-        for arm, value in _summaries(study, _DESCRIPTORS, task=task, read_out=kind).items()
+        (value.mean, f"{kind.label(arm)} with {READ_OUTS[form]}")
+        for form in ("ridge", "neighbours")
+        for arm, value in _summaries(study, kind.descriptors, task=task, read_out=form).items()
     ]
     text += f"; best hand-crafted descriptor ({max(descriptors)[1]}): {max(descriptors)[0]:.1f}" if descriptors else ""
     return text + "."
 
 
 def masks(study: StudyResults, draw: Draw) -> Section:
-    """Multi-block masks beside tubes, causal masks and the published truncation."""
-    figures = _dot_figures(study, draw, MASK_ARMS, name="masks", read_outs=MAIN_READ_OUTS, least=2)
+    """Multi-block masks beside other strategies."""
+    return _arms_section("masks", study, draw, study.kind.mask_arms)
+
+
+def blocks(study: StudyResults, draw: Draw) -> Section:
+    """Multi-block masks with other sizes, numbers or places."""
+    return _arms_section("blocks", study, draw, (study.kind.mask_arms[0], *study.kind.block_arms))
+
+
+def _arms_section(key: str, study: StudyResults, draw: Draw, arms: Sequence[str]) -> Section:
+    """Arms with other masks beside the first of them."""
+    kind = study.kind
+    figures = _dot_figures(study, draw, arms, name=key, read_outs=kind.read_outs, least=2)
     sentences = []
     for task in study.tasks:
-        read_out = "attentive" if study.summary(MASK_ARMS[0], task=task, read_out="attentive") else "ridge"
-        found = _summaries(study, MASK_ARMS, task=task, read_out=read_out)
+        form = next((form for form in kind.read_outs[::-1] if study.summary(arms[0], task=task, read_out=form)), None)
+        found = _summaries(study, arms, task=task, read_out=form) if form else {}
         if len(found) > 1:
-            parts = [f"{arm_label(arm)} {value.mean:.1f}" for arm, value in found.items()]
-            sentences.append(f"{task.capitalize()}, {READ_OUTS[read_out]}: {listed(parts)} %.")
-    return new_section("masks", figures, [_accuracy_table(study, MASK_ARMS)], sentences=" ".join(sentences))
+            parts = [f"{kind.label(arm)} {value.mean:.1f}" for arm, value in found.items()]
+            sentences.append(f"{task.capitalize()}, {READ_OUTS[form]}: {listed(parts)} %.")
+    return new_section(key, figures, [_accuracy_table(study, arms)], kind=kind, sentences=" ".join(sentences))
 
 
 def pooling(study: StudyResults, draw: Draw) -> Section:
     """Attentive beside mean pooling."""
     figures, sentences, rows = [], [], []
-    arms = (*LABEL_ARMS, *MASK_ARMS[1:])
+    kind = study.kind
+    arms = (*kind.label_arms, *kind.mask_arms[1:])
     for task in study.tasks:
-        attentive, mean = (_summaries(study, arms, task=task, read_out=kind) for kind in ("attentive", "mean"))
+        attentive, mean = (_summaries(study, arms, task=task, read_out=form) for form in ("attentive", "mean"))
         both = [(arm, attentive[arm], mean[arm]) for arm in attentive if arm in mean]
         if not both:
             continue
         leads = {arm: signed(a.mean - b.mean) for arm, a, b in both}
         figure = dots(
             [
-                Dot(arm_label(arm), ARMS[arm].color, a.mean, a.mean, b.mean, other=b.mean, text=leads[arm])
+                Dot(kind.label(arm), kind.arms[arm].color, a.mean, a.mean, b.mean, other=b.mean, text=leads[arm])
                 for arm, a, b in both
             ],
             names=("attentive", "mean"),
             title=task.capitalize(),
-            xlabel=f"accuracy in %, {study.labels} labelled clips",
+            xlabel=f"accuracy in %, {study.labels} labelled {study.kind.nouns}",
             reference=study.chance(task),
         )
         alt = f"attentive and mean pooling, {task}; {_BELOW}"
         figures.append(draw(figure, name=f"pooling-{task}", alt=alt))
-        rows += [[task, arm_label(arm), str(a), str(b), leads[arm]] for arm, a, b in both]
+        rows += [[task, kind.label(arm), str(a), str(b), leads[arm]] for arm, a, b in both]
         sentences += [
-            f"{task.capitalize()}: on tokens of V-JEPA a probe with attentive pooling reaches {a.mean:.1f} %, a probe "
-            f"with mean pooling {b.mean:.1f} %."
+            f"{task.capitalize()}: on tokens of {kind.method} a probe with attentive pooling reaches {a.mean:.1f} %, "
+            f"a probe with mean pooling {b.mean:.1f} %."
             for arm, a, b in both
-            if arm == "vjepa"
+            if arm == kind.main
         ]
     header = ["task", "encoder", "attentive", "mean", "difference"]
     table = Table("Accuracy in % [95 % interval]", header, rows, first_number=2)
-    return new_section("pooling", figures, [table], sentences=" ".join(sentences))
+    return new_section("pooling", figures, [table], kind=kind, sentences=" ".join(sentences))
 
 
 def label_efficiency(study: StudyResults, draw: Draw) -> Section:
     """Accuracy against the number of labels."""
     figures, leads, rows = [], [], []
-    for read_out, task in product(MAIN_READ_OUTS, study.tasks):
+    kind = study.kind
+    for read_out, task in product(kind.read_outs, study.tasks):
         found = {}
-        for arm in LABEL_ARMS:
+        for arm in kind.label_arms:
             counts = study.values("labels", arm=arm, task=task, read_out=read_out, final=True)
             if len(counts) > 1:
                 settings = {"task": task, "read_out": read_out}
@@ -121,9 +133,9 @@ def label_efficiency(study: StudyResults, draw: Draw) -> Section:
             continue
         counts = sorted(set().union(*found.values()))
         figure = curves(
-            [_curve(arm, values) for arm, values in found.items()],
+            [_curve(kind, arm, values) for arm, values in found.items()],
             title=f"{task.capitalize()}, {READ_OUTS[read_out]}",
-            xlabel="labelled clips (share of all)",
+            xlabel=f"labelled {kind.nouns} (share of all)",
             ylabel="accuracy in %",
             log_ticks=_count_ticks(counts, main=study.labels),
             reference=study.chance(task),
@@ -131,17 +143,17 @@ def label_efficiency(study: StudyResults, draw: Draw) -> Section:
         alt = f"accuracy against labels: {task}, {READ_OUTS[read_out]}; {_BELOW}"
         figures.append(draw(figure, name=f"labels-{task}-{read_out}", alt=alt))
         for arm, values in found.items():
-            names = [task, READ_OUTS[read_out], arm_label(arm)]
+            names = [task, READ_OUTS[read_out], kind.label(arm)]
             rows += [[*names, f"{count:,}", str(value)] for count, value in values.items()]
-        own, other = (found.get(arm, {}) for arm in ("vjepa", "untrained"))
+        own, other = (found.get(arm, {}) for arm in (kind.main, "untrained"))
         ends = (counts[0], counts[-1])
         if all(count in own and count in other for count in ends):
             parts = [f"{signed(own[count].mean - other[count].mean)} with {count:,} labels" for count in ends]
             leads.append(f"{task}, {READ_OUTS[read_out]}: {', '.join(parts)}")
-    text = f"V-JEPA's lead over the untrained network in points: {'; '.join(leads)}." if leads else ""
-    header = ["task", "read-out", "encoder", "labelled clips", "accuracy in %"]
+    text = f"{kind.method}'s lead over the untrained network in points: {'; '.join(leads)}." if leads else ""
+    header = ["task", "read-out", "encoder", f"labelled {kind.nouns}", "accuracy in %"]
     table = Table("Accuracy by number of labels", header, rows, first_number=3)
-    return new_section("labels", figures, [table], sentences=text)
+    return new_section("labels", figures, [table], kind=kind, sentences=text)
 
 
 def _count_ticks(counts: Sequence[int], *, main: int) -> list[tuple[float, str]]:
@@ -156,17 +168,18 @@ def _count_ticks(counts: Sequence[int], *, main: int) -> list[tuple[float, str]]
 def during_training(study: StudyResults, draw: Draw) -> Section:
     """Accuracy and effective rank against pretraining steps."""
     figures, sentences, rows = [], [], []
+    kind = study.kind
     for task in study.tasks:
         lines = []
-        for read_out, style in zip(MAIN_READ_OUTS, ("-", "--"), strict=True):
-            steps = study.values("step", arm="vjepa", task=task, read_out=read_out, labels=study.labels)
-            found = {step: study.summary("vjepa", task=task, read_out=read_out, step=step) for step in steps if step}
+        for read_out, style in zip(kind.read_outs, ("-", "--"), strict=True):
+            steps = study.values("step", arm=kind.main, task=task, read_out=read_out, labels=study.labels)
+            found = {step: study.summary(kind.main, task=task, read_out=read_out, step=step) for step in steps if step}
             start = study.summary("untrained", task=task, read_out=read_out)
             if start and found:
                 found = {0: start, **found}
             if len(found) < 3:
                 continue
-            lines.append(_curve("vjepa", found, label=READ_OUTS[read_out], style=style))
+            lines.append(_curve(kind, kind.main, found, label=READ_OUTS[read_out], style=style))
             rows += [[task, READ_OUTS[read_out], f"{step:,}", str(value)] for step, value in found.items()]
             first, *_, last = found
             best = max(found, key=lambda step, found=found: found[step].mean)
@@ -181,41 +194,48 @@ def during_training(study: StudyResults, draw: Draw) -> Section:
     if figures:
         figures += _rank_figure(study, draw)
     header = ["task", "read-out", "step", "accuracy in %"]
-    table = Table(f"Accuracy by step, {study.labels} labelled clips", header, rows, first_number=2)
-    return new_section("steps", figures, [table], sentences="; ".join(sentences))
+    table = Table(f"Accuracy by step, {study.labels} labelled {kind.nouns}", header, rows, first_number=2)
+    return new_section("steps", figures, [table], kind=kind, sentences="; ".join(sentences))
 
 
 def _rank_figure(study: StudyResults, draw: Draw) -> list[InlineFigure]:
     """Effective rank at the evaluated steps; no figure if fewer than three steps have ranks."""
+    kind = study.kind
     found = {0: study.ranks("untrained", step=0)}
-    found |= {step: study.ranks("vjepa", step=step) for step in study.values("step", arm="vjepa")}
+    found |= {step: study.ranks(kind.main, step=step) for step in study.values("step", arm=kind.main)}
     found = {step: ranks for step, ranks in found.items() if ranks}
     if len(found) < 3:
         return []
     band = ([min(ranks) for ranks in found.values()], [max(ranks) for ranks in found.values()])
-    line = Curve("V-JEPA", "vjepa", list(found), [float(np.mean(ranks)) for ranks in found.values()], band)
+    line = Curve(
+        kind.method, kind.arms[kind.main].color, list(found), [float(np.mean(ranks)) for ranks in found.values()], band
+    )
     figure = curves([line], title="Effective rank", xlabel="pretraining steps", ylabel="directions", from_zero=True)
-    return [draw(figure, name="steps-rank", alt="effective rank of the features of the test clips against steps")]
+    return [
+        draw(figure, name="steps-rank", alt=f"effective rank of the features of the test {kind.nouns} against steps")
+    ]
 
 
 def training(study: StudyResults, draw: Draw) -> Section:
     """Loss and rank of all runs."""
     figures: list[InlineFigure] = []
+    kind = study.kind
     minutes: dict[str, list[float]] = {}
     for run in study.trained_runs:
         minutes.setdefault(run["arm"], []).append(run["seconds"] / 60)
-    features = [arm for arm in minutes if arm != "pixels"]
+    shown = [arm for arm in minutes if arm not in kind.block_arms]  # more curves could not be told apart
+    features = [arm for arm in shown if arm != "pixels"]
     for name, key, arms, title in (
-        ("training-loss", "loss", features, "Loss of feature prediction (L1)"),
+        ("training-loss", "loss", features, f"Loss of feature prediction ({kind.loss})"),
         ("training-pixels", "loss", ["pixels"], "Loss of pixel prediction (MSE)"),
-        ("training-rank", "rank", list(minutes), "Effective rank over clips"),
+        ("training-rank", "rank", shown, f"Effective rank over {kind.nouns}"),
     ):
         if lines := [line for arm in arms for line in _history_curves(study, arm, key)]:
             ylabel = {"loss": "loss", "rank": "directions"}[key]
             figure = curves(lines, title=title, xlabel="pretraining steps", ylabel=ylabel, markers=False)
-            shown = listed(list(dict.fromkeys(line.label for line in lines)))
-            figures.append(draw(figure, name=name, alt=f"{title} against pretraining steps, {shown}"))
-    times = [f"{arm_label(arm)} {np.mean(values):.1f}" for arm, values in minutes.items()]
+            names = listed(list(dict.fromkeys(line.label for line in lines)))
+            figures.append(draw(figure, name=name, alt=f"{title} against pretraining steps, {names}"))
+    times = [f"{kind.label(arm)} {np.mean(values):.1f}" for arm, values in minutes.items()]
     equal_time = ""
     if equal := study.settings.get("equal_time"):
         equal_time = (
@@ -226,23 +246,24 @@ def training(study: StudyResults, draw: Draw) -> Section:
     for run in study.trained_runs:
         numbers = [str(run["seed"]), f"{run['steps']:,}", f"{run['seconds'] / 60:.1f}"]
         last = [f"{run[key][-1][1]:.{digits}f}" if run.get(key) else "–" for key, digits in (("loss", 4), ("rank", 1))]
-        rows.append([arm_label(run["arm"]), *numbers, *last])
+        rows.append([kind.label(run["arm"]), *numbers, *last])
     header = ["arm", "seed", "steps", "minutes", "last loss", "last rank"]
     texts = {"times": listed(times), "equal_time": equal_time}
-    return new_section("training", figures, [Table("All runs", header, rows)], **texts)
+    return new_section("training", figures, [Table("All runs", header, rows)], kind=kind, **texts)
 
 
 def _history_curves(study: StudyResults, arm: str, key: str) -> list[Curve]:
     """Logged values of an arm: the mean over seeds and their range, or a line per seed if the logged steps differ."""
     found = [np.array(run[key], dtype=float).T for run in study.trained_runs if run["arm"] == arm and run.get(key)]
-    shade = ARMS[arm].color if arm in ARMS else "ink"
+    label, arms = study.kind.label(arm), study.kind.arms
+    shade = arms[arm].color if arm in arms else "ink"
     if any(not np.array_equal(part[0], found[0][0]) for part in found):
-        return [Curve(arm_label(arm), shade, *part) for part in found]
+        return [Curve(label, shade, *part) for part in found]
     if not found:
         return []
     values = np.stack([part[1] for part in found])
     band = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
-    return [Curve(arm_label(arm), shade, found[0][0], values.mean(axis=0), band=band)]
+    return [Curve(label, shade, found[0][0], values.mean(axis=0), band=band)]
 
 
 def expectations(study: StudyResults, draw: Draw) -> Section:
@@ -277,7 +298,7 @@ def expectations(study: StudyResults, draw: Draw) -> Section:
     ]
     header = ["contrast", "task", "read-out", "labels", "difference", "95 % interval", "expectation"]
     table = Table("All contrasts", header, rows, first_number=3)
-    return new_section("expectations", figures, [table], sentences=_expectations_sentence(study))
+    return new_section("expectations", figures, [table], kind=study.kind, sentences=_expectations_sentence(study))
 
 
 def _shown_name(contrast: str) -> str:
@@ -308,7 +329,7 @@ def _dot_figures(
     study: StudyResults, draw: Draw, arms: Sequence[str], *, name: str, read_outs: Sequence[str], least: int = 1
 ) -> list[InlineFigure]:
     """A chart of the accuracies of arms for each read-out and task that at least `least` arms have."""
-    figures = []
+    figures, kind = [], study.kind
     for read_out, task in product(read_outs, study.tasks):
         found = _summaries(study, arms, task=task, read_out=read_out)
         if len(found) < least:
@@ -316,9 +337,9 @@ def _dot_figures(
         # One axis for all read-outs of a task.
         highest = max(row["high"] for row in study.select(task=task, labels=study.labels))
         figure = dots(
-            [Dot(arm_label(arm), ARMS[arm].color, s.mean, s.low, s.high, s.seeds) for arm, s in found.items()],
+            [Dot(kind.label(arm), kind.arms[arm].color, s.mean, s.low, s.high, s.seeds) for arm, s in found.items()],
             title=f"{task.capitalize()}, {READ_OUTS[read_out]}",
-            xlabel=f"accuracy in %, {study.labels} labelled clips",
+            xlabel=f"accuracy in %, {study.labels} labelled {study.kind.nouns}",
             reference=study.chance(task),
             limits=(0, min(100, max(10, 10 * math.ceil(highest / 10)))),
         )
@@ -332,23 +353,17 @@ def _accuracy_table(study: StudyResults, arms: Sequence[str]) -> Table:
     for task, arm in product(study.tasks, arms):
         values = [study.summary(arm, task=task, read_out=read_out) for read_out in READ_OUTS]
         if any(values):
-            rows.append([task, arm_label(arm), *(str(value or "–") for value in values)])
-    title = f"Accuracy in % with {study.labels} labelled clips [95 % interval]"
+            rows.append([task, study.kind.label(arm), *(str(value or "–") for value in values)])
+    title = f"Accuracy in % with {study.labels} labelled {study.kind.nouns} [95 % interval]"
     return Table(title, ["task", "features", *READ_OUTS.values()], rows, first_number=2)
 
 
-def _curve(arm: str, found: Mapping[int, Summary], *, label: str = "", style: str = "-") -> Curve:
+def _curve(kind: StudyKind, arm: str, found: Mapping[int, Summary], *, label: str = "", style: str = "-") -> Curve:
     means, lows, highs = ([getattr(value, name) for value in found.values()] for name in ("mean", "low", "high"))
-    return Curve(label or arm_label(arm), ARMS[arm].color, list(found), means, (lows, highs), style)
+    return Curve(label or kind.label(arm), kind.arms[arm].color, list(found), means, (lows, highs), style)
 
 
-#: In the order of the report; each takes the results and the drawing function.
-COMPARISONS: tuple[Callable[[StudyResults, Draw], Section], ...] = (
-    learnt,
-    masks,
-    pooling,
-    label_efficiency,
-    during_training,
-    training,
-    expectations,
-)
+def comparisons(kind: StudyKind) -> list[Callable[[StudyResults, Draw], Section]]:
+    """The sections, in the order of the report; each takes the results and the drawing function."""
+    varied = [blocks] if kind.block_arms else []
+    return [learnt, masks, *varied, pooling, label_efficiency, during_training, training, expectations]

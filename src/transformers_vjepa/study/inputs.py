@@ -27,29 +27,33 @@ class ReportInputs:
     use.
 
     Attributes:
-        config: geometry of the V-JEPA model.
+        config: geometry of the model of the main arm.
         processor: its mean and standard deviation of the pixels, and the sampling of its clips.
         train, test: uint8 (clips, frames, 3, height, width), in the order of the study.
         class_names: names of the classes by task.
+        kind, main: the kind of the study, and its main arm.
         arms: arms whose models exist.
 
     Raises:
-        MissingInputError: the V-JEPA models of the study or its clips do not exist.
+        MissingInputError: the models of the main arm, or the clips, do not exist.
     """
 
     def __init__(self, study: StudyResults) -> None:
-        folder = study.run_folder("vjepa")
+        main, kind = study.kind.main, study.kind
+        folder = study.run_folder(main)
         if folder is None:
-            raise MissingInputError("study.json names no existing folder with a V-JEPA model")
+            raise MissingInputError(f"study.json names no existing folder with a model of {kind.method}")
         if not (study.folder / CLIPS_FILE).is_file():
-            raise MissingInputError(f"{study.folder.name} has no {CLIPS_FILE}, the file with the clips of the study")
-        self.study = study
+            raise MissingInputError(
+                f"{study.folder.name} has no {CLIPS_FILE}, the file with the {kind.nouns} of the study"
+            )
+        self.study, self.kind, self.main = study, kind, main
         self.config = VJEPAConfig.from_pretrained(folder)
         self.processor = VJEPAVideoProcessor.from_pretrained(folder)
         self._clips = StudyClips.load(study.folder / CLIPS_FILE)
         self.train, self.test = (self._clips.clips[split].permute(0, 1, 4, 2, 3) for split in ("train", "test"))
         self.class_names = self._clips.classes
-        self.arms = [arm for arm in ("untrained", "pixels", "vjepa") if study.run_folder(arm) is not None]
+        self.arms = [arm for arm in ("untrained", "pixels", main) if study.run_folder(arm) is not None]
         self._models: dict[str, VJEPAModel] = {}
         self._test_features: dict[str, torch.Tensor] = {}
 

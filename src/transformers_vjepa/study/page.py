@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from yaml import safe_load
 
 from ..figures.style import COLORS, InlineFigure
+from .kinds import StudyKind
 
 _FOLDER = files(__package__)
 
@@ -52,16 +53,20 @@ class Section:
     missing: str = ""
 
 
-def new_section(key: str, figures: Sequence[InlineFigure], tables: Sequence[Table], **values: Any) -> Section:
+def new_section(
+    key: str, figures: Sequence[InlineFigure], tables: Sequence[Table], *, kind: StudyKind, **values: Any
+) -> Section:
     """
-    A section with its texts from `sections.yaml`, in which `values` are filled in. Empty tables are left out, and a
-    section without figures gives the reason instead.
+    A section with its texts from `sections.yaml`, in which the words of `kind` and `values` are filled in. Empty
+    tables are left out, and a section without figures gives the reason instead.
     """
     text = safe_load((_FOLDER / "sections.yaml").read_text(encoding="utf-8"))[key]
+    text |= text.pop(kind.name, {})
     if not figures and "missing" in text:
-        return Section(key, text["title"], missing=f"Not shown: {text['missing']}.")
-    reading, how = (text[name].format(**values) for name in ("reading", "how"))
-    return Section(key, text["title"], reading, figures, [table for table in tables if table.rows], how)
+        reason = text["missing"].format(**kind.words)
+        return Section(key, text["title"].format(**kind.words), missing=f"Not shown: {reason}.")
+    title, reading, how = (text[name].format(**kind.words, **values) for name in ("title", "reading", "how"))
+    return Section(key, title, reading, figures, [table for table in tables if table.rows], how)
 
 
 @dataclass(frozen=True)

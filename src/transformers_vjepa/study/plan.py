@@ -1,5 +1,5 @@
 """
-The plan of a study: its arms, runs and measurements.
+The plan of a study: its runs, clips and measurements.
 
 A study is a folder. Every run and every evaluation writes its result there as soon as it is known, so an interrupted
 study continues with what is missing.
@@ -28,48 +28,10 @@ from ..pretraining.collapse import center_over_clips, effective_rank
 from ..safety.atomic_files import atomic_path, write_text_atomically
 from ..safety.file_hashes import file_hash
 from ..safety.safe_loading import read_checkpoint
+from .kinds import VIDEOS, StudyKind
 
-
-@dataclass(frozen=True)
-class Arm:
-    """
-    One line of a comparison.
-
-    Attributes:
-        label: name in figures and tables.
-        color: a name of [`~figures.style.COLORS`].
-        arguments: arguments of `vjepa pretrain` that differ from the recipe; `None` if the arm is not trained.
-        is_baseline: a hand-crafted descriptor, without network and seed.
-    """
-
-    label: str
-    color: str
-    arguments: tuple[str, ...] | None = None
-    is_baseline: bool = False
-
-
-# Pixel prediction cannot collapse, so this arm disables the VICReg terms.
-_PIXELS = ("--prediction_target", "pixels", "--context_variance_weight", "0", "--context_covariance_weight", "0")
-ARMS: dict[str, Arm] = {
-    "vjepa": Arm("V-JEPA", "vjepa", ()),
-    "pixels": Arm("pixel prediction", "pixels", _PIXELS),
-    "multiblock": Arm("multi-block", "vjepa", ()),
-    "random_tube": Arm("random tubes", "random_tube", ("--mask_strategy", "random_tube")),
-    "causal": Arm("causal multi-block", "causal", ("--mask_strategy", "causal_multiblock_6")),
-    "published_truncation": Arm("published truncation", "published_truncation", ("--mask_truncation", "published")),
-    "untrained": Arm("untrained", "untrained"),
-    **{name: Arm(name.replace("_", " "), "baseline", is_baseline=True) for name in BASELINES},
-}
-TRAINED_ARMS = tuple(name for name, arm in ARMS.items() if arm.arguments is not None)
-#: Values of `--arms`; all baselines are one of them.
-CHOICES = (*TRAINED_ARMS, "untrained", "baselines")
-#: Masks are compared in shorter runs, of a share of the steps; `multiblock` has the masks of `vjepa`.
-MASK_ARMS = ("multiblock", "random_tube", "causal", "published_truncation")
+#: The arms with other masks are trained for this share of the steps.
 MASK_SHARE = 1 / 3
-#: Arms that are compared over the number of labels.
-LABEL_ARMS = ("vjepa", "untrained", "pixels")
-#: The read-outs in which arms, label counts and checkpoints are compared.
-MAIN_READ_OUTS = ("ridge", "attentive")
 #: Share of a run from one kept checkpoint to the next.
 SAVE_SHARE = 0.2
 #: Pairs of clips for each kind of disturbance; a multiple of 40 gives each pair of labels equally often.
@@ -88,18 +50,18 @@ class Job:
         return self.arm if self.seed is None else f"{self.arm}-seed{self.seed}"
 
 
-def jobs(arms: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+def jobs(kind: StudyKind, arms: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """
     All jobs of a study. The long runs of all seeds come first, so that no core is idle for long at the end.
 
     Raises:
         ValueError: an unknown arm, no seed, or a repeated seed.
     """
-    if unknown := [arm for arm in arms if arm not in CHOICES]:
-        raise ValueError(f"unknown arm {unknown[0]!r}: choose from {', '.join(CHOICES)}")
+    if unknown := [arm for arm in arms if arm not in kind.choices]:
+        raise ValueError(f"unknown arm {unknown[0]!r}: choose from {', '.join(kind.choices)}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)}: give at least one seed, and each seed once")
-    groups = ("vjepa", "pixels"), (*MASK_ARMS, "untrained")
+    groups = (kind.main, "pixels"), (*kind.short_arms, "untrained")
     runs = [Job(arm, seed) for group in groups for seed in seeds for arm in group if arm in arms]
     return runs + [Job("baselines")] * ("baselines" in arms)
 
@@ -132,9 +94,12 @@ class StudyClips:
         return cls(**read_checkpoint(path))  # memory-mapped: all processes share one copy
 
 
-def built_in_clips(root: Path, *, crop_size: int, sampling: ClipSampling) -> StudyClips:
+def built_in_clips(
+    root: Path, *, crop_size: int, sampling: ClipSampling, tasks: Sequence[str] = VIDEOS.tasks
+) -> StudyClips:
     """The clips of a built-in corpus ([`~data.synthetic.build_corpus`]), with the tasks `motion` and `appearance`."""
-    classes = {"motion": list(MOTIONS), "appearance": list(APPEARANCES)}
+    names = {"motion": MOTIONS, "appearance": APPEARANCES}
+    classes = {task: list(names[task]) for task in tasks}
     clips, labels = {}, {task: {} for task in classes}
     for split in ("train", "test"):
         records = {record.path.name: record for record in load_labels(root, split=split)}
@@ -181,7 +146,7 @@ def kept_steps(steps: int) -> list[int]:
 
 
 def measurements(
-    arm: str, *, steps: int | None, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
+    kind: StudyKind, arm: str, *, steps: int | None, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
 ) -> list[Measurement]:
     """
     All measurements of a run of `arm`, each once.
@@ -193,15 +158,15 @@ def measurements(
     """
     wanted = []
     for task in tasks:
-        if ARMS[arm].is_baseline:
+        if kind.arms[arm].is_baseline:
             counts = (labels, max(label_counts))
-            wanted += [Measurement(steps, count, task, kind) for count in counts for kind in CLOSED_FORM]
+            wanted += [Measurement(steps, count, task, form) for count in counts for form in CLOSED_FORM]
             continue
-        wanted += [Measurement(steps, labels, task, kind) for kind in (*CLOSED_FORM, *PROBES)]
-        if arm in LABEL_ARMS:
-            wanted += [Measurement(steps, count, task, kind) for count in label_counts for kind in MAIN_READ_OUTS]
-        if arm == "vjepa":
-            wanted += [Measurement(step, labels, task, kind) for step in kept_steps(steps) for kind in MAIN_READ_OUTS]
+        wanted += [Measurement(steps, labels, task, form) for form in (*CLOSED_FORM, *PROBES)]
+        if arm in kind.label_arms:
+            wanted += [Measurement(steps, count, task, form) for count in label_counts for form in kind.read_outs]
+        if arm == kind.main:
+            wanted += [Measurement(step, labels, task, form) for step in kept_steps(steps) for form in kind.read_outs]
     return list(dict.fromkeys(wanted))
 
 

@@ -14,15 +14,12 @@ import numpy as np
 
 from ..figures.style import report_figure, signed, theme
 from ..safety.atomic_files import write_text_atomically
-from .comparisons import COMPARISONS, Draw, arm_label
+from .comparisons import Draw, comparisons
 from .inputs import MissingInputError, ReportInputs
+from .kinds import VIDEOS
 from .page import Card, Page, Section, render_page
-from .plan import ARMS, MAIN_READ_OUTS
 from .results import READ_OUTS, StudyResults, verdict
-from .views import VIEWS
-
-# Arms in the legend of colours; `multiblock` has the colour of `vjepa`.
-_TINTED = ("vjepa", "untrained", "pixels", "random_tube", "causal", "published_truncation")
+from .views import views
 
 
 def write_report(study: Path, *, output: Path | None = None) -> Path:
@@ -44,7 +41,7 @@ def write_report(study: Path, *, output: Path | None = None) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     with theme():
         draw = partial(report_figure, folder=output.with_name(f"{output.stem}_pictures"))
-        sections = [build(results, draw) for build in COMPARISONS]
+        sections = [build(results, draw) for build in comparisons(results.kind)]
         sections += _views(results, draw)
     parts = {"cards": _cards(results), "verdicts": _verdicts(results), "legend": _legend(results)}
     page = Page(_title(results), _lead(results), **parts, sections=sections, facts=_facts(results))
@@ -56,23 +53,25 @@ def _views(study: StudyResults, draw: Draw) -> list[Section]:
     try:
         inputs = ReportInputs(study)
     except MissingInputError as error:
-        return [Section("pictures", "Images of clips", missing=f"Not shown: {error}.")]
-    return [build(inputs, draw) for build in VIEWS]
+        title = "Images of clips" if study.kind is VIDEOS else "Images"
+        return [Section("pictures", title, missing=f"Not shown: {error}.")]
+    return [build(inputs, draw) for build in views(study.kind)]
 
 
 def _title(study: StudyResults) -> str:
-    seconds = [run["seconds"] for run in study.runs if run["arm"] == "vjepa"]
+    seconds = [run["seconds"] for run in study.runs if run["arm"] == study.kind.main]
     minutes = np.mean(seconds) / 60 if seconds else 0
-    return f"What V-JEPA learns{f' in {minutes:.0f} minutes' if minutes >= 2 else ''} without labels"
+    return f"What {study.kind.method} learns{f' in {minutes:.0f} minutes' if minutes >= 2 else ''} without labels"
 
 
 def _lead(study: StudyResults) -> str:
     settings = study.settings
     seeds = settings.get("seeds") or []
-    steps = next((run["steps"] for run in study.runs if run["arm"] == "vjepa"), settings.get("steps"))
-    text = "An encoder learns by predicting the features of hidden parts of clips, and is frozen. Then classifiers of "
-    text += f"{' and '.join(study.tasks)} are trained on its features of {study.labels} labelled clips"
-    text += f"; all numbers are for {settings['num_test']:,} other clips" if settings.get("num_test") else ""
+    steps = next((run["steps"] for run in study.runs if run["arm"] == study.kind.main), settings.get("steps"))
+    nouns = study.kind.nouns
+    text = f"An encoder learns by predicting the features of hidden parts of {nouns}, and is frozen. Then classifiers "
+    text += f"of {' and '.join(study.tasks)} are trained on its features of {study.labels} labelled {nouns}"
+    text += f"; all numbers are for {settings['num_test']:,} other {nouns}" if settings.get("num_test") else ""
     text += f", {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'}" if seeds else ""
     text += f", {steps:,} steps" if steps else ""
     return text + "."
@@ -81,8 +80,8 @@ def _lead(study: StudyResults) -> str:
 def _cards(study: StudyResults) -> list[Card]:
     cards = []
     for task in study.tasks:
-        for read_out in MAIN_READ_OUTS:
-            own = study.summary("vjepa", task=task, read_out=read_out)
+        for read_out in study.kind.read_outs:
+            own = study.summary(study.kind.main, task=task, read_out=read_out)
             if own is None:
                 continue
             details = [f"95 % interval {own.low:.1f} to {own.high:.1f}"]
@@ -108,10 +107,13 @@ def _verdicts(study: StudyResults) -> list[tuple[str, str]]:
 
 
 def _legend(study: StudyResults) -> list[tuple[str, str]]:
+    """Colours and names of the arms that are present; of arms with one colour the first names it."""
     present = {row["arm"] for row in study.rows}
-    entries = [(arm, arm_label(arm)) for arm in _TINTED if arm in present]
-    has_baseline = any(ARMS[arm].is_baseline for arm in present if arm in ARMS)
-    return entries + ([("baseline", "hand-crafted")] if has_baseline else [])
+    entries: dict[str, str] = {}
+    for name, arm in study.kind.arms.items():
+        if name in present and name not in study.kind.block_arms:
+            entries.setdefault(arm.color, "hand-crafted" if arm.is_baseline else arm.label)
+    return list(entries.items())
 
 
 def _facts(study: StudyResults) -> list[tuple[str, str]]:

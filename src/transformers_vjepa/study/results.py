@@ -15,7 +15,7 @@ import torch
 
 from ..analysis.read_outs import CLOSED_FORM, PROBES
 from ..evaluation.statistics import paired_bootstrap
-from .plan import MAIN_READ_OUTS
+from .kinds import KINDS, StudyKind
 
 STUDY_FILE = "study.json"
 READ_OUTS = {
@@ -24,15 +24,20 @@ READ_OUTS = {
     "attentive": "attentive probe",
     "mean": "mean-pooled probe",
 }
-# Pairs of arms in the paper: the first one is expected to be better.
-_PAIRS = {
-    "features - untrained": ("vjepa", "untrained"),
-    "features - pixels": ("vjepa", "pixels"),
-    "multi-block - random tube": ("multiblock", "random_tube"),
-    "multi-block - causal": ("multiblock", "causal"),
-    "balanced - published truncation": ("multiblock", "published_truncation"),
-}
 Verdict = Literal["met", "open", "contradicted"]
+
+
+def kind_of(settings: dict[str, Any]) -> StudyKind:
+    """
+    The kind of a study with these settings. Older settings do not name it: they are of studies of videos.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    name = settings.get("kind", "videos")
+    if name not in KINDS:
+        raise ValueError(f"{STUDY_FILE} is a study of {name!r}, and this version knows {' and '.join(KINDS)}")
+    return KINDS[name]
 
 
 def final_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,7 +55,7 @@ def _hits(rows: Iterable[dict[str, Any]]) -> np.ndarray:
 
 
 def contrasts(
-    rows: Sequence[dict[str, Any]], *, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
+    kind: StudyKind, rows: Sequence[dict[str, Any]], *, tasks: Iterable[str], labels: int, label_counts: Sequence[int]
 ) -> list[dict[str, Any]]:
     """
     The paper's expectations as differences in points of accuracy, positive where they hold. Expectations about arms
@@ -64,20 +69,23 @@ def contrasts(
     for task in tasks:
         # Name, read-out, labels, and the evaluations to add and to subtract in turn.
         wanted: list[tuple[str, str, int, list[tuple]]] = []
-        for kind in MAIN_READ_OUTS:
-            wanted += [(name, kind, labels, [(arm, kind, labels) for arm in arms]) for name, arms in _PAIRS.items()]
-            lead = [("vjepa", few), ("untrained", few), ("untrained", most), ("vjepa", most)]
-            terms = [(arm, kind, count) for arm, count in lead]
-            wanted.append((f"lead over untrained, {few} - {most} labels", kind, few, terms))
-        pooled = [("vjepa", kind, labels) for kind in ("attentive", "mean")]
-        wanted.append(("attentive - mean pooling", "attentive", labels, pooled))
-        for name, kind, count, terms in wanted:
+        for form in kind.read_outs:
+            pairs = kind.expectations.items()
+            wanted += [(name, form, labels, [(arm, form, labels) for arm in arms]) for name, arms in pairs]
+            if kind.expects_of_read_outs:
+                lead = [(kind.main, few), ("untrained", few), ("untrained", most), (kind.main, most)]
+                terms = [(arm, form, count) for arm, count in lead]
+                wanted.append((f"lead over untrained, {few} - {most} labels", form, few, terms))
+        if kind.expects_of_read_outs:
+            pooled = [(kind.main, form, labels) for form in ("attentive", "mean")]
+            wanted.append(("attentive - mean pooling", "attentive", labels, pooled))
+        for name, form, count, terms in wanted:
             parts = [by_key.get((task, *term), {}) for term in terms]
             seeds = sorted(set.intersection(*map(set, parts)))
             if seeds:
                 tables = [_hits(part[seed] for seed in seeds) for part in parts]
                 table = sum(tables[::2]) - sum(tables[1::2])
-                names = {"name": name, "task": task, "read_out": kind, "labels": count, "expected": "positive"}
+                names = {"name": name, "task": task, "read_out": form, "labels": count, "expected": "positive"}
                 values = (100 * value for value in paired_bootstrap(table))
                 found.append(names | dict(zip(("difference", "low", "high"), values, strict=True)))
     return found
@@ -120,13 +128,14 @@ def describe_machine() -> dict[str, Any]:
 def describe(study: dict[str, Any]) -> str:
     """The main table, and the paper's expectations, as text."""
     settings, kinds = study["settings"], (*CLOSED_FORM, *PROBES)
+    nouns = kind_of(settings).nouns
     labels = settings["labels"]
     accuracies: dict[tuple, list[float]] = {}
     for row in final_rows(study["rows"]):
         key = (row["arm"], row["task"], row["read_out"], row["labels"])
         accuracies.setdefault(key, []).append(row["accuracy"])
     lines = [
-        f"Accuracy in % on {settings['num_test']} test clips, read off {labels} labelled clips "
+        f"Accuracy in % on {settings['num_test']} test {nouns}, read off {labels} labelled {nouns} "
         f"(mean of seeds {', '.join(map(str, settings['seeds']))})"
     ]
     for task, chance in settings["chance"].items():
@@ -134,7 +143,11 @@ def describe(study: dict[str, Any]) -> str:
         for arm in dict.fromkeys(arm for arm, *_ in accuracies):
             found = [accuracies.get((arm, task, kind, labels)) for kind in kinds]
             lines.append(arm.ljust(30) + "".join(f"{np.mean(part):12.1f}" if part else " " * 12 for part in found))
-    lines += ["", "In points, with 95 % intervals over seeds and test clips; the paper expects all to be positive", ""]
+    lines += [
+        "",
+        f"In points, with 95 % intervals over seeds and test {nouns}; the paper expects all to be positive",
+        "",
+    ]
     words = {"met": "yes", "contradicted": "no", "open": "open"}
     for item in study["contrasts"]:
         lines.append(
@@ -163,6 +176,7 @@ class StudyResults:
 
     Attributes:
         settings, rows, runs, contrasts, machine, surprise: the parts of `study.json`.
+        kind: videos or images.
         trained_runs: runs with at least one step.
         tasks: such as motion and appearance.
         labels: labelled clips of the main table.
@@ -170,7 +184,7 @@ class StudyResults:
 
     Raises:
         FileNotFoundError: the folder has no `study.json`.
-        ValueError: `study.json` is not JSON, or lacks settings or rows.
+        ValueError: `study.json` is not JSON, lacks settings or rows, or is a study of an unknown kind.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -185,6 +199,7 @@ class StudyResults:
         if missing := {"settings", "rows"} - data.keys():
             raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: pass a file that vjepa study has written")
         self.settings: dict[str, Any] = data["settings"]
+        self.kind = kind_of(self.settings)
         self.rows: list[dict[str, Any]] = data["rows"]
         self.runs: list[dict[str, Any]] = data.get("runs") or []
         self.contrasts: list[dict[str, Any]] = data.get("contrasts") or []

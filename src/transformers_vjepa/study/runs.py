@@ -18,22 +18,25 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from ..analysis.baselines import BASELINES
 from ..analysis.surprise import measure_disturbances, summarise
+from ..command_line.parsing import names_given
 from ..data.corpus import IndexedCorpus
 from ..data.fingerprints import DATA_RECORD, check_same_data
 from ..data.splits import SplitPlan, class_names_of, labelled_splits, with_classes, write_manifests
 from ..data.synthetic import build_corpus, synthetic_root
+from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
 from ..pretraining import setup
 from ..pretraining.arguments import parse_arguments
+from ..pretraining.masking import get_mask_strategy
 from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import json_text
 from ..training.checkpoints import was_finished
 from . import plan
-from .arguments import REAL_ARMS, CorpusArguments, StudyArguments
+from .arguments import CorpusArguments, StudyArguments
 from .inputs import CLIPS_FILE
-from .plan import ARMS, Features, Job, StudyClips
+from .kinds import IMAGES, StudyKind
+from .plan import Features, Job, StudyClips
 from .results import contrasts, describe_machine, run_history
 
 #: Beginning of the command line of a new process.
@@ -62,10 +65,13 @@ class StudyRunner:
 
     def __init__(self, arguments: StudyArguments, data: CorpusArguments, *, extra: Sequence[str] = ()):
         self.arguments, self.data, self.extra = arguments, data, extra
+        self.kind = arguments.kind
         self.folder = Path(arguments.output_dir)
         self.root = self._built_in_root()
-        self.jobs = plan.jobs(arguments.arms or (plan.CHOICES if self.root else REAL_ARMS), arguments.seeds)
-        _, _, training = parse_arguments(self.pretraining(self.folder, steps=None))
+        arms = arguments.arms or (self.kind.choices if self.root else self.kind.real_arms)
+        self.jobs = plan.jobs(self.kind, arms, arguments.seeds)
+        model, _, training = parse_arguments(self.pretraining(self.folder, steps=None))
+        _check_kind(self.kind, setup.build_config(model))
         self.steps, self.batch_size = training.max_steps, training.per_device_train_batch_size
 
     def _built_in_root(self) -> Path | None:
@@ -77,6 +83,7 @@ class StudyRunner:
 
     def prepare(self) -> None:
         """Creates the corpus, the clips and the number of steps of the pixel arm if they do not exist."""
+        self._check_masks()
         self._claim_folder()
         if self.data.dataset == "synthetic":
             build_corpus(self.root)
@@ -88,6 +95,18 @@ class StudyRunner:
             self._read_clips(splits).save(file)
         if any(job.arm == "pixels" for job in self.jobs):
             self.pixel_steps()
+
+    def _check_masks(self) -> None:
+        """Refuses an arm whose masks do not fit the grid of tokens, before other arms have trained for an hour."""
+        for arm in dict.fromkeys(job.arm for job in self.jobs if job.arm in self.kind.trained_arms):
+            argv = self.pretraining(self.folder, steps=None, arm=arm)
+            model, _, training = parse_arguments(argv)
+            config = setup.build_config(model)
+            setup.choose_masks(config, training, names_given(argv))
+            try:
+                get_mask_strategy(training.mask_generators(), config=config)
+            except ValueError as error:
+                raise ValueError(f"the masks of {arm} do not fit: {error}; or leave {arm} out of --arms") from error
 
     def _claim_folder(self) -> None:
         """Refuses a folder with a study of other settings, because the results would be mixed."""
@@ -116,7 +135,7 @@ class StudyRunner:
 
     def _read_clips(self, splits: Mapping[str, IndexedCorpus] | None) -> StudyClips:
         if splits is None:
-            return plan.built_in_clips(self.root, **self._geometry())
+            return plan.built_in_clips(self.root, **self._geometry(), tasks=self.kind.tasks)
         write_manifests(splits, self.folder)
         return plan.labelled_clips(splits, **self._geometry())
 
@@ -140,17 +159,17 @@ class StudyRunner:
 
     # Pretraining
 
-    def pretraining(self, folder: Path, *, steps: int | None, arm: str = "vjepa", seed: int = 0) -> list[str]:
-        """Arguments of `vjepa pretrain` for a run."""
+    def pretraining(self, folder: Path, *, steps: int | None, arm: str | None = None, seed: int = 0) -> list[str]:
+        """Arguments of `vjepa pretrain` for a run of an arm, by default of the main arm."""
         videos = self.root / "train" if self.root else self.folder / "train.csv"
         steps = self.arguments.max_steps if steps is None else steps
         return [
-            *("--config", "tiny_cpu", "--dataset", str(videos), "--output_dir", str(folder)),
+            *("--config", self.kind.recipe, "--dataset", str(videos), "--output_dir", str(folder)),
             *(("--max_steps", str(steps)) if steps else ()),
             *("--seed", str(seed), "--save_steps", str(plan.SAVE_SHARE), "--save_total_limit", "100"),
             *("--resume_from_checkpoint", "auto", "--disable_tqdm", "true"),
             *self.extra,
-            *ARMS[arm].arguments,
+            *self.kind.arms[arm or self.kind.main].arguments,
         ]
 
     def pixel_steps(self) -> int:
@@ -164,11 +183,11 @@ class StudyRunner:
             race, steps = self.folder / "race", min(_RACE_STEPS, self.steps)
             commands = {
                 arm: [*VJEPA, "pretrain", *self.pretraining(race / arm, steps=steps, arm=arm), "--save_strategy", "no"]
-                for arm in ("vjepa", "pixels")
+                for arm in (self.kind.main, "pixels")
             }
             run_side_by_side(commands, logs=race, num_processes=2)
             speeds = {arm: _clips_per_second(race / arm) for arm in commands}
-            ratio = speeds["pixels"] / speeds["vjepa"]
+            ratio = speeds["pixels"] / speeds[self.kind.main]
             found = {"clips_per_second": speeds, "ratio": ratio, "steps": max(1, round(self.steps * ratio))}
             write_text_atomically(file, json_text(found))
         return json.loads(file.read_text())["steps"]
@@ -177,14 +196,14 @@ class StudyRunner:
         """Steps of a job: 0 for the untrained network, `None` for baselines."""
         if job.arm == "pixels":
             return self.pixel_steps()
-        if job.arm in plan.MASK_ARMS:
+        if job.arm in self.kind.short_arms:
             return math.ceil(self.steps * plan.MASK_SHARE)
         return {"untrained": 0, "baselines": None}.get(job.arm, self.steps)
 
     def folder_of(self, job: Job) -> Path:
         """Folder of a run: `demo`, beside the study, if its complete run has the same arguments and checkpoints."""
         folder, demo = self.folder / "runs" / job.name, self.folder.parent / "demo"
-        if job.arm != "vjepa" or folder.exists() or not (demo / "arguments.json").is_file():
+        if job.arm != self.kind.main or folder.exists() or not (demo / "arguments.json").is_file():
             return folder
         parsed = parse_arguments(self.pretraining(folder, steps=self.steps, seed=job.seed))
         wanted = json.loads(json_text(setup.learning_arguments(*parsed)))
@@ -198,19 +217,19 @@ class StudyRunner:
         """Trains the missing steps of a run, and evaluates the run."""
         folder, steps = self.folder_of(job), self.steps_of(job)
         if job.arm == "baselines":
-            for name in BASELINES:
+            for name in self.kind.descriptors:
                 self._evaluate(Job(name), None, None, plan.baseline_features(name, self.clips))
             return
         if job.arm == "untrained" and not (folder / "model.safetensors").is_file():
             self._save_untrained(folder, seed=job.seed)
-        if job.arm in plan.TRAINED_ARMS and not was_finished(folder, steps=steps):
+        if job.arm in self.kind.trained_arms and not was_finished(folder, steps=steps):
             trainer = setup.run(self.pretraining(folder, steps=steps, arm=job.arm, seed=job.seed))
             if trainer.stop_signal:
                 sys.exit(128 + trainer.stop_signal)
         self._evaluate(job, folder, steps, plan.model_features(folder, self.clips, steps=steps))
 
     def _save_untrained(self, folder: Path, *, seed: int) -> None:
-        """Saves the initial network of the V-JEPA run with this seed."""
+        """Saves the initial network of the main run with this seed."""
         model, data, training = parse_arguments(self.pretraining(folder, steps=self.steps, seed=seed))
         set_seed(seed)
         network: VJEPAForPreTraining = setup.build_model(model, training)
@@ -233,7 +252,7 @@ class StudyRunner:
 
     def _evaluate(self, job: Job, folder: Path | None, steps: int | None, features: Features) -> None:
         """Measures what is missing of the models in a folder, or of a baseline."""
-        wanted = plan.measurements(job.arm, steps=steps, tasks=self.clips.classes, **self._counts())
+        wanted = plan.measurements(self.kind, job.arm, steps=steps, tasks=self.clips.classes, **self._counts())
         measured = sorted({item.step for item in wanted}) if folder else []
         plan.evaluate(
             wanted,
@@ -250,7 +269,7 @@ class StudyRunner:
         """The content of `study.json`."""
         rows, runs = [], []
         for job in self.jobs:
-            for arm in BASELINES if job.arm == "baselines" else (job.arm,):
+            for arm in self.kind.descriptors if job.arm == "baselines" else (job.arm,):
                 rows += json.loads(self._results_of(arm, job.seed).read_text())
             if job.arm == "baselines":
                 continue
@@ -261,6 +280,7 @@ class StudyRunner:
                 history = run_history(folder, batch_size=self.batch_size)
             runs.append({"arm": job.arm, "seed": job.seed, **history, "folder": os.path.relpath(folder, self.folder)})
         settings = {
+            "kind": self.kind.name,
             "dataset": os.path.relpath(self.root, self.folder) if self.root else self.data.dataset,
             "seeds": self.arguments.seeds,
             "steps": self.steps,
@@ -271,15 +291,21 @@ class StudyRunner:
         }
         if (self.folder / "pixel_steps.json").exists():
             settings["equal_time"] = json.loads((self.folder / "pixel_steps.json").read_text())
-        found = contrasts(rows, tasks=self.clips.classes, **self._counts())
+        found = contrasts(self.kind, rows, tasks=self.clips.classes, **self._counts())
         study = {"settings": settings, "machine": describe_machine(), "rows": rows, "runs": runs, "contrasts": found}
         return study | self._surprise()
 
     def _surprise(self) -> dict[str, Any]:
-        """The surprise of V-JEPA and of the untrained network (first seed) on the built-in corpus, measured once."""
-        both = {arm: Job(arm, self.arguments.seeds[0]) for arm in ("vjepa", "untrained")}
+        """The surprise of V-JEPA and of the untrained network (first seed) on the built-in videos, measured once."""
+        main = self.kind.main
+        both = {arm: Job(arm, self.arguments.seeds[0]) for arm in (main, "untrained")}
         frame_step = self._geometry()["sampling"].frame_step
-        if not self.root or frame_step is None or not set(both.values()) <= set(self.jobs):
+        if (
+            not self.root
+            or "motion" not in self.kind.tasks
+            or frame_step is None
+            or not set(both.values()) <= set(self.jobs)
+        ):
             return {}
         file = self.folder / "surprise.json"
         weights = {arm: plan.model_hash(self.folder_of(job)) for arm, job in both.items()}
@@ -288,9 +314,17 @@ class StudyRunner:
             settings["size"] = json.loads((self.root / "manifest.json").read_text())["size"]
             models = {arm: VJEPAForPreTraining.from_pretrained(self.folder_of(job)) for arm, job in both.items()}
             found = measure_disturbances(models, **settings)
-            surprise = summarise(found["vjepa"], untrained=found["untrained"])
+            surprise = summarise(found[main], untrained=found["untrained"])
             write_text_atomically(file, json_text({"weights": weights, "surprise": surprise}))
         return {"surprise": json.loads(file.read_text())["surprise"]}
+
+
+def _check_kind(kind: StudyKind, config: VJEPAConfig) -> None:
+    """Refuses a model of images in a study of videos, and the other way round."""
+    if config.is_image_model == (kind is IMAGES):
+        return
+    remedy = "leave --images out" if kind is IMAGES else "pass --images"
+    raise ValueError(f"frames_per_clip={config.frames_per_clip} does not fit a study of {kind.name}: {remedy}")
 
 
 def _clips_per_second(folder: Path) -> float:
