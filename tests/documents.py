@@ -82,6 +82,7 @@ SMALLER = {
     "evaluate": ["--num_workers", "0", "--dtype", "float32", "--clips_per_batch", "24"],
     "extract_features": ["--num_workers", "0", "--model_dtype", "float32"],
     "convert_checkpoint": [],
+    "index_clevr": [],
     "recipes": [],
 }
 
@@ -97,7 +98,8 @@ def run_command(words: list[str]) -> None:
         import_module("transformers_vjepa.commands.app").parse_arguments(arguments)
         return
     if "--help" not in arguments:
-        arguments += SMALLER.get(command, [])
+        # Nearest neighbours take no options of a training.
+        arguments += ["--disable_tqdm", "true"] if "knn" in arguments else SMALLER.get(command, [])
     with mock.patch("sys.argv", ["vjepa", command, *arguments]):
         try:
             main()

@@ -1,5 +1,6 @@
 """The pages: they build, every block of code runs, and every option, link, path and file of the tree exists."""
 
+import json
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ from transformers_vjepa.command_line.parsing import LAUNCH_CONFIGS, RECIPES
 from transformers_vjepa.commands import COMMANDS, demo
 from transformers_vjepa.data import synthetic as corpus_module
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus, load_labels
+from transformers_vjepa.evaluation import reports
 from transformers_vjepa.pretraining import setup
 
 #: Most blocks of code that may be left out, each with its reason in the page.
@@ -87,6 +89,7 @@ def place_videos(root: Path) -> None:
     for number, color in enumerate(["red", "green", "blue", "grey"]):
         (root / "pictures").mkdir(exist_ok=True)
         Image.new("RGB", (48, 40), color).save(root / "pictures" / f"{number}.png")
+    place_images(root)
     lines = [f"videos/{name}/{number}.mp4 {label}" for label, name in enumerate(CLASSES) for number in range(6)]
     for name in ("k710", "ssv2", "howto100m", "k400_train", "k400_val", "ssv2_train", "ssv2_val"):
         (root / f"{name}.csv").write_text("\n".join(lines) + "\n")
@@ -94,6 +97,28 @@ def place_videos(root: Path) -> None:
     for shard in range(2):
         write_tar(root / f"shards-{shard:03d}.tar", {f"{n:03d}.mp4": data for n, data in enumerate(files[:4])})
     pq.write_table(pa.table({"video": files, "label": [0] * len(files)}), root / "clips.parquet", row_group_size=4)
+
+
+def place_images(root: Path) -> None:
+    """Writes the labelled images of the published evaluations: folders, Parquet with a column of labels, and CLEVR."""
+    pictures = [file.read_bytes() for file in sorted((root / "pictures").iterdir())]
+    for split in ("train", "val"):
+        for name in CLASSES:
+            (root / "imagenet" / split / name).mkdir(parents=True)
+            for number in range(50 if split == "train" else 4):  # 1 % of the training images is one of each class
+                os.link(root / "pictures" / f"{number % 4}.png", root / "imagenet" / split / name / f"{number}.png")
+        scenes, images = root / "CLEVR_v1.0" / "scenes", root / "CLEVR_v1.0" / "images" / split
+        scenes.mkdir(parents=True, exist_ok=True)
+        images.mkdir(parents=True)
+        objects = [{"pixel_coords": [1, 2, 8.2]}] * 4
+        found = [{"image_filename": f"{n}.png", "objects": objects[: 3 + n % 2]} for n in range(len(pictures))]
+        (scenes / f"CLEVR_{split}_scenes.json").write_text(json.dumps({"scenes": found}))
+        for number, data in enumerate(pictures):
+            (images / f"{number}.png").write_bytes(data)
+    (root / "cifar100" / "cifar100").mkdir(parents=True)
+    rows = {"img": [{"bytes": data, "path": None} for data in pictures * 2], "fine_label": [0, 1] * len(pictures)}
+    for name in ("train", "test"):
+        pq.write_table(pa.table(rows), root / "cifar100" / "cifar100" / f"{name}-00000-of-00001.parquet")
 
 
 def place_models(root: Path) -> None:
@@ -104,8 +129,12 @@ def place_models(root: Path) -> None:
     VJEPAForPreTraining(config).save_pretrained(folder)
     VJEPAVideoProcessor(crop_size=48, num_frames=8, frame_step=2).save_pretrained(folder)
     VJEPAImageProcessor(crop_size=48).save_pretrained(folder)
+    image = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
+    VJEPAForPreTraining(VJEPAConfig(**SMALL, **image)).save_pretrained(root / "models" / "ijepa-vith14")
     torch.save(published_checkpoint_of(VJEPAConfig(**SMALL)), root / "vitl16.pth.tar")
     torch.save(published_probe_of(SMALL["hidden_size"], num_labels=400), root / "k400-probe.pth.tar")
+    image_model = VJEPAConfig.from_preset("ijepa-vith14")
+    torch.save(published_checkpoint_of(image_model), root / "IN1K-vit.h.14-300e.pth.tar")
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +149,9 @@ def small_sizes():
         patch.setattr(demo, "READ_OUTS", ("ridge",))
         # Drawing images takes longer than these runs; tests/commands/test_pretrain.py draws them.
         patch.setattr(setup, "TrainingImages", lambda *arguments, **settings: TrainerCallback())
+        # So do charts; tests/evaluation/test_reports.py draws them.
+        for name in ("_draw", "_draw_curves"):
+            patch.setattr(reports, name, lambda *arguments, **settings: None)
         yield
 
 
@@ -133,6 +165,7 @@ def template(tmp_path_factory, small_sizes) -> Path:
         run_command(["convert_checkpoint", "vitl16.pth.tar", "--output_dir", "models/vitl16"])
         probe = ["--probe", "k400-probe.pth.tar", "--output_dir", "models/vitl16-k400"]
         run_command(["convert_checkpoint", "vitl16.pth.tar", *probe])
+        run_command(["convert_checkpoint", "IN1K-vit.h.14-300e.pth.tar", "--output_dir", "models/ijepa-vith14"])
     return root
 
 

@@ -4,6 +4,7 @@ Numbers of the published code, compared with this package in every clone of the 
 `tests/vjepa_mini` has a pretraining checkpoint and a probe in the published layout (a random network of two blocks),
 and what the published code computed from them in float32 (`numbers.safetensors`, `README.json`). The clips are sines
 of integers, so every machine makes the same clips. Model, trainer and conversion of this package compute the rest.
+`ijepa_predictor.safetensors` has the predictor of a random I-JEPA with its inputs and results.
 """
 
 import json
@@ -12,24 +13,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from reference import largest_difference, masks_of, reference_tensors
-from torch.utils.data import IterableDataset
+from reference import inputs_of, largest_difference, reference_tensors, repeat_run
 from transformers import AutoModelForPreTraining, AutoModelForVideoClassification
 
-from transformers_vjepa import (
-    VJEPAConfig,
-    VJEPAForPreTraining,
-    VJEPAForVideoClassification,
-    VJEPATrainer,
-    VJEPATrainingArguments,
-)
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from transformers_vjepa.__main__ import main
 from transformers_vjepa.conversion.conversion import (
+    convert_network,
     load_published_checkpoint,
     load_published_classifier,
     published_checkpoint,
     published_probe,
 )
+from transformers_vjepa.models.vjepa.modeling_vjepa import mean_prediction_error
 from transformers_vjepa.safety.safe_loading import read_checkpoint
 
 FOLDER = Path(__file__).parent / "vjepa_mini"
@@ -55,11 +51,6 @@ def published_clip(seed: int) -> torch.Tensor:
     return values.float().view(2, 3, 4, 32, 32)
 
 
-def clip(seed: int) -> torch.Tensor:
-    """The same clips with frames before channels, as the models take them."""
-    return published_clip(seed).transpose(1, 2)
-
-
 def differing(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> set[str]:
     """Names that only one side has, or whose type, shape or bits differ."""
     same = {
@@ -79,7 +70,7 @@ def pretraining_model() -> VJEPAForPreTraining:
 
 
 def test_both_encoders_the_predictor_and_the_loss(numbers):
-    output = pretraining_model()(clip(0), masks_of(numbers, "context"), masks_of(numbers, "target"))
+    output = pretraining_model()(**inputs_of(numbers | {"clip": published_clip(0)}))
     assert largest_difference(output.loss, numbers["loss"]) < TOLERANCE
     assert largest_difference(output.target_hidden_state, numbers["target.tokens"]) < TOLERANCE
     for index in range(2):
@@ -93,7 +84,7 @@ def test_both_encoders_the_predictor_and_the_loss(numbers):
 
 def test_gradients(numbers):
     model = pretraining_model()
-    model(clip(0), masks_of(numbers, "context"), masks_of(numbers, "target")).loss.backward()
+    model(**inputs_of(numbers | {"clip": published_clip(0)})).loss.backward()
     # Of the patch embedding the file has the first 32 of 384 columns.
     patches = model.context_encoder.embeddings.patch_embeddings.weight.grad[:, :32]
     mask_token = model.vjepa.predictor.mask_tokens.grad[0]
@@ -107,58 +98,45 @@ def test_gradients(numbers):
 def test_logits_of_the_probe(numbers):
     model = load_published_classifier(CHECKPOINT, PROBE, num_attention_heads=HEADS)
     with torch.no_grad():
-        logits = model(clip(0)).logits
+        logits = model(published_clip(0).transpose(1, 2)).logits
     assert largest_difference(logits, numbers["probe.logits"]) < 1e-6  # reached: 6e-8
+
+
+# Images
+
+
+def test_the_predictor_and_the_loss_of_images():
+    """
+    Of a published I-JEPA the file has the predictor, what its encoders made of three images, the predictions of one of
+    four targets, and the loss of all four (smooth L1).
+    """
+    numbers = reference_tensors(FOLDER / "ijepa_predictor.safetensors")
+    config = VJEPAConfig.from_preset("ijepa-vith14", **README["ijepa_predictor"]["geometry"])
+    predictor = VJEPAModel(config).predictor
+    weights = {name: value for name, value in numbers.items() if name.startswith("predictor.")}
+    predictor.load_state_dict(convert_network({name.partition(".")[2]: value for name, value in weights.items()}))
+    context, context_mask = numbers["context_tokens"], numbers["context_mask"]
+    predictions = [
+        predictor(context, context_mask, numbers[f"target_mask{index}"], config.grid_size).last_hidden_state
+        for index in range(4)
+    ]
+    assert largest_difference(predictions[0], numbers["prediction0"]) < TOLERANCE
+    targets = [numbers[f"target_tokens{index}"] for index in range(4)]
+    loss = mean_prediction_error(predictions, targets, loss=config.pred_loss)
+    assert largest_difference(loss, numbers["loss_smooth_l1"]) < TOLERANCE
 
 
 # Six training steps
 
 
-class StepNumbers(IterableDataset):
-    """0, 1, 2, ...: the collator makes the batch of a step from its number."""
-
-    def __iter__(self):
-        yield from range(SCHEDULE["steps"])
-
-
 @pytest.fixture(scope="module")
 def trained(numbers, tmp_path_factory) -> SimpleNamespace:
     """The published run, repeated by `VJEPATrainer`: its log, and the weights of the first and the last step."""
-
-    def batch_of(steps: list[int]) -> dict:
-        prefix = f"step{steps[0]}."
-        return {
-            "pixel_values_videos": clip(1 + steps[0]),
-            "context_mask": masks_of(numbers, "context", prefix),
-            "target_mask": masks_of(numbers, "target", prefix),
-        }
-
     model = pretraining_model()
     model.update_target(0.0)  # the run starts with the target encoder equal to the context encoder
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    arguments = VJEPATrainingArguments(
-        output_dir=str(tmp_path_factory.mktemp("six_steps")),
-        per_device_train_batch_size=1,
-        max_steps=SCHEDULE["steps"],
-        start_learning_rate=SCHEDULE["start_lr"],
-        learning_rate=SCHEDULE["peak_lr"],
-        final_learning_rate=SCHEDULE["final_lr"],
-        warmup_steps=SCHEDULE["warmup_steps"],
-        schedule_scale=SCHEDULE["schedule_scale"],
-        weight_decay=SCHEDULE["weight_decay"],
-        final_weight_decay=SCHEDULE["final_weight_decay"],
-        ema_momentum=SCHEDULE["ema"][0],
-        final_ema_momentum=SCHEDULE["ema"][1],
-        max_grad_norm=SCHEDULE["clip_grad"],
-        clip_grad_from_step=SCHEDULE["clip_grad_from_step"],
-        logging_steps=1,
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-    )
-    trainer = VJEPATrainer(model, arguments, StepNumbers(), data_collator=batch_of)
-    trainer.train()
-    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    inputs = [inputs_of(numbers | {f"step{step}.clip": published_clip(1 + step)}, f"step{step}.") for step in range(6)]
+    log = repeat_run(model, SCHEDULE, inputs.__getitem__, tmp_path_factory.mktemp("six_steps"))
     return SimpleNamespace(
         log=log, start=published_checkpoint(start, CONFIG), end=published_checkpoint(model.state_dict(), CONFIG)
     )

@@ -10,21 +10,31 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hub_server import card_errors
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HTTPError
 from published import published_checkpoint_of, published_probe_of
 from reference import TINY, largest_difference, reference_tensors
 from safetensors.torch import save_file
+from stock_models import stock_folder_of
 from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
     AutoVideoProcessor,
+    IJepaModel,
 )
 
-from transformers_vjepa import PRESETS, VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from transformers_vjepa.commands import convert_checkpoint
+from transformers_vjepa import (
+    PRESETS,
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAVideoProcessor,
+)
+from transformers_vjepa.commands import convert_checkpoint, publish
 from transformers_vjepa.conversion import folders
 from transformers_vjepa.conversion.checks import differing_tensors
 from transformers_vjepa.hub import transfer as hub
@@ -78,7 +88,7 @@ def test_reference_models(shared, tmp_path, capsys, variant):
     printed = capsys.readouterr().out
     assert f"{HEADS[variant]} heads (as given)" in printed
     assert "dropped: opt, scaler, epoch, loss, batch_size, world_size, lr, position tables (computed)" in printed
-    assert "tensors, loaded again, are those of the file" in printed
+    assert "tensors, loaded again, are those of the source" in printed
     assert "outputs: target.tokens differ by" in printed
 
     expected = reference_tensors(forward)
@@ -113,7 +123,8 @@ def test_reference_probes(shared, tmp_path, capsys, variant, depth):
     assert f"probe:   depth {depth}, 7 classes, names: LABEL_0 to LABEL_6" in printed
     assert "encoder, predictor, of the probe opt, scaler, epoch" in printed
     assert "xattn.proj (never applied)" in printed
-    assert "logits_single_clip differ by" in printed and "views.probabilities differ by" in printed
+    for name in ("target.tokens", "logits_single_clip", "views.probabilities"):
+        assert float(re.search(rf"{name} differ by ([\d.e+-]+\d)", printed)[1]) < 1e-5
 
     model = AutoModelForVideoClassification.from_pretrained(output)
     assert type(model) is VJEPAForVideoClassification
@@ -308,7 +319,7 @@ def test_a_folder_that_differs_from_the_file_is_refused(checkpoint, tmp_path, mo
 
 def test_folders_that_cannot_be_converted(checkpoint, probe, tmp_path):
     run(checkpoint, "--output_dir", tmp_path / "ours", "--num_attention_heads", 3)
-    assert "is converted already: pass --probe or --to_original" in refused(
+    assert "is converted already: pass --probe, --save_as ijepa or --to_original" in refused(
         tmp_path / "ours", "--output_dir", tmp_path / "again"
     )
     assert "is not a saved model" in refused(tmp_path, "--to_original", "--output_dir", tmp_path / "back")
@@ -360,6 +371,90 @@ def test_a_process_ends_with_one_line(tmp_path):
     foreign = re.compile(r"W\d{4} .* torch/|Skipping import of cpp extensions")
     lines = [line for line in ended.stderr.strip().splitlines() if not foreign.match(line)]
     assert lines == [f"error: [Errno 2] No such file or directory: '{tmp_path / 'nothing'}'"]
+
+
+# Stock I-JEPA models
+
+IMAGE = TINY | {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
+
+
+def test_a_published_file_becomes_a_stock_model_and_comes_back(shared, tmp_path, capsys):
+    folder = shared / "reference" / "ijepa_tiny"
+    source = (folder / "checkpoint.pth.tar", "--num_attention_heads", 4)
+    run(*source, "--save_as", "ijepa", "--output_dir", tmp_path / "stock")
+    printed = capsys.readouterr().out
+    assert "without: context encoder, predictor" in printed and "computed by transformers" in printed
+    expected = reference_tensors(folder / "forward.safetensors")
+    stock = IJepaModel.from_pretrained(tmp_path / "stock")
+    with torch.no_grad():
+        assert largest_difference(stock(expected["image"]).last_hidden_state, expected["target.tokens"]) < 1e-5
+    card = ModelCard.load(tmp_path / "stock" / "README.md")
+    assert card.data.pipeline_tag == "image-feature-extraction" and "AutoModel" not in card.text
+    assert "trust_remote_code" not in card.text and card_errors(str(card)) == []
+
+    run(*source, "--output_dir", tmp_path / "ours")
+    run(tmp_path / "ours", "--save_as", "ijepa", "--output_dir", tmp_path / "again")
+    files = [tmp_path / name / "model.safetensors" for name in ("stock", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    capsys.readouterr()
+    run(tmp_path / "again", "--output_dir", tmp_path / "back")
+    assert "found:   stock IJepaModel: 3 blocks of width 48" in (printed := capsys.readouterr().out)
+    assert "a stock model has no predictor: vjepa pretrain --init_from starts with a new one" in printed
+    back = VJEPAModel.from_pretrained(tmp_path / "back", add_predictor=False)
+    ours = VJEPAModel.from_pretrained(tmp_path / "ours", add_predictor=False)
+    assert differing_tensors(back.state_dict(), ours.state_dict()) == []
+    assert back.config.pred_loss == ours.config.pred_loss == "smooth_l1"
+    assert AutoVideoProcessor.from_pretrained(tmp_path / "back").crop_size["height"] == 96
+
+
+def test_a_classifier_of_images_becomes_a_stock_model_and_comes_back(tmp_path, capsys):
+    config = VJEPAConfig(**IMAGE, pooling="mean", id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
+    model = VJEPAForVideoClassification(config)
+    model.save_pretrained(tmp_path / "ours")
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    VJEPAVideoProcessor(crop_size=32, image_mean=mean, image_std=std).save_pretrained(tmp_path / "ours")
+    (tmp_path / "ours" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nbase_model: user/base\n---\n")
+    run(tmp_path / "ours", "--save_as", "ijepa", "--output_dir", tmp_path / "stock")
+    assert "logits differ by" in capsys.readouterr().out
+    card = ModelCard.load(tmp_path / "stock" / "README.md")
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", ["user/base"])
+    assert card.data.pipeline_tag == "image-classification"
+    publish.run([str(tmp_path / "stock"), "user/name", "--dry_run"])
+    printed = capsys.readouterr().out
+    assert "loads as IJepaForImageClassification" in printed and ".py" not in printed
+
+    run(tmp_path / "stock", "--output_dir", tmp_path / "back")
+    back = VJEPAForVideoClassification.from_pretrained(tmp_path / "back")
+    assert differing_tensors(back.state_dict(), model.state_dict()) == []
+    assert back.config.id2label == {0: "cat", 1: "dog"} and back.config.pooling == "mean"
+    for processor in (AutoImageProcessor, AutoVideoProcessor):
+        found = processor.from_pretrained(tmp_path / "back")
+        assert (list(found.image_mean), list(found.image_std)) == (mean, std)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (VJEPAConfig(**TINY, pooling="mean"), "frames_per_clip=4: a stock I-JEPA model takes single images"),
+        (VJEPAConfig(**IMAGE), "pooling='attentive': IJepaForImageClassification averages the tokens"),
+    ],
+)
+def test_models_that_cannot_be_stock_models_are_refused(tmp_path, config, message):
+    VJEPAForVideoClassification(config).save_pretrained(tmp_path / "ours")
+    assert message in refused(tmp_path / "ours", "--save_as", "ijepa", "--output_dir", tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
+
+
+def test_stock_models_and_options_that_do_not_fit(tmp_path, capsys):
+    stock, output = tmp_path / "stock", ("--output_dir", tmp_path / "ours")
+    stock_folder_of(stock)
+    assert "is a stock I-JEPA model already: leave --save_as out" in refused(stock, *output, "--save_as", "ijepa")
+    assert "has a config.json: leave out --num_attention_heads" in refused(stock, *output, "--num_attention_heads", 3)
+    assert "convert it to a folder of ours first" in refused(stock, *output, "--to_original")
+    assert not (tmp_path / "ours").exists()
+    with pytest.raises(SystemExit):
+        run(stock, *output, "--save_as", "ijepa", "--reference", tmp_path / "file")
+    assert "--reference compares models of this package" in capsys.readouterr().err
 
 
 class Api:

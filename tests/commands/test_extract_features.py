@@ -9,13 +9,15 @@ import torch
 from children import child, in_two_processes, run_command, wait_until
 from datasets import load_dataset
 from PIL import Image
-from reference import TINY
+from reference import TINY, largest_difference
+from stock_models import stock_folder_of
 from videos import write_video
 
 from transformers_vjepa import (
     VJEPAConfig,
     VJEPAForPreTraining,
     VJEPAForVideoClassification,
+    VJEPAImageProcessor,
     VJEPAVideoProcessor,
 )
 from transformers_vjepa.commands import extract_features as script
@@ -94,6 +96,18 @@ def test_images(pretrained, tmp_path):
         Image.new("RGB", (50, 40), (50 * number, 10, 10)).save(tmp_path / "in" / f"{number}.png")
     assert script.run(command(tmp_path / "in", pretrained, tmp_path / "out"))["num_videos"] == 4
     assert FeatureStore(tmp_path / "out").labels.tolist() == [-1] * 4
+
+
+def test_images_with_a_stock_model(tmp_path):
+    stock = stock_folder_of(tmp_path / "stock")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 36), "orange").save(tmp_path / "images" / "0.png")
+    script.run(command(tmp_path / "images", tmp_path / "stock", tmp_path / "features"))
+    pixels = VJEPAImageProcessor(crop_size=32)(Image.new("RGB", (40, 36), "orange"), return_tensors="pt")
+    with torch.no_grad():
+        expected = stock(**pixels).last_hidden_state.mean(dim=1)
+    (found,) = features(tmp_path / "features").values()
+    assert largest_difference(found, expected) < 1e-5
 
 
 def test_finished_shards_are_kept(videos, pretrained, tmp_path):

@@ -15,7 +15,13 @@ from children import in_two_processes, run_command
 from PIL import Image
 from reference import TINY
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor, get_scheduler
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+    get_scheduler,
+)
 from transformers.utils import logging
 from videos import write_video
 
@@ -33,7 +39,7 @@ from transformers_vjepa.commands import evaluate, train_classifier
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.splits import manifest_hash
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
-from transformers_vjepa.evaluation import setup
+from transformers_vjepa.evaluation import reports, setup
 from transformers_vjepa.evaluation.arguments import DataArguments, ModelArguments
 
 CLASSES = ("bright", "dark", "grey")
@@ -200,7 +206,7 @@ def test_features_are_computed_once(model, videos, tmp_path, capsys):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"pooling": "mean", "num_segments": 2, "num_views": 3},
+        {"pooling": "mean", "num_pooled_layers": 2, "num_segments": 2, "num_views": 3},
         {"num_pooler_layers": 1, "weight_decays": "0.0 0.1"},
         {"augment": "true", "num_segments": 2, "num_views": 2},
         {"augment": "true", "dataloader_num_workers": 2, "pooling": "mean"},
@@ -215,6 +221,7 @@ def test_every_way_runs(model, videos, tmp_path, settings):
     config = AutoModelForVideoClassification.from_pretrained(tmp_path / "run").config
     assert config.pooling == settings.get("pooling", "attentive")
     assert config.num_pooler_layers == settings.get("num_pooler_layers", 0)
+    assert config.num_pooled_layers == settings.get("num_pooled_layers", 1)
     encoder, ours = VJEPAModel.from_pretrained(model), VJEPAModel.from_pretrained(tmp_path / "run")
     moved = not torch.equal(encoder.encoder.layer[0].mlp.fc1.weight, ours.encoder.layer[0].mlp.fc1.weight)
     assert moved == (settings.get("mode") == "finetune")
@@ -396,6 +403,8 @@ def test_every_recipe_parses_and_has_a_schedule(tmp_path, recipe):
     arguments, _, training = train_classifier.parse_arguments(argv)
     assert arguments.mode == recipe.stem.partition("_")[0]
     training.lay_out_steps(num_clips=10 * training.per_device_train_batch_size, has_validation=True)
+    if training.lr_milestones:
+        return  # test_trainer.py has this schedule
     schedule = get_scheduler(
         training.lr_scheduler_type,
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=training.learning_rate),
@@ -407,6 +416,82 @@ def test_every_recipe_parses_and_has_a_schedule(tmp_path, recipe):
     assert max(factors) == pytest.approx(1)
     last = (training.lr_scheduler_kwargs or {}).get("min_lr_rate", 0)
     assert last <= factors[-1] == pytest.approx(last, rel=0.06, abs=1e-12)  # it forgets one step of the warm-up
+
+
+IMAGE_RECIPES = [file for file in OWN_RECIPES if "ijepa" in file.stem]
+
+
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory):
+    """An image model with four blocks."""
+    folder = tmp_path_factory.mktemp("image_model")
+    torch.manual_seed(0)
+    image = {"frames_per_clip": 1, "tubelet_size": 1, "num_hidden_layers": 4, "pred_num_mask_tokens": 1}
+    config = VJEPAConfig(**TINY | image)
+    VJEPAForPreTraining(config).save_pretrained(folder)
+    VJEPAVideoProcessor.for_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Four images of each of three brightnesses."""
+    root = tmp_path_factory.mktemp("images")
+    for name, level in LEVELS.items():
+        (root / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (48, 36), (level + number,) * 3).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("recipe", IMAGE_RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_for_images_runs(image_model, images, tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(reports, "_draw", lambda *_, **__: None)  # charts take most of the time
+    monkeypatch.setattr(reports, "_draw_curves", lambda *_: None)
+    changes = {"config": recipe, "model": image_model, "dataset": images, "output_dir": tmp_path / "run"}
+    changes |= {"validation_dataset": images, "max_steps": 1, "per_device_train_batch_size": 4, "bf16": "false"}
+    changes |= {"dataloader_num_workers": 0, "disable_tqdm": "true", "save_strategy": "no"}
+    if "1pct" in recipe.stem:
+        changes["train_fraction"] = 0.5
+    train_classifier.run([part for name, value in changes.items() for part in (f"--{name}", str(value))])
+    settings = results_of(tmp_path / "run")["settings"]
+    assert settings["pooling"] == "mean" and results_of(tmp_path / "run")["validation"]["num_videos"] == 12
+    config = AutoModelForImageClassification.from_pretrained(tmp_path / "run").config
+    assert config.num_pooled_layers == (4 if "last4" in recipe.stem else 1)
+
+
+def test_published_recipes_for_images(tmp_path):
+    def parse(name):
+        recipe = str(RECIPES / f"{name}.yaml")
+        return train_classifier.parse_arguments(["--config", recipe, "--output_dir", str(tmp_path), "--bf16", "false"])
+
+    for name in ("probe_in1k_ijepa_vith14", "probe_in1k_ijepa_vith14_last4"):
+        _, _, training = parse(name)
+        assert training.probe_optimizer == "lars" and training.per_device_train_batch_size * 64 == 16384
+        assert (training.learning_rates, training.weight_decays) == ([0.01, 0.05, 0.001], [0.0005, 0.0])
+        assert (training.num_train_epochs, training.lr_milestones) == (50, [15, 30, 45])
+    for name, epochs, milestones, crop in (
+        ("probe_cifar100_ijepa_vith14", 28, [8, 16, 24], "random"),
+        ("probe_places205_ijepa_vith14", 14, [4, 8, 12], "random"),
+        ("probe_inat18_ijepa_vith14", 84, [24, 48, 72], "random"),
+        ("probe_clevr_count_ijepa_vith14", 50, [], "center"),
+        ("probe_clevr_dist_ijepa_vith14", 100, [], "center"),
+    ):
+        _, data, training = parse(name)
+        assert (training.num_train_epochs, training.lr_milestones, data.train_crop) == (epochs, milestones, crop)
+        assert training.probe_optimizer == "sgd" and training.per_device_train_batch_size * 8 == 256
+        assert (training.learning_rates, training.weight_decays) == ([0.01], [0.0005])
+    for name, decay, rate, batch, drop_path, mixing in (
+        ("finetune_in1k_1pct_ijepa_vith14", 0.4, 3e-5, 8 * 64, 0, (0, 0)),
+        ("finetune_in1k_1pct_ijepa_vitl16", 0.05, 3e-5, 8 * 64, 0, (0, 0)),
+        ("finetune_in1k_ijepa_vith16_448", 0.04, 1e-4, 11 * 48, 0.25, (0.8, 1.0)),
+    ):
+        arguments, data, training = parse(name)
+        assert (training.weight_decay, training.learning_rate, training.layer_decay) == (decay, rate, 0.75)
+        assert training.per_device_train_batch_size * {512: 64, 528: 48}[batch] == batch
+        assert (arguments.drop_path_rate, (training.mixup, training.cutmix)) == (drop_path, mixing)
+        assert data.auto_augment == "rand" and training.num_train_epochs == 50
+        assert data.train_fraction == (0.01 if "1pct" in name else 1)
 
 
 def test_published_recipes(tmp_path):
@@ -469,6 +554,19 @@ def test_without_arguments_it_probes_the_demo():
         ({"validation_fraction": 0, "learning_rates": 1, "load_best_model_at_end": 1}, "error: .* validation clips"),
         ({"resume_from_checkpoint": "last"}, "error: no checkpoint in"),
         ({"layer_decay": 2}, "error: layer_decay=2.0 must lie in"),
+        (
+            {"num_pooled_layers": 2},
+            "error: --num_pooled_layers 2 needs --pooling mean: attentive pooling reads the last",
+        ),
+        ({"num_pooled_layers": 3, "pooling": "mean"}, r"error: .*`num_pooled_layers`=3 must lie in \[1, num_hidden_l"),
+        ({"pooled_batch_norm": "true"}, "error: --pooled_batch_norm true needs --pooling mean"),
+        (
+            {"auto_augment": "rand"},
+            "error: --auto_augment rand has no effect without augmentation: add --augment true",
+        ),
+        ({"num_neighbors": 5}, "error: --num_neighbors has no effect with --mode probe: leave it out$"),
+        ({"lr_milestones": "60"}, r"error: lr_milestones=\[60.0\] must be ascending epochs"),
+        ({"label_column": "label", "dataset": "/no/such.parquet"}, "error: .*/no/such.parquet"),
         ({"dataset": "synthetic:motion", "output_dir": "synthetic"}, "error: .*is the folder of the built-in corpus"),
     ],
 )

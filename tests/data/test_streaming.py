@@ -503,6 +503,16 @@ def test_augmentation_determines_crop_and_flip(tmp_path):
         assert (clip[..., :8] == left).all() and (clip[..., 8:] == 255 - left).all()
 
 
+def test_automatic_augmentation_is_a_function_of_the_position(tmp_path):
+    pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    augmentation = Augmentation(auto_augment="rand", crop="center", flip_probability=0.0)
+    whole = [batch["pixel_values_videos"] for batch in take(6, str(tmp_path), batch_size=1, augmentation=augmentation)]
+    [again] = take(1, str(tmp_path), batch_size=1, augmentation=augmentation, start=4)
+    assert torch.equal(again["pixel_values_videos"], whole[4])
+    assert len({clip.sum().item() for clip in whole}) > 3
+
+
 def test_cached_videos_give_the_same_clips(folder):
     stream = clip_stream(str(folder), config=CONFIG, sampling=SAMPLING, decoding=Decoding(cache_bytes=10**7))
     whole = names(take(12, str(folder), batch_size=1))

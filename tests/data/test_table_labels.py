@@ -1,12 +1,14 @@
 """The labels of tables: which class a label is, whatever the type of its column and the file it stands in."""
 
+import io
 import re
 
 import fsspec
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 
 from transformers_vjepa.data.corpora import open_corpus
 from transformers_vjepa.data.labels import match_classes
@@ -101,7 +103,8 @@ def test_columns_that_are_not_used_are_named(tmp_path, caplog):
     assert labels_of(tmp_path / "0.parquet") == ([-1, -1], ())
     assert (
         "0.parquet has no labels: no column label, labels, cls with numbers or names. Not used are label (list), "
-        "target (int64), caption (string): rename the column with the labels to label" in caplog.text
+        "target (int64), caption (string): name the column with the labels (label_column), or rename it to label"
+        in caplog.text
     )
 
 
@@ -169,3 +172,24 @@ def test_labels_of_a_stream_that_the_model_does_not_have_are_refused(label, reas
     corpus, _ = match_classes(open_corpus(stream), ["walk", "run"])
     (clip,) = rows_of(corpus, needs_label=True)
     assert clip.label == -1 and re.search(f"its label '{label}' has no class: {reason}", clip.refused)
+
+
+def test_a_label_column_by_name_as_in_cifar100(tmp_path):
+    png = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save(png, "png")
+    fine, coarse = ClassLabel(names=["apple", "bee", "cat"]), ClassLabel(names=["food", "animal"])
+    features = Features({"img": Image(), "fine_label": fine, "coarse_label": coarse})
+    rows = {"img": [{"bytes": png.getvalue(), "path": None}] * 3, "fine_label": [2, 0, 1], "coarse_label": [1, 0, 1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    source = tmp_path / "train.parquet"
+    corpus = open_corpus(source, label_column="fine_label")
+    assert corpus.labels.tolist() == [2, 0, 1] and corpus.class_names == ("apple", "bee", "cat")
+    assert corpus.read(0).is_image and corpus.read(0).label == 2
+    assert open_corpus(source, label_column="coarse_label").labels.tolist() == [1, 0, 1]
+    assert open_corpus(source).labels.tolist() == [-1, -1, -1]
+    streamed = load_dataset("parquet", data_files=str(source), streaming=True, split="train")
+    assert open_corpus(streamed, label_column="fine_label").class_names == ("apple", "bee", "cat")
+    with pytest.raises(ValueError, match="has no label column 'fine': choose one of img, fine_label, coarse_label"):
+        open_corpus(source, label_column="fine")
+    with pytest.raises(ValueError, match="the label column 'img' of .* holds image: choose a column of numbers or"):
+        open_corpus(source, label_column="img")

@@ -12,6 +12,7 @@ from transformers_vjepa.evaluation.probing import (
     ProbeSettings,
     best_probe,
     fit_read_out,
+    probe_optimizer,
     probe_settings,
     selection_score,
 )
@@ -73,7 +74,15 @@ def test_probes_start_alike_and_are_initialised_as_in_the_classifier():
     assert first["pooler.query_tokens"].abs().max() > 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"num_pooler_layers": 2}, {"pooling": "mean"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"num_pooler_layers": 2},
+        {"pooling": "mean"},
+        {"pooling": "mean", "num_pooled_layers": 2, "pooled_batch_norm": True},
+    ],
+)
 def test_a_probe_computes_what_the_classifier_does(fields):
     grid = tiny_grid(probe_settings([1e-3, 1e-2], [0.0]), **fields)
     with torch.no_grad():
@@ -81,7 +90,7 @@ def test_a_probe_computes_what_the_classifier_does(fields):
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model = VJEPAForVideoClassification(grid.config).eval()
     grid.write_into(model, 1)
-    tokens = torch.randn(2, 3, 10, 48)
+    tokens = torch.randn(2, 3, 10, grid.config.pooled_size)
     labels = torch.tensor([2, 0])
     expected = model.classify(tokens, labels=labels)
     output = grid.eval()(features=tokens, labels=labels)
@@ -115,6 +124,48 @@ def test_every_probe_has_its_rate_and_decay_and_vectors_do_not_decay():
     # Query, q, k, v, two matrices of the MLP and the classifier; two norms, five biases and that of the classifier.
     assert [len(group["params"]) for group in groups[:2]] == [7, 10]
     assert any(value is grid.probes[0].pooler.query_tokens for value in groups[0]["params"])
+
+
+def linear_grid(settings):
+    return tiny_grid(settings, pooling="mean")
+
+
+def step(grid, optimizer):
+    """One step in which all gradients are 1; how far each parameter of the first probe moved."""
+    before = [value.detach().clone() for value in grid.probes[0].parameters()]
+    for value in grid.parameters():
+        value.grad = torch.ones_like(value)
+    optimizer.step()
+    return [value.detach() - old for value, old in zip(grid.probes[0].parameters(), before, strict=True)]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-8])
+def test_lars_moves_weights_by_a_share_of_their_norm_and_biases_by_the_rate(weight_decay):
+    grid = linear_grid([ProbeSettings(2.0, weight_decay)])
+    norm = grid.probes[0].classifier.weight.norm().item()
+    optimizer = probe_optimizer("lars")(grid.parameter_groups())
+    weight, bias = step(grid, optimizer)
+    # The rate 2, the trust coefficient 0.001, and a gradient of length 12 in the direction (1, 1, ...) / 12.
+    assert weight.mean().item() == pytest.approx(-2.0 * 0.001 * norm / 12, rel=1e-4)
+    assert (bias == -2.0).all()
+    # The momentum is 0.9; with the second step the bias has moved by 2 and then by 2 x 1.9.
+    _, bias = step(grid, optimizer)
+    assert bias.tolist() == pytest.approx([-3.8] * 3)
+
+
+def test_sgd_has_the_momentum_of_nesterov_and_decay_of_weights_only():
+    grid = linear_grid([ProbeSettings(0.1, 0.5)])
+    weight = grid.probes[0].classifier.weight.detach().clone()
+    moved, bias = step(grid, probe_optimizer("sgd")(grid.parameter_groups()))
+    # In its first step, Nesterov's momentum adds 0.9 of the gradient.
+    assert torch.allclose(moved, -0.1 * 1.9 * (1 + 0.5 * weight), atol=1e-6)
+    assert bias.tolist() == pytest.approx([-0.19] * 3)
+
+
+def test_missing_timm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(ImportError, match=r"LARS needs timm: pip install transformers_vjepa\[probe\]"):
+        probe_optimizer("lars")
 
 
 def test_score_is_accuracy_and_then_cross_entropy():

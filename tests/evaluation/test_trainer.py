@@ -284,6 +284,54 @@ def test_frozen_parameters_are_in_no_group():
     assert {group["lr"] for group in groups} == {1.0}
 
 
+def rates_of(trainer, steps):
+    trainer.create_optimizer_and_scheduler(num_training_steps=steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    return rates
+
+
+def test_rates_are_divided_by_ten_at_the_milestones(tmp_path):
+    settings = {"num_train_epochs": 5, "lr_milestones": [1, 3], "warmup_steps": 0}
+    grid = tiny_grid(probe_settings([0.8], [0.0]), pooling="mean")
+    # Ten steps are five epochs, so the milestones are the steps 2 and 6.
+    rates = rates_of(VJEPAClassificationTrainer(grid, arguments(tmp_path, **settings)), 10)
+    assert rates == pytest.approx([0.8] * 2 + [0.08] * 4 + [0.008] * 4)
+    # After a warm-up of three steps.
+    settings["warmup_steps"] = 3
+    rates = rates_of(VJEPAClassificationTrainer(grid, arguments(tmp_path, **settings)), 10)
+    assert rates == pytest.approx([0.2, 0.4, 0.06, 0.08, 0.08, 0.08, 0.008, 0.008, 0.008, 0.008])
+
+
+def test_rates_for_a_number_of_clips_grow_with_the_batch(tmp_path):
+    settings = {"base_batch_size": 256, "per_device_train_batch_size": 64, "gradient_accumulation_steps": 32}
+    training = arguments(tmp_path, **settings, learning_rates=[0.01, 0.05], weight_decays=[0.0], learning_rate=1e-3)
+    assert [probe.learning_rate for probe in training.probe_settings()] == pytest.approx([0.08, 0.4])  # 2,048 / 256
+    trainer = VJEPAClassificationTrainer(tiny_classifier(), training)
+    assert trainer.create_optimizer().param_groups[0]["lr"] == pytest.approx(8e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+def test_resumed_probing_with_milestones_ends_as_the_uninterrupted_one(tmp_path, optimizer):
+    settings = {"probe_optimizer": optimizer, "lr_milestones": [1, 2], "num_train_epochs": 3, "save_strategy": "steps"}
+    settings |= {"save_steps": 3, "warmup_steps": 0, "max_grad_norm": 0.0}
+    ends = []
+    for name in ("whole", "resumed"):
+        grid = tiny_grid(probe_settings([0.05, 0.5], [0.0]), pooling="mean", pooled_batch_norm=True)
+        trainer = VJEPAClassificationTrainer(grid, arguments(tmp_path / name, **settings), Features(12))
+        start = None
+        if name == "resumed":
+            start = tmp_path / "resumed" / "checkpoint-3"
+            shutil.copytree(tmp_path / "whole" / "checkpoint-3", start)
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        ends.append(weights(grid))
+    assert same(*ends)
+    assert ends[0]["probes.0.pooler.norm.num_batches_tracked"] == 6
+
+
 def test_the_optimizer_takes_the_groups_and_the_schedule_scales_them(videos, tmp_path):
     args = arguments(tmp_path, learning_rate=0.8, layer_decay=0.5, warmup_steps=4, max_steps=2, max_grad_norm=1e-9)
     model = tiny_classifier()
@@ -471,6 +519,12 @@ def test_the_best_checkpoint_needs_something_to_choose_by(tmp_path, changes, has
         ({"mixup": -1.0}, r"mixup=-1.0 must lie in \[0.0, inf\]"),
         ({"label_smoothing_factor": 1.5}, "label_smoothing_factor=1.5 must lie in"),
         ({"remove_unused_columns": True}, "remove_unused_columns=True does not work with V-JEPA"),
+        ({"base_batch_size": 0}, "base_batch_size=0 must lie in"),
+        (
+            {"lr_milestones": [15, 60], "num_train_epochs": 50},
+            r"lr_milestones=\[15, 60\] must be ascending epochs, above 0 and below num_train_epochs=50",
+        ),
+        ({"lr_milestones": [30, 15]}, r"lr_milestones=\[30, 15\] must be ascending epochs"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, changes, message):

@@ -4,13 +4,28 @@ import json
 import os
 
 import pytest
-from reference import TINY
+import torch
+from reference import TINY, largest_difference
 from safetensors.torch import load_file, save_file
+from stock_models import stock_folder_of
+from transformers import IJepaForImageClassification, ViTImageProcessor
 from transformers.utils import logging
 
-from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from transformers_vjepa import (
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAVideoProcessor,
+)
 from transformers_vjepa.hub import loading
-from transformers_vjepa.hub.loading import load_processor, load_whole, without_load_report
+from transformers_vjepa.hub.loading import (
+    load_model,
+    load_processor,
+    load_whole,
+    read_config,
+    without_load_report,
+)
 from transformers_vjepa.hub.transfer import HubError
 
 
@@ -80,3 +95,41 @@ def test_the_verbosity_is_restored_after_loading():
         assert logging.get_verbosity() == logging.ERROR
         raise KeyError
     assert logging.get_verbosity() == before
+
+
+# Stock I-JEPA models
+
+
+def test_a_stock_encoder_is_loaded_by_its_name(tmp_path, monkeypatch):
+    messages, stock = [], stock_folder_of(tmp_path / "stock", settings={"add_pooling_layer": True})
+    monkeypatch.setattr(loading.logger, "warning", messages.append)
+    name, images = str(tmp_path / "stock"), torch.randn(2, 3, 32, 32)
+    config = read_config(name)
+    assert config.is_image_model and config.pred_loss == "smooth_l1" and config.num_hidden_layers == 2
+    with torch.no_grad():
+        expected = stock(images).last_hidden_state
+        encoder = load_whole(VJEPAModel, name, remedy="", add_predictor=False)
+        assert largest_difference(encoder.get_vision_features(images), expected) < 1e-5
+        model, info = load_model(VJEPAForPreTraining, name, dtype=torch.float32)
+        for each in (model.vjepa.encoder, model.context_encoder):
+            assert largest_difference(each(*each.embeddings.patchify(images)).last_hidden_state, expected) < 1e-5
+    assert all(key.startswith("vjepa.predictor.") for key in info["missing_keys"]) and info["missing_keys"]
+    left_out = "left out: position embeddings (computed), pooler (not part of I-JEPA)"
+    begin = f"{name} is a stock I-JEPA model, an encoder without a predictor"
+    assert messages == [f"{begin}; {left_out}", f"{begin}: the predictor is new; {left_out}"]
+    with pytest.raises(ValueError, match=r"has no weights for vjepa.predictor.* missing\): train it$"):
+        load_whole(VJEPAForPreTraining, name, remedy="train it")
+    with pytest.raises(ValueError, match=r"has no weights for classifier.bias \(2 missing\): train it$"):
+        load_whole(VJEPAForVideoClassification, name, remedy="train it")
+
+
+def test_a_stock_classifier_is_loaded_by_its_name_with_its_pixels(tmp_path):
+    name, images = str(tmp_path), torch.randn(2, 3, 32, 32)
+    stock = stock_folder_of(tmp_path, IJepaForImageClassification, id2label={0: "a", 1: "b", 2: "c"})
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = load_whole(VJEPAForVideoClassification, name, remedy="")
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"} and model.config.pooling == "mean"
+    with torch.no_grad():
+        assert largest_difference(model.eval()(images).logits, stock(images).logits) < 1e-5
+    processor = load_processor(name, model.config)
+    assert list(processor.image_mean) == [0.5] * 3 and processor.crop_size["height"] == 32

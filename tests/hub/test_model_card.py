@@ -170,7 +170,7 @@ def test_a_card_for_another_repository_keeps_the_text_of_its_author(tmp_path):
 
 # Released models
 
-RELEASED = sorted(CARDS.glob("vjepa-*.md"))
+RELEASED = sorted(file for file in CARDS.glob("*.md") if not file.stem.endswith("template"))
 PROBES = {"k400": 400, "ssv2": 174, "in1k": 1000, "places205": 205, "inat21": 10_000}
 
 
@@ -196,7 +196,27 @@ def test_each_released_model_has_a_card():
             text = str(released_card(config, is_classifier=True))
             assert f"models/{preset}-{probe}" in text
             names.add(f"vjepa-{preset}-{probe}")
-    assert names == {file.stem for file in RELEASED}
+    assert names == {file.stem for file in RELEASED if file.stem.startswith("vjepa-")}
+
+
+@pytest.mark.parametrize(
+    "preset, source, name",
+    [
+        ("ijepa-vith14", "IN1K-vit.h.14-300e.pth.tar", "ijepa-vith14-1k"),
+        ("ijepa-vith14", "IN22K-vit.h.14-900e.pth.tar", "ijepa-vith14-22k"),
+        ("ijepa-vith16-448", "IN1K-vit.h.16-448px-300e.pth.tar", "ijepa-vith16-448-1k"),
+        ("ijepa-vitg16", "IN22K-vit.g.16-600e.pth.tar", "ijepa-vitg16-22k"),
+    ],
+)
+def test_released_image_models_are_told_apart_by_the_name_of_the_file(preset, source, name):
+    config = VJEPAConfig.from_preset(preset)
+    card = released_card(config, is_classifier=False, source=source)
+    assert str(card) == str(ModelCard.load(CARDS / f"{name}.md")) and f"`{source}`" in card.text
+    assert f"{config.num_hidden_layers} blocks of width {config.hidden_size}" in card.text
+    assert f"predictor of {config.pred_num_hidden_layers} blocks" in card.text
+    # Without the name, the data are not known.
+    assert released_card(config, is_classifier=False, source="checkpoint.pth.tar") is None
+    assert released_card(config, is_classifier=True, source=source) is None
 
 
 def test_other_models_have_no_released_card():
@@ -208,9 +228,11 @@ def test_other_models_have_no_released_card():
     assert not is_released(VJEPAConfig.from_preset("vitl16", crop_size=112))
 
 
-@pytest.mark.parametrize(
-    "file", [*CARDS.glob("*.md"), DOCS / "publishing.md", DOCS / "deploy.md"], ids=lambda file: file.stem
-)
+# A stock model needs neither this package nor its code.
+WITH_CODE = [file for file in CARDS.glob("*.md") if file.stem != "stock_template"]
+
+
+@pytest.mark.parametrize("file", [*WITH_CODE, DOCS / "publishing.md", DOCS / "deploy.md"], ids=lambda file: file.stem)
 def test_versions_for_readers_without_this_package_are_those_it_asks_for(file):
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")

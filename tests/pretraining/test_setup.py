@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pretraining_command import command
+from stock_models import stock_folder_of
 from transformers import TrainerCallback
 from videos import write_video
 
@@ -91,6 +92,37 @@ def test_wrong_blocks_of_images_are_refused(videos, tmp_path, changes, message):
     model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
     with pytest.raises(ValueError, match=message):
         setup.build(model, data, replace(training, **changes))
+
+
+def test_the_loss_goes_with_the_checkpoint(videos, tmp_path):
+    first = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
+    trainer, _ = setup.build(*first)
+    assert trainer.model.config.pred_loss == "smooth_l1"  # I-JEPA's, for clips of one frame
+    setup.train(trainer)
+    saved = str(tmp_path / "run")
+    assert setup.build_config(ModelArguments(init_from=saved)).pred_loss == "smooth_l1"
+    other = setup.build_config(ModelArguments(init_from=saved, pred_loss="l2"))
+    assert other.pred_loss == "l2"
+    setup.check_architecture(saved, trainer.model.config)
+    with pytest.raises(ValueError, match="has pred_loss=smooth_l1, and this command asks for l2: give the arguments"):
+        setup.check_architecture(saved, other)
+    assert setup.build_config(ModelArguments(preset="ijepa-vith14")).pred_loss == "smooth_l1"
+    assert setup.build_config(ModelArguments(preset="vitl16")).pred_loss == "l1"
+
+
+def test_a_stock_model_is_a_start(videos, tmp_path):
+    stock = stock_folder_of(tmp_path / "stock", patch_size=4)
+    name = str(tmp_path / "stock")
+    built = arguments(videos, tmp_path / "run")
+    start = ModelArguments(init_from=name, pred_num_hidden_layers=1)  # a stock model has no predictor to fit
+    trainer, _ = setup.build(start, *built[1:])
+    model = trainer.model
+    assert model.config.pred_num_hidden_layers == 1 and model.config.pred_loss == "smooth_l1"
+    for encoder in (model.context_encoder, model.vjepa.encoder):
+        assert torch.equal(encoder.layer[1].mlp.fc1.weight, stock.layers[1].mlp.fc1.weight)
+    assert trainer.run_details.start == name and trainer.args.mask_strategy == "image_multiblock"
+    with pytest.raises(ValueError, match="hidden_size=24 differs from the 48 of .*stock: leave it out"):
+        setup.build_config(ModelArguments(init_from=name, hidden_size=24))
 
 
 def finish_killed_at(write, built):

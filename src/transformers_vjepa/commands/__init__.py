@@ -6,6 +6,7 @@ COMMANDS = {
     "pretrain": "pretrain on your videos, from new weights or from a checkpoint",
     "train_classifier": "train a probe on a frozen encoder, or fine-tune",
     "evaluate": "evaluate a classifier by a published protocol",
+    "index_clevr": "write index files for Clevr/Count and Clevr/Dist, two evaluations of I-JEPA",
     "extract_features": "write the features of a data set to files",
     "convert_checkpoint": "convert published checkpoints and probes to folders of transformers, and back",
     "publish": "upload a finished folder to the Hub, with its model card",

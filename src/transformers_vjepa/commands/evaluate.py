@@ -44,7 +44,7 @@ from ..evaluation.protocols import (
     read_predictions,
     resolve_protocol,
 )
-from ..evaluation.reports import EmptyReportError, describe_results, write_prediction_report
+from ..evaluation.reports import EmptyReportError, describe_results, kind_of_clips, write_prediction_report
 from ..evaluation.shards import PassOptions, ShardError, writing_errors
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.output_lock import output_lock
@@ -174,8 +174,9 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
                 broken=broken_videos(shards),
                 details=details,
             )
+    kind = kind_of_clips(corpus, otherwise="videos")
     matched = f"matched by {results['label_matching']}" if results["num_labelled"] else "none"
-    print(f"\n{describe_results(results)}\nlabels:        {matched}\nresults:       {arguments.output_dir}")
+    print(f"\n{describe_results(results, kind=kind)}\nlabels:        {matched}\nresults:       {arguments.output_dir}")
     return results
 
 

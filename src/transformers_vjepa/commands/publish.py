@@ -13,12 +13,13 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoImageProcessor, AutoVideoProcessor
+from transformers import AutoImageProcessor, AutoVideoProcessor, PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, VIDEO_PROCESSOR_NAME
 
 from ..command_line.help_page import DefaultsFormatter
 from ..command_line.parsing import user_errors
+from ..conversion.ijepa import is_stock_folder, load_stock_folder
 from ..hub.loading import load_whole
 from ..hub.model_card import CARD_NAME, card_of_folder
 from ..hub.transfer import model_files, size_of, upload
@@ -27,7 +28,6 @@ from ..models.vjepa.modeling_vjepa import (
     VJEPAForPreTraining,
     VJEPAForVideoClassification,
     VJEPAModel,
-    VJEPAPreTrainedModel,
 )
 
 _MODELS = {each.__name__: each for each in (VJEPAModel, VJEPAForPreTraining, VJEPAForVideoClassification)}
@@ -45,9 +45,9 @@ def parse_arguments(argv: Sequence[str]) -> Namespace:
     return parser.parse_args(argv)
 
 
-def check_loads(folder: Path) -> VJEPAPreTrainedModel:
+def check_loads(folder: Path) -> PreTrainedModel:
     """
-    Loads the model of a folder, and its processors.
+    Loads the model of a folder, which may be a stock I-JEPA model, and its processors.
 
     Raises:
         ValueError: there is no model, weights are missing, or weights are damaged.
@@ -55,9 +55,12 @@ def check_loads(folder: Path) -> VJEPAPreTrainedModel:
     for name, pattern in ((CONFIG_NAME, CONFIG_NAME), (SAFE_WEIGHTS_NAME, "model*.safetensors")):
         if not any(folder.glob(pattern)):
             raise ValueError(f"{folder} has no {name}: give the folder of a finished run or conversion")
-    architecture = next(iter(VJEPAConfig.from_pretrained(folder).architectures or []), "VJEPAModel")
-    model_class = _MODELS.get(architecture, VJEPAModel)
-    model = load_whole(model_class, str(folder), remedy=f"the folder does not hold a complete {architecture}")
+    if is_stock_folder(folder):
+        model = load_stock_folder(folder)
+    else:
+        architecture = next(iter(VJEPAConfig.from_pretrained(folder).architectures or []), "VJEPAModel")
+        model_class = _MODELS.get(architecture, VJEPAModel)
+        model = load_whole(model_class, str(folder), remedy=f"the folder does not hold a complete {architecture}")
     for name, processor in ((VIDEO_PROCESSOR_NAME, AutoVideoProcessor), (IMAGE_PROCESSOR_NAME, AutoImageProcessor)):
         if (folder / name).is_file():
             processor.from_pretrained(folder)

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..data.labels import find_class_names
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
-from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAPositions
+from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAPositions
 from ..safety.safe_loading import CheckpointError, read_checkpoint
 from . import layout
 from .layout import Weights
@@ -181,7 +181,7 @@ def classifier_config(
     return config, source
 
 
-def check_shapes(weights: Weights, model_class: type[PreTrainedModel], config: VJEPAConfig) -> None:
+def check_shapes(weights: Weights, model_class: Callable[[VJEPAConfig], PreTrainedModel], config: VJEPAConfig) -> None:
     """
     Compares the names and shapes of weights with those of a model. The weights must also share one type, because
     loading would convert the others.
@@ -205,16 +205,21 @@ def check_shapes(weights: Weights, model_class: type[PreTrainedModel], config: V
 
 
 def build_model(weights: Weights, config: VJEPAConfig) -> PreTrainedModel:
-    """The pretraining model or the classifier with these weights, without a copy of them."""
-    is_classifier = "classifier.weight" in weights
-    model_class = VJEPAForVideoClassification if is_classifier else VJEPAForPreTraining
+    """
+    The pretraining model, the classifier, or the base model without a predictor with these weights (names with
+    `vjepa.`), without a copy of them.
+    """
+    is_encoder = all(name.startswith("vjepa.encoder.") for name in weights)
+    if is_encoder:
+        weights = {name.removeprefix("vjepa."): value for name, value in weights.items()}
+    model_class = VJEPAForVideoClassification if "classifier.weight" in weights else VJEPAForPreTraining
     with torch.device("meta"):
-        model = model_class(config)
+        model = VJEPAModel(config, add_predictor=False) if is_encoder else model_class(config)
     model.load_state_dict(weights, assign=True)
     for module in model.modules():
         if isinstance(module, VJEPAPositions):
             module.table = module.compute_table()
-    if not is_classifier:
+    if isinstance(model, VJEPAForPreTraining):
         model.vjepa.encoder.requires_grad_(False)
     return model.eval()
 
@@ -242,18 +247,31 @@ def read_folder(folder: str | os.PathLike) -> tuple[VJEPAConfig, Weights]:
     Raises:
         CheckpointError: the folder holds no model of ours, or a damaged file.
     """
+    weights = read_weights(folder)
+    config, parts = VJEPAConfig.from_pretrained(folder), ("encoder.", "predictor.")
+    return config, {f"vjepa.{name}" if name.startswith(parts) else name: value for name, value in weights.items()}
+
+
+def read_weights(folder: str | os.PathLike) -> Weights:
+    """
+    The weights of a folder that `save_pretrained` wrote, by their names in the files. Tensors are memory-mapped.
+
+    Raises:
+        CheckpointError: the folder holds no model in safetensors files, or a damaged file.
+    """
     folder = Path(folder)
-    files = sorted(folder.glob("model*.safetensors"))
+    # A model in one file has no shards: shards beside it belong to an earlier model.
+    whole = folder / SAFE_WEIGHTS_NAME
+    files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files or not (folder / CONFIG_NAME).is_file():
-        raise CheckpointError(f"{folder} is not a saved model: it has no {CONFIG_NAME} or no model.safetensors")
-    config, weights = VJEPAConfig.from_pretrained(folder), {}
+        raise CheckpointError(f"{folder} is not a saved model: it has no {CONFIG_NAME} or no {SAFE_WEIGHTS_NAME}")
+    weights: Weights = {}
     for file in files:
         try:
             weights |= load_file(file)
         except SafetensorError as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
-    parts = ("encoder.", "predictor.")
-    return config, {f"vjepa.{name}" if name.startswith(parts) else name: value for name, value in weights.items()}
+    return weights
 
 
 def _published_state(state: Weights, config: VJEPAConfig, kind: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.image_processing_vjepa import VJEPAImageProcessor
-from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
+from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
 from ..safety.safe_loading import CheckpointError, read_checkpoint, save_checkpoint
 from .checks import differing_tensors, reference_differences
@@ -20,11 +20,18 @@ from .layout import Weights
 REFERENCE_TOLERANCE = 1e-4
 
 
-def save_folder(weights: Weights, config: VJEPAConfig, folder: Path) -> None:
-    """Writes the model, and the processors that the pipelines need."""
+def save_folder(weights: Weights, config: VJEPAConfig, folder: Path, **normalisation: Sequence[float]) -> None:
+    """
+    Writes the model, and the processors that the pipelines need.
+
+    Args:
+        normalisation: `image_mean` and `image_std` of the processors, where they are not those of ImageNet.
+    """
     build_model(weights, config).save_pretrained(folder)
-    VJEPAVideoProcessor.for_config(config).save_pretrained(folder)
-    VJEPAImageProcessor(crop_size=config.crop_size).save_pretrained(folder)
+    VJEPAVideoProcessor(
+        crop_size=config.crop_size, num_frames=config.frames_per_clip, **normalisation
+    ).save_pretrained(folder)
+    VJEPAImageProcessor(crop_size=config.crop_size, **normalisation).save_pretrained(folder)
 
 
 def check_folder(folder: Path, weights: Weights) -> PreTrainedModel:
@@ -34,8 +41,13 @@ def check_folder(folder: Path, weights: Weights) -> PreTrainedModel:
     Raises:
         CheckpointError: a tensor differs in a bit.
     """
-    is_classifier = "classifier.weight" in weights
-    model = (VJEPAForVideoClassification if is_classifier else VJEPAForPreTraining).from_pretrained(folder)
+    if all(name.startswith("vjepa.encoder.") for name in weights):
+        model = VJEPAModel.from_pretrained(folder, add_predictor=False)
+        weights = {name.removeprefix("vjepa."): value for name, value in weights.items()}
+    elif "classifier.weight" in weights:
+        model = VJEPAForVideoClassification.from_pretrained(folder)
+    else:
+        model = VJEPAForPreTraining.from_pretrained(folder)
     if different := differing_tensors(model.state_dict(), weights):
         raise CheckpointError(f"{folder} differs from the file in {', '.join(different)}: do not use it")
     return model

@@ -131,10 +131,14 @@ def _shown_fields(networks: Mapping[str, Weights]) -> dict[str, Any]:
 
 
 def _mlp_ratio(weight: torch.Tensor) -> float:
-    """The ratio of rows to width, such that `int(width * ratio)` is the number of rows despite rounding."""
+    """The MLP ratio that the first layer of an MLP shows."""
     if weight.ndim != 2:
         raise CheckpointError(f"the first layer of an MLP has shape {tuple(weight.shape)}: expected (rows, width)")
-    rows, width = weight.shape
+    return mlp_ratio(*weight.shape)
+
+
+def mlp_ratio(rows: int, width: int) -> float:
+    """The ratio of rows to width, such that `int(width * ratio)` is the number of rows despite rounding."""
     ratio = rows / width
     return ratio if int(width * ratio) == rows else math.nextafter(ratio, math.inf)
 
@@ -217,7 +221,7 @@ def recognise_config(
     The weights show width, depth, patches, tubelets, MLPs, biases, predictor and mask tokens; the stored position
     table shows the grid and `uniform_power`. The weights do not show the number of heads: it comes from the preset
     that agrees with all other fields, or from the caller. In all published models, encoder and predictor have the same
-    number of heads.
+    number of heads. The loss (`pred_loss`) is the published one: of I-JEPA for images, of V-JEPA for videos.
 
     Args:
         checkpoint: contents of the file, from [`~safety.safe_loading.read_checkpoint`].
@@ -257,5 +261,7 @@ def recognise_config(
         fields |= {"crop_size": named.crop_size, "frames_per_clip": named.frames_per_clip, "uniform_power": power}
     if "predictor" in networks:
         fields["pred_num_attention_heads"] = heads if pred_num_attention_heads is None else pred_num_attention_heads
+    # The published losses (V-JEPA, equation 1; the published code of I-JEPA), so that training can continue.
+    fields["pred_loss"] = "smooth_l1" if encoder[layout.PATCHES].ndim == 4 else "l1"
     config = VJEPAConfig(**fields)
     return Recognition(config, matching, source, check_positions(encoder, config))

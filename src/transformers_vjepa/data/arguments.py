@@ -143,6 +143,10 @@ class CorpusArguments(DecodingArguments, SourceArguments):
         help="A folder of videos, images, tars or Parquet; a text or CSV index ('path label' per line); a pattern "
         "such as shards-{000..009}.tar; or a Hub data set id, which one process streams.",
     )
+    label_column: str | None = HfArg(
+        default=None,
+        help="Column of a Hub or Parquet data set with the labels, such as fine_label. Default: label, labels or cls.",
+    )
     clips_per_batch: int = HfArg(
         default=8, help="Clips in one batch of the encoder; segments and views count as clips."
     )
@@ -164,7 +168,9 @@ class CorpusArguments(DecodingArguments, SourceArguments):
         Raises:
             FileNotFoundError, ValueError: see [`open_corpus`]; or the data set is empty.
         """
-        corpus = open_corpus(self.dataset, split=self.split, video_column=self.video_column)
+        corpus = open_corpus(
+            self.dataset, split=self.split, video_column=self.video_column, label_column=self.label_column
+        )
         if not isinstance(corpus, SequentialCorpus) and len(corpus) == 0:
             raise ValueError(f"{self.dataset} holds no videos or images: check the folder, index or split")
         return corpus

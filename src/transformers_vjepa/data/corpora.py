@@ -17,26 +17,28 @@ from .corpus import NO_LABEL, IndexedCorpus
 from .file_corpus import FileCorpus, folder_corpus, open_index, scan_folder
 from .remote_reading import address_exists, check_address, disable_datasets_retries, retried, storage_options
 from .table_corpus import ParquetCorpus, SequentialCorpus
-from .table_labels import LABEL_COLUMNS, check_class_names, may_be_label
+from .table_labels import check_class_names, find_label_column
 from .tar_corpus import StreamedTarCorpus, TarCorpus
 
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 
-def _open_folder(folder: str, *, video_column: str | None) -> IndexedCorpus:
+def _open_folder(folder: str, *, video_column: str | None, label_column: str | None) -> IndexedCorpus:
     kind, paths = scan_folder(folder)
     if kind in (".tar", ".parquet"):
-        return _open_files([os.path.join(folder, path) for path in paths], video_column=video_column)
+        return _open_files(
+            [os.path.join(folder, path) for path in paths], video_column=video_column, label_column=label_column
+        )
     return folder_corpus(folder, paths)
 
 
-def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCorpus:
+def _open_files(files: Sequence[str], *, video_column: str | None, label_column: str | None) -> IndexedCorpus:
     extensions = {extension(file) for file in files}
     if extensions == {".tar"}:
         return TarCorpus(files)
     if extensions == {".parquet"}:
-        return ParquetCorpus(files, video_column=video_column)
+        return ParquetCorpus(files, video_column=video_column, label_column=label_column)
     if extensions <= {".csv", ".txt"} and len(files) == 1:
         return open_index(files[0])
     if extensions <= VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
@@ -47,7 +49,7 @@ def _open_files(files: Sequence[str], *, video_column: str | None) -> IndexedCor
     )
 
 
-def _open_remote(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
+def _open_remote(source: str, *, split: str, video_column: str | None, label_column: str | None) -> SequentialCorpus:
     kind, shown = extension(source), without_secrets(source)
     if kind not in (".tar", ".parquet"):
         raise ValueError(f"{shown}: only .tar and .parquet URLs can be streamed; or pass a Hub data set id")
@@ -60,7 +62,7 @@ def _open_remote(source: str, *, split: str, video_column: str | None) -> Sequen
     def open_files() -> SequentialCorpus:
         files, options = {split: addresses}, storage_options(source)
         builder = load_dataset_builder("parquet", data_files=files, storage_options=options)
-        return _open_builder(builder, split=split, name=source, video_column=video_column)
+        return _open_builder(builder, split=split, name=source, video_column=video_column, label_column=label_column)
 
     return retried(open_files, name=shown)
 
@@ -98,7 +100,9 @@ def _addresses(pattern: str) -> list[str]:
     return addresses
 
 
-def _open_builder(builder: DatasetBuilder, *, split: str, name: str, video_column: str | None) -> SequentialCorpus:
+def _open_builder(
+    builder: DatasetBuilder, *, split: str, name: str, video_column: str | None, label_column: str | None
+) -> SequentialCorpus:
     """A data set of the Hub, or Parquet at addresses. Tars are read as all tars are."""
     kind, files = builder.info.builder_name, getattr(builder.config, "data_files", None) or {}
     if kind == "webdataset":
@@ -106,13 +110,15 @@ def _open_builder(builder: DatasetBuilder, *, split: str, name: str, video_colum
             raise ValueError(f"{name} has no split {split!r}: choose one of {', '.join(files)}")
         return _open_tars(list(files[split]), name=name)
     dataset = builder.as_streaming_dataset(split=split)
-    corpus = SequentialCorpus(dataset, name=name, video_column=video_column, local_files=False)
+    corpus = SequentialCorpus(
+        dataset, name=name, video_column=video_column, label_column=label_column, local_files=False
+    )
     if kind == "parquet" and isinstance(dataset.features.get(corpus.label_column), ClassLabel):
         check_class_names(files[split], corpus.label_column)
     return corpus
 
 
-def _open_hub(source: str, *, split: str, video_column: str | None) -> SequentialCorpus:
+def _open_hub(source: str, *, split: str, video_column: str | None, label_column: str | None) -> SequentialCorpus:
     """Open a Hub data set. Raises `FileNotFoundError` if `source` looks like a local path, or cannot be reached."""
     looked = f"looked in {Path.cwd()}"
     if not _HUB_ID.match(source) or extension(source) in {".csv", ".txt", ".tar", ".parquet"} or is_media(source):
@@ -123,21 +129,23 @@ def _open_hub(source: str, *, split: str, video_column: str | None) -> Sequentia
     name, _, config = source.partition(":")
     try:
         builder = load_dataset_builder(name, config or None)
-        return _open_builder(builder, split=split, name=source, video_column=video_column)
+        return _open_builder(builder, split=split, name=source, video_column=video_column, label_column=label_column)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{source!r} is not a file or folder here ({looked}), and cannot be reached as a Hub data set: {error}"
         ) from error
 
 
-def _open_dataset(dataset: Dataset, *, video_column: str | None) -> SequentialCorpus:
+def _open_dataset(dataset: Dataset, *, video_column: str | None, label_column: str | None) -> SequentialCorpus:
     """A data set in memory; the names of text labels are known."""
-    label = next((name for name in LABEL_COLUMNS if may_be_label(dataset.features.get(name))), None)
+    label = find_label_column(dataset.features, label_column, source="the data set")
     names: tuple[str, ...] = ()
     if label is not None and not isinstance(dataset.features[label], ClassLabel):
         names = number_labels(dataset.unique(label), source="the data set")[1]
     streamed = dataset.to_iterable_dataset()
-    return SequentialCorpus(streamed, name="the data set", video_column=video_column, class_names=names)
+    return SequentialCorpus(
+        streamed, name="the data set", video_column=video_column, label_column=label_column, class_names=names
+    )
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -164,6 +172,7 @@ def open_corpus(
     *,
     split: str = "train",
     video_column: str | None = None,
+    label_column: str | None = None,
 ) -> Corpus:
     """
     Open a corpus of any kind.
@@ -181,7 +190,8 @@ def open_corpus(
             - a `datasets.Dataset`, or a streaming `datasets.IterableDataset`;
             - an open corpus, which is returned unchanged.
         split: split of a Hub data set.
-        video_column: column with the videos; by default the only possible one.
+        video_column: column with the videos or images; by default the only possible one.
+        label_column: column with the labels, of Parquet and Hub data sets; by default `label`, `labels` or `cls`.
 
     Returns:
         An `IndexedCorpus` for local files, a `SequentialCorpus` for everything else.
@@ -193,19 +203,19 @@ def open_corpus(
     if is_corpus(source):
         return source
     if isinstance(source, Dataset):
-        return _open_dataset(source, video_column=video_column)
+        return _open_dataset(source, video_column=video_column, label_column=label_column)
     if isinstance(source, IterableDataset):
-        return SequentialCorpus(source, name="the data set", video_column=video_column)
+        return SequentialCorpus(source, name="the data set", video_column=video_column, label_column=label_column)
     source = os.path.expanduser(os.fspath(source))
     if "://" in source:
-        return _open_remote(source, split=split, video_column=video_column)
+        return _open_remote(source, split=split, video_column=video_column, label_column=label_column)
     if os.path.isdir(source):
-        return _open_folder(source, video_column=video_column)
+        return _open_folder(source, video_column=video_column, label_column=label_column)
     if os.path.isfile(source):
-        return _open_files([source], video_column=video_column)
+        return _open_files([source], video_column=video_column, label_column=label_column)
     if any(character in source for character in "*?[{"):
         files = [file for pattern in _expand_braces(source) for file in sorted(glob.glob(pattern)) or [pattern]]
         if missing := [file for file in files if not os.path.isfile(file)]:
             raise FileNotFoundError(f"no file matches {missing[0]!r} (from {source!r}); looked in {Path.cwd()}")
-        return _open_files(files, video_column=video_column)
-    return _open_hub(source, split=split, video_column=video_column)
+        return _open_files(files, video_column=video_column, label_column=label_column)
+    return _open_hub(source, split=split, video_column=video_column, label_column=label_column)

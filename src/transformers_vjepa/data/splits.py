@@ -207,7 +207,9 @@ class SplitPlan:
                 raise SplitError(f"fold={self.fold} must lie in [0, num_folds={self.num_folds})")
 
 
-def open_labelled_corpus(source: str, *, split: str = "train", video_column: str | None = None) -> IndexedCorpus:
+def open_labelled_corpus(
+    source: str, *, split: str = "train", video_column: str | None = None, label_column: str | None = None
+) -> IndexedCorpus:
     """
     Open a corpus in which every clip has a label.
 
@@ -215,7 +217,7 @@ def open_labelled_corpus(source: str, *, split: str = "train", video_column: str
         FileNotFoundError, ValueError: see [`open_corpus`]; a corpus that can only be streamed, that is empty, with
             clips that have no label, or with two classes whose names are one name in two spellings.
     """
-    corpus = open_corpus(source, split=split, video_column=video_column)
+    corpus = open_corpus(source, split=split, video_column=video_column, label_column=label_column)
     if isinstance(corpus, SequentialCorpus):
         raise ValueError(f"{source!r} can only be streamed, but splits need all labels: download it first")
     if len(corpus) == 0:
@@ -225,7 +227,7 @@ def open_labelled_corpus(source: str, *, split: str = "train", video_column: str
         raise ValueError(
             f"{len(unlabelled)} of {len(corpus)} clips of {source} have no label, the first is "
             f"{corpus.describe(int(unlabelled[0]))}: put the clips of each class into a folder with its name, or give "
-            "an index with 'path label' per line"
+            "an index with 'path label' per line, or name the column of the labels of a table (label_column)"
         )
     check_distinct(corpus.class_names, source=without_secrets(str(source)))
     return corpus
@@ -282,6 +284,7 @@ def labelled_splits(
     validation_dataset: str | None = None,
     test_dataset: str | None = None,
     video_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, IndexedCorpus]:
     """
     The corpora `"train"` and, if the plan or the arguments give them, `"validation"` and `"test"`.
@@ -289,10 +292,10 @@ def labelled_splits(
     Raises:
         FileNotFoundError, ValueError: see [`open_labelled_corpus`] and [`split_corpus`].
     """
-    corpus = open_labelled_corpus(dataset, video_column=video_column)
+    corpus = open_labelled_corpus(dataset, video_column=video_column, label_column=label_column)
     others = {"validation": validation_dataset, "test": test_dataset}
     opened = {
-        name: open_labelled_corpus(source, split=name, video_column=video_column)
+        name: open_labelled_corpus(source, split=name, video_column=video_column, label_column=label_column)
         for name, source in others.items()
         if source
     }

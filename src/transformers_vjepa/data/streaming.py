@@ -26,7 +26,14 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import get_worker_info
 
 from ..models.vjepa.clip_sampling import ClipSampling
-from ..models.vjepa.clip_transforms import CROP_RATIO, CROP_SCALE, augment_clip, check_augmentation
+from ..models.vjepa.clip_transforms import (
+    CROP_RATIO,
+    CROP_SCALE,
+    AutoAugment,
+    TrainingCrop,
+    augment_clip,
+    check_augmentation,
+)
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.decoding import VideoCache
 from .clip_order import ClipOrder, Draw
@@ -118,9 +125,11 @@ class Augmentation:
     are those of the published pretraining.
 
     Args:
+        crop: `"random"`, a random resized crop; or `"center"`, the crop of the evaluation.
         crop_scale: smallest and largest share of the frame's area, in (0, 1].
         crop_ratio: smallest and largest width / height of the crop.
         flip_probability: probability of a horizontal flip, in [0, 1].
+        auto_augment: `"rand"` for RandAugment after crop and flip, or `"none"`.
 
     Raises:
         ValueError: a value out of range.
@@ -129,10 +138,17 @@ class Augmentation:
     crop_scale: tuple[float, float] = CROP_SCALE
     crop_ratio: tuple[float, float] = CROP_RATIO
     flip_probability: float = 0.5
+    auto_augment: AutoAugment = "none"
+    crop: TrainingCrop = "random"
 
     def __post_init__(self) -> None:
         check_augmentation(
-            scale=self.crop_scale, ratio=self.crop_ratio, flip_probability=self.flip_probability, prefix="crop_"
+            scale=self.crop_scale,
+            ratio=self.crop_ratio,
+            flip_probability=self.flip_probability,
+            auto_augment=self.auto_augment,
+            crop=self.crop,
+            prefix="crop_",
         )
 
 
@@ -295,6 +311,8 @@ class _Worker:
                 scale=stream.augmentation.crop_scale,
                 ratio=stream.augmentation.crop_ratio,
                 flip_probability=stream.augmentation.flip_probability,
+                auto_augment=stream.augmentation.auto_augment,
+                crop=stream.augmentation.crop,
             )
             for segment in frames.expand(stream.num_segments, -1, -1, -1, -1)
         ]

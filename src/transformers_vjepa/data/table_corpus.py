@@ -18,7 +18,15 @@ from ..safety.sanitizing import log_line, without_secrets
 from .class_numbers import plain_label
 from .corpus import NO_LABEL, EncodedClip, container_names
 from .remote_reading import address_name, disable_datasets_retries
-from .table_labels import LABEL_COLUMNS, first_line, kind_of, may_be_label, numbers_of, read_labels, reading_parquet
+from .table_labels import (
+    LABEL_COLUMNS,
+    find_label_column,
+    first_line,
+    kind_of,
+    numbers_of,
+    read_labels,
+    reading_parquet,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -77,16 +85,19 @@ class ParquetCorpus:
     Args:
         files: paths of the files; all have the columns of the first.
         video_column: the column to read; by default the only video (or else image, or else binary) column.
+        label_column: the column with the labels; by default `label`, `labels` or `cls`.
 
     Raises:
         ValueError: no such column, or several possible columns; labels that [`read_labels`] refuses.
     """
 
-    def __init__(self, files: Sequence[str], *, video_column: str | None = None) -> None:
+    def __init__(
+        self, files: Sequence[str], *, video_column: str | None = None, label_column: str | None = None
+    ) -> None:
         self._files, self._file_names = tuple(files), container_names(files)
         with reading_parquet(files[0]):
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
-        self._column, self._is_image, label = _find_columns(features, video_column, source=files[0])
+        self._column, self._is_image, label = _find_columns(features, video_column, label_column, source=files[0])
         groups, largest = [], 0
         for number, file in enumerate(self._files):
             metadata = self._metadata(file, label=label)
@@ -121,7 +132,7 @@ class ParquetCorpus:
                     f"{file} has no column {column!r}, which {self._files[0]} has (only {', '.join(features)}): pass "
                     "files with the same columns"
                 )
-        if label is None and (labels := _label_column(features)):
+        if label is None and (labels := find_label_column(features, None, source=file)):
             raise ValueError(
                 f"{file} has labels in the column {labels!r}, and {self._files[0]} has none: pass files with the same "
                 "columns"
@@ -182,7 +193,7 @@ class SequentialCorpus:
     Args:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
         name: name for messages.
-        video_column: as for `ParquetCorpus`.
+        video_column, label_column: as for `ParquetCorpus`.
         local_files: whether rows may name files of this machine, besides addresses (http, https, hf). Pass `False`
             for untrusted rows.
         class_names: the names of text labels, by class, if they are known.
@@ -197,6 +208,7 @@ class SequentialCorpus:
         *,
         name: str,
         video_column: str | None = None,
+        label_column: str | None = None,
         local_files: bool = True,
         class_names: Sequence[str] = (),
     ) -> None:
@@ -205,7 +217,9 @@ class SequentialCorpus:
             raise ValueError(f"{name} does not know its columns: set them with dataset.cast(features)")
         self.name = name
         self._local_files = local_files
-        self._column, self._is_image, self.label_column = _find_columns(dataset.features, video_column, source=name)
+        self._column, self._is_image, self.label_column = _find_columns(
+            dataset.features, video_column, label_column, source=name
+        )
         label = None if self.label_column is None else dataset.features[self.label_column]
         # Numbers in the place of names that are numbers (`"10"` may be the third name).
         self._numbers = numbers_of(label.names, source=name) if isinstance(label, ClassLabel) else None
@@ -291,24 +305,23 @@ def _place(label: int | str, *, names: Sequence[str]) -> int:
     return names.index(str(label))
 
 
-def _find_columns(features: Features, video_column: str | None, *, source: str) -> tuple[str, bool, str | None]:
+def _find_columns(
+    features: Features, video_column: str | None, label_column: str | None, *, source: str
+) -> tuple[str, bool, str | None]:
     """The column with the videos, whether it holds images, and the column with the labels. Names unused columns."""
     media = _find_media_column(features, source=source) if video_column is None else video_column
     if media not in features:
         raise ValueError(f"{source} has no column {media!r}: choose one of {', '.join(features)}")
-    label = _label_column(features)
+    label = find_label_column(features, label_column, source=source)
     others = [name for name in features if name != media]
     if label is None and others:
         kinds = ", ".join(f"{name} ({kind_of(features[name])})" for name in others)
         logger.warning_once(
             f"{log_line(source)} has no labels: no column {', '.join(LABEL_COLUMNS)} with numbers or names. Not used "
-            f"are {log_line(kinds)}: rename the column with the labels to {LABEL_COLUMNS[0]}"
+            f"are {log_line(kinds)}: name the column with the labels (label_column), or rename it to "
+            f"{LABEL_COLUMNS[0]}"
         )
     return media, isinstance(features[media], Image), label
-
-
-def _label_column(features: Features) -> str | None:
-    return next((name for name in LABEL_COLUMNS if name in features and may_be_label(features[name])), None)
 
 
 def _find_media_column(features: Features, *, source: str) -> str:

@@ -25,6 +25,26 @@ def may_be_label(feature: Any) -> bool:
     return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(_LABEL_TYPES))
 
 
+def find_label_column(features: Features, name: str | None, *, source: str) -> str | None:
+    """
+    The column with the labels: `name`, or by default the first of `LABEL_COLUMNS` that may hold labels, or `None` if
+    there is no such column.
+
+    Raises:
+        ValueError: `name` is not a column, or holds neither numbers nor names.
+    """
+    if name is None:
+        return next((each for each in LABEL_COLUMNS if each in features and may_be_label(features[each])), None)
+    if name not in features:
+        raise ValueError(f"{source} has no label column {name!r}: choose one of {', '.join(features)}")
+    if not may_be_label(features[name]):
+        raise ValueError(
+            f"the label column {name!r} of {source} holds {kind_of(features[name])}: choose a column of numbers or "
+            "names"
+        )
+    return name
+
+
 def kind_of(feature: Any) -> str:
     """The type of a column in a word."""
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__.lower()

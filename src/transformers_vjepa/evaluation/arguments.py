@@ -1,8 +1,10 @@
 """
-Train a classifier on labelled videos or images: a probe on the frozen encoder, or the whole network.
+Train a classifier on labelled videos or images: a probe on the frozen encoder, or the whole network. Or classify by
+the nearest neighbours, without training.
 
     vjepa train_classifier --model outputs/demo --dataset videos/ --output_dir outputs/probe
     vjepa train_classifier --mode finetune --model outputs/demo --dataset videos/ --output_dir outputs/fine
+    vjepa train_classifier --mode knn --model outputs/demo --dataset videos/ --output_dir outputs/neighbours
     accelerate launch -m transformers_vjepa train_classifier --config probe_k400_vitl16 \\
         --model CONVERTED --dataset k400_train.csv --validation_dataset k400_val.csv
 
@@ -14,6 +16,7 @@ the predictions for each split, and charts.
 A recipe (--config, a YAML file) gives defaults for any of the arguments below; the command line overrides it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -33,8 +36,9 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    mode: Literal["probe", "finetune"] = HfArg(
-        default="probe", help="Train a probe on the frozen encoder, or the whole network."
+    mode: Literal["probe", "finetune", "knn"] = HfArg(
+        default="probe",
+        help="Train a probe on the frozen encoder, or the whole network; or let the nearest training clips vote: knn.",
     )
     model: str | None = HfArg(
         default=None,
@@ -44,11 +48,38 @@ class ModelArguments:
     random_encoder: bool = HfArg(
         default=False, help="Do not load the weights: an untrained encoder of the same architecture."
     )
-    pooling: Literal["attentive", "mean"] = HfArg(default="attentive", help="How the classifier pools the tokens.")
+    pooling: Literal["attentive", "mean"] = HfArg(
+        default="attentive", help="How the classifier pools the tokens; with mean, a probe is linear."
+    )
+    num_pooled_layers: int = HfArg(
+        default=1,
+        help="Last layers whose means are put side by side, with --pooling mean; 1 and 4 are the published linear "
+        "probes of I-JEPA.",
+    )
+    pooled_batch_norm: bool = HfArg(
+        default=False, help="Batch normalisation between the mean and the linear layer, with --pooling mean."
+    )
     num_pooler_layers: int = HfArg(default=0, help="Self-attention blocks after the cross-attention of the pooler.")
+    num_neighbors: int = HfArg(default=20, help="Nearest neighbours: training clips that vote.")
+    knn_temperature: float = HfArg(
+        default=0.07, help="Nearest neighbours: a vote weighs exp(cosine similarity / temperature)."
+    )
     drop_path_rate: float = HfArg(default=0.0, help="Fine-tuning: stochastic depth at the last block.")
     crop_size: int | None = HfArg(default=None, help="Side of a clip in pixels, if not the model's.")
     frames_per_clip: int | None = HfArg(default=None, help="Frames of a clip, if not the model's.")
+
+    def __post_init__(self) -> None:
+        if self.num_pooled_layers > 1 and self.mode != "knn" and self.pooling != "mean":
+            raise ValueError(
+                f"--num_pooled_layers {self.num_pooled_layers} needs --pooling mean: attentive pooling reads the last "
+                "layer only"
+            )
+        if self.pooled_batch_norm and self.pooling != "mean":
+            raise ValueError("--pooled_batch_norm true needs --pooling mean")
+        if self.num_neighbors < 1:
+            raise ValueError(f"--num_neighbors {self.num_neighbors} must be at least 1")
+        if not 0 < self.knn_temperature < math.inf:
+            raise ValueError(f"--knn_temperature {self.knn_temperature} must be positive and finite")
 
 
 @dataclass(kw_only=True)
@@ -71,7 +102,11 @@ class LabelledArguments(SplitArguments):
     labels: str | None = HfArg(
         default=None, help="File with the names of numbered classes: one in each line, from class 0 on."
     )
-    video_column: str | None = HfArg(default=None, help="Column of a Parquet data set.")
+    video_column: str | None = HfArg(default=None, help="Column of a Parquet data set with the videos or images.")
+    label_column: str | None = HfArg(
+        default=None,
+        help="Column of a Parquet data set with the labels, such as fine_label. Default: label, labels or cls.",
+    )
 
 
 # The fields of the last base come first in --help.
@@ -86,6 +121,16 @@ class DataArguments(DecodingArguments, AugmentationArguments, ViewArguments, Lab
         help="Draw new random clips and crops in each epoch. Without this, probes are trained on features that are "
         "computed once. Default: true for fine-tuning.",
     )
+    train_crop: Literal["random", "center"] = HfArg(
+        default="random",
+        help="With --augment: random crops of training clips (--crop_scale, --crop_ratio), or the centre crop of the "
+        "evaluation, for tasks in which a random crop would remove objects.",
+    )
+    auto_augment: Literal["none", "rand"] = HfArg(
+        default="none",
+        help="With --augment: distort each training clip by RandAugment (2 operations of magnitude 9), after crop and "
+        "flip.",
+    )
     feature_dtype: Literal["float16", "bfloat16", "float32"] = HfArg(
         default="float16", help="Type of stored features."
     )
@@ -98,13 +143,27 @@ class Arguments(NamedTuple):
     data: DataArguments
     training: VJEPAClassificationArguments
 
+    @property
+    def augments(self) -> bool:
+        """Whether training clips are cropped and flipped at random, new in each epoch."""
+        return self.model.mode == "finetune" if self.data.augment is None else self.data.augment
+
 
 SYNTHETIC = {"synthetic": "motion", "synthetic:motion": "motion", "synthetic:appearance": "appearance"}
 # Options that a mode does not use, and options that follow from the length of a run: they are refused.
+_NEIGHBOURS = {"num_neighbors", "knn_temperature"}
+_FINE_TUNING = set("learning_rate weight_decay layer_decay mixup cutmix label_smoothing_factor drop_path_rate".split())
+_PROBES = set("learning_rates weight_decays probe_optimizer feature_dtype".split())
+_TRAINING = set(
+    "augment auto_augment train_crop crop_scale crop_ratio flip_probability pooling num_pooler_layers "
+    "pooled_batch_norm num_train_epochs min_steps max_steps warmup_steps lr_scheduler_type lr_scheduler_kwargs "
+    "lr_milestones base_batch_size max_grad_norm load_best_model_at_end per_device_train_batch_size "
+    "gradient_accumulation_steps resume_from_checkpoint push_to_hub".split()
+)
 _IDLE = {
-    "probe": {"learning_rate", "weight_decay", "layer_decay", "mixup", "cutmix", "label_smoothing_factor"}
-    | {"drop_path_rate"},
-    "finetune": {"learning_rates", "weight_decays", "feature_dtype"},
+    "probe": _FINE_TUNING | _NEIGHBOURS,
+    "finetune": _PROBES | _NEIGHBOURS,
+    "knn": _FINE_TUNING | _PROBES - {"feature_dtype"} | _TRAINING,
 }
 _LAID_OUT = {"eval_strategy", "eval_steps", "save_steps", "metric_for_best_model", "greater_is_better"}
 SYNTHETIC_CLASSES = {"motion": MOTIONS, "appearance": APPEARANCES}
@@ -130,9 +189,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             f"{', '.join(f'--{name}' for name in fixed)} cannot be set, since the length of a run decides when it "
             "evaluates and saves: leave it out"
         )
-    if idle := sorted(names_given(argv) & _IDLE[mode]):
+    if idle := names_given(argv) & _IDLE[mode]:
+        hint = " (probes take --learning_rates and --weight_decays)" if mode == "probe" and idle & _FINE_TUNING else ""
         raise ValueError(
-            f"{', '.join(f'--{name}' for name in idle)} has no effect with --mode {mode}: leave it out"
-            + (" (probes take --learning_rates and --weight_decays)" if mode == "probe" else "")
+            f"{', '.join(f'--{name}' for name in sorted(idle))} has no effect with --mode {mode}: leave it out{hint}"
         )
+    for name, default in (("auto_augment", "none"), ("train_crop", "random")):
+        if (value := getattr(arguments.data, name)) != default and not arguments.augments:
+            raise ValueError(f"--{name} {value} has no effect without augmentation: add --augment true")
     return arguments

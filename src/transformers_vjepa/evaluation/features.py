@@ -69,6 +69,7 @@ class FeatureSettings:
         kind: `"tokens"` (of several segments one after the other), `"mean"` over all of them, or `"time_means"`:
             averaged over space at each time step.
         dtype: type on disk. Parquet holds float32.
+        num_layers: of `"mean"` features: last blocks whose means are concatenated.
         file_format: `"safetensors"`, for [`FeatureStore`]; or, for pooled features, `"parquet"`: columns path, label,
             features and, of several views, view.
         shard_size: clips of a shard; by default see [`default_shard_size`].
@@ -79,6 +80,7 @@ class FeatureSettings:
 
     kind: FeatureKind = "tokens"
     dtype: FeatureDtype = "float16"
+    num_layers: int = 1
     file_format: FeatureFormat = "safetensors"
     shard_size: int | None = None
 
@@ -91,6 +93,8 @@ class FeatureSettings:
                 f"Parquet holds pooled features in float32, not kind={self.kind!r} in {self.dtype}: choose kind "
                 "'mean' or 'time_means' and float32, or the format safetensors"
             )
+        if self.num_layers != 1 and self.kind != "mean":
+            raise FeatureError(f"`num_layers`={self.num_layers} is for kind='mean', not for kind={self.kind!r}")
 
     def shape(self, config: VJEPAConfig, geometry: ClipGeometry) -> tuple[int, ...]:
         """
@@ -110,7 +114,7 @@ class FeatureSettings:
                 f"{config.tubelet_size}"
             )
         if self.kind == "mean":
-            return geometry.num_views, config.hidden_size
+            return geometry.num_views, config.hidden_size * self.num_layers
         cells = config.grid_size[1] * config.grid_size[2] if self.kind == "tokens" else 1
         return geometry.num_views, geometry.num_segments * num_steps * cells, config.hidden_size
 
@@ -122,6 +126,7 @@ def encode_in_batches(
     clips_per_batch: int,
     reduce: Callable[[torch.Tensor], torch.Tensor],
     processor: VJEPAVideoProcessor,
+    num_layers: int = 1,
 ) -> torch.Tensor:
     """
     Encodes the clips of some videos in batches, so that memory does not depend on segments and views.
@@ -131,6 +136,7 @@ def encode_in_batches(
         clips: uint8 (videos, views, segments, frames, 3, height, width), on any device.
         reduce: from the tokens (clips, tokens, hidden_size) of a batch to the values to keep, a row per clip.
         processor: gives mean and standard deviation of the pixels.
+        num_layers: last blocks whose tokens are side by side, see [`VJEPAModel.get_vision_features`].
 
     Returns:
         (videos, views, segments, ...): the rows of `reduce`.
@@ -140,7 +146,7 @@ def encode_in_batches(
         pixels = normalize_clips(
             batch.to(model.device), mean=processor.image_mean, std=processor.image_std, dtype=model.dtype
         )
-        rows.append(reduce(model.get_vision_features(pixels)))
+        rows.append(reduce(model.get_vision_features(pixels, num_layers)))
     return torch.cat(rows).unflatten(0, clips.shape[:3])
 
 
@@ -164,7 +170,14 @@ def _features(
             return tokens.float().unflatten(1, (num_steps, -1)).mean(dim=2).cpu()
         return tokens.float().mean(dim=1).cpu()
 
-    values = encode_in_batches(model, clips, clips_per_batch=clips_per_batch, reduce=reduce, processor=processor)
+    values = encode_in_batches(
+        model,
+        clips,
+        clips_per_batch=clips_per_batch,
+        reduce=reduce,
+        processor=processor,
+        num_layers=features.num_layers,
+    )
     # (videos, views, segments, ...): average the segments, or put them one after the other.
     values = (values.mean(dim=2) if features.kind == "mean" else values.flatten(2, 3)).to(dtype)
     if not values.isfinite().all():
@@ -223,6 +236,8 @@ def write_features(
         item_bytes = math.prod(shape) * getattr(torch, features.dtype).itemsize
         shard_size = default_shard_size(num_items, item_bytes=item_bytes)
     settings = pass_settings(model.encoder, corpus, geometry, config=config, processor=processor)
+    if features.num_layers > 1:  # earlier versions wrote no number for one layer
+        settings["num_layers"] = features.num_layers
     shards = ShardFolder(
         folder,
         stem="features",

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -93,6 +94,32 @@ def probe_settings(learning_rates: Sequence[float], weight_decays: Sequence[floa
     return [ProbeSettings(rate, decay) for rate in sorted(set(learning_rates)) for decay in sorted(set(weight_decays))]
 
 
+def probe_optimizer(name: Literal["lars", "sgd"]) -> Callable[[list[dict[str, Any]]], torch.optim.Optimizer]:
+    """
+    The optimizers of published linear probes: `"lars"` (arXiv 1708.03888; I-JEPA, appendix A.2, on ImageNet) and
+    `"sgd"` with Nesterov's momentum (the VISSL recipes of the same appendix), both with momentum 0.9. LARS adapts the
+    rate of weights, and not that of biases, as in MAE (arXiv 2111.06377, appendix A.1).
+
+    Returns:
+        From the groups of [`ProbeGrid.parameter_groups`] to an optimizer.
+
+    Raises:
+        ImportError: timm is missing, for `"lars"`.
+    """
+    if name == "sgd":
+        return partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+    try:
+        from timm.optim import Lars
+    except ImportError as error:
+        raise ImportError("LARS needs timm: pip install transformers_vjepa[probe]") from error
+
+    def lars(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        adapted = [{**group, "always_adapt": all(it.ndim > 1 for it in group["params"])} for group in groups]
+        return Lars(adapted, momentum=0.9)
+
+    return lars
+
+
 @dataclass
 class ProbeGridOutput(ModelOutput):
     """
@@ -117,10 +144,10 @@ class Probe(nn.Module):
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.pooler = POOLERS[config.pooling](config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From tokens (batch, views, tokens, hidden_size) to logits of every view, (batch, views, num_labels)."""
+        """From tokens (batch, views, tokens, pooled_size) to logits of every view, (batch, views, num_labels)."""
         return self.classifier(self.pooler(tokens.flatten(0, 1))).unflatten(0, tokens.shape[:2])
 
 
@@ -130,7 +157,7 @@ class ProbeGrid(VJEPAPreTrainedModel):
     features. Most of the cost of a probe is to read or compute the features, so several cost little more than one.
 
     Args:
-        config: geometry, `pooling`, `num_pooler_layers` and `num_labels` of every probe.
+        config: geometry, `pooling`, `num_pooled_layers`, `num_pooler_layers` and `num_labels` of every probe.
         settings: one entry per probe.
 
     Raises:
@@ -152,8 +179,8 @@ class ProbeGrid(VJEPAPreTrainedModel):
     def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> ProbeGridOutput:
         """
         Args:
-            features (`torch.Tensor` of shape `(batch, views, tokens, hidden_size)`): encoder tokens; a mean over
-                tokens, `(batch, views, hidden_size)`, counts as one token.
+            features (`torch.Tensor` of shape `(batch, views, tokens, pooled_size)`): encoder tokens; a mean over
+                tokens, `(batch, views, pooled_size)`, counts as one token.
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): class indices; the loss ignores -100.
         """
         tokens = features.unsqueeze(2) if features.ndim == 3 else features

@@ -213,6 +213,7 @@ def _probabilities(
             clips_per_batch=clips_per_batch,
             reduce=lambda tokens: tokens,
             processor=processor,
+            num_layers=model.config.num_pooled_layers,
         )
         logits = model.classify(tokens.flatten(2, 3)).logits
         total = total + logits.float().softmax(dim=-1).cpu()

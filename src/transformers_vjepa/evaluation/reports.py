@@ -18,8 +18,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ..data.corpora import Corpus
 from ..data.corpus import IndexedCorpus
 from ..data.labels import model_class_names
+from ..data.table_corpus import SequentialCorpus
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification
 from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import decodable, json_text
@@ -54,7 +56,8 @@ _MAX_CONFUSION_CLASSES = 1000
 # Training arguments that a resumed run must share with the run that it continues.
 _FIXED = (
     "num_train_epochs max_steps min_steps learning_rate weight_decay learning_rates weight_decays lr_scheduler_type "
-    "warmup_steps max_grad_norm label_smoothing_factor layer_decay mixup cutmix seed"
+    "warmup_steps max_grad_norm label_smoothing_factor layer_decay mixup cutmix seed probe_optimizer base_batch_size "
+    "lr_milestones"
 ).split()
 #: Setting of a run: a hash of the names of the classes, in their order.
 CLASSES_RECORD = "class_names"
@@ -205,9 +208,9 @@ def _draw(
     plot_class_accuracies(accuracies, counts, names, folder / "classes.png", interval=accuracy_interval)
 
 
-def describe_results(results: Mapping[str, Any]) -> str:
-    """The results of [`write_prediction_report`] in a few lines."""
-    lines = [f"{results['num_videos']} videos, {results['num_broken']} broken"]
+def describe_results(results: Mapping[str, Any], *, kind: str = "videos") -> str:
+    """The results of [`write_prediction_report`] in a few lines; `kind` names what was classified."""
+    lines = [f"{results['num_videos']} {kind}, {results['num_broken']} broken"]
     if results["accuracy"] is None:
         lines.append(results["note"])
     else:
@@ -219,7 +222,7 @@ def describe_results(results: Mapping[str, Any]) -> str:
             lines.append(f"top-{TOP_K} accuracy {results[top]:7.2%}")
         lines.append(f"macro F1       {results['macro_f1']:7.4f}")
         if results["num_labelled"] < results["num_videos"]:
-            lines.append(f"computed over the {results['num_labelled']} videos that have a label")
+            lines.append(f"computed over the {results['num_labelled']} {kind} that have a label")
     return "\n".join(lines)
 
 
@@ -316,19 +319,7 @@ def finish_run(
     if trainer.is_probing:
         kept = {name: (logits[:, chosen["probe"]], labels) for name, (logits, labels) in kept.items()}
         trainer.model.write_into(model, chosen["probe"])
-    # The broken clips of a stream are named only in the log.
-    stored = trainer.train_dataset
-    lost = describe_broken(stored.broken) if isinstance(stored, FeatureStore) else None
-    results: dict[str, Any] = {
-        "chosen": chosen,
-        "chance": 1 / len(set(corpora["train"].labels.tolist())),
-        "train": {
-            "num_videos": len(corpora["train"]),
-            "num_broken": None if lost is None else len(lost),
-            "broken": lost,
-            "manifest": run["manifests"]["train"],
-        },
-    }
+    results: dict[str, Any] = {"chosen": chosen, **training_record(corpora["train"], trainer.train_dataset, run)}
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         model.save_pretrained(folder)
@@ -346,7 +337,7 @@ def finish_run(
         _draw_curves(trainer, folder / "curves.png")
         write_text_atomically(folder / "results.json", json_text({**results, "probes": probes, **run}))
     trainer.accelerator.wait_for_everyone()
-    return summary({**results, "probes": probes}, folder)
+    return summary({**results, "probes": probes}, folder, kind=kind_of_clips(corpora["train"]))
 
 
 def _draw_curves(trainer: VJEPAClassificationTrainer, path: Path) -> None:
@@ -358,6 +349,31 @@ def _draw_curves(trainer: VJEPAClassificationTrainer, path: Path) -> None:
     # The best probe may change from one evaluation to the next.
     title = f"Training of {number} probes: at each evaluation the best of them" if number > 1 else "Training"
     plot_training_curves(trainer.state.log_history, path, title=title)
+
+
+def training_record(corpus: IndexedCorpus, dataset: Any, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries `chance` and `train` of `results.json`; `dataset`: stream or features of the training clips."""
+    # The broken clips of a stream are named only in the log.
+    lost = describe_broken(dataset.broken) if isinstance(dataset, FeatureStore) else None
+    return {
+        "chance": 1 / len(set(corpus.labels.tolist())),
+        "train": {
+            "num_videos": len(corpus),
+            "num_broken": None if lost is None else len(lost),
+            "broken": lost,
+            "manifest": run["manifests"]["train"],
+        },
+    }
+
+
+def kind_of_clips(corpus: Corpus, *, otherwise: str = "clips") -> str:
+    """What messages call the items of a corpus: "images" if the first item is an image."""
+    if isinstance(corpus, SequentialCorpus) or not len(corpus):
+        return otherwise
+    try:
+        return "images" if corpus.read(0).is_image else otherwise
+    except (OSError, pa.ArrowInvalid):
+        return otherwise  # a broken file, which a pass counts and names
 
 
 def _choose(trainer: VJEPAClassificationTrainer, kept: Mapping[str, tuple]) -> tuple[dict[str, Any], list[dict]]:
@@ -399,7 +415,25 @@ def _paths_and_broken(dataset: Dataset, readable: np.ndarray) -> tuple[list[str]
     return paths, [{"path": item["path"], "error": item["error"]} for item in items]
 
 
-def summary(results: Mapping[str, Any], folder: str | Path) -> str:
+def split_lines(results: Mapping[str, Any], *, kind: str) -> list[str]:
+    """Broken training clips, and the accuracy of each split with its interval and chance level; `kind` names clips."""
+    lines = []
+    if broken := results["train"].get("num_broken"):
+        number = results["train"]["num_videos"]
+        lines.append(f"train:      {broken} of {number} {kind} cannot be read and were left out (see results.json)")
+    for name in ("validation", "test"):
+        if name in results:
+            low, high = results[name]["accuracy_interval"]
+            lines.append(
+                f"{name + ':':11} {results[name]['accuracy']:.1%} right (95 %: {low:.1%} to {high:.1%}; "
+                f"{results[name]['num_videos']} {kind}; chance {results['chance']:.1%})"
+            )
+            if results[name]["num_broken"]:
+                lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
+    return lines
+
+
+def summary(results: Mapping[str, Any], folder: str | Path, *, kind: str = "clips") -> str:
     """A few lines: the chosen step and probe, and the accuracy of each split with its interval and chance level."""
     chosen = results["chosen"]
     lines = ["", f"step:       {chosen['step']} of {chosen['steps']}"]
@@ -407,25 +441,14 @@ def summary(results: Mapping[str, Any], folder: str | Path) -> str:
         rates = f"learning rate {chosen['learning_rate']:g}, weight decay {chosen['weight_decay']:g}"
         number = max(len(results["probes"]), 1)
         lines.append(f"probe:      {rates}" + (f", the best of {number}" if number > 1 else ""))
-    if broken := results["train"].get("num_broken"):
-        number = results["train"]["num_videos"]
-        lines.append(f"train:      {broken} of {number} clips cannot be read and were left out (see results.json)")
-    for name in ("validation", "test"):
-        if name in results:
-            low, high = results[name]["accuracy_interval"]
-            lines.append(
-                f"{name + ':':11} {results[name]['accuracy']:.1%} right (95 %: {low:.1%} to {high:.1%}; "
-                f"{results[name]['num_videos']} clips; chance {results['chance']:.1%})"
-            )
-            if results[name]["num_broken"]:
-                lines.append(f"            {results[name]['num_broken']} more cannot be read and do not count")
-    lines += [f"{'note:':11} {note}" for note in _notes(results)]
+    lines += split_lines(results, kind=kind)
+    lines += [f"{'note:':11} {note}" for note in _notes(results, kind=kind)]
     loaders = "AutoModelForVideoClassification and AutoModelForImageClassification"
     lines.append(f"model:      {folder}   ({loaders} load it)")
     return "\n".join(lines)
 
 
-def _notes(results: Mapping[str, Any]) -> list[str]:
+def _notes(results: Mapping[str, Any], *, kind: str) -> list[str]:
     """Warnings about results that may mislead."""
     chosen, validation = results["chosen"], results.get("validation")
     notes = []
@@ -438,13 +461,13 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         return notes
     if validation["num_videos"] < _FEW_CLIPS:
         notes.append(
-            f"{validation['num_videos']} clips are few to choose among {len(results['probes'])} probes: give more "
-            "clips, or fix --learning_rates and --weight_decays beforehand"
+            f"{validation['num_videos']} {kind} are few to choose among {len(results['probes'])} probes: give more "
+            f"{kind}, or fix --learning_rates and --weight_decays beforehand"
         )
         return notes
     rates = sorted({probe["learning_rate"] for probe in results["probes"]})
     if len(rates) > 1 and chosen["learning_rate"] in (rates[0], rates[-1]) and not is_perfect:
         notes.append("the best learning rate is at the edge of the range: try values beyond it")
     if "test" not in results:
-        notes.append("the probe was chosen on the validation clips, whose accuracy is therefore a little too high")
+        notes.append(f"the probe was chosen on the validation {kind}, whose accuracy is therefore a little too high")
     return notes

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -39,7 +40,7 @@ from ..data.splits import (
     write_manifests,
 )
 from ..data.streaming import Augmentation, StreamPosition, StreamShare, clip_stream
-from ..hub.loading import load_processor, loading, refuse_other_sizes, without_load_report
+from ..hub.loading import load_model, load_processor, read_config, refuse_other_sizes, without_load_report
 from ..hub.model_card import RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
@@ -48,7 +49,7 @@ from ..training.checkpoints import resolve_checkpoint
 from ..training.progress import no_bars
 from .arguments import SYNTHETIC, SYNTHETIC_CLASSES, Arguments, DataArguments, ModelArguments
 from .features import FeatureSettings, FeatureStore, weights_hash, write_features
-from .probing import ProbeGrid, probe_settings
+from .probing import ProbeGrid
 from .reports import CLASSES_RECORD, check_classes, check_same_run, finish_run
 from .shards import PassOptions
 from .trainer import VJEPAClassificationArguments, VJEPAClassificationTrainer
@@ -123,6 +124,7 @@ def open_splits(data: DataArguments) -> dict[str, IndexedCorpus]:
         validation_dataset=data.validation_dataset,
         test_dataset=data.test_dataset,
         video_column=data.video_column,
+        label_column=data.label_column,
     )
 
 
@@ -173,7 +175,7 @@ def store_features(
         world_size=training.world_size,
         progress=training.process_index == 0 and not training.disable_tqdm,
     )
-    settings = FeatureSettings(kind=kind, dtype=data.feature_dtype)
+    settings = FeatureSettings(kind=kind, dtype=data.feature_dtype, num_layers=encoder.config.num_pooled_layers)
     stores = {}
     for name, corpus in corpora.items():
         folder = Path(training.output_dir) / "features" / name
@@ -196,7 +198,7 @@ def build_datasets(
 ) -> dict[str, Any]:
     """Features of each split; or clips: a stream for training, and every clip once for evaluation."""
     choices, data, training = arguments
-    augment = choices.mode == "finetune" if data.augment is None else data.augment
+    augment = arguments.augments
     if choices.mode == "probe" and not augment:
         stores = store_features(model.vjepa, corpora, arguments, geometry=geometry, processor=processor)
         check_classes(stores["train"], model.config, corpora["train"].labels.tolist())
@@ -213,6 +215,8 @@ def build_datasets(
             crop_scale=tuple(data.crop_scale) if augment else (1.0, 1.0),
             crop_ratio=tuple(data.crop_ratio),
             flip_probability=data.flip_probability if augment else 0.0,
+            auto_augment=data.auto_augment if augment else "none",
+            crop=data.train_crop,
         ),
         decoding=Decoding(backend=data.decoder, max_broken_share=data.max_broken_share),
         num_segments=data.num_segments,
@@ -236,8 +240,7 @@ def load_config(arguments: Arguments) -> VJEPAConfig:
     if arguments.model.random_encoder and name in PRESETS:
         return VJEPAConfig.from_preset(name)
     try:
-        with loading(name):
-            return VJEPAConfig.from_pretrained(name, token=arguments.training.hub_token)
+        return read_config(name, token=arguments.training.hub_token)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -249,7 +252,9 @@ def load_config(arguments: Arguments) -> VJEPAConfig:
 def classifier_config(arguments: ModelArguments, config: VJEPAConfig, names: Sequence[str]) -> VJEPAConfig:
     """The configuration of the encoder with pooler, classes and the fields that the arguments give."""
     fields = {
-        "pooling": arguments.pooling,
+        "pooling": "mean" if arguments.mode == "knn" else arguments.pooling,
+        "num_pooled_layers": arguments.num_pooled_layers,
+        "pooled_batch_norm": arguments.pooled_batch_norm,
         "num_pooler_layers": arguments.num_pooler_layers,
         "drop_path_rate": arguments.drop_path_rate if arguments.mode == "finetune" else 0.0,
         "id2label": dict(enumerate(names)),
@@ -274,12 +279,12 @@ def build_model(arguments: Arguments, config: VJEPAConfig, names: Sequence[str])
         return VJEPAForVideoClassification(config)
     try:
         with without_load_report():  # a long warning would say that pooler and head are new
-            model, info = VJEPAForVideoClassification.from_pretrained(
+            model, info = load_model(
+                VJEPAForVideoClassification,
                 name,
                 config=config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
-                output_loading_info=True,
                 token=arguments.training.hub_token,
             )
     except SafetensorError as error:
@@ -315,6 +320,58 @@ def build_processor(arguments: Arguments, config: VJEPAConfig) -> tuple[VJEPAVid
 # The run -------------------------------------------------------------------------------------------------
 
 
+class Parts(NamedTuple):
+    """What every mode needs, see [`prepare`]."""
+
+    #: With the index files of the built-in corpus in place of its name.
+    arguments: Arguments
+    classifier: VJEPAForVideoClassification
+    #: The splits, with the classes of the classifier as labels.
+    corpora: Mapping[str, IndexedCorpus]
+    processor: VJEPAVideoProcessor
+    geometry: ClipGeometry
+    #: Arguments and hashes of the clips, as in `run.json`.
+    record: Mapping[str, Any]
+
+
+def prepare(arguments: Arguments, *, needs: Mapping[str, str] = MappingProxyType({}), checkpoint: str | None) -> Parts:
+    """
+    Opens the splits, builds the model, and writes the splits and `run.json` to the output folder.
+
+    Args:
+        needs: splits that there must be, and the error if one is missing.
+        checkpoint: the folder to resume from, if any.
+
+    Raises:
+        ValueError, OSError: see [`build`].
+    """
+    config = load_config(arguments)
+    arguments, synthetic = place_synthetic_corpus(arguments)
+    corpora = open_splits(arguments.data)
+    for name, reason in needs.items():
+        if name not in corpora:
+            raise SplitError(reason)
+    set_seed(arguments.training.seed)
+    names = class_names(arguments.data, corpora, synthetic)
+    with no_bars(wanted=arguments.training.disable_tqdm):
+        classifier = build_model(arguments, config, names)
+    corpora = with_classes(corpora, names)
+    if empty := len(names) - len(set(corpora["train"].labels.tolist())):
+        logger.warning(f"{empty} of the {len(names)} classes have no training clip")
+    processor, geometry = build_processor(arguments, classifier.config)
+    record = _record(arguments, classifier, corpora, names, checkpoint=checkpoint)
+    return Parts(arguments, classifier, corpora, processor, geometry, record)
+
+
+def check_packages(*names: str) -> None:
+    """
+    Raises:
+        ValueError: a package of the extras `probe` and `viz` is missing.
+    """
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
+
+
 def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificationArguments) -> ClassifierRun:
     """
     Builds a training run: model, splits, features or streams, and the trainer. Stores features and writes the splits
@@ -325,34 +382,29 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
             package, or a checkpoint of another run.
         OSError: no such data set.
     """
+    if model.mode == "knn":
+        raise ValueError("mode='knn' trains nothing: use evaluation.neighbours.evaluate_neighbours")
     check_processes(training.world_size)
-    if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
-        raise ValueError(f"no {' and no '.join(missing)}: pip install transformers_vjepa[probe,viz]")
+    check_packages("sklearn", "matplotlib", *(["timm"] if training.probe_optimizer == "lars" else []))
     checkpoint = resolve_checkpoint(training.output_dir, training.resume_from_checkpoint, token=training.hub_token)
     asked = (model, data, copy.copy(training))  # the model card shows the arguments as they were given
-    settings = [] if model.mode == "finetune" else probe_settings(training.learning_rates, training.weight_decays)
-    arguments = Arguments(model, data, training)
-    config = load_config(arguments)
-    arguments, synthetic = place_synthetic_corpus(arguments)
-    corpora = open_splits(arguments.data)
-    if len(settings) > 1 and "validation" not in corpora:
-        raise SplitError(
+    settings = [] if model.mode == "finetune" else training.probe_settings()
+    needs = {}
+    if len(settings) > 1:
+        needs["validation"] = (
             f"{len(settings)} probes and no validation clips to choose by: give one of --learning_rates and of "
             "--weight_decays, or validation clips"
         )
-    set_seed(training.seed)
-    names = class_names(arguments.data, corpora, synthetic)
-    with no_bars(wanted=training.disable_tqdm):
-        classifier = build_model(arguments, config, names)
-    corpora = with_classes(corpora, names)
-    if empty := len(names) - len(set(corpora["train"].labels.tolist())):
-        logger.warning(f"{empty} of the {len(names)} classes have no training clip")
-    processor, geometry = build_processor(arguments, classifier.config)
-    record = _record(arguments, classifier, corpora, names, checkpoint=checkpoint)
-
+    parts = prepare(Arguments(model, data, training), needs=needs, checkpoint=checkpoint)
+    classifier, corpora = parts.classifier, parts.corpora
     position = StreamPosition()
     datasets = build_datasets(
-        classifier, corpora, arguments, processor=processor, geometry=geometry, position=position
+        classifier,
+        corpora,
+        parts.arguments,
+        processor=parts.processor,
+        geometry=parts.geometry,
+        position=position,
     )
     training.lay_out_steps(num_clips=len(corpora["train"]), has_validation="validation" in datasets)
     trainer = VJEPAClassificationTrainer(
@@ -362,7 +414,7 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         datasets.get("validation"),
         encoder=classifier if settings else None,
         position=position,
-        processing_class=processor,
+        processing_class=parts.processor,
     )
     start = None if model.random_encoder else model.model
     trainer.run_details = RunDetails(
@@ -378,7 +430,7 @@ def build(model: ModelArguments, data: DataArguments, training: VJEPAClassificat
         files = [Path(training.output_dir, record_name) for record_name in records]
         trainer.records = {file.name: file.read_bytes() for file in files if file.is_file()}
     evaluated = {name: datasets[name] for name in ("validation", "test") if name in datasets}
-    return ClassifierRun(trainer, classifier, corpora, evaluated, record, checkpoint)
+    return ClassifierRun(trainer, classifier, corpora, evaluated, parts.record, checkpoint)
 
 
 def _record(
@@ -392,7 +444,7 @@ def _record(
     """Writes `run.json`, `data.parquet` and the splits, or compares the run with the one to resume."""
     model, data, training = arguments
     settings = {**vars(model), **vars(data), CLASSES_RECORD: hashlib.sha256(json.dumps(names).encode()).hexdigest()}
-    if model.mode == "probe":  # the checkpoints of a probe do not hold its encoder
+    if model.mode != "finetune":  # the checkpoints of a probe do not hold its encoder
         settings["encoder_weights"] = weights_hash(classifier.vjepa.encoder)
     manifests = {name: manifest_hash(corpus) for name, corpus in corpora.items()}
     with training.main_process_first(desc="run.json"):

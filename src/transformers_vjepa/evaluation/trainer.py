@@ -2,10 +2,11 @@
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,15 @@ from ..training.checkpoints import check_before_loading, damaged_weights, read_s
 from ..training.sharding import fsdp_version
 from ..training.stream_trainer import DivergedError, StreamTrainer, check_kind
 from .metrics import classification_metrics
-from .probing import ProbeGrid, ProbeSettings, best_probe, cross_entropy, selection_score
+from .probing import (
+    ProbeGrid,
+    ProbeSettings,
+    best_probe,
+    cross_entropy,
+    probe_optimizer,
+    probe_settings,
+    selection_score,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -79,6 +88,20 @@ class VJEPAClassificationArguments(StreamTrainingArguments):
     weight_decays: list[float] = HfArg(
         default_factory=lambda: [0.01], help="Probes: weight decays; each is combined with every learning rate."
     )
+    probe_optimizer: Literal["adamw", "lars", "sgd"] = HfArg(
+        default="adamw",
+        help="Probes: AdamW, or with momentum 0.9 LARS (needs timm) or SGD with Nesterov's momentum.",
+    )
+    base_batch_size: int | None = HfArg(
+        default=None,
+        help="The learning rates are for steps of this number of clips: they are multiplied by the clips of a step "
+        "and divided by this number. Default: the rates are taken as they are.",
+    )
+    lr_milestones: list[float] = HfArg(
+        default_factory=list,
+        help="Epochs after which all learning rates are divided by 10, such as 15 30 45; in place of "
+        "--lr_scheduler_type.",
+    )
     layer_decay: float = HfArg(
         default=0.75,
         help="Fine-tuning: factor of the learning rate from each block to the previous one. The final norm and the "
@@ -105,6 +128,28 @@ class VJEPAClassificationArguments(StreamTrainingArguments):
             label_smoothing_factor=(0.0, 1.0),
             min_steps=(0, math.inf),
         )
+        if self.base_batch_size is not None:
+            self.check_ranges(base_batch_size=(1, math.inf))
+        milestones = list(self.lr_milestones)
+        if milestones != sorted(set(milestones)) or any(not 0 < it < self.num_train_epochs for it in milestones):
+            raise ValueError(
+                f"lr_milestones={milestones} must be ascending epochs, above 0 and below num_train_epochs="
+                f"{self.num_train_epochs:g}"
+            )
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rates are multiplied by: the linear scaling rule (arXiv 1706.02677), or 1."""
+        return 1.0 if self.base_batch_size is None else self.clips_per_step / self.base_batch_size
+
+    def probe_settings(self) -> list[ProbeSettings]:
+        """
+        The probes of a run, see [`~evaluation.probing.probe_settings`], with the learning rates of its steps.
+
+        Raises:
+            ValueError: no rate, no decay, or a value out of range.
+        """
+        return probe_settings([rate * self.rate_factor for rate in self.learning_rates], self.weight_decays)
 
     def lay_out_steps(self, *, num_clips: int, has_validation: bool) -> int:
         """
@@ -221,6 +266,16 @@ class ClipMixing:
         frames = tv_tensors.Video(clips.flatten(1, -4))
         mixed, shares = chosen(frames, labels)
         return mixed.as_subclass(torch.Tensor).view_as(clips), shares
+
+
+class _StepDecay(torch.optim.lr_scheduler.LambdaLR):
+    """Linear warm-up; the rates are divided by 10 at each milestone (in steps)."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, milestones: Sequence[int], num_warmup_steps: int):
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / (num_warmup_steps + 1)) * 0.1 ** bisect_right(milestones, step)
+
+        super().__init__(optimizer, factor)
 
 
 class _EvaluateAtTheEnd(TrainerCallback):
@@ -357,18 +412,38 @@ class VJEPAClassificationTrainer(StreamTrainer):
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW, or the optimizer of `optim`, with the groups of the probes or of the layer-wise decay."""
+        """
+        AdamW, or the optimizer of `optim` or `probe_optimizer`, with the groups of the probes or of the layer-wise
+        decay.
+        """
         if self.optimizer is None:
             network = self.model if model is None else model
             args = self.args
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(args, network)
             if isinstance(network, ProbeGrid):
                 groups = network.parameter_groups()
+                if args.probe_optimizer != "adamw":
+                    optimizer_class, kwargs = probe_optimizer(args.probe_optimizer), {}
             else:
-                rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
+                rates = {"learning_rate": args.learning_rate * args.rate_factor, "weight_decay": args.weight_decay}
                 groups = layer_decay_groups(network, **rates, layer_decay=args.layer_decay)
             self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of `lr_scheduler_type`, or that of `lr_milestones`."""
+        if not self.args.lr_milestones:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None or isinstance(self.lr_scheduler, _StepDecay):  # of an earlier train()
+            shares = [epoch / self.args.num_train_epochs for epoch in self.args.lr_milestones]
+            self.lr_scheduler = _StepDecay(
+                self.optimizer if optimizer is None else optimizer,
+                milestones=[round(share * num_training_steps) for share in shares],
+                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            )
+        return self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         """Clips each probe by its own norm, so that it learns as it would alone; returns the largest norm."""
@@ -389,7 +464,11 @@ class VJEPAClassificationTrainer(StreamTrainer):
 
     @torch.no_grad()
     def _features(self, inputs: dict[str, Any]) -> torch.Tensor:
-        return inputs["features"] if "features" in inputs else self.encoder.encode(self._shaped(inputs))
+        """Stored features, or those of clips; their means, if the probes pool by the mean."""
+        if "features" in inputs:
+            return inputs["features"]
+        tokens = self.encoder.encode(self._shaped(inputs))
+        return tokens.mean(dim=2) if self.model.config.pooling == "mean" else tokens
 
     def compute_loss(
         self,

@@ -1,13 +1,26 @@
-"""Load a model or a processor completely, from a folder or the Hub, or raise an error of one line."""
+"""
+Load a model or a processor completely, from a folder or the Hub, or raise an error of one line.
+
+A name may also stand for a stock I-JEPA model of transformers, such as `facebook/ijepa_vith14_1k`.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers.utils import CONFIG_NAME, logging
+from transformers import IJepaConfig, PreTrainedConfig
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, logging
 
+from ..conversion.ijepa import (
+    config_of_stock,
+    is_stock,
+    is_stock_folder,
+    normalisation_of_stock,
+    read_stock_folder,
+)
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAPreTrainedModel
 from ..models.vjepa.video_processing_vjepa import VJEPAVideoProcessor
@@ -30,6 +43,64 @@ def without_load_report() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+def is_stock_model(name: str, *, token: str | None = None) -> bool:
+    """
+    Whether a folder or a Hub id names a stock I-JEPA model of transformers. Of a Hub id, only `config.json` is read.
+
+    Raises:
+        OSError: there is no model with this name, or it cannot be downloaded.
+    """
+    if Path(name).is_dir():
+        return is_stock_folder(name)
+    return is_stock(PreTrainedConfig.get_config_dict(name, token=token)[0])
+
+
+def stock_folder(name: str, *, token: str | None = None) -> Path:
+    """The folder of a stock model: on this machine, or downloaded, without code and with safetensors only."""
+    if Path(name).is_dir():
+        return Path(name)
+    patterns = [CONFIG_NAME, IMAGE_PROCESSOR_NAME, "model*.safetensors"]
+    return Path(snapshot_download(name, token=token, allow_patterns=patterns))
+
+
+def read_config(name: str, *, token: str | None = None) -> VJEPAConfig:
+    """
+    The configuration of a model of ours, or ours of a stock I-JEPA model.
+
+    Raises:
+        OSError, ValueError: as [`loading`]; a stock model that ours cannot express.
+        HubError: the model cannot be downloaded from the Hub.
+    """
+    with loading(name):
+        if is_stock_model(name, token=token):
+            return config_of_stock(IJepaConfig.from_pretrained(name, token=token))
+        return VJEPAConfig.from_pretrained(name, token=token)
+
+
+def load_model(
+    model_class: type[Model], name: str, *, token: str | None = None, **settings: Any
+) -> tuple[Model, dict[str, Any]]:
+    """
+    `from_pretrained` with `output_loading_info`, for a model of ours or a stock I-JEPA model.
+
+    Args:
+        settings: arguments of `from_pretrained`.
+    """
+    if not is_stock_model(name, token=token):
+        return model_class.from_pretrained(name, output_loading_info=True, token=token, **settings)
+    stock = read_stock_folder(stock_folder(name, token=token))
+    settings = {name: value for name, value in settings.items() if name != "local_files_only"}
+    settings = {"config": stock.config} | settings
+    with without_load_report():  # the line below says what is new
+        model, info = model_class.from_pretrained(None, state_dict=stock.weights, output_loading_info=True, **settings)
+    is_new = any("predictor." in key for key in info["missing_keys"])
+    logger.warning(
+        f"{name} is a stock I-JEPA model, an encoder without a predictor"
+        f"{': the predictor is new' if is_new else ''}; left out: {', '.join(stock.dropped)}"
+    )
+    return model, info
+
+
 def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: Any) -> Model:
     """
     Loads a model from a folder or the Hub, if its checkpoint holds every weight.
@@ -45,7 +116,7 @@ def load_whole(model_class: type[Model], name: str, *, remedy: str, **settings: 
     """
     try:
         with loading(name), without_load_report():  # the error below names missing weights in one line
-            model, info = model_class.from_pretrained(name, output_loading_info=True, **settings)
+            model, info = load_model(model_class, name, **settings)
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}): copy or download them again") from error
     except RuntimeError as error:
@@ -79,6 +150,9 @@ def refuse_other_sizes(name: str, info: Mapping[str, Any], *, new: tuple[str, ..
 
 def load_processor(name: str, config: VJEPAConfig, *, token: str | None = None) -> VJEPAVideoProcessor:
     """Loads the video processor of a model; without one, warns and makes the default one."""
+    if is_stock_model(name, token=token):
+        settings = normalisation_of_stock(stock_folder(name, token=token))
+        return VJEPAVideoProcessor(crop_size=config.crop_size, num_frames=config.frames_per_clip, **settings)
     try:
         return VJEPAVideoProcessor.from_pretrained(name, token=token)
     except OSError:

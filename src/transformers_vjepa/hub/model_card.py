@@ -15,9 +15,10 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
-from transformers import TrainerState, TrainingArguments
+from transformers import IJepaConfig, TrainerState, TrainingArguments
 from transformers.utils import CONFIG_NAME
 
+from ..conversion.ijepa import is_stock_folder
 from ..models.vjepa.configuration_vjepa import PRESETS, VJEPAConfig
 from ..safety.sanitizing import log_line
 from .names import is_hub_id
@@ -106,7 +107,14 @@ def _license_text(license_: str | None) -> str:
 
 # Released models
 
+# Released V-JEPA encoders by preset, and released I-JEPA models by the name of their card.
 _ENCODERS = ("vitl16", "vith16", "vith16-384")
+_IMAGE_ENCODERS = {
+    "ijepa-vith14-1k": "ijepa-vith14",
+    "ijepa-vith14-22k": "ijepa-vith14",
+    "ijepa-vith16-448-1k": "ijepa-vith16-448",
+    "ijepa-vitg16-22k": "ijepa-vitg16",
+}
 # Data sets of the published probes, by the number of classes.
 _PROBES = {400: "k400", 174: "ssv2", 1000: "in1k", 205: "places205", 10_000: "inat21"}
 _ARCHITECTURE = (
@@ -117,16 +125,28 @@ _ARCHITECTURE = (
 
 def _has_architecture(config: VJEPAConfig, preset: str) -> bool:
     wanted = VJEPAConfig.from_preset(preset)
-    return all(getattr(config, name) == getattr(wanted, name) for name in {*_ARCHITECTURE, *PRESETS[preset]})
+    names = {*_ARCHITECTURE, *PRESETS[preset]} - {"pred_loss"}  # an objective, not a size
+    return all(getattr(config, name) == getattr(wanted, name) for name in names)
 
 
 def is_released(config: VJEPAConfig) -> bool:
     """Whether published V-JEPA or I-JEPA weights have this architecture."""
-    return any(_has_architecture(config, name) for name in PRESETS if name in _ENCODERS or name.startswith("ijepa"))
+    return any(_has_architecture(config, name) for name in (*_ENCODERS, *_IMAGE_ENCODERS.values()))
 
 
-def released_card(config: VJEPAConfig, *, is_classifier: bool) -> ModelCard | None:
-    """The card of the published V-JEPA model with this architecture, or None."""
+def released_card(config: VJEPAConfig, *, is_classifier: bool, source: str = "") -> ModelCard | None:
+    """
+    The card of the published V-JEPA or I-JEPA model with this architecture, or None.
+
+    Args:
+        source: name of the published file, or id on the Hub. Two published I-JEPA models differ only in their data:
+            `22k` in the name stands for ImageNet-22k, `1k` for ImageNet-1k.
+    """
+    if config.is_image_model:
+        fitting = [card for card, preset in _IMAGE_ENCODERS.items() if _has_architecture(config, preset)]
+        data = re.search(r"(22|(?<!\d)1)k", source.lower())
+        name = next((card for card in fitting if data and card.endswith(f"-{data[0]}")), None)
+        return None if name is None or is_classifier else ModelCard.load(CARDS / f"{name}.md")
     preset = next((name for name in _ENCODERS if _has_architecture(config, name)), None)
     probe = _PROBES.get(config.num_labels) if is_classifier else ""
     if preset is None or probe is None:
@@ -320,7 +340,34 @@ def _renamed(text: str, model_id: str) -> str:
     return re.sub(rf"\A(\s*)# {re.escape(old)}(?=\n)", lambda title: f"{title[1]}# {new}", text)
 
 
-def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: str | None = None) -> ModelCard:
+def stock_card(
+    folder: str | Path, *, model_id: str | None = None, license: str | None = None, base_models: Sequence[str] = ()
+) -> ModelCard:
+    """The card of a folder with a stock I-JEPA model; the arguments are those of [`card_of_folder`]."""
+    folder = Path(folder)
+    config, model_id = IJepaConfig.from_pretrained(folder), model_id or folder.resolve().name
+    is_classifier = "IJepaForImageClassification" in (config.architectures or ())
+    data = ModelCardData(
+        library_name="transformers",
+        license=license,
+        pipeline_tag="image-classification" if is_classifier else "image-feature-extraction",
+        tags=["ijepa", "image"],
+        base_model=list(base_models) or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(CARDS / "stock_template.md"),
+        title=model_id.split("/")[-1],
+        model_id=model_id,
+        config=config,
+        is_classifier=is_classifier,
+        license_text=_license_text(license).partition(" The code beside")[0],
+    )
+
+
+def card_of_folder(
+    folder: str | Path, *, model_id: str | None = None, license: str | None = None, base_models: Sequence[str] = ()
+) -> ModelCard:
     """
     The card in a folder or, without one, a new card from the files of the folder.
 
@@ -328,6 +375,7 @@ def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: 
         folder: folder with a model or a processor.
         model_id: the name to load the model by.
         license: replaces the licence of the card.
+        base_models: ids of the models that a new card names as base models.
 
     Raises:
         ValueError: the card names a non-commercial licence, and `license` is another one.
@@ -342,9 +390,11 @@ def card_of_folder(folder: str | Path, *, model_id: str | None = None, license: 
             text = _license_text(card.data.license)
             card.text = re.sub(r"(?<=\n## Licence\n\n).*?(?=\n\n|\Z)", lambda _: text, card.text, flags=re.S)
         return card
+    if is_stock_folder(folder):
+        return stock_card(folder, model_id=model_id, license=license, base_models=base_models)
     config = VJEPAConfig.from_pretrained(folder) if (folder / CONFIG_NAME).is_file() else None
     architecture = next(iter((config.architectures if config is not None else None) or []), "")
-    details = RunDetails(license=license)
+    details = RunDetails(heritage=Heritage(tuple(base_models)), license=license)
     return make_card(folder, config, architecture=architecture, model_id=model_id, details=details)
 
 

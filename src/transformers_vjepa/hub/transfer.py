@@ -24,6 +24,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import PROCESSOR_NAME
 
+from ..conversion.ijepa import is_stock_folder
 from ..safety.sanitizing import log_line
 from .model_card import CARD_NAME, card_of_folder
 from .remote_code import AUTO_MAPS, code_files, settings_with_code
@@ -100,16 +101,17 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 def model_files(folder: str | Path, *, card: ModelCard | str | None, images_in: str | Path | None = None) -> Uploads:
     """
     The files to upload of a folder with a model: weights, settings, the card and its images, and the code for
-    `trust_remote_code`. Links of the card are relative to the folder `images_in`, by default `folder`. Small files are
-    read now, so that they may change while the upload runs.
+    `trust_remote_code`, which a stock I-JEPA model does not need. Links of the card are relative to the folder
+    `images_in`, by default `folder`. Small files are read now, so that they may change while the upload runs.
     """
     folder = Path(folder)
+    is_stock = is_stock_folder(folder)
     uploads: Uploads = {file.name: file for pattern in _WEIGHTS for file in sorted(folder.glob(pattern))}
     settings = [file for name in AUTO_MAPS if (file := folder / name).is_file()]
-    uploads |= {file.name: settings_with_code(file).encode() for file in settings}
+    uploads |= {file.name: file.read_bytes() if is_stock else settings_with_code(file).encode() for file in settings}
     if (folder / PROCESSOR_NAME).is_file():
         uploads[PROCESSOR_NAME] = (folder / PROCESSOR_NAME).read_bytes()
-    uploads |= {file.name: file.read_bytes() for file in code_files() if settings}
+    uploads |= {file.name: file.read_bytes() for file in code_files() if settings and not is_stock}
     if card is not None:
         uploads[CARD_NAME] = str(card).encode()
         root = Path(images_in or folder).resolve()

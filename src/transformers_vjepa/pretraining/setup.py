@@ -37,7 +37,7 @@ from ..data.streaming import (
     open_source,
     parse_sources,
 )
-from ..hub.loading import loading, refuse_other_sizes
+from ..hub.loading import is_stock_model, load_model, read_config, refuse_other_sizes
 from ..hub.model_card import INCIDENTAL, RunDetails, heritage_of
 from ..models.vjepa.configuration_vjepa import VJEPAConfig
 from ..models.vjepa.modeling_vjepa import VJEPAForPreTraining
@@ -99,11 +99,13 @@ def build_config(arguments: ModelArguments, *, token: str | None = None) -> VJEP
         if arguments.frames_per_clip == 1:
             fields_given = {"tubelet_size": 1, "pred_loss": "smooth_l1"} | fields_given  # I-JEPA
         return VJEPAConfig.from_preset(arguments.preset, **fields_given)
-    with loading(arguments.init_from):
-        config = VJEPAConfig.from_pretrained(arguments.init_from, token=token)
+    config = read_config(arguments.init_from, token=token)
+    is_stock = is_stock_model(arguments.init_from, token=token)
     for name, value in fields_given.items():
-        # The weights fit clips of other sizes and another loss, but no other architecture.
-        if name not in ("crop_size", "frames_per_clip", "pred_loss") and value != getattr(config, name):
+        # The weights fit clips of other sizes and another loss, but no other architecture. The predictor of a stock
+        # model is new.
+        is_free = name in ("crop_size", "frames_per_clip", "pred_loss") or (is_stock and name.startswith("pred_"))
+        if not is_free and value != getattr(config, name):
             raise ValueError(
                 f"{name}={value} differs from the {getattr(config, name)} of {arguments.init_from}: leave it out"
             )
@@ -131,12 +133,12 @@ def build_model(arguments: ModelArguments, training: VJEPATrainingArguments) -> 
     model_class = MODELS[arguments.prediction_target]
     if not arguments.init_from:
         return model_class(config)
-    model, info = model_class.from_pretrained(
+    model, info = load_model(
+        model_class,
         arguments.init_from,
         config=config,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
-        output_loading_info=True,
         token=training.hub_token,
     )
     # With another number of generators the mask tokens are new.

@@ -4,15 +4,18 @@ import math
 
 import pytest
 import torch
-from pixels import MEAN, STD, generator, grey_levels, published_transforms, random_clip
+from pixels import generator, grey_levels, published_transforms, random_clip
 from torchvision.transforms import RandomResizedCrop
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from transformers_vjepa.models.vjepa.clip_transforms import (
     augment_clip,
     center_crop,
     crop_and_resize,
     evaluation_resize_edge,
+    normalize,
     normalize_clips,
+    rand_augment,
     resize_and_center_crop,
     resize_and_crop_views,
     resize_short_side,
@@ -23,14 +26,14 @@ from transformers_vjepa.models.vjepa.clip_transforms import (
 def test_train_crops_match_published(shared):
     reference = published_transforms(shared)
     for i, box in enumerate(reference["train_boxes_top_left_height_width"]):
-        crop = crop_and_resize(reference["frames"].float(), box=tuple(box), size=32)
         expected = reference[f"train.crop{i}"]
-        torch.testing.assert_close((crop / 255 - MEAN) / STD, expected, atol=1e-5, rtol=0)
+        crop = crop_and_resize(reference["frames"].float(), box=tuple(box), size=32)
+        statistics = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+        exact = normalize(crop, scale=1 / 255, **statistics, dtype=torch.float32)
+        torch.testing.assert_close(exact, expected, atol=1e-5, rtol=0)
         # The crops of the stream stay in uint8: within one grey level.
-        quick = crop_and_resize(reference["frames"], box=tuple(box), size=32)
-        assert (quick - grey_levels(expected)).abs().max() < 1.05
-        normalized = normalize_clips(quick)
-        torch.testing.assert_close(grey_levels(normalized), quick.float(), atol=1e-3, rtol=0)
+        quick = normalize_clips(crop_and_resize(reference["frames"], box=tuple(box), size=32))
+        assert (grey_levels(quick) - grey_levels(expected)).abs().max() < 1.05
 
 
 # --- boxes
@@ -266,3 +269,54 @@ def test_normalize_errors(arguments, match):
     arguments = {"frames": torch.zeros(1, 3, 2, 2, dtype=torch.uint8), **arguments}
     with pytest.raises(ValueError, match=match):
         normalize_clips(arguments.pop("frames"), **arguments)
+
+
+# --- automatic augmentation and the centre crop
+
+
+def test_rand_augment_is_a_function_of_its_generator_and_alike_in_all_frames():
+    frame = random_clip(1, 3, 40, 40)
+    clip = frame.expand(3, -1, -1, -1)
+    before = torch.random.get_rng_state()
+    results = [rand_augment(clip, generator=generator(seed)) for seed in range(12)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(result.dtype == torch.uint8 and result.shape == clip.shape for result in results)
+    assert all(torch.equal(result[0], result[frame]) for result in results for frame in (1, 2))
+    assert torch.equal(results[5], rand_augment(clip, generator=generator(5)))
+    assert sum(torch.equal(result, clip) for result in results) < 4  # a few draw the identity twice
+    assert len({result.sum().item() for result in results}) > 6
+
+
+def test_automatic_augmentation_follows_crop_and_flip():
+    clip = random_clip(2, 3, 40, 60)
+    plain = augment_clip(clip, size=32, generator=generator(1))
+    draws = generator(1)
+    augmented = augment_clip(clip, size=32, generator=draws, auto_augment="rand")
+    # Without it no number more is drawn, so that the clips of earlier runs stay the same.
+    other = generator(1)
+    assert torch.equal(augment_clip(clip, size=32, generator=other, auto_augment="none"), plain)
+    assert not torch.equal(other.get_state(), draws.get_state())
+    again = generator(1)
+    augment_clip(clip, size=32, generator=again)
+    assert torch.equal(rand_augment(plain, generator=again), augmented)
+
+
+def test_training_on_centre_crops_flips_the_crop_of_the_evaluation():
+    clip = random_clip(2, 3, 40, 60)
+    expected = resize_and_center_crop(clip, size=32)
+    for flip_probability, wanted in ((0.0, expected), (1.0, expected.flip(-1))):
+        settings = {"crop": "center", "flip_probability": flip_probability}
+        result = augment_clip(clip, size=32, generator=generator(), **settings)
+        assert torch.equal(result, wanted) and result.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"auto_augment": "auto"}, "`auto_augment`='auto' must be one of none, rand"),
+        ({"crop": "centre"}, "`crop`='centre' must be one of random, center"),
+    ],
+)
+def test_unknown_augmentations_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        augment_clip(random_clip(1, 3, 40, 40), size=32, generator=generator(), **settings)

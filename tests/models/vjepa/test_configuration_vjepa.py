@@ -65,6 +65,10 @@ def test_save_and_load_round_trip(tmp_path):
         ({"num_hidden_layers": 0}, "`num_hidden_layers`=0 must be greater than 0"),
         ({"drop_path_rate": 1.0}, r"`drop_path_rate`=1.0 must lie in \[0, 1\)"),
         ({"hidden_size": 2.5}, "expected int, got float"),
+        ({"num_pooled_layers": 0}, r"`num_pooled_layers`=0 must lie in \[1, num_hidden_layers=24\]"),
+        ({"num_pooled_layers": 25, "pooling": "mean"}, "`num_pooled_layers`=25 must lie in"),
+        ({"num_pooled_layers": 4}, "`num_pooled_layers`=4 needs `pooling`='mean'"),
+        ({"pooled_batch_norm": True}, "`pooled_batch_norm`=True needs `pooling`='mean'"),
     ],
 )
 def test_wrong_values_are_refused_with_a_remedy(fields, message):

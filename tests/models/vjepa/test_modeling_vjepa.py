@@ -3,11 +3,16 @@ import warnings
 
 import pytest
 import torch
-from reference import TINY, largest_difference, masks_of, reference_model, reference_tensors
+from reference import TINY, inputs_of, largest_difference, reference_model, reference_tensors
 from torch import nn
-from transformers import AutoModel, AutoModelForPreTraining
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+)
 
-from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAModel
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from transformers_vjepa.models.vjepa.modeling_vjepa import mean_prediction_error, sincos_positions
 
 VARIANTS = ["vjepa_tiny_uniform", "vjepa_tiny_plain"]
@@ -41,7 +46,7 @@ TARGET = torch.tensor([[1, 2, 9, 20, 31], [0, 5, 9, 12, 29]])
 def test_forward_matches_the_reference(shared, variant):
     folder = shared / "reference" / variant
     model, expected = reference_model(folder), reference_tensors(folder / "forward.safetensors")
-    output = model(expected["clip"].transpose(1, 2), masks_of(expected, "context"), masks_of(expected, "target"))
+    output = model(**inputs_of(expected))
     assert largest_difference(output.loss, expected["loss"]) < TOLERANCE
     assert largest_difference(output.target_hidden_state, expected["target.tokens"]) < TOLERANCE
     for index in range(2):
@@ -69,7 +74,7 @@ def test_encoders_match_the_reference_unmasked_and_at_another_size(shared, varia
 def test_gradients_match_the_reference(shared, variant):
     folder = shared / "reference" / variant
     model, expected = reference_model(folder), reference_tensors(folder / "forward.safetensors")
-    output = model(expected["clip"].transpose(1, 2), masks_of(expected, "context"), masks_of(expected, "target"))
+    output = model(**inputs_of(expected))
     output.loss.backward()
     encoder, predictor = model.context_encoder, model.vjepa.predictor
     attention = encoder.layer[0].attention
@@ -95,16 +100,17 @@ def test_gradients_match_the_reference(shared, variant):
 
 def test_image_model_matches_the_ijepa_reference(shared):
     folder = shared / "reference" / "ijepa_tiny"
-    model = reference_model(folder, pred_num_mask_tokens=1, pred_loss="smooth_l1")
-    expected = reference_tensors(folder / "forward.safetensors")
-    targets = [expected[f"target_mask{index}"] for index in range(4)]
-    output = model(expected["image"], [expected["context_mask"]], targets)
-    assert len(output.context_hidden_states) == 1
-    assert largest_difference(output.context_hidden_states[0], expected["context_tokens"]) < TOLERANCE
+    model, expected = reference_model(folder), reference_tensors(folder / "forward.safetensors")
+    output = model(**inputs_of(expected))
+    assert largest_difference(output.loss, expected["loss_smooth_l1"]) < TOLERANCE
+    assert largest_difference(output.target_hidden_state, expected["target.tokens"]) < TOLERANCE
+    (context,) = output.context_hidden_states
+    assert largest_difference(context, expected["context_tokens"]) < TOLERANCE
     for index in range(4):
         assert largest_difference(output.predictions[index], expected[f"prediction{index}"]) < TOLERANCE
         assert largest_difference(output.targets[index], expected[f"target_tokens{index}"]) < TOLERANCE
-    assert largest_difference(output.loss, expected["loss_smooth_l1"]) < TOLERANCE
+    images = model.vjepa(pixel_values=expected["image"]).last_hidden_state
+    assert largest_difference(images, expected["target.tokens"]) < TOLERANCE
 
 
 # Against hand-computed values
@@ -413,3 +419,62 @@ def test_encoder_exports(config, model):
     program = torch.export.export(Features(), (video,), dynamic_shapes=({0: batch},))
     more = clips(config, batch=5)
     assert torch.allclose(program.module()(more), model(more).last_hidden_state, atol=1e-5)
+
+
+# Several layers pooled together
+
+
+def idle_last_block(model):
+    """Makes the last block of the encoder add nothing, so that the outputs of the last two blocks are equal."""
+    for layer in (model.encoder.layer[-1].attention.proj, model.encoder.layer[-1].mlp.fc2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def test_features_of_several_layers_stand_side_by_side_each_normed(config, model):
+    last = model.get_vision_features(clips(config))
+    both = model.get_vision_features(clips(config), num_layers=2)
+    assert both.shape == (2, 32, 96) and torch.equal(both[..., 48:], last)
+    assert largest_difference(both[..., :48], last) > 0.01  # the block before
+    assert both[..., :48].mean(dim=-1).abs().max() < 1e-5  # after the norm
+    idle_last_block(model)
+    both = model.get_vision_features(clips(config), num_layers=2)
+    assert torch.equal(both[..., :48], both[..., 48:])
+
+
+def test_a_classifier_of_several_layers(tmp_path):
+    torch.manual_seed(0)
+    config = VJEPAConfig(**TINY, pooling="mean", num_pooled_layers=2, num_labels=3)
+    assert config.pooled_size == 96
+    model = VJEPAForVideoClassification(config).eval()
+    assert model.classifier.weight.shape == (3, 96)
+    idle_last_block(model.vjepa)
+    # Class 0 reads the block before, class 1 the last block: with an idle last block their logits are equal.
+    with torch.no_grad():
+        model.classifier.weight[1] = model.classifier.weight[0].roll(48)
+        model.classifier.weight[:2, :48] *= torch.tensor([[1.0], [0.0]])
+        model.classifier.weight[:2, 48:] *= torch.tensor([[0.0], [1.0]])
+    output = model(clips(config))
+    assert output.logits[:, 0].abs().min() > 1e-4 and output.hidden_states is None
+    assert torch.allclose(output.logits[:, 0], output.logits[:, 1], atol=1e-6)
+    assert len(model(clips(config), output_hidden_states=True).hidden_states) == 3
+    model.save_pretrained(tmp_path)
+    for loader in (AutoModelForVideoClassification, AutoModelForImageClassification):
+        loaded = loader.from_pretrained(tmp_path).eval()
+        assert torch.equal(loaded(clips(config)).logits, output.logits)
+    # The norm is the encoder's own, and both halves reach the blocks.
+    model.train()(clips(config), labels=torch.tensor([0, 2])).loss.backward()
+    assert model.vjepa.encoder.layernorm.weight.grad.abs().max() > 0
+    assert model.vjepa.encoder.layer[0].mlp.fc1.weight.grad.abs().max() > 0
+
+
+def test_batch_normalisation_of_the_means(config, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    fields = {"pooling": "mean", "pooled_batch_norm": True, "num_labels": 3}
+    classifier = VJEPAForVideoClassification.from_pretrained(tmp_path, **fields)
+    norm = classifier.pooler.norm
+    assert norm.running_mean.abs().max() == 0 and (norm.running_var == 1).all() and norm.weight is None
+    tokens = torch.randn(64, 1, 5, 48) * 3 + 7
+    pooled = classifier.pooler.train()(tokens.flatten(0, 1))
+    assert pooled.mean(dim=0).abs().max() < 1e-4 and (pooled.std(dim=0) - 1).abs().max() < 0.02
+    assert (norm.running_mean - 0.7).abs().max() < 0.2  # a tenth of the way

@@ -11,9 +11,10 @@ memory layout faster than planes (measured: 1.5 to 2.5 times on x86), and a copy
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -21,7 +22,19 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 CROP_SCALE = (0.3, 1.0)
 CROP_RATIO = (0.75, 1.35)
 
+#: Automatic augmentations by name.
+AutoAugment = Literal["none", "rand"]
+#: Crops of training clips by name.
+TrainingCrop = Literal["random", "center"]
+
 _CROP_TRIES = 10
+# RandAugment fills what a rotation or shift uncovers with the mean colour of ImageNet, as MAE's augmentation does.
+_RAND_AUGMENT = v2.RandAugment(
+    num_ops=2,
+    magnitude=9,
+    interpolation=InterpolationMode.BILINEAR,
+    fill=[round(255 * mean) for mean in IMAGENET_DEFAULT_MEAN],
+)
 
 
 def _check_frames(frames: torch.Tensor) -> None:
@@ -33,14 +46,20 @@ def _check_frames(frames: torch.Tensor) -> None:
 
 
 def check_augmentation(
-    *, scale: Sequence[float], ratio: Sequence[float], flip_probability: float = 0.5, prefix: str = ""
+    *,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    flip_probability: float = 0.5,
+    auto_augment: str = "none",
+    crop: str = "random",
+    prefix: str = "",
 ) -> None:
     """
     Checks the settings of [`augment_clip`]; errors call them `prefix` + `scale` and `prefix` + `ratio`.
 
     Raises:
-        ValueError: `scale` is not a pair with 0 < low <= high <= 1, `ratio` is not a pair with 0 < low <= high, or the
-            probability lies outside [0, 1].
+        ValueError: `scale` is not a pair with 0 < low <= high <= 1, `ratio` is not a pair with 0 < low <= high, the
+            probability lies outside [0, 1], or an unknown `auto_augment` or `crop`.
     """
     for name, value, upper in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
         if len(value) != 2 or not 0 < value[0] <= value[1] <= upper:
@@ -48,6 +67,9 @@ def check_augmentation(
             raise ValueError(f"`{prefix}{name}`={tuple(value)} must be a pair with 0 < low <= high{bound}")
     if not 0 <= flip_probability <= 1:
         raise ValueError(f"`flip_probability`={flip_probability} must lie in [0, 1]")
+    for name, value, choices in (("auto_augment", auto_augment, AutoAugment), ("crop", crop, TrainingCrop)):
+        if value not in get_args(choices):
+            raise ValueError(f"`{name}`={value!r} must be one of {', '.join(get_args(choices))}")
 
 
 def sample_crop_box(
@@ -148,21 +170,51 @@ def augment_clip(
     scale: Sequence[float] = CROP_SCALE,
     ratio: Sequence[float] = CROP_RATIO,
     flip_probability: float = 0.5,
+    auto_augment: AutoAugment = "none",
+    crop: TrainingCrop = "random",
 ) -> torch.Tensor:
     """
-    Training augmentation: a random resized crop ([`sample_crop_box`]) and a horizontal flip, the same for all frames.
-    From (frames, channels, height, width) to (frames, channels, size, size).
+    Training augmentation: a random resized crop ([`sample_crop_box`]), or with `crop="center"` that of
+    [`resize_and_center_crop`]; a horizontal flip; and, with `auto_augment="rand"`, RandAugment ([`rand_augment`]). All
+    are the same for all frames. From (frames, channels, height, width) to (frames, channels, size, size).
 
     Raises:
         ValueError: frames that are not one clip, or settings that [`check_augmentation`] refuses.
     """
     _check_frames(frames)
-    check_augmentation(scale=scale, ratio=ratio, flip_probability=flip_probability)
+    check_augmentation(
+        scale=scale, ratio=ratio, flip_probability=flip_probability, auto_augment=auto_augment, crop=crop
+    )
     height, width = frames.shape[-2:]
     box = sample_crop_box(height, width, generator=generator, scale=scale, ratio=ratio)
     # Drawn for every probability, so that another probability does not change the boxes that follow.
     flip = torch.rand((), generator=generator).item() < flip_probability
-    return crop_and_resize(frames, box=box, size=size, flip=flip)
+    if crop == "center":
+        clip = resize_and_center_crop(frames, size=size)
+        clip = clip.flip(-1).contiguous() if flip else clip
+    else:
+        clip = crop_and_resize(frames, box=box, size=size, flip=flip)
+    return rand_augment(clip, generator=generator) if auto_augment == "rand" else clip
+
+
+def rand_augment(frames: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+    """
+    RandAugment (arXiv 1909.13719) as torchvision has it: two random operations of magnitude 9 out of 30, the same for
+    all frames. The published fine-tuning of I-JEPA (appendix A.2) takes that of MAE, which draws the magnitudes from a
+    normal distribution around 9.
+
+    Args:
+        frames: uint8 (frames, 3, height, width).
+        generator: source of the draws. The global generator of torch stays as it is.
+
+    Returns:
+        uint8, of the same shape, contiguous.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    # torchvision draws from the global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return _RAND_AUGMENT(frames).contiguous()
 
 
 def evaluation_resize_edge(crop_size: int) -> int:

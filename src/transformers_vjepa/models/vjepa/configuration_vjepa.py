@@ -166,6 +166,12 @@ class VJEPAConfig(PreTrainedConfig):
             the masks. Smooth L1 is averaged over all targets together.
         pooling (`str`, defaults to `"attentive"`): how a classifier pools the tokens: `"attentive"`, with a learned
             query that attends to them (the published probes), or `"mean"`.
+        num_pooled_layers (`int`, defaults to 1): with `pooling="mean"`, the number of last blocks whose means are
+            concatenated; at most `num_hidden_layers`. 1 and 4 are the published linear probes (I-JEPA, appendix A.2).
+            The final LayerNorm of the encoder is applied to the output of each of these blocks, as in the evaluation
+            of DINO (arXiv 2104.14294) and VISSL: residual streams of different depth have different scales.
+        pooled_batch_norm (`bool`, defaults to `False`): with `pooling="mean"`, a batch normalisation without weights
+            before the linear layer: the second head of the published linear probes (I-JEPA, appendix A.2).
         num_pooler_layers (`int`, defaults to 0): self-attention blocks of the attentive pooler, after its
             cross-attention; a published probe of depth d has d - 1.
         pooler_layer_norm_eps (`float`, defaults to 1e-5): epsilon of every LayerNorm of the attentive pooler.
@@ -226,6 +232,8 @@ class VJEPAConfig(PreTrainedConfig):
     pred_mlp_ratio: float | int = 4.0
     pred_loss: Literal["l1", "l2", "smooth_l1"] = "l1"
     pooling: Literal["attentive", "mean"] = "attentive"
+    num_pooled_layers: int = 1
+    pooled_batch_norm: bool = False
     num_pooler_layers: int = 0
     pooler_layer_norm_eps: float = 1e-5
 
@@ -279,7 +287,7 @@ class VJEPAConfig(PreTrainedConfig):
             + (4 + 2 * self.pred_mlp_ratio) * pred_width**2 * pred_blocks
             + self.in_chans * self.tubelet_size * self.patch_size**2 * width
             + self.pred_num_mask_tokens * pred_width
-            + classes * width,
+            + classes * width * self.num_pooled_layers,
             "position values": (self.crop_size // max(1, self.patch_size)) ** 2
             * (self.frames_per_clip // max(1, self.tubelet_size))
             * max(width, pred_width),
@@ -350,6 +358,11 @@ class VJEPAConfig(PreTrainedConfig):
         return math.prod(self.grid_size)
 
     @property
+    def pooled_size(self) -> int:
+        """Width of what a classifier reads: `hidden_size` for each pooled layer."""
+        return self.hidden_size * self.num_pooled_layers
+
+    @property
     def num_frames(self) -> int:
         """Frames of a clip, under the name that the video pipelines of transformers use."""
         return self.frames_per_clip
@@ -373,6 +386,18 @@ class VJEPAConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}`={getattr(self, name)} must be greater than 0")
         if self.num_pooler_layers < 0:
             raise ValueError(f"`num_pooler_layers`={self.num_pooler_layers} must be at least 0")
+        if not 1 <= self.num_pooled_layers <= self.num_hidden_layers:
+            raise ValueError(
+                f"`num_pooled_layers`={self.num_pooled_layers} must lie in [1, num_hidden_layers="
+                f"{self.num_hidden_layers}]"
+            )
+        if self.num_pooled_layers > 1 and self.pooling != "mean":
+            raise ValueError(
+                f"`num_pooled_layers`={self.num_pooled_layers} needs `pooling`='mean': attentive pooling reads the "
+                "tokens of the last layer"
+            )
+        if self.pooled_batch_norm and self.pooling != "mean":
+            raise ValueError("`pooled_batch_norm`=True needs `pooling`='mean'")
         for name in ("drop_path_rate", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}`={getattr(self, name)} must lie in [0, 1)")

@@ -592,14 +592,18 @@ class VJEPAAttentivePooler(nn.Module):
 
 
 class VJEPAMeanPooler(nn.Module):
-    """The mean over all tokens."""
+    """
+    The mean over all tokens; of the tokens of several layers side by side, their means side by side. With
+    `config.pooled_batch_norm` the means are standardised by the statistics of the training batches.
+    """
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
+        self.norm = nn.BatchNorm1d(config.pooled_size, affine=False) if config.pooled_batch_norm else nn.Identity()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From `tokens` (batch, tokens, hidden_size) to (batch, hidden_size)."""
-        return tokens.mean(dim=1)
+        """From `tokens` (batch, tokens, pooled_size) to (batch, pooled_size)."""
+        return self.norm(tokens.mean(dim=1))
 
 
 POOLERS = {"attentive": VJEPAAttentivePooler, "mean": VJEPAMeanPooler}
@@ -665,6 +669,10 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
         elif isinstance(module, VJEPAPredictor):
             if self.config.pred_zero_init_mask_tokens:
                 init.zeros_(module.mask_tokens)
@@ -838,9 +846,22 @@ class VJEPAModel(VJEPAPreTrainedModel):
 
         return VJEPAModelOutput(**_by_mask(encoded, context_mask), predictor_output=predictor_output)
 
-    def get_vision_features(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """Encoder tokens (batch, tokens, hidden_size) of whole clips, in the order time, height, width."""
-        return self(pixel_values_videos, skip_predictor=True, return_dict=True).last_hidden_state
+    def get_vision_features(self, pixel_values_videos: torch.Tensor, num_layers: int = 1) -> torch.Tensor:
+        """
+        Encoder tokens (batch, tokens, hidden_size * num_layers) of whole clips, in the order time, height, width. With
+        `num_layers` above 1, each token has the outputs of that many last blocks side by side, the last block at the
+        end, each after the final norm (see [`VJEPAConfig`], `num_pooled_layers`).
+        """
+        several = {"output_hidden_states": True} if num_layers > 1 else {}
+        output = self(pixel_values_videos, skip_predictor=True, return_dict=True, **several)
+        return self.last_layers(output, num_layers)
+
+    def last_layers(self, output: VJEPAModelOutput, num_layers: int) -> torch.Tensor:
+        """The tokens of `get_vision_features`, from an output that has `hidden_states` if `num_layers` is above 1."""
+        if num_layers == 1:
+            return output.last_hidden_state
+        *earlier, _ = output.hidden_states[-num_layers:]
+        return torch.cat([*map(self.encoder.layernorm, earlier), output.last_hidden_state], dim=-1)
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -1123,7 +1144,7 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         self.num_labels = config.num_labels
         self.vjepa = VJEPAModel(config, add_predictor=False)
         self.pooler = POOLERS[config.pooling](config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels)
         self._encoder_is_frozen = False
         self.post_init()
 
@@ -1148,23 +1169,29 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
             pixel_values_videos: as in `forward`.
 
         Returns:
-            `(batch, views, segments * tokens, hidden_size)`: for each view, the tokens of its segments in order.
+            `(batch, views, segments * tokens, pooled_size)`: for each view, the tokens of its segments in order. With
+            `config.num_pooled_layers` above 1 a token has several layers, see [`VJEPAModel.get_vision_features`].
         """
         return self._encode(pixel_values_videos)[0]
 
     def _encode(self, pixels: torch.Tensor, **wanted: bool) -> tuple[torch.Tensor, VJEPAModelOutput]:
         grouping = pixels.shape[:3] if pixels.ndim == 7 else (pixels.shape[0], 1, 1)
         clips = pixels.flatten(0, 2) if pixels.ndim == 7 else pixels
+        num_layers = self.config.num_pooled_layers
+        needed = wanted | ({"output_hidden_states": True} if num_layers > 1 else {})
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_is_frozen):
-            output = self.vjepa(clips, **wanted, return_dict=True)  # the configuration may ask for tuples
-        return output.last_hidden_state.unflatten(0, grouping).flatten(2, 3), output
+            output = self.vjepa(clips, **needed, return_dict=True)  # the configuration may ask for tuples
+            tokens = self.vjepa.last_layers(output, num_layers)
+        if not wanted.get("output_hidden_states"):
+            output.hidden_states = None
+        return tokens.unflatten(0, grouping).flatten(2, 3), output
 
     def classify(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> VJEPAVideoClassifierOutput:
         """
         Classifies the result of `encode`.
 
         Args:
-            tokens (`torch.Tensor` of shape `(batch, views, tokens, hidden_size)`): the result of `encode`.
+            tokens (`torch.Tensor` of shape `(batch, views, tokens, pooled_size)`): the result of `encode`.
             labels: as in `forward`.
         """
         pooled = self.pooler(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
