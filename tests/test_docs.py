@@ -90,6 +90,10 @@ def place_videos(root: Path) -> None:
         (root / "pictures").mkdir(exist_ok=True)
         Image.new("RGB", (48, 40), color).save(root / "pictures" / f"{number}.png")
     place_images(root)
+    for name, color in (("cats", "orange"), ("dogs", "brown")):
+        (root / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (40 + number, 36), color).save(root / "photos" / name / f"{number}.jpg")
     lines = [f"videos/{name}/{number}.mp4 {label}" for label, name in enumerate(CLASSES) for number in range(6)]
     for name in ("k710", "ssv2", "howto100m", "k400_train", "k400_val", "ssv2_train", "ssv2_val"):
         (root / f"{name}.csv").write_text("\n".join(lines) + "\n")

@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from studies import write_models
 from videos import write_video
 
+from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
 from transformers_vjepa.app.panels import AppModels, example_choice
 from transformers_vjepa.commands import app as command
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
@@ -20,6 +23,7 @@ TINY = {
     "num_attention_heads": 2,
     "hidden_size": 24,
 }
+TINY_IMAGES = TINY | {"frames_per_clip": 1, "tubelet_size": 1, "crop_size": 64}
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +49,20 @@ def models(folder) -> AppModels:
 def clip(models) -> torch.Tensor:
     """The first clip of the index."""
     return example_choice(models, 0).read(models.analyzer)
+
+
+@pytest.fixture(scope="session")
+def image_models(tmp_path_factory) -> AppModels:
+    """A model of images with a folder of eight images of two classes."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'transformers_vjepa[app]'")
+    root = tmp_path_factory.mktemp("images")
+    torch.manual_seed(0)
+    VJEPAForPreTraining(VJEPAConfig(**TINY_IMAGES)).save_pretrained(root / "model")
+    VJEPAVideoProcessor(crop_size=64, num_frames=1, frame_step=1).save_pretrained(root / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 70, 80, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        file = root / "photos" / ("cats" if number < 4 else "dogs") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    argv = ["--model", str(root / "model"), "--dataset", str(root / "photos"), "--use_cpu", "true"]
+    return command.load(argv)[1]

@@ -105,6 +105,16 @@ def test_a_used_port_and_missing_clips_are_refused(address, models, tmp_path):
         build_app(replace(models, index=index))
 
 
+def test_the_page_of_an_image_model_asks_for_images(image_models):
+    page = json.dumps(build_app(image_models).get_config_file()["components"], default=str)
+    shown = json.loads(page)
+    labels = [item["props"].get("label") for item in shown]
+    assert "Choose an image" in labels and "… or upload an image" in labels
+    (upload,) = (item["props"] for item in shown if item["props"].get("elem_id") == "upload")
+    assert ".jpg" in upload["file_types"] and ".mp4" not in upload["file_types"]
+    assert "What this I-JEPA sees" in page and "8 \\u00d7 8 tokens (height" in page and "clips" not in page
+
+
 def test_the_style_has_the_colours_of_the_figures():
     style = page_style()
     assert "--vjepa: #0b6bb5;" in style and ".dark .vjepa" in style and ".vjepa .panel {" in style

@@ -72,3 +72,38 @@ def test_classes_with_a_classifier(models, folder):
     assert isinstance(shown.classifier, Classifier)
     panel = clip_panels(shown, upload_choice(str(folder / "mine.mp4"))).classes
     assert panel.count("<meter") == 2 and "up &amp; down" in panel and "classifier probe" in panel
+
+
+def text_of(html: str) -> str:
+    """What a user reads or hears of a panel, in lower case."""
+    labels = " ".join(re.findall(r'(?:alt|title|aria-label)="([^"]*)"', html))
+    shown = re.sub(r"<svg.*?</svg>", lambda svg: " ".join(re.findall(r"<text[^>]*>([^<]*)", svg[0])), html, flags=re.S)
+    return f"{re.sub('<[^>]+>', ' ', shown)} {labels}".lower()
+
+
+def test_panels_of_an_image_speak_of_images(image_models):
+    choice = example_choice(image_models, 5)
+    panels = clip_panels(image_models, choice)
+    masks = mask_panel(image_models, choice, strategy="image_multiblock", seed=0)
+    text = text_of("".join(panels) + masks)
+    assert not re.search("clip|video|frame|time|surprise", text), text
+    assert panels.surprise == "" and panels.clip.count('<img class="medium" alt="5.png as the model sees it"') == 1
+    assert "64 × 64 pixels: the centre of the image, as a square" in panels.clip
+    assert "features as colours, beside the image" in panels.features and panels.features.count("<svg") == 1
+    assert panels.nearest.count("<img") == 6 and panels.nearest.count("this image") == 1
+    assert "<h2>Nearest images</h2>" in panels.nearest and "cats (4), dogs (3)" in panels.nearest
+    assert masks.count("<svg") == 2
+    assert [f"mask {number}" in text for number in (1, 2, 3, 4, 5)] == [True] * 4 + [False]
+    assert re.search(r"error is <b>\d\.\d{3}, \d\.\d{3}, \d\.\d{3} and \d\.\d{3}</b>", masks)
+
+
+def test_a_model_of_images_shows_one_frame_of_a_video(image_models, folder):
+    panels = clip_panels(image_models, upload_choice(str(folder / "mine.mp4")))
+    assert "one frame, from the middle of the video" in panels.clip and "<img" in panels.clip
+
+
+def test_a_text_that_is_called_an_image_is_named_without_its_folder(image_models, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    status = clip_panels(image_models, upload_choice(str(tmp_path / "text.png"))).status
+    assert "text.png is not a complete image (unknown format). Choose another image." in status
+    assert str(tmp_path) not in status

@@ -74,10 +74,31 @@ def test_a_figure_of_strips_has_a_row_each_and_the_titles_once():
     assert [text.get_text() for text in figure.texts] == ["name"]
 
 
+def test_single_images_are_tiles_in_rows_of_groups():
+    labels = [("image 0", True), ("mask 0", False), ("mask 1", False), ("image 1", True), ("mask 0", False)]
+    strips = [Strip(label, torch.rand(1, 8, 8, 3), is_first=first) for label, first in labels]
+    figure = draw_strips(strips, titles=[""], title="name", cell=1.1)
+    # The second "mask 0" stands below the first one, so its label is left out.
+    assert labels_of(figure) == ["image 0", "mask 0", "mask 1", "image 1", ""]
+    boxes = [axis.get_position() for axis in figure.axes]
+    assert boxes[0].y0 == boxes[1].y0 == boxes[2].y0 > boxes[3].y1 and boxes[3].y0 == boxes[4].y0 >= 0
+    width, height = figure.get_size_inches()
+    assert [round(box.x0 * width, 2) for box in boxes] == [0.06, 1.36, 2.66, 0.06, 1.36]
+    assert boxes[0].width * width == pytest.approx(boxes[0].height * height)  # square
+    assert [text.get_text() for text in figure.texts] == ["name"] and boxes[0].y1 < 1
+
+
+def test_many_images_take_several_rows_of_six():
+    figure = draw_strips([Strip(str(number), torch.rand(1, 8, 8, 3)) for number in range(8)], titles=[""])
+    places = [axis.get_position() for axis in figure.axes]
+    assert [round(box.x0 * 6) for box in places] == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert places[5].y0 > places[6].y1
+
+
 def test_titles_name_the_frames_of_a_time_step():
     assert frame_titles(CONFIG) == ["frames 0–1", "frames 2–3"]
     still = VJEPAConfig(crop_size=16, patch_size=4, frames_per_clip=1, tubelet_size=1)
-    assert frame_titles(still) == ["frame 0"]
+    assert frame_titles(still) == [""]
     titles = frame_titles(VJEPAConfig(crop_size=16, patch_size=4, frames_per_clip=64))
     assert titles[:5] == ["0–1", "", "", "", "8–9"] and len(titles) == 32
     assert middle_frames(CONFIG).tolist() == [0.5, 2.5]

@@ -69,31 +69,6 @@ def test_images_get_the_masks_of_images_unless_others_are_given(videos, tmp_path
     assert trainer.args.mask_strategy == "image_multiblock" and trainer.model.config.pred_num_mask_tokens == 1
 
 
-def test_blocks_of_images_follow_the_arguments(videos, tmp_path):
-    model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
-    changed = replace(training, mask_target_scale=[0.2, 0.3], mask_context_scale=[0.5, 0.9], mask_num_targets=2)
-    trainer, _ = setup.build(model, data, changed)
-    expected = ImageMultiBlock(num_targets=2, target_scale=(0.2, 0.3), context_scale=(0.5, 0.9))
-    assert trainer.data_collator.generators == (expected,)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (
-            {"mask_num_targets": 2, "mask_strategy": "image_block"},
-            "mask_num_targets=2 is for image_multiblock only",
-        ),
-        ({"mask_target_scale": [0.2]}, r"mask_target_scale=\[0.2\] must be two numbers, the least and the largest"),
-        ({"mask_context_scale": [0.9, 0.5]}, r"`context_scale`=\(0.9, 0.5\) must be an increasing range"),
-    ],
-)
-def test_wrong_blocks_of_images_are_refused(videos, tmp_path, changes, message):
-    model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
-    with pytest.raises(ValueError, match=message):
-        setup.build(model, data, replace(training, **changes))
-
-
 def test_the_loss_goes_with_the_checkpoint(videos, tmp_path):
     first = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
     trainer, _ = setup.build(*first)
@@ -123,6 +98,31 @@ def test_a_stock_model_is_a_start(videos, tmp_path):
     assert trainer.run_details.start == name and trainer.args.mask_strategy == "image_multiblock"
     with pytest.raises(ValueError, match="hidden_size=24 differs from the 48 of .*stock: leave it out"):
         setup.build_config(ModelArguments(init_from=name, hidden_size=24))
+
+
+def test_blocks_of_images_follow_the_arguments(videos, tmp_path):
+    model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
+    changed = replace(training, mask_target_scale=[0.2, 0.3], mask_context_scale=[0.5, 0.9], mask_num_targets=2)
+    trainer, _ = setup.build(model, data, changed)
+    expected = ImageMultiBlock(num_targets=2, target_scale=(0.2, 0.3), context_scale=(0.5, 0.9))
+    assert trainer.data_collator.generators == (expected,)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"mask_num_targets": 2, "mask_strategy": "image_block"},
+            "mask_num_targets=2 is for image_multiblock only",
+        ),
+        ({"mask_target_scale": [0.2]}, r"mask_target_scale=\[0.2\] must be two numbers, the least and the largest"),
+        ({"mask_context_scale": [0.9, 0.5]}, r"`context_scale`=\(0.9, 0.5\) must be an increasing range"),
+    ],
+)
+def test_wrong_blocks_of_images_are_refused(videos, tmp_path, changes, message):
+    model, data, training = arguments(videos, tmp_path / "run", frames_per_clip=1, patch_size=2)
+    with pytest.raises(ValueError, match=message):
+        setup.build(model, data, replace(training, **changes))
 
 
 def finish_killed_at(write, built):

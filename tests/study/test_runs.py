@@ -254,9 +254,7 @@ def test_a_study_of_real_videos_and_the_run_of_the_demo(corpus, tmp_path, in_thi
 
     # Probes hold a labelled clip of each class out.
     few = [*argv[: argv.index("4", argv.index("--label_counts"))], "2", *argv[argv.index("--label_counts") + 2 :]]
-    with pytest.raises(
-        SystemExit, match="error: --label_counts 2 leaves a class without two labelled clips"
-    ):
+    with pytest.raises(SystemExit, match="error: --label_counts 2 leaves a class without two labelled clips"):
         study.run(few)
 
     # The clips of the study are those with which it began.

@@ -23,6 +23,8 @@ def test_a_log_is_one_line_of_what_people_know():
     expected = "step   20: loss 0.8065, lr 1.00e-03, clips/s 1,234.5, waiting for data 25%"
     assert log_text(logs, step=20, num_steps=1000) == expected
     assert log_text(logs | {"videos_skipped": 3.0}, step=20, num_steps=1000) == f"{expected}, 3 videos skipped"
+    of_images = log_text(logs | {"videos_skipped": 3.0}, step=20, num_steps=1000, of_images=True)
+    assert of_images == f"{expected.replace('clips/s', 'images/s')}, 3 images skipped"
     assert log_text({"eval_accuracy": 0.714}, step=5, num_steps=9) == "step 5: validation accuracy 71.4%"
     assert log_text({"train_runtime": 3.0, "epoch": 1.0}, step=9, num_steps=9) == ""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -185,6 +187,15 @@ def draw_surprise_curve(surprise: Tensor, *, config: VJEPAConfig) -> Figure:
     figure.set_size_inches(4.6, 2.4)
     figure.axes[0].set_xticks(steps)
     return figure
+
+
+def encode_image(image: Tensor, *, side: int = 224) -> bytes:
+    """A PNG file of an image, uint8 (3, crop, crop), enlarged like [`encode_video`]."""
+    factor = max(1, round(side / image.shape[-1]))
+    pixels = image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2).permute(1, 2, 0)
+    file = BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, format="png")
+    return file.getvalue()
 
 
 def encode_video(clip: Tensor, *, side: int = 224) -> bytes:

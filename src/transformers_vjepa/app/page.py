@@ -90,25 +90,36 @@ def _examples(models: AppModels) -> dict[int, tuple[Any, str]]:
         caption = ", ".join(map(short_name, choice.labels.values())) or choice.name
         found[place] = (frame.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy(), caption)
     if not found:
-        raise AppError(f"no clip of {models.index.data.name} can be read: give --dataset the videos themselves")
+        config = models.analyzer.config
+        raise AppError(
+            f"no {config.noun} of {models.index.data.name} can be read: give --dataset the {config.medium}s themselves"
+        )
     return found
 
 
 def _heading(models: AppModels) -> str:
     config, index = models.analyzer.config, models.index
+    noun, (_, height, width) = config.noun, config.grid_size
+    grid = f"{height} × {width} tokens (height × width)"
+    if not config.is_image_model:
+        grid = f"{' × '.join(map(str, config.grid_size))} tokens (time × height × width)"
     return (
-        '<h1>What this V-JEPA sees</h1><p class="lead">'
+        f'<h1>What this {_family(models)} sees</h1><p class="lead">'
         f"Model <b>{text_of(models.name)}</b>: {config.num_hidden_layers} layers of width {config.hidden_size}, "
-        f"{' × '.join(map(str, config.grid_size))} tokens (time × height × width). "
-        f"Examples and nearest clips: {len(index):,} clips of {text_of(index.data.name)}.</p>"
+        f"{grid}. Examples and nearest {noun}s: {len(index):,} {noun}s of {text_of(index.data.name)}.</p>"
     )
 
 
-def _upload(gr: Any) -> Any:
+def _family(models: AppModels) -> str:
+    return "I-JEPA" if models.analyzer.config.is_image_model else "V-JEPA"
+
+
+def _upload(gr: Any, models: AppModels) -> Any:
     """The field for uploads. The app reads only files that were uploaded to this page, and fetches no URLs."""
+    is_image_model = models.analyzer.config.is_image_model
     field = gr.File(
-        label="… or upload a video or image",
-        file_types=sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS),
+        label="… or upload an image" if is_image_model else "… or upload a video or image",
+        file_types=sorted(IMAGE_EXTENSIONS if is_image_model else VIDEO_EXTENSIONS | IMAGE_EXTENSIONS),
         type="filepath",
         height=150,
         elem_id="upload",
@@ -135,14 +146,14 @@ def build_app(models: AppModels) -> Any:
     gr = require_gradio()
     shown = _examples(models)
     names = strategies(models.analyzer.config)
-    with gr.Blocks(title="V-JEPA", analytics_enabled=False, delete_cache=_UPLOADS) as page:
+    with gr.Blocks(title=_family(models), analytics_enabled=False, delete_cache=_UPLOADS) as page:
         chosen = gr.State(("example", next(iter(shown))))
         gr.HTML(_heading(models), elem_classes="vjepa", apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
                 examples = gr.Gallery(
                     list(shown.values()),
-                    label="Choose a clip",
+                    label=f"Choose {'an image' if models.analyzer.config.is_image_model else 'a clip'}",
                     columns=4,
                     object_fit="contain",
                     allow_preview=False,
@@ -151,7 +162,7 @@ def build_app(models: AppModels) -> Any:
                     format="png",
                     elem_id="examples",
                 )
-                upload = _upload(gr)
+                upload = _upload(gr, models)
             with gr.Column(scale=4, min_width=300):
                 status, clip = (_output(gr, name) for name in ("status", "clip"))
         with gr.Row(equal_height=True):

@@ -12,12 +12,14 @@ from ..data.corpus import NO_LABEL, IndexedCorpus
 from ..data.file_corpus import FileCorpus
 from ..figures.images import draw_feature_colors, draw_heat, draw_masks, heat_limits
 from ..figures.style import inline_figure, percent, theme
+from ..models.vjepa.media_files import VIDEO_EXTENSIONS, extension
 from .analysis import (
     Classifier,
     ClipAnalyzer,
     ClipError,
     draw_mask_errors,
     draw_surprise_curve,
+    encode_image,
     encode_video,
     explained_variance,
     strategies,
@@ -72,7 +74,10 @@ class Choice(NamedTuple):
 
 
 class ClipPanels(NamedTuple):
-    """HTML of the panels that depend on the clip alone; `status` names the clip, or says why it cannot be shown."""
+    """
+    HTML of the panels that depend on the clip alone; `status` names the clip, or says why it cannot be shown. Models
+    of images have no `surprise`.
+    """
 
     status: str
     clip: str
@@ -100,10 +105,12 @@ def clip_panels(models: AppModels, choice: Choice) -> ClipPanels:
         clip = choice.read(analyzer)
         classes = _classes_panel(models.classifier, choice) if models.classifier else ""
     except ClipError as error:
-        return ClipPanels(_problem(f"{choice.name} cannot be shown: {error}. Choose another clip."), *[""] * 5)
+        message = f"{choice.name} cannot be shown: {error}. Choose another {analyzer.config.noun}."
+        return ClipPanels(_problem(message), *[""] * 5)
     tokens = analyzer.tokens(clip)
     with theme():
-        surprise, features = _surprise_panel(analyzer, clip), _features_panel(analyzer, clip, tokens)
+        surprise = "" if analyzer.config.is_image_model else _surprise_panel(analyzer, clip)
+        features = _features_panel(analyzer, clip, tokens)
     nearest = _nearest_panel(models, tokens)
     return ClipPanels(_status(choice), _clip_panel(analyzer, clip, choice), classes, surprise, features, nearest)
 
@@ -124,11 +131,11 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
     errors = analyzer.mask_errors(clip, masks)
     with theme():
         drawn = draw_masks(clip, masks.context_mask, masks.target_mask, config=config)
-        alt = "the frames of the clip: context as it is, targets blue"
+        alt = f"the {'image' if config.is_image_model else 'frames of the clip'}: context as it is, targets blue"
         figures = _figure(drawn, name="masks", alt=alt)
         drawn = draw_mask_errors(clip, errors, config=config)
         figures += _figure(drawn, name="errors", alt="error of the prediction at every target token, dark to bright")
-    means, guess = (" and ".join(f"{mean:.3f}" for mean in values.tolist()) for values in (errors.means, errors.guess))
+    means, guess = (_listed(values) for values in (errors.means, errors.guess))
     low, high = heat_limits(errors.tokens)
     return _panel(
         "What is hidden, and how well it is predicted",
@@ -140,15 +147,28 @@ def mask_panel(models: AppModels, choice: Choice, *, strategy: str, seed: float 
     )
 
 
+def _listed(values: torch.Tensor) -> str:
+    """Numbers as `0.512, 0.498 and 0.535`."""
+    *first, last = [f"{value:.3f}" for value in values.tolist()]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _clip_panel(analyzer: ClipAnalyzer, clip: torch.Tensor, choice: Choice) -> str:
-    frames, size, sampling = len(clip), clip.shape[-1], analyzer.sampling
-    if sampling.frame_step is None:
-        distance = f"{sampling.clip_fps:g} per second"
+    frames, size, noun = len(clip), clip.shape[-1], analyzer.config.noun
+    if analyzer.config.is_image_model:
+        is_video = extension(choice.name) in VIDEO_EXTENSIONS
+        part = "one frame, from the middle of the video" if is_video else "the centre of the image, as a square"
+        reading = f"{size} × {size} pixels: {part}."
     else:
-        distance = "every frame" if sampling.frame_step == 1 else f"one frame in {sampling.frame_step}"
-    reading = f"{frames} {'frames' if frames > 1 else 'frame'} of {size} × {size} pixels, {distance}, from the middle"
-    video = _video(clip, label=f"{choice.name} as the model sees it", controls=True)
-    return _panel("The clip as the model sees it", f"{reading} of the video.", video)
+        sampling = analyzer.sampling
+        if sampling.frame_step is None:
+            distance = f"{sampling.clip_fps:g} per second"
+        else:
+            distance = "every frame" if sampling.frame_step == 1 else f"one frame in {sampling.frame_step}"
+        count = f"{frames} {'frames' if frames > 1 else 'frame'}"
+        reading = f"{count} of {size} × {size} pixels, {distance}, from the middle of the video."
+    shown = _medium(clip, label=f"{choice.name} as the model sees it", controls=True)
+    return _panel(f"The {noun} as the model sees it", reading, shown)
 
 
 def _classes_panel(classifier: Classifier, choice: Choice) -> str:
@@ -157,7 +177,8 @@ def _classes_panel(classifier: Classifier, choice: Choice) -> str:
         number = percent(share)
         meter = f'<meter min="0" max="1" value="{share:.4f}" aria-label="{text_of(label)}">{number}</meter>'
         rows += f"<tr><th scope=row>{text_of(_plain(label))}</th><td>{meter}</td><td>{number}</td></tr>"
-    reading = f"Of the classifier {text_of(classifier.name)}, for one clip in the middle of the video."
+    part = "the image" if classifier.config.is_image_model else "one clip in the middle of the video"
+    reading = f"Of the classifier {text_of(classifier.name)}, for {part}."
     return _panel("Most probable classes", reading, f'<table class="bars">{rows}</table>')
 
 
@@ -183,40 +204,43 @@ def _surprise_panel(analyzer: ClipAnalyzer, clip: torch.Tensor) -> str:
 
 
 def _features_panel(analyzer: ClipAnalyzer, clip: torch.Tensor, tokens: torch.Tensor) -> str:
-    title = "Features as colours"
+    title, noun = "Features as colours", analyzer.config.noun
+    place = "beside the image" if analyzer.config.is_image_model else "under the frames"
     if tokens.shape[-1] < 3:
         return _panel(title, f"Features of width {tokens.shape[-1]} have fewer than three components to show.")
-    drawn = draw_feature_colors(clip[None], [("features", tokens)], shown=0, name="clip", config=analyzer.config)
+    drawn = draw_feature_colors(clip[None], [("features", tokens)], shown=0, name=noun, config=analyzer.config)
     return _panel(
         title,
         "The first three principal components of the target encoder's tokens as red, green and blue. They hold "
         f"<b>{percent(explained_variance(tokens))}</b> of the variance.",
-        _side_by_side(analyzer, _figure(drawn, name="features", alt="features as colours, under the frames")),
-        how="Tokens of the same colour have similar features. Colours of two clips cannot be compared: components are "
-        "computed for each clip.",
+        _side_by_side(analyzer, _figure(drawn, name="features", alt=f"features as colours, {place}")),
+        how=f"Tokens of the same colour have similar features. Colours of two {noun}s cannot be compared: components "
+        f"are computed for each {noun}.",
     )
 
 
 def _nearest_panel(models: AppModels, tokens: torch.Tensor) -> str:
-    index = models.index
+    index, config = models.index, models.analyzer.config
     # One more than vote, because the clip itself may be among them.
     found = index.nearest(index.query(tokens), number=_VOTERS + 1)
     voters = min(sum(not neighbour.is_same for neighbour in found), _VOTERS)
     lines = [
-        f"<b>{text_of(task)}</b>: " + ", ".join(f"{text_of(_plain(label))} {count}" for label, count in counts)
+        f"<b>{text_of(task)}</b>: " + ", ".join(f"{text_of(_plain(label))} ({count})" for label, count in counts)
         for task, counts in votes(index, found, number=_VOTERS).items()
     ]
-    reading = f"Of {len(index):,} clips ({text_of(index.data.name)}), by the features of the whole clip."
+    noun = config.noun
+    reading = f"Of {len(index):,} {noun}s ({text_of(index.data.name)}), by the features of the whole {noun}."
     if lines:
-        reading += f" Labels of the {voters} nearest other clips (counts, not a classifier's probabilities): "
+        reading += f" Labels of the {voters} nearest other {noun}s (counts, not a classifier's probabilities): "
         reading += "; ".join(lines) + "."
+    space = "space" if config.is_image_model else "space at each time step"
     tiles = "".join(_tile(models, neighbour) for neighbour in found[:_SHOWN_NEIGHBOURS])
     return _panel(
-        "Nearest clips",
+        f"Nearest {noun}s",
         reading,
         f'<ul class="tiles">{tiles}</ul>',
-        how="Score: cosine of the features averaged over space at each time step, standardised over the data set; "
-        "the clip itself has a score of 1.",
+        how=f"Score: cosine of the features averaged over {space}, standardised over the data set; "
+        f"the {noun} itself has a score of 1.",
     )
 
 
@@ -225,12 +249,12 @@ def _tile(models: AppModels, neighbour: Neighbour) -> str:
     labels = ", ".join(map(_plain, choice.labels.values()))
     try:
         clip = choice.read(models.analyzer)
-        video = _video(clip, label=f"{choice.name}: {labels}" if labels else choice.name, side=THUMBNAIL)
+        shown = _medium(clip, label=f"{choice.name}: {labels}" if labels else choice.name, side=THUMBNAIL)
     except ClipError:
-        video = '<div class="gone">file not found</div>'
-    same = " · this clip" if neighbour.is_same else ""
+        shown = '<div class="gone">file not found</div>'
+    same = f" · this {models.analyzer.config.noun}" if neighbour.is_same else ""
     caption = f"<b>{neighbour.score:.3f}</b>{same}<br>{text_of(labels)}<br><small>{text_of(choice.name)}</small>"
-    return f"<li>{video}<div>{caption}</div></li>"
+    return f"<li>{shown}<div>{caption}</div></li>"
 
 
 def text_of(text: str) -> str:
@@ -263,12 +287,22 @@ def _figure(figure: Any, *, name: str, alt: str) -> str:
 
 
 def _side_by_side(analyzer: ClipAnalyzer, figures: str) -> str:
-    """Figures side by side. Figures of many time steps have small frames and take the width of the page each."""
+    """
+    Figures side by side. Figures of many time steps have small frames and take the width of the page each. Images
+    stand on one line, under labels of any height.
+    """
     kind = "parts many" if analyzer.config.grid_size[0] > _FEW_STEPS else "parts"
+    kind += " tiled" if analyzer.config.is_image_model else ""
     return f'<div class="{kind}">{figures}</div>'
 
 
-def _video(clip: torch.Tensor, *, label: str, side: int = 224, controls: bool = False) -> str:
+def _medium(clip: torch.Tensor, *, label: str, side: int = 224, controls: bool = False) -> str:
+    """A clip as a video; a clip of one frame as an image."""
+    if len(clip) == 1:
+        data = base64.b64encode(encode_image(clip[0], side=side)).decode()
+        return (
+            f'<img class="medium" alt="{text_of(label)}" title="{text_of(label)}" src="data:image/png;base64,{data}">'
+        )
     data = base64.b64encode(encode_video(clip, side=side)).decode()
     shown = " controls" if controls else ""
     return (

@@ -139,8 +139,10 @@ def _run(argv: Sequence[str], stack: ExitStack) -> dict[str, Any] | None:
         file = Path(arguments.output_dir) / "summary.json"
         with writing_errors(file):
             write_text_atomically(file, json_text(summary))
-    print(f"\n{summary['num_videos']} videos in {summary['num_shards']} files, {summary['num_broken']} broken")
-    print(f"features: {arguments.output_dir}   (summary.json names the broken videos)")
+    medium, shards = model.config.medium, summary["num_shards"]
+    found = f"{summary['num_videos']} {medium}s in {shards} {'file' if shards == 1 else 'files'}"
+    print(f"\n{found}, {summary['num_broken']} broken")
+    print(f"features: {arguments.output_dir}   (summary.json names the broken {medium}s)")
     return summary
 
 

@@ -204,7 +204,7 @@ def _legend_below(axis: Axes, handles: Sequence[Any], names: Sequence[str], *, c
 
 
 def plot_training_curves(
-    log_history: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "Training"
+    log_history: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "Training", noun: str = "clip"
 ) -> Path:
     """
     Draws the logged values of a run over its steps, one panel per group of values that the run logged.
@@ -213,12 +213,17 @@ def plot_training_curves(
         log_history: entries as in `TrainerState.log_history`: mappings with `step` and any numbers.
         path: file to write.
         title: above the panels.
+        noun: what the model takes: "clip" or "image".
 
     Raises:
         ValueError: no entry has a step and a known value.
         ImportError: matplotlib is missing.
     """
-    panels = [(title, found) for title, keys in _PANELS.items() if (found := _logged_curves(log_history, keys))]
+    named = {
+        panel.replace("clips", f"{noun}s"): {key: label.replace("clips", f"{noun}s") for key, label in keys.items()}
+        for panel, keys in _PANELS.items()
+    }
+    panels = [(panel, found) for panel, keys in named.items() if (found := _logged_curves(log_history, keys))]
     if not panels:
         raise ValueError(
             f"none of the {len(log_history)} entries of `log_history` has a `step` and a known value such as "

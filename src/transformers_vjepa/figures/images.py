@@ -25,6 +25,8 @@ TARGET_COLOR = (0.16, 0.38, 0.75)
 _DROPPED_COLOR = (0.85, 0.10, 0.10)
 _LABEL_WIDTH, _CELL, _FILE_CELL = 1.15, 1.0, 1.1  # inches: the labels, and at most an image in a report and in a file
 _CELL_PIXELS = 128  # of an enlarged image, about
+# Models of images: inches of a tile in a file and at most in a report, of a line of text and of space; tiles in a row.
+_FILE_TILE, _TILE, _LINE, _MARGIN, _MOST_TILES = 1.3, 2.2, 0.135, 0.06, 6
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ def draw_strips(
     strips: Sequence[Strip], *, titles: Sequence[str], title: str = "", cell: float | None = None
 ) -> Figure:
     """
-    Rows of images as one figure.
+    Rows of images as one figure. Strips of a single image stand side by side, with their labels above them; each
+    strip that is the first of its group begins a new row.
 
     Args:
         strips: from top to bottom, each with the same number of images.
-        titles: one per column.
+        titles: one per column; strips of a single image have no use for them.
         title: above all rows; it is wrapped to the width of the figure.
         cell: side of an image in inches; by default the figure has the width of a chart.
 
@@ -61,6 +64,8 @@ def draw_strips(
         ImportError: matplotlib is missing.
     """
     steps = len(titles)
+    if steps == 1:
+        return _draw_tiles(strips, title=title, cell=cell)
     cell = min((SHEET_WIDTH - _LABEL_WIDTH) / steps, _CELL) if cell is None else cell
     width = _LABEL_WIDTH + steps * cell
     title_lines = textwrap.wrap(title, int(9 * width))  # letters per inch at this size
@@ -87,6 +92,48 @@ def draw_strips(
     return figure
 
 
+def _tile_rows(strips: Sequence[Strip]) -> list[list[Strip]]:
+    """Groups of strips as rows of at most `_MOST_TILES`."""
+    rows: list[list[Strip]] = []
+    for strip in strips:
+        if not rows or strip.is_first or len(rows[-1]) == _MOST_TILES:
+            rows.append([])
+        rows[-1].append(strip)
+    return rows
+
+
+def _draw_tiles(strips: Sequence[Strip], *, title: str, cell: float | None) -> Figure:
+    """Strips of a single image as tiles. A label that repeats the label of the tile above is left out."""
+    rows = _tile_rows(strips)
+    columns = max(map(len, rows))
+    cell = min((SHEET_WIDTH - 2 * _MARGIN) / columns, _TILE) if cell is None else _FILE_TILE
+    width = columns * cell + 2 * _MARGIN
+    title_lines = textwrap.wrap(title, int(9 * width))
+    above = [[], *([strip.label for strip in row] for row in rows)]
+    shown = [
+        ["" if before[column : column + 1] == [strip.label] else strip.label for column, strip in enumerate(row)]
+        for before, row in zip(above, rows, strict=False)
+    ]
+    places, height = [], 0.18 * len(title_lines) + (0.12 if title else 0)
+    for labels in shown:
+        height += _MARGIN + _LINE * max(len(label.splitlines()) for label in labels)
+        places.append(height)
+        height += cell
+    height += _MARGIN
+    figure = new_figure(width, height, layout="none")
+    for row, labels, place in zip(rows, shown, places, strict=True):
+        for column, (strip, label) in enumerate(zip(row, labels, strict=True)):
+            box = ((_MARGIN + column * cell) / width, 1 - (place + cell) / height, cell / width, cell / height)
+            axis = figure.add_axes(box)
+            axis.imshow(_joined(strip), interpolation="none", extent=(0, 1, 0, 1), aspect="auto")
+            axis.axis("off")
+            axis.text(0, 1 + 0.03 / cell, label, va="bottom", fontsize=8, linespacing=1.15)
+    if title:
+        text = "\n".join(title_lines)
+        figure.text(_MARGIN / width, 1 - 0.06 / height, text, ha="left", va="top", fontsize=11, fontweight="bold")
+    return figure
+
+
 def _joined(strip: Strip) -> np.ndarray:
     """The images side by side with transparent gaps: RGBA uint8, enlarged by whole factors."""
     from matplotlib.colors import to_rgb
@@ -105,7 +152,12 @@ def _joined(strip: Strip) -> np.ndarray:
 
 
 def frame_titles(config: VJEPAConfig) -> list[str]:
-    """A title for each time step: the frames that its tokens span. With more than 8 steps, some titles are empty."""
+    """
+    A title for each time step: the frames that its tokens span. With more than 8 steps, some titles are empty; so is
+    the title of an image model.
+    """
+    if config.is_image_model:
+        return [""]
     size, steps = config.tubelet_size, config.grid_size[0]
     word = "" if steps > 5 else "frame " if size == 1 else "frames "
     first = range(0, steps * size, size)
@@ -214,7 +266,7 @@ def plot_masked_clips(
             raise ValueError(f"a mask of {len(mask)} clips for {len(frames)} clips: pass one row per clip")
     strips = []
     for clip, images in enumerate(frames):
-        strips.append(Strip(f"clip {clip}", images, is_first=True))
+        strips.append(Strip(f"{config.noun} {clip}", images, is_first=True))
         strips += _mask_strips(images, context_mask, target_mask, row=clip, first=0, config=config)
     title = "Unchanged: context. Blue: target. Crossed out: dropped."
     return write_figure(draw_strips(strips, titles=frame_titles(config), title=title, cell=_FILE_CELL), path)
@@ -319,7 +371,7 @@ def plot_feature_pca(
         rows.append((f"step {step:,}" if isinstance(step, int) else step, colors.unflatten(1, config.grid_size)))
     strips = []
     for clip, images in enumerate(frames):
-        strips.append(Strip(f"clip {clip}", images, is_first=True))
+        strips.append(Strip(f"{config.noun} {clip}", images, is_first=True))
         strips += [Strip(label, colors[clip]) for label, colors in rows]
     title = "Features: first three principal components"
     return write_figure(draw_strips(strips, titles=frame_titles(config), title=title, cell=_FILE_CELL), path)

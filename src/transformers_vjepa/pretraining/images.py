@@ -120,7 +120,8 @@ class TrainingImages(TrainerCallback):
         folder = _folder(args)
         folder.mkdir(parents=True, exist_ok=True)
         if any("loss" in entry for entry in state.log_history):  # a checkpoint may come before the first log
-            plot_training_curves(state.log_history, path=folder / "curves.png")
+            noun = self._collator.config.noun
+            plot_training_curves(state.log_history, path=folder / "curves.png", noun=noun)
         files = {int(re.search(r"\d+", file.stem)[0]): file for file in folder.glob("features/*.safetensors")}
         snapshots = [(step, load_file(files[step])["features"]) for step in sorted(files)]
         self._drawn_at = time.monotonic()

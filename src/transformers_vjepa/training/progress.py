@@ -1,4 +1,4 @@
-"""Progress of a training: a bar with clips per second and the time left, and a line for each log."""
+"""Progress of a training: a bar with clips or images per second and the time left, and a line for each log."""
 
 import sys
 from collections.abc import Iterator
@@ -20,16 +20,18 @@ _SHOWN = {
     "grad_norm": ("gradient norm", "{:.3g}"),
     "target_std_over_clips": ("spread of targets", "{:.3f}"),
     "target_rank_over_clips": ("rank", "{:.1f}"),
-    "clips_per_second": ("clips/s", "{:,.1f}"),
+    "clips_per_second": ("{kind}s/s", "{:,.1f}"),
     "data_wait_share": ("waiting for data", "{:.0%}"),
 }
 
 
-def log_text(logs: dict[str, Any], *, step: int, num_steps: int) -> str:
-    """One line for a log of the Trainer; empty if the log has no value to show."""
-    parts = [f"{name} {form.format(logs[key])}" for key, (name, form) in _SHOWN.items() if key in logs]
+def log_text(logs: dict[str, Any], *, step: int, num_steps: int, of_images: bool = False) -> str:
+    """One line for a log of the Trainer, with the words of images or of clips; empty if there is no value to show."""
+    kind = "image" if of_images else "clip"
+    shown = {key: (name.format(kind=kind), form) for key, (name, form) in _SHOWN.items() if key in logs}
+    parts = [f"{name} {form.format(logs[key])}" for key, (name, form) in shown.items()]
     if logs.get("videos_skipped"):
-        parts.append(f"{logs['videos_skipped']:.0f} videos skipped")
+        parts.append(f"{logs['videos_skipped']:.0f} {'images' if of_images else 'videos'} skipped")
     return f"step {step:>{len(str(num_steps))}}: {', '.join(parts)}" if parts else ""
 
 
@@ -76,13 +78,16 @@ class TrainingProgress(ProgressCallback):
         state: TrainerState,
         control: Any,
         logs: dict[str, Any] | None = None,
+        model: Any = None,
         **kwargs: Any,
     ) -> None:
         if not (state.is_world_process_zero and logs and self.training_bar is not None):
             return
+        of_images = getattr(getattr(model, "config", None), "is_image_model", False)
         if "clips_per_second" in logs:
-            self.training_bar.set_postfix_str(f"{logs['clips_per_second']:,.1f} clips/s")
-        if line := log_text(logs, step=state.global_step, num_steps=state.max_steps):
+            kind = "images" if of_images else "clips"
+            self.training_bar.set_postfix_str(f"{logs['clips_per_second']:,.1f} {kind}/s")
+        if line := log_text(logs, step=state.global_step, num_steps=state.max_steps, of_images=of_images):
             tqdm.write(line)
 
 

@@ -551,6 +551,12 @@ class StreamTrainer(Trainer):
         processor = self.processing_class
         return normalize_clips(clips, mean=processor.image_mean, std=processor.image_std)
 
+    @property
+    def _files(self) -> str:
+        """What errors call the files of the data."""
+        of_images = getattr(getattr(self.model, "config", None), "is_image_model", False)
+        return "images" if of_images else "videos"
+
     def check_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
         """
         Raises:
@@ -560,8 +566,8 @@ class StreamTrainer(Trainer):
         self._paths += paths
         if not torch.isfinite(loss):
             raise DivergedError(
-                f"the loss is {loss.item()} at step {self.state.global_step} on the videos {_listed(paths)}: lower "
-                "the learning rate, or check these videos"
+                f"the loss is {loss.item()} at step {self.state.global_step} on the {self._files} {_listed(paths)}: "
+                f"lower the learning rate, or check these {self._files}"
             )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
@@ -577,7 +583,7 @@ class StreamTrainer(Trainer):
             return norm
         raise DivergedError(
             f"the loss is finite at step {self.state.global_step}, but the norm of its gradients is {float(norm)} on "
-            f"the videos {_listed(paths)}: lower the learning rate, or check these videos"
+            f"the {self._files} {_listed(paths)}: lower the learning rate, or check these {self._files}"
         )
 
     def count_clips(self, inputs: dict[str, Any], number: int) -> None:

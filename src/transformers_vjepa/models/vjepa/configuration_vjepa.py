@@ -372,6 +372,16 @@ class VJEPAConfig(PreTrainedConfig):
         """Whether this is a model of single images (I-JEPA), with 2-D positions."""
         return self.frames_per_clip == 1
 
+    @property
+    def medium(self) -> str:
+        """A file of the data, in texts for users: "image" or "video"."""
+        return "image" if self.is_image_model else "video"
+
+    @property
+    def noun(self) -> str:
+        """The input of the model, in texts for users: "image" or "clip"."""
+        return "image" if self.is_image_model else "clip"
+
     def validate_architecture(self) -> None:
         """Checks the fields; run when the configuration is created and when it is saved."""
         super().validate_architecture()

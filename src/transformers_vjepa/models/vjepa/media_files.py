@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import av
 import fsspec
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from .clip_sampling import CorruptVideoError
 
@@ -255,7 +255,9 @@ def read_image(source: str | os.PathLike | bytes, name: str) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise CorruptVideoError(name, f"{what} has more pixels than Pillow reads ({error}): scale it down") from error
     except _BROKEN_IMAGE as error:
-        raise CorruptVideoError(name, f"{what} is not a complete image ({error})") from error
+        # Pillow's message has the whole path, which is private in the app and in logs.
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise CorruptVideoError(name, f"{what} is not a complete image ({reason})") from error
 
 
 def _why_refused(image: Image.Image) -> str:
