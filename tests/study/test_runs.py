@@ -253,7 +253,7 @@ def test_a_study_of_real_videos_and_the_run_of_the_demo(corpus, tmp_path, in_thi
     assert {len(item["hits"]) for item in found["rows"]} == {len(test)}
 
     # Probes hold a labelled clip of each class out.
-    few = [*argv[: argv.index("4", argv.index("--label_counts"))], "2", *argv[argv.index("--label_counts") + 2 :]]
+    few = command(tmp_path / "study", tmp_path / "videos", "--labels", "400", "--arms", "vjepa", *split[:-1], "2")
     with pytest.raises(SystemExit, match="error: --label_counts 2 leaves a class without two labelled clips"):
         study.run(few)
 
