@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,7 @@ def test_published_recipes_of_images(tmp_path, name, preset, steps, warmup, imag
 # and the tokens of context and target for each generator, if these are fixed.
 RECIPE_PROMISES = {
     "tiny_cpu": ((4, 4, 4), 96, 48, 2400, 32, "balanced", [(28, 36), (16, 48)]),
+    "tiny_images": ((1, 8, 8), 96, 96, 1200, 32, "balanced", None),
     "vitl16": ((8, 14, 14), 1024, 384, 90000, 24, "published", None),
     "vith16": ((8, 14, 14), 1280, 384, 90000, 24, "published", None),
     "vith16_384": ((8, 24, 24), 1280, 384, 90000, 10, "published", None),
@@ -416,6 +418,19 @@ def test_every_recipe_keeps_its_promises(tmp_path, name):
         assert found == lengths
     else:  # cut to the shortest of the batch
         assert all(0 < context < target and context + target < config.num_patches for context, target in found)
+
+
+def test_the_recipe_of_images_learns_from_single_frames_of_the_built_in_corpus(corpus, tmp_path):
+    model, data, training = parse_arguments(["--config", "tiny_images", "--output_dir", str(tmp_path / "run")])
+    assert data.dataset == ["synthetic"]
+    data.dataset, training.dataloader_num_workers = [str(corpus / "train")], 0
+    trainer, _ = setup.build(model, data, training)
+    assert trainer.model.config.pred_loss == "smooth_l1"
+    stream = iter(trainer.train_dataset)
+    first, second = ({item["path"]: item["pixel_values_videos"] for item in islice(stream, 16)} for _ in range(2))
+    assert first.keys() == second.keys() and len(first) == 16  # the second time, another frame and crop of each video
+    assert all(image.shape == (1, 3, 48, 48) for image in first.values())
+    assert not any(torch.equal(image, second[path]) for path, image in first.items())
 
 
 @pytest.mark.parametrize(
