@@ -384,7 +384,6 @@ RECIPE_PROMISES = {
     "vitl16": ((8, 14, 14), 1024, 384, 90000, 24, "published", None),
     "vith16": ((8, 14, 14), 1280, 384, 90000, 24, "published", None),
     "vith16_384": ((8, 24, 24), 1280, 384, 90000, 10, "published", None),
-    "tiny_images": ((1, 8, 8), 96, 48, 2400, 32, "balanced", None),
     "ijepa_vitb16": ((1, 14, 14), 768, 384, 375_000, 128, "published", None),
     "ijepa_vitl16": ((1, 14, 14), 1024, 384, 375_000, 128, "published", None),
     "ijepa_vith14": ((1, 16, 16), 1280, 384, 187_500, 128, "published", None),
