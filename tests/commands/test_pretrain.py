@@ -354,6 +354,28 @@ def test_published_recipes(tmp_path, name, preset, clips):
     assert (training.ema_momentum, training.mask_truncation) == (0.998, "published")
 
 
+# Steps of warm-up, and images of a step on this number of GPUs: global batch 2,048.
+@pytest.mark.parametrize(
+    "name, preset, steps, warmup, images, gpus",
+    [
+        ("ijepa_vitb16", "ijepa-vitb16", 375_000, 9_375, 128, 16),
+        ("ijepa_vitl16", "ijepa-vitl16", 375_000, 9_375, 128, 16),
+        ("ijepa_vith14", "ijepa-vith14", 187_500, 9_375, 128, 16),
+        ("ijepa_vith16_448", "ijepa-vith16-448", 187_500, 9_375, 16, 128),
+        ("ijepa_vitg16", "ijepa-vitg16", 305_008, 20_796, 16, 128),
+    ],
+)
+def test_published_recipes_of_images(tmp_path, name, preset, steps, warmup, images, gpus):
+    model, data, training = parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])
+    assert (model.preset, training.per_device_train_batch_size, images * gpus) == (preset, images, 2048)
+    assert (training.max_steps, training.warmup_steps, training.schedule_scale) == (steps, warmup, 1.0)
+    rates = (training.start_learning_rate, training.learning_rate, training.final_learning_rate)
+    assert rates == (1e-4, 1e-3, 1e-6)
+    assert (training.weight_decay, training.final_weight_decay, training.max_grad_norm) == (0.04, 0.4, 0.0)
+    assert (training.ema_momentum, training.final_ema_momentum) == (0.996, 1.0)
+    assert (data.crop_scale, data.crop_ratio, data.flip_probability) == ([0.3, 1.0], [0.75, 1.333333], 0.0)
+
+
 # Of each recipe: grid of tokens (time, height, width), width of encoder and predictor, steps, clips of a batch, masks,
 # and the tokens of context and target for each generator, if these are fixed.
 RECIPE_PROMISES = {
@@ -362,6 +384,11 @@ RECIPE_PROMISES = {
     "vitl16": ((8, 14, 14), 1024, 384, 90000, 24, "published", None),
     "vith16": ((8, 14, 14), 1280, 384, 90000, 24, "published", None),
     "vith16_384": ((8, 24, 24), 1280, 384, 90000, 10, "published", None),
+    "ijepa_vitb16": ((1, 14, 14), 768, 384, 375_000, 128, "published", None),
+    "ijepa_vitl16": ((1, 14, 14), 1024, 384, 375_000, 128, "published", None),
+    "ijepa_vith14": ((1, 16, 16), 1280, 384, 187_500, 128, "published", None),
+    "ijepa_vith16_448": ((1, 28, 28), 1280, 384, 187_500, 16, "published", None),
+    "ijepa_vitg16": ((1, 14, 14), 1408, 384, 305_008, 16, "published", None),
 }
 
 

@@ -52,5 +52,7 @@ def main() -> None:
         return
     for folder, title in ((RECIPES, "recipes (--config NAME)"), (LAUNCH_CONFIGS, "accelerate launch --config_file")):
         print(f"\n{title}:")
-        for file in sorted(folder.glob("*.yaml")):
-            print(f"  {file.stem:24} {first_sentence(file)}")
+        files = sorted(folder.glob("*.yaml"))
+        width = max(len(file.stem) for file in files)
+        for file in files:
+            print(f"  {file.stem:{width}} {first_sentence(file)}")

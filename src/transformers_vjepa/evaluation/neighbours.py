@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..command_line.parsing import check_processes
+from ..data.labels import model_class_names
 from ..data.splits import SplitError
 from ..safety.atomic_files import write_text_atomically
 from ..safety.sanitizing import json_text
@@ -69,7 +70,8 @@ def neighbour_probabilities(
 def evaluate_neighbours(arguments: Arguments) -> str | None:
     """
     Stores the mean features of all splits, lets the training clips vote for the validation and test clips, and writes
-    `results.json` and the predictions to the output folder. Features that are there are not computed again.
+    `results.json` and the predictions to the output folder. Features that are there are not computed again. The
+    features of the training clips are in memory: 4 bytes for each clip and channel.
 
     Returns:
         A summary for the user; `None` on all processes but the main one.
@@ -95,7 +97,7 @@ def evaluate_neighbours(arguments: Arguments) -> str | None:
         return None
     check_classes(stores["train"], parts.classifier.config, parts.corpora["train"].labels.tolist())
     folder = Path(training.output_dir)
-    names = [name for _, name in sorted(parts.classifier.config.id2label.items())]
+    names = model_class_names(parts.classifier.config)
     known, labels = features_of(stores["train"]), stores["train"].labels
     results: dict[str, Any] = {
         "chosen": {"num_neighbors": model.num_neighbors, "knn_temperature": model.knn_temperature},
