@@ -101,6 +101,7 @@ class Comparison:
         clips: images and labels for the read-outs, by seed.
         datasets: what `vjepa pretrain` reads, by seed.
         steps: steps of I-JEPA; `None` for the recipe's.
+        photographers: of each test image, by seed, if every seed has other test images.
     """
 
     def __init__(
@@ -112,7 +113,9 @@ class Comparison:
         clips: Mapping[int, StudyClips],
         datasets: Mapping[int, str],
         steps: int | None,
+        photographers: Mapping[int, np.ndarray] | None = None,
     ) -> None:
+        self.photographers = photographers
         self.folder, self.seeds, self.labels = arguments.output_dir / name, arguments.seeds, arguments.labels
         self.task, self.clips, self.datasets = task, clips, datasets
         self.steps = steps or parse_pretraining(["--config", "tiny_images"])[2].max_steps
@@ -217,10 +220,10 @@ def hits(rows: list[dict], *, arm: str, read_out: str, most_labels: bool) -> lis
     return [np.array(list(row["hits"]), int) for row in found if row["labels"] == count[row["seed"]]]
 
 
-def table(rows: list[dict], *, is_cross_validated: bool) -> str:
+def table(rows: list[dict], *, photographers: Mapping[int, np.ndarray] | None) -> str:
     """
     Accuracy in %, its range over the seeds, and its lead over the untrained encoder with a 95 % interval: over seeds
-    and test images, or over the photographs if every seed has others.
+    and test images, or over photographers if every seed has others.
     """
     columns = [(kind, most) for most in (False, True) for kind in READ_OUTS]
     lines = ["| | " + " | ".join(f"{kind}, {'all' if most else 'few'} labels" for kind, most in columns) + " |"]
@@ -236,12 +239,19 @@ def table(rows: list[dict], *, is_cross_validated: bool) -> str:
             place = ", in place" if arm.endswith("in place") else ""
             base = hits(rows, arm=f"untrained{place}", read_out=kind, most_labels=most)
             leads = [one - other for one, other in zip(right, base, strict=True)]
-            crossed = np.concatenate(leads)[None] if is_cross_validated else np.stack(leads)
-            lead, low, high = (100 * value for value in paired_bootstrap(crossed))
+            if photographers:  # each counts once: photographs of one hand are no independent draws
+                means = [by_group(values, group) for values, group in zip(leads, photographers.values(), strict=True)]
+                leads = [np.concatenate(means)]
+            lead, low, high = (100 * value for value in paired_bootstrap(np.stack(leads)))
             text = f"{mean(shares):.1f} [{min(shares):.1f}-{max(shares):.1f}]"
             cells.append(text if arm.startswith("untrained") else f"{text}; {lead:+.1f} [{low:+.1f}, {high:+.1f}]")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Mean of `values` (images,) for each of the `groups` (images,): (groups,)."""
+    return np.array([values[groups == group].mean() for group in np.unique(groups)])
 
 
 def shapes(arguments: Namespace) -> Comparison:
@@ -264,16 +274,26 @@ def hands(arguments: Namespace) -> Comparison:
     paths = [corpus.describe(index) for index in range(len(corpus))]
     numbers = [int(re.search(r"IMG_(\d+)", path)[1]) for path in paths]
     digits = [int(corpus.class_names[label]) for label in corpus.labels]
-    folds = photographers(numbers, digits) % len(arguments.seeds)
-    clips, datasets = {}, {}
+    found = photographers(numbers, digits)
+    folds = found % len(arguments.seeds)
+    clips, datasets, tested = {}, {}, {}
     for fold, seed in enumerate(arguments.seeds):
         parts = {"train": np.flatnonzero(folds != fold), "test": np.flatnonzero(folds == fold)}
         splits = {split: SubsetCorpus(corpus, indices) for split, indices in parts.items()}
         clips[seed] = labelled_clips(splits, crop_size=crop_size(), sampling=ClipSampling(num_frames=1))
+        tested[seed] = found[parts["test"]]
         index = arguments.output_dir / f"hands-fold{fold}.txt"
         index.write_text("".join(f"{Path(paths[place]).resolve()}\n" for place in parts["train"]))
         datasets[seed] = str(index)
-    return Comparison("hands", arguments, task="label", clips=clips, datasets=datasets, steps=arguments.hands_steps)
+    return Comparison(
+        "hands",
+        arguments,
+        task="label",
+        clips=clips,
+        datasets=datasets,
+        steps=arguments.hands_steps,
+        photographers=tested,
+    )
 
 
 def crop_size() -> int:
@@ -290,7 +310,7 @@ def main() -> None:
         comparison = make(arguments)
         rows = comparison.measure()
         (comparison.folder / "rows.json").write_text(json.dumps(rows) + "\n")
-        texts.append(f"{comparison.folder.name}\n\n{table(rows, is_cross_validated=make is hands)}\n")
+        texts.append(f"{comparison.folder.name}\n\n{table(rows, photographers=comparison.photographers)}\n")
         print(f"\n{texts[-1]}")
     (arguments.output_dir / "table.md").write_text("\n".join(texts), encoding="utf-8")
 
