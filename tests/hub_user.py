@@ -240,6 +240,39 @@ def train(folder):
     return seen
 
 
+def stock(folder):
+    """Publishes an image model as a stock model of transformers, and uses it by its name on the Hub."""
+    import torch
+    from reference import TINY
+    from transformers import AutoModel
+
+    import transformers_vjepa as vjepa
+    from transformers_vjepa.commands import convert_checkpoint
+    from transformers_vjepa.hub.loading import load_processor, load_whole, read_config
+
+    torch.manual_seed(0)
+    image = {"frames_per_clip": 1, "tubelet_size": 1, "pred_num_mask_tokens": 1}
+    ours = vjepa.VJEPAForPreTraining(vjepa.VJEPAConfig(**TINY | image))
+    ours.save_pretrained(folder / "image")
+    target = ["--output_dir", str(folder / "image-stock"), "--push_to_hub", "me/stock"]
+    convert_checkpoint.run([str(folder / "image"), "--save_as", "ijepa", *target])
+    convert_checkpoint.run(["me/stock", "--output_dir", str(folder / "image-back")])
+    back = vjepa.VJEPAModel.from_pretrained(folder / "image-back", add_predictor=False)
+    config = read_config("me/stock")
+    loaded = load_whole(vjepa.VJEPAModel, "me/stock", remedy="", add_predictor=False)
+    weights = [each.encoder.layer[1].mlp.fc2.weight for each in (ours.vjepa, back, loaded)]
+    return {
+        "model": type(AutoModel.from_pretrained("me/stock")).__name__,
+        "equal": [torch.equal(weights[0], each) for each in weights[1:]],
+        "crop": load_processor("me/stock", config).crop_size["height"],
+        "base": (folder / "image-back" / "README.md").read_text(),
+        "lines": {
+            "ours": exit_line(convert_checkpoint.run, ["me/model", "--output_dir", str(folder / "none")]),
+            "nothing": exit_line(convert_checkpoint.run, ["me/nothing", "--output_dir", str(folder / "none")]),
+        },
+    }
+
+
 if __name__ == "__main__":
     part, where = sys.argv[1:]
     print("\n" + json.dumps(globals()[part](Path(where))))

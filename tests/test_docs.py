@@ -106,6 +106,8 @@ def place_videos(root: Path) -> None:
 def place_images(root: Path) -> None:
     """Writes the labelled images of the published evaluations: folders, Parquet with a column of labels, and CLEVR."""
     pictures = [file.read_bytes() for file in sorted((root / "pictures").iterdir())]
+    for shard in range(2):
+        write_tar(root / f"images-{shard:03d}.tar", {f"{number}.png": data for number, data in enumerate(pictures)})
     for split in ("train", "val"):
         for name in CLASSES:
             (root / "imagenet" / split / name).mkdir(parents=True)

@@ -450,6 +450,7 @@ def test_stock_models_and_options_that_do_not_fit(tmp_path, capsys):
     stock_folder_of(stock)
     assert "is a stock I-JEPA model already: leave --save_as out" in refused(stock, *output, "--save_as", "ijepa")
     assert "has a config.json: leave out --num_attention_heads" in refused(stock, *output, "--num_attention_heads", 3)
+    assert "convert it first, and then add --probe" in refused(stock, *output, "--probe", tmp_path / "probe")
     assert "convert it to a folder of ours first" in refused(stock, *output, "--to_original")
     assert not (tmp_path / "ours").exists()
     with pytest.raises(SystemExit):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from videos import write_video
 
@@ -81,6 +82,32 @@ def test_pretraining(world, tmp_path, capsys):
     assert found["data"].strip() == f"{world / 'videos'}: 8 videos or images of 2 classes"
     assert found["first clips"].strip().endswith(".mp4")
     assert not (tmp_path / "out").exists()
+
+
+def test_pretraining_on_images(tmp_path, capsys):
+    for number in range(8):
+        (tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 32)).save(tmp_path / "images" / "ab"[number % 2] / f"{number}.png")
+    sizes = TINY | {"frames_per_clip": 1, "tubelet_size": 1, "crop_size": 64}
+    argv = f"--config ijepa_vith14 --dataset {tmp_path / 'images'} --output_dir {tmp_path / 'out'} --dry_run".split()
+    argv += [f"--{name}={value}" for name, value in sizes.items()]
+    pretrain.run(
+        [
+            *argv,
+            "--per_device_train_batch_size=4",
+            "--use_cpu=true",
+            "--bf16=false",
+            "--max_steps=10",
+            "--warmup_steps=2",
+        ]
+    )
+    out = capsys.readouterr().out
+    found = rows(out)
+    assert "10 of 4 images" in found["steps"] and "40 images, 5.0 of each image" in found["steps"]
+    assert found["image"].strip() == "64 px: 64 tokens (8 x 8)"
+    assert found["data"].strip() == f"{tmp_path / 'images'}: 8 images or videos (one frame of each) of 2 classes"
+    assert found["masks"].strip().startswith("image_multiblock: ")
+    assert found["first images"].strip().endswith(".png") and "clip" not in out and "0.001 from step 2," in out
 
 
 @pytest.mark.parametrize("mode", ["probe", "finetune"])

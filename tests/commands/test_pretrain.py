@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -353,13 +354,41 @@ def test_published_recipes(tmp_path, name, preset, clips):
     assert (training.ema_momentum, training.mask_truncation) == (0.998, "published")
 
 
+# Steps of warm-up, and images of a step on this number of GPUs: global batch 2,048.
+@pytest.mark.parametrize(
+    "name, preset, steps, warmup, images, gpus",
+    [
+        ("ijepa_vitb16", "ijepa-vitb16", 375_000, 9_375, 128, 16),
+        ("ijepa_vitl16", "ijepa-vitl16", 375_000, 9_375, 128, 16),
+        ("ijepa_vith14", "ijepa-vith14", 187_500, 9_375, 128, 16),
+        ("ijepa_vith16_448", "ijepa-vith16-448", 187_500, 9_375, 16, 128),
+        ("ijepa_vitg16", "ijepa-vitg16", 305_008, 20_796, 16, 128),
+    ],
+)
+def test_published_recipes_of_images(tmp_path, name, preset, steps, warmup, images, gpus):
+    model, data, training = parse_arguments(["--config", name, "--output_dir", str(tmp_path), "--bf16", "false"])
+    assert (model.preset, training.per_device_train_batch_size, images * gpus) == (preset, images, 2048)
+    assert (training.max_steps, training.warmup_steps, training.schedule_scale) == (steps, warmup, 1.0)
+    rates = (training.start_learning_rate, training.learning_rate, training.final_learning_rate)
+    assert rates == (1e-4, 1e-3, 1e-6)
+    assert (training.weight_decay, training.final_weight_decay, training.max_grad_norm) == (0.04, 0.4, 0.0)
+    assert (training.ema_momentum, training.final_ema_momentum) == (0.996, 1.0)
+    assert (data.crop_scale, data.crop_ratio, data.flip_probability) == ([0.3, 1.0], [0.75, 1.333333], 0.0)
+
+
 # Of each recipe: grid of tokens (time, height, width), width of encoder and predictor, steps, clips of a batch, masks,
 # and the tokens of context and target for each generator, if these are fixed.
 RECIPE_PROMISES = {
     "tiny_cpu": ((4, 4, 4), 96, 48, 2400, 32, "balanced", [(28, 36), (16, 48)]),
+    "tiny_images": ((1, 8, 8), 96, 96, 1200, 32, "balanced", None),
     "vitl16": ((8, 14, 14), 1024, 384, 90000, 24, "published", None),
     "vith16": ((8, 14, 14), 1280, 384, 90000, 24, "published", None),
     "vith16_384": ((8, 24, 24), 1280, 384, 90000, 10, "published", None),
+    "ijepa_vitb16": ((1, 14, 14), 768, 384, 375_000, 128, "published", None),
+    "ijepa_vitl16": ((1, 14, 14), 1024, 384, 375_000, 128, "published", None),
+    "ijepa_vith14": ((1, 16, 16), 1280, 384, 187_500, 128, "published", None),
+    "ijepa_vith16_448": ((1, 28, 28), 1280, 384, 187_500, 16, "published", None),
+    "ijepa_vitg16": ((1, 14, 14), 1408, 384, 305_008, 16, "published", None),
 }
 
 
@@ -375,13 +404,32 @@ def test_every_recipe_keeps_its_promises(tmp_path, name):
     config = setup.build_config(model)
     assert (config.grid_size, config.hidden_size, config.pred_hidden_size) == (grid, width, pred_width)
     assert (training.max_steps, training.per_device_train_batch_size) == (steps, clips)
-    assert (training.mask_strategy, training.mask_truncation) == ("multiblock", truncation)
-    masks = sample_clip_masks(config, "multiblock", clip_seeds=range(clips), truncation=truncation)
+    strategy = "image_multiblock" if config.is_image_model else "multiblock"
+    assert (training.mask_strategy, training.mask_truncation) == (strategy, truncation)
+    masks = sample_clip_masks(config, strategy, clip_seeds=range(clips), truncation=truncation)
+    if config.is_image_model:  # one context, and 4 targets of 15 to 20 % of the image, but for rounded sides
+        (context,), targets = masks
+        assert context.shape[1] >= 10
+        assert [0.13 < target.shape[1] / config.num_patches < 0.23 for target in targets] == [True] * 4
+        return
     found = [(context.shape[1], target.shape[1]) for context, target in zip(*masks, strict=True)]
     if truncation == "balanced":
         assert found == lengths
     else:  # cut to the shortest of the batch
         assert all(0 < context < target and context + target < config.num_patches for context, target in found)
+
+
+def test_the_recipe_of_images_learns_from_single_frames_of_the_built_in_corpus(corpus, tmp_path):
+    model, data, training = parse_arguments(["--config", "tiny_images", "--output_dir", str(tmp_path / "run")])
+    assert data.dataset == ["synthetic"]
+    data.dataset, training.dataloader_num_workers = [str(corpus / "train")], 0
+    trainer, _ = setup.build(model, data, training)
+    assert trainer.model.config.pred_loss == "smooth_l1"
+    stream = iter(trainer.train_dataset)
+    first, second = ({item["path"]: item["pixel_values_videos"] for item in islice(stream, 16)} for _ in range(2))
+    assert first.keys() == second.keys() and len(first) == 16  # the second time, another frame and crop of each video
+    assert all(image.shape == (1, 3, 48, 48) for image in first.values())
+    assert not any(torch.equal(image, second[path]) for path, image in first.items())
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,16 @@ def test_the_predictor_of_a_published_architecture_is_that_of_its_preset():
             "frames_per_clip=4: a stock I-JEPA model takes single images",
         ),
         ({"pooling": "attentive"}, True, "pooling='attentive': .* Train the classifier with --pooling mean"),
+        (
+            {"pooling": "mean", "num_pooled_layers": 2},
+            True,
+            "num_pooled_layers=2: .* Train the .* --num_pooled_layers 1,",
+        ),
+        (
+            {"pooling": "mean", "pooled_batch_norm": True},
+            True,
+            "pooled_batch_norm=True: .* --pooled_batch_norm false,",
+        ),
     ],
 )
 def test_models_that_a_stock_model_cannot_express_are_refused(fields, is_classifier, message):

@@ -151,8 +151,8 @@ def test_bytes_are_an_image_by_their_beginning(tmp_path, kind):
     named = pa.table({"video": pa.array([{"bytes": image_bytes(kind), "path": "0"}])})
     for number, table in enumerate((plain, named)):
         pq.write_table(table, tmp_path / f"{number}.parquet")
-        clips = [open_corpus(tmp_path / f"{number}.parquet").read(0)]
-        stream = open_corpus(Dataset(table))
+        clips = [open_corpus(tmp_path / f"{number}.parquet").read(0), open_corpus(Dataset(table)).read(0)]
+        stream = open_corpus(Dataset(table).to_iterable_dataset())
         clips += [stream.encoded(row, where="") for row in stream.lane(0, lanes=1)[0]]
         for clip in clips:
             assert clip.is_image

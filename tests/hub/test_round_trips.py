@@ -127,6 +127,19 @@ def test_each_object_is_uploaded_with_the_code(hub, pushed):
     assert config["auto_map"]["AutoModel"] == "modeling_vjepa.VJEPAModel"
 
 
+def test_a_stock_model_is_uploaded_without_code_and_used_by_its_name(hub, folder, pushed):
+    seen, _ = user(hub, folder, "stock", HF_TOKEN=WRITER)
+    files = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert set(hub.repositories["me/stock"].files()) == files | {".gitattributes"}
+    assert "auto_map" not in json.loads(hub.repositories["me/stock"].files()["config.json"])
+    data, text = card_of(hub.repositories["me/stock"])
+    assert data["tags"] == ["ijepa", "image"] and 'pipeline("image-feature-extraction", model="me/stock")' in text
+    assert seen["model"] == "IJepaModel" and seen["equal"] == [True, True] and seen["crop"] == 32
+    assert yaml.safe_load(seen["base"].split("---\n")[1])["base_model"] == ["me/stock"]
+    assert "me/model is not a stock I-JEPA model of the Hub, and there is no such file" in seen["lines"]["ours"]
+    assert "there is no me/nothing on this machine or on the Hub" in seen["lines"]["nothing"]
+
+
 def test_cards_of_objects_say_what_they_are(hub, pushed):
     data, text = card_of(hub.repositories["me/classifier"])
     assert data["pipeline_tag"] == "video-classification" and "license" not in data

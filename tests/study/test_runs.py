@@ -252,6 +252,11 @@ def test_a_study_of_real_videos_and_the_run_of_the_demo(corpus, tmp_path, in_thi
     assert all("take1_" in line for line in test) and not any("take1_" in line for line in train)
     assert {len(item["hits"]) for item in found["rows"]} == {len(test)}
 
+    # Probes hold a labelled clip of each class out.
+    few = command(tmp_path / "study", tmp_path / "videos", "--labels", "400", "--arms", "vjepa", *split[:-1], "2")
+    with pytest.raises(SystemExit, match="error: --label_counts 2 leaves a class without two labelled clips"):
+        study.run(few)
+
     # The clips of the study are those with which it began.
     other = next((tmp_path / "videos" / "disc").glob("take2_*.mp4"))
     kept = tmp_path / "kept.mp4"

@@ -168,7 +168,9 @@ def open_labelled(source: str, *, max_clips: int) -> LabelledCorpus:
         ValueError: the data set can only be streamed, or is empty.
     """
     if not any(character in source for character in "*?[{") and not os.path.exists(os.path.expanduser(source)):
-        raise FileNotFoundError(f"there is no file or folder {source}: give a folder of videos, an index or features")
+        raise FileNotFoundError(
+            f"there is no file or folder {source}: give a folder of videos or images, an index or features"
+        )
     folder = Path(source).expanduser()
     if _is_built_in(folder):
         data = built_in_corpus(folder)

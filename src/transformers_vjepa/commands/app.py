@@ -38,7 +38,7 @@ class AppArguments:
     model: str = HfArg(default="outputs/demo", help="Folder of a pretrained model.")
     dataset: str | None = HfArg(
         default=None,
-        help="Example clips, among which near clips are searched: a folder of videos, an index, tars, Parquet, "
+        help="Examples, among which near ones are searched: a folder of videos or images, an index, tars, Parquet, "
         "or features that vjepa extract_features wrote for this model. By default the built-in corpus beside the "
         "model; without it, a few rendered clips of the same kind.",
     )

@@ -192,6 +192,8 @@ def open_stock(arguments: Namespace) -> Source:
     name = str(arguments.source)
     if arguments.save_as == MODEL_TYPE:
         raise CheckpointError(f"{name} is a stock I-JEPA model already: leave --save_as out")
+    if arguments.probe:
+        raise CheckpointError(f"{name} is a stock I-JEPA model: convert it first, and then add --probe to the result")
     with loading(name):
         stock = read_stock_folder(stock_folder(name))
     kind = "IJepaForImageClassification" if "classifier.weight" in stock.weights else "IJepaModel"

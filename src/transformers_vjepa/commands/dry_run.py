@@ -93,29 +93,32 @@ def check_writable(output_dir: str | os.PathLike) -> None:
         raise PermissionError(f"--output_dir {output_dir}: no permission to write to {there}; choose another folder")
 
 
-def corpus_text(corpus: Corpus) -> str:
-    """The size of a corpus."""
+def corpus_text(corpus: Corpus, *, config: VJEPAConfig) -> str:
+    """The size of a corpus, for a model of this configuration."""
     if isinstance(corpus, SequentialCorpus):
         return "streamed, of unknown size"
     classes = f" of {len(corpus.class_names)} classes" if corpus.class_names else ""
-    return f"{len(corpus):,} videos or images{classes}"
+    kinds = "images or videos (one frame of each)" if config.is_image_model else "videos or images"
+    return f"{len(corpus):,} {kinds}{classes}"
 
 
-def corpus_rows(corpora: Mapping[str, Corpus]) -> list[Row]:
-    """The sizes of corpora, by their names, and the first videos of the first corpus."""
+def corpus_rows(corpora: Mapping[str, Corpus], *, config: VJEPAConfig) -> list[Row]:
+    """The sizes of corpora, by their names, and the first videos or images of the first corpus."""
     first = next(iter(corpora.values()))
     number = 0 if isinstance(first, SequentialCorpus) else min(3, len(first))
     return [
-        ("data", [f"{name}: {corpus_text(corpus)}" for name, corpus in corpora.items()]),
-        ("first videos", [log_line(first.describe(index)) for index in range(number)] or ["not read"]),
+        ("data", [f"{name}: {corpus_text(corpus, config=config)}" for name, corpus in corpora.items()]),
+        (f"first {config.medium}s", [log_line(first.describe(index)) for index in range(number)] or ["not read"]),
     ]
 
 
-def clip_text(config: VJEPAConfig) -> str:
-    """The size of a clip in frames, pixels and tokens."""
-    grid = " x ".join(map(str, config.grid_size))
-    frames = f"{config.frames_per_clip} frames of " if config.frames_per_clip > 1 else ""
-    return f"{frames}{config.crop_size} px: {config.num_patches:,} tokens ({grid})"
+def clip_row(config: VJEPAConfig) -> Row:
+    """The size of a clip or image in frames, pixels and tokens."""
+    side, tokens = f"{config.crop_size} px", f"{config.num_patches:,} tokens"
+    steps, rows, columns = config.grid_size
+    if config.is_image_model:
+        return config.noun, f"{side}: {tokens} ({rows} x {columns})"
+    return config.noun, f"{config.frames_per_clip} frames of {side}: {tokens} ({steps} x {rows} x {columns})"
 
 
 def classifier_rows(model: VJEPAForVideoClassification) -> list[Row]:
@@ -125,7 +128,7 @@ def classifier_rows(model: VJEPAForVideoClassification) -> list[Row]:
     parts = {"encoder": model.vjepa, "pooler": model.pooler, "head": model.classifier}
     return [
         ("model", parameters_text({name: part for name, part in parts.items() if part is not None})),
-        ("clip", clip_text(config)),
+        clip_row(config),
         ("classes", f"{config.num_labels}: {log_line(', '.join(names[:8]))}{', ...' if len(names) > 8 else ''}"),
     ]
 
@@ -150,23 +153,25 @@ def pretraining_sizes(
     context, target = (" and ".join(f"{mask.shape[1]:,}" for mask in part) for part in masks)
     return [
         ("model", parameters_text(parts | {"predictor": network.vjepa.predictor})),
-        ("clip", clip_text(config)),
+        clip_row(config),
         ("masks", f"{args.mask_strategy}: {context} tokens of context, {target} targets"),
         ("memory", [memory_text(memory), *memory_note(sum(memory.values()), args.device)]),
     ]
 
 
-def pretraining_steps(args: VJEPATrainingArguments, *, num_videos: int | None) -> list[Row]:
-    """Steps and schedules of a pretraining run, and its device."""
+def pretraining_steps(args: VJEPATrainingArguments, *, config: VJEPAConfig, num_videos: int | None) -> list[Row]:
+    """Steps and schedules of a pretraining run, and its device. `num_videos`: videos or images of the data."""
     batch, steps, accumulated = args.per_device_train_batch_size, args.max_steps, args.gradient_accumulation_steps
     clips = batch * accumulated * args.world_size
-    passes = f", {steps * clips / num_videos:,.1f} of each video" if num_videos else ""
+    kind, passes = f"{config.noun}s", ""
+    if num_videos:
+        passes = f", {steps * clips / num_videos:,.1f} of each {config.medium}"
     processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
     return [
         (
             "steps",
-            f"{steps:,} of {clips:,} clips (batches of {batch}, {accumulated} accumulated, {processes} on "
-            f"{args.device.type}): {steps * clips:,} clips{passes}",
+            f"{steps:,} of {clips:,} {kind} (batches of {batch}, {accumulated} accumulated, {processes} on "
+            f"{args.device.type}): {steps * clips:,} {kind}{passes}",
         ),
         (
             "schedule",
@@ -217,13 +222,13 @@ def describe_pretraining(argv: list[str]) -> str:
     found = []
     for item, corpus in zip(sources, corpora, strict=True):
         weight = f" (weight {item.weight:g})" if item.weight is not None else ""
-        found.append(f"{log_line(str(item.source))}: {corpus_text(corpus)}{weight}")
+        found.append(f"{log_line(str(item.source))}: {corpus_text(corpus, config=config)}{weight}")
     return table(
         [
             *pretraining_sizes(MODELS[model.prediction_target], config, training, example=clips[0]),
-            *pretraining_steps(training, num_videos=num_videos),
+            *pretraining_steps(training, config=config, num_videos=num_videos),
             ("data", found),
-            ("first clips", [log_line(clip["path"]) for clip in clips]),
+            (f"first {config.noun}s", [log_line(clip["path"]) for clip in clips]),
             ("output", f"{training.output_dir}" + (f", resuming from {checkpoint}" if checkpoint else "")),
             *([("Hub", hub_text(training))] if training.push_to_hub else []),
         ]

@@ -103,8 +103,10 @@ def describe(
     segments, views = protocol.num_segments, protocol.num_views
     seen = f"{segments} segments x {views} views of each video, {segments * views} clips"
     rate = f"every {protocol.frame_step} frames" if protocol.frame_step else f"{protocol.target_fps:g} frames a second"
-    rows = [*classifier_rows(model), ("protocol", f"{seen}; {rate}, {protocol.spacing}")]
-    return table([*rows, *corpus_rows({log_line(dataset): corpus}), ("output", output_dir)])
+    crops = f"{views} view{'s' if views > 1 else ''} of each image"
+    text = crops if model.config.is_image_model else f"{seen}; {rate}, {protocol.spacing}"
+    rows = [*classifier_rows(model), ("protocol", text)]
+    return table([*rows, *corpus_rows({log_line(dataset): corpus}, config=model.config), ("output", output_dir)])
 
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from ..models.vjepa.modeling_vjepa import VJEPAModel
 from ..safety.atomic_files import write_text_atomically
 from ..safety.output_lock import output_lock
 from ..safety.sanitizing import json_text, log_line
-from .dry_run import Row, check_writable, clip_text, corpus_rows, parameters_text, table
+from .dry_run import Row, check_writable, clip_row, corpus_rows, parameters_text, table
 
 
 @dataclass(kw_only=True)
@@ -90,10 +90,11 @@ def describe(
     config = model.config
     vectors = {"tokens": config.num_patches, "mean": 1, "time_means": config.grid_size[0]}[arguments.kind]
     vectors *= choices.num_views * (1 if arguments.kind == "mean" else choices.num_segments)
-    text = f"{vectors:,} vectors of {config.hidden_size} for each video ({arguments.kind}), as {arguments.format}"
-    rows: list[Row] = [("model", parameters_text({"encoder": model.encoder})), ("clip", clip_text(config))]
-    rows += [("features", text), *corpus_rows({log_line(dataset): corpus}), ("output", arguments.output_dir)]
-    return table(rows)
+    number = f"{vectors:,} vectors of {config.hidden_size} for each {config.medium}"
+    text = f"{number} ({arguments.kind}), as {arguments.format}"
+    rows: list[Row] = [("model", parameters_text({"encoder": model.encoder})), clip_row(config)]
+    rows += [("features", text), *corpus_rows({log_line(dataset): corpus}, config=config)]
+    return table([*rows, ("output", arguments.output_dir)])
 
 
 def run(argv: Sequence[str]) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ def describe(argv: Sequence[str]) -> str:
         rows += [("vote", votes), _features_row(config, corpora, parsed)]
     else:
         rows += _training_rows(model, corpora, parsed)
-    return table([*rows, *corpus_rows(corpora), ("output", str(training.output_dir))])
+    return table([*rows, *corpus_rows(corpora, config=config), ("output", str(training.output_dir))])
 
 
 def _training_rows(
@@ -72,7 +72,7 @@ def _training_rows(
             lambda: type(model)(config), lambda network, mode: network(torch.empty(shape)), bf16=training.bf16
         )
         rows.append(("memory", memory_text(memory)))
-    steps = f"{training.max_steps:,} of {training.clips_per_step} clips, {epoch:,} per epoch"
+    steps = f"{training.max_steps:,} of {training.clips_per_step} {config.noun}s, {epoch:,} per epoch"
     rows.append(("steps", f"{steps}; evaluation every {training.save_steps:,}"))
     if arguments.mode == "probe":
         rates = " ".join(f"{rate * training.rate_factor:g}" for rate in training.learning_rates)

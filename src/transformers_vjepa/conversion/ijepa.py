@@ -87,11 +87,12 @@ def stock_config(config: VJEPAConfig, *, is_classifier: bool) -> IJepaConfig:
             f"pooling={config.pooling!r}: IJepaForImageClassification averages the tokens. Train the classifier with "
             "--pooling mean, or leave --save_as out"
         )
-    if is_classifier and (layers := getattr(config, "num_pooled_layers", 1)) != 1:
-        raise CheckpointError(
-            f"num_pooled_layers={layers}: IJepaForImageClassification reads the last layer only. Train the classifier "
-            "with --num_pooled_layers 1, or leave --save_as out"
-        )
+    for name, plain in (("num_pooled_layers", 1), ("pooled_batch_norm", False)) if is_classifier else ():
+        if (value := getattr(config, name)) != plain:
+            raise CheckpointError(
+                f"{name}={value}: IJepaForImageClassification has only a linear layer on the mean of the last layer. "
+                f"Train the classifier with --{name} {str(plain).lower()}, or leave --save_as out"
+            )
     fields = {name: getattr(config, name) for name in _SAME}
     if is_classifier:
         fields |= {"id2label": config.id2label, "problem_type": config.problem_type}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -74,11 +74,12 @@ class Decoding:
 class BrokenVideoMonitor:
     """
     Counts and logs the broken videos among the last `BROKEN_WINDOW` that this process tried. From `MIN_BROKEN`
-    broken videos in the window on, a share above `max_share` raises `TooManyBrokenVideosError`.
+    broken videos in the window on, a share above `max_share` raises `TooManyBrokenVideosError`. `kind` is what the
+    messages call them: a model of single images reads images, as a rule.
     """
 
-    def __init__(self, max_share: float) -> None:
-        self._max_share = max_share
+    def __init__(self, max_share: float, *, kind: Literal["video", "image"] = "video") -> None:
+        self._max_share, self._kind = max_share, kind
         self._broken: deque[bool] = deque(maxlen=BROKEN_WINDOW)
         self._examples: deque[str] = deque(maxlen=3)
 
@@ -89,13 +90,13 @@ class BrokenVideoMonitor:
         """Note that `path` is broken. `error` is the error, or the text that `describe_error` made of the error."""
         reason = error if isinstance(error, str) else describe_error(error)
         example = log_line(f"{path} ({reason})")
-        logger.warning("skipped a broken video: %s", example)
+        logger.warning("skipped a broken %s: %s", self._kind, example)
         self._broken.append(True)
         self._examples.append(example)
         failures = sum(self._broken)
         if failures >= MIN_BROKEN and failures > self._max_share * len(self._broken):
             raise TooManyBrokenVideosError(
-                f"{failures} of the last {len(self._broken)} videos are broken "
+                f"{failures} of the last {len(self._broken)} {self._kind}s are broken "
                 f"({failures / len(self._broken):.1%}), more than max_broken_share={self._max_share:.1%}; the last "
                 f"ones: {'; '.join(self._examples)}. Repair or drop them, or raise max_broken_share"
             ) from (None if isinstance(error, str) else error)

@@ -8,23 +8,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
-from datasets import ClassLabel, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetBuilder,
+    DatasetDict,
+    IterableDataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 
 from ..models.vjepa.media_files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, extension, is_media
 from ..safety.sanitizing import without_secrets
-from .class_numbers import number_labels
 from .corpus import NO_LABEL, IndexedCorpus
 from .file_corpus import FileCorpus, folder_corpus, open_index, scan_folder
 from .remote_reading import address_exists, check_address, disable_datasets_retries, retried, storage_options
-from .table_corpus import ParquetCorpus, SequentialCorpus
-from .table_labels import check_class_names, find_label_column
+from .table_corpus import DatasetCorpus, ParquetCorpus, SequentialCorpus
+from .table_labels import check_class_names
 from .tar_corpus import StreamedTarCorpus, TarCorpus
 
 _BRACE_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# Files of a folder that `datasets.Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
+_SAVED = ({"state.json", "dataset_info.json"}, {"dataset_dict.json"})
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 
-def _open_folder(folder: str, *, video_column: str | None, label_column: str | None) -> IndexedCorpus:
+def _open_folder(folder: str, *, split: str, video_column: str | None, label_column: str | None) -> IndexedCorpus:
+    if any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _SAVED):
+        return _open_saved(folder, split=split, video_column=video_column, label_column=label_column)
     kind, paths = scan_folder(folder)
     if kind in (".tar", ".parquet"):
         return _open_files(
@@ -136,16 +147,14 @@ def _open_hub(source: str, *, split: str, video_column: str | None, label_column
         ) from error
 
 
-def _open_dataset(dataset: Dataset, *, video_column: str | None, label_column: str | None) -> SequentialCorpus:
-    """A data set in memory; the names of text labels are known."""
-    label = find_label_column(dataset.features, label_column, source="the data set")
-    names: tuple[str, ...] = ()
-    if label is not None and not isinstance(dataset.features[label], ClassLabel):
-        names = number_labels(dataset.unique(label), source="the data set")[1]
-    streamed = dataset.to_iterable_dataset()
-    return SequentialCorpus(
-        streamed, name="the data set", video_column=video_column, label_column=label_column, class_names=names
-    )
+def _open_saved(folder: str, *, split: str, video_column: str | None, label_column: str | None) -> DatasetCorpus:
+    """The folder of `save_to_disk`: Arrow files, which hold the bytes of images and videos."""
+    dataset = load_from_disk(folder)
+    if isinstance(dataset, DatasetDict):
+        if split not in dataset:
+            raise ValueError(f"{folder} has no split {split!r}: choose one of {', '.join(dataset)}")
+        folder, dataset = os.path.join(folder, split), dataset[split]
+    return DatasetCorpus(dataset, name=folder, video_column=video_column, label_column=label_column, folder=folder)
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -181,6 +190,7 @@ def open_corpus(
         source: one of
             - a folder, searched at any depth for videos, images, `.tar` or `.parquet` files; the first-level
               folders of videos and images are the labels, in sorted order;
+            - a folder that `save_to_disk` of `datasets` wrote;
             - a `.csv` or `.txt` index in the published format: path (absolute, or relative to the index) and
               integer label per line; or path and class name, separated by a comma;
             - a `.tar`, `.parquet`, video or image file, or a pattern for several: `part-*.tar`,
@@ -189,12 +199,12 @@ def open_corpus(
             - a Hub data set id, `user/name` or `user/name:config`;
             - a `datasets.Dataset`, or a streaming `datasets.IterableDataset`;
             - an open corpus, which is returned unchanged.
-        split: split of a Hub data set.
+        split: split of a Hub data set, or of a saved `datasets.DatasetDict`.
         video_column: column with the videos or images; by default the only possible one.
         label_column: column with the labels, of Parquet and Hub data sets; by default `label`, `labels` or `cls`.
 
     Returns:
-        An `IndexedCorpus` for local files, a `SequentialCorpus` for everything else.
+        An `IndexedCorpus` for local files and a `datasets.Dataset`, a `SequentialCorpus` for everything else.
 
     Raises:
         FileNotFoundError: the source does not exist.
@@ -203,14 +213,14 @@ def open_corpus(
     if is_corpus(source):
         return source
     if isinstance(source, Dataset):
-        return _open_dataset(source, video_column=video_column, label_column=label_column)
+        return DatasetCorpus(source, name="the data set", video_column=video_column, label_column=label_column)
     if isinstance(source, IterableDataset):
         return SequentialCorpus(source, name="the data set", video_column=video_column, label_column=label_column)
     source = os.path.expanduser(os.fspath(source))
     if "://" in source:
         return _open_remote(source, split=split, video_column=video_column, label_column=label_column)
     if os.path.isdir(source):
-        return _open_folder(source, video_column=video_column, label_column=label_column)
+        return _open_folder(source, split=split, video_column=video_column, label_column=label_column)
     if os.path.isfile(source):
         return _open_files([source], video_column=video_column, label_column=label_column)
     if any(character in source for character in "*?[{"):

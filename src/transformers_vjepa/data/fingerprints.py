@@ -15,7 +15,7 @@ This is the one rule for everything that is kept and used again: features, predi
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +71,18 @@ def file_stamp(file: str | None) -> tuple[int, int]:
 
 def file_stamps(corpus: IndexedCorpus, indices: Sequence[int]) -> np.ndarray:
     """[`file_stamp`] of the files that hold some clips of a corpus: int64 (clips, 2)."""
-    stamps, last, stamp = np.empty((len(indices), 2), dtype=np.int64), None, UNKNOWN
-    for place, index in enumerate(indices):
-        _, file = corpus.origin(index)
+    stamps = (stamp for _, stamp in _stamped(corpus, indices))
+    return np.fromiter(stamps, dtype=np.dtype((np.int64, 2)), count=len(indices))
+
+
+def _stamped(corpus: IndexedCorpus, indices: Sequence[int]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name and [`file_stamp`] of some clips of a corpus."""
+    last, stamp = None, UNKNOWN
+    for index in indices:
+        name, file = corpus.origin(index)
         if file is None or file != last:  # the clips of a tar or of a Parquet file follow each other
             last, stamp = file, file_stamp(file)
-        stamps[place] = stamp
-    return stamps
+        yield name, stamp
 
 
 def changed_stamps(old: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -196,8 +201,14 @@ def check_same_data(
 
 
 def _part(part: str, corpus: IndexedCorpus) -> pa.Table:
-    stamps = file_stamps(corpus, range(len(corpus)))
-    names = _names(corpus).cast(pa.binary())
+    stamps = np.empty((len(corpus), 2), dtype=np.int64)
+
+    def names_and_stamps() -> Iterator[bytes]:  # one pass, which takes a while for a million files
+        for place, (name, stamp) in enumerate(_stamped(corpus, range(len(corpus)))):
+            stamps[place] = stamp
+            yield os.fsencode(name)
+
+    names = pa.array(names_and_stamps(), pa.binary())
     _warn_of_repeats(names, corpus.labels)
     columns = [pa.repeat(part, len(names)), names, stamps[:, 0], stamps[:, 1]]
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, _RECORD.types, strict=True)], _RECORD)

@@ -252,7 +252,8 @@ class _Worker:
         self._worker, self._workers = _check_workers(stream.share.num_workers)
         self._order = stream.order()
         decoding, position = stream.decoding, stream.position
-        self._monitor = BrokenVideoMonitor(decoding.max_broken_share)
+        kind = "image" if stream.sampling.num_frames == 1 else "video"
+        self._monitor = BrokenVideoMonitor(decoding.max_broken_share, kind=kind)
         self._watch = ReadingWatch(decoding.timeout, notes=position.notes, unreadable=position.unreadable)
         self._cache = VideoCache(decoding.cache_bytes) if decoding.cache_bytes else None
         self._states = self._load_cursors(position.cursors)

@@ -1,16 +1,15 @@
-"""Corpora in tables: Parquet files, and rows that are streamed by `datasets`."""
+"""Corpora in tables: Parquet files, data sets of `datasets`, and rows that `datasets` streams."""
 
 import os
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image, IterableDataset, Value, Video
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value, Video
 from transformers.utils import logging
 
 from ..models.vjepa.media_files import IMAGE_EXTENSIONS, extension, is_image_data
@@ -20,6 +19,7 @@ from .corpus import NO_LABEL, EncodedClip, container_names
 from .remote_reading import address_name, disable_datasets_retries
 from .table_labels import (
     LABEL_COLUMNS,
+    dataset_labels,
     find_label_column,
     first_line,
     kind_of,
@@ -29,6 +29,8 @@ from .table_labels import (
 )
 
 logger = logging.get_logger(__name__)
+
+_AnyDataset = TypeVar("_AnyDataset", Dataset, IterableDataset)
 
 # One random clip reads a whole row group; above this size the reading takes longer than the decoding.
 _LARGE_ROW_GROUP = 64 * 2**20
@@ -73,6 +75,25 @@ def _named_file(path: str, *, folder: str | None) -> tuple[str, str]:
     return path, f"it names {path!r}: rows may only name {files}addresses (http, https, hf)"
 
 
+def _check_first_paths(file: str, column: str) -> None:
+    """Refuses a file whose first rows all name files that must not be read. Reads no bytes of images or videos."""
+    with reading_parquet(file), pq.ParquetFile(file) as opened:
+        group = opened.metadata.row_group(0) if opened.metadata.num_row_groups else None
+        parts = [group.column(number) for number in range(group.num_columns)] if group and group.num_rows else []
+        values = {part.path_in_schema: part.statistics for part in parts}
+        filled, named = values.get(f"{column}.bytes"), f"{column}.path"
+        if named not in values or filled is None or filled.null_count != group.num_rows:
+            return
+        rows = opened.read_row_group(0, columns=[named])[column].to_pylist()
+    folder, paths = os.path.dirname(os.path.abspath(file)), [(row or {}).get("path") for row in rows]
+    if all(path is not None and _named_file(path, folder=folder)[1] for path in paths):
+        raise ValueError(
+            f"{file} holds paths of files outside of its folder, such as {paths[0]!r}, instead of the bytes of the "
+            "files: datasets.Dataset.to_parquet writes only paths. Write the data set with push_to_hub or "
+            "save_to_disk, which store the bytes, or list the files in an index (.csv)"
+        )
+
+
 class ParquetCorpus:
     """
     Videos or images in Parquet files, as bytes, paths, or the struct that `datasets.Video` and `datasets.Image`
@@ -88,7 +109,8 @@ class ParquetCorpus:
         label_column: the column with the labels; by default `label`, `labels` or `cls`.
 
     Raises:
-        ValueError: no such column, or several possible columns; labels that [`read_labels`] refuses.
+        ValueError: no such column, or several possible columns; labels that [`read_labels`] refuses; or the file holds
+            no bytes, but paths outside of its folder, as `datasets.Dataset.to_parquet` writes them.
     """
 
     def __init__(
@@ -98,6 +120,7 @@ class ParquetCorpus:
         with reading_parquet(files[0]):
             features = Features.from_arrow_schema(pq.read_schema(files[0]))
         self._column, self._is_image, label = _find_columns(features, video_column, label_column, source=files[0])
+        _check_first_paths(files[0], self._column)
         groups, largest = [], 0
         for number, file in enumerate(self._files):
             metadata = self._metadata(file, label=label)
@@ -182,13 +205,76 @@ class ParquetCorpus:
         return self._cached[1]
 
 
+class DatasetCorpus:
+    """
+    Videos or images of a `datasets.Dataset`, in memory or in memory-mapped files. They stay encoded, also if the data
+    set has a format or a transform.
+
+    Args:
+        dataset: for example `load_dataset(..., split="train")`.
+        name: name for messages.
+        video_column, label_column: as for `ParquetCorpus`.
+        folder: the folder that `save_to_disk` wrote. Its rows may name addresses (http, https, hf) only; the rows of
+            other data sets may also name files.
+
+    Raises:
+        ValueError: no such column, or several possible columns; labels that [`number_labels`] refuses.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        name: str,
+        video_column: str | None = None,
+        label_column: str | None = None,
+        folder: str | None = None,
+    ) -> None:
+        self._name, self._folder = name, folder
+        self._column, self._is_image, label = _find_columns(dataset.features, video_column, label_column, source=name)
+        self._labels, self.class_names = np.full(len(dataset), NO_LABEL, dtype=np.int64), ()
+        if label is not None:
+            self._labels, self.class_names = dataset_labels(dataset, label, source=name)
+        self._dataset = _encoded(dataset.with_format(None).select_columns([self._column]), self._column)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def describe(self, index: int) -> str:
+        return f"{self._name}::row {index}"
+
+    def origin(self, index: int) -> tuple[str, str | None]:
+        return f"row {index}", self._folder
+
+    def read(self, index: int) -> EncodedClip:
+        name, label = self.describe(index), int(self._labels[index])
+        try:
+            value = self._dataset[index][self._column]
+        except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
+            raise OSError(f"{name} cannot be read: {first_line(error)}") from error
+        files = "" if self._folder is None else None
+        return encoded_clip(value, label=label, name=name, is_image=self._is_image, folder=files)
+
+
+def _encoded(dataset: _AnyDataset, column: str) -> _AnyDataset:
+    """The same data set, whose videos or images are not decoded."""
+    for encoded in (Video(decode=False), Image(decode=False)):
+        if isinstance(dataset.features[column], type(encoded)):
+            dataset = dataset.cast_column(column, encoded)
+    return dataset
+
+
 class SequentialCorpus:
     """
     Videos that can only be read in order: a streaming `datasets.IterableDataset`. The video column stays encoded, so
     that the stream splits and shuffles the videos before it decodes them.
 
     A label that is a number is the class. A label that is a name has a class if the names are known: from a
-    `ClassLabel`, from `class_names`, or from a model ([`with_classes`]).
+    `ClassLabel`, or from a model ([`with_classes`]).
 
     Args:
         dataset: for example `load_dataset(..., split="train", streaming=True)`.
@@ -196,7 +282,6 @@ class SequentialCorpus:
         video_column, label_column: as for `ParquetCorpus`.
         local_files: whether rows may name files of this machine, besides addresses (http, https, hf). Pass `False`
             for untrusted rows.
-        class_names: the names of text labels, by class, if they are known.
 
     Raises:
         ValueError: no such column, several possible columns, or a data set that does not know its columns.
@@ -210,7 +295,6 @@ class SequentialCorpus:
         video_column: str | None = None,
         label_column: str | None = None,
         local_files: bool = True,
-        class_names: Sequence[str] = (),
     ) -> None:
         name = address_name(name)
         if dataset.features is None:
@@ -224,15 +308,9 @@ class SequentialCorpus:
         # Numbers in the place of names that are numbers (`"10"` may be the third name).
         self._numbers = numbers_of(label.names, source=name) if isinstance(label, ClassLabel) else None
         self._find: Callable[[int | str], int] | None = None
-        self.class_names = tuple(class_names)
-        if class_names:
-            self._find = partial(_place, names=self.class_names)
-        elif isinstance(label, ClassLabel) and self._numbers is None:
-            self.class_names = tuple(label.names)
-        for encoded in (Video(decode=False), Image(decode=False)):
-            if isinstance(dataset.features[self._column], type(encoded)):
-                dataset = dataset.cast_column(self._column, encoded)
-        self._dataset = dataset
+        has_names = isinstance(label, ClassLabel) and self._numbers is None
+        self.class_names = tuple(label.names) if has_names else ()
+        self._dataset = _encoded(dataset, self._column)
 
     def with_classes(self, find: Callable[[int | str], int]) -> "SequentialCorpus":
         """
@@ -301,10 +379,6 @@ class SequentialCorpus:
         return clip._replace(refused=clip.refused or unknown)
 
 
-def _place(label: int | str, *, names: Sequence[str]) -> int:
-    return names.index(str(label))
-
-
 def _find_columns(
     features: Features, video_column: str | None, label_column: str | None, *, source: str
 ) -> tuple[str, bool, str | None]:
@@ -335,4 +409,7 @@ def _find_media_column(features: Features, *, source: str) -> str:
             raise ValueError(f"{source} has several video columns ({', '.join(columns)}): set video_column")
         if columns:
             return columns[0]
-    raise ValueError(f"{source} has no video, image or binary column among {', '.join(features)}")
+    raise ValueError(
+        f"{source} has no video, image or binary column among {', '.join(features)}: name a column of paths with "
+        "--video_column"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
 
 from ..safety.sanitizing import without_secrets
 from .class_numbers import as_number, number_labels
@@ -77,34 +77,53 @@ def read_labels(files: Sequence[str], column: str) -> tuple[np.ndarray, tuple[st
     Raises:
         ValueError: a damaged file, or labels that [`number_labels`] refuses.
     """
-    names: list[tuple[str, ...] | None] = []
+    found = []
+    for file in files:
+        with reading_parquet(file), pq.ParquetFile(file) as opened:
+            names = _class_names(Features.from_arrow_schema(opened.schema_arrow), column)
+            # `read_table` takes much longer if row groups are small.
+            cells = opened.read(columns=[column], use_threads=False)[column]
+            found.append((file, names, *_distinct(cells)))
+    return _number(found)
+
+
+def dataset_labels(dataset: Dataset, column: str, *, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels of a `datasets.Dataset`, as [`read_labels`] returns them. `source` is its name in errors."""
+    cells = dataset.select_columns([column]).with_format("arrow")[:][column]
+    return _number([(source, _class_names(dataset.features, column), *_distinct(cells))])
+
+
+def _distinct(cells: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
+    """The place of each cell among the distinct values, and these values; the last one, `None`, is no label."""
+    cells = cells.combine_chunks()
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    cells = cells.dictionary_encode()
+    places = cells.indices.fill_null(len(cells.dictionary)).to_numpy(zero_copy_only=False)
+    return places.astype(np.int64), [*cells.dictionary.to_pylist(), None]
+
+
+def _number(
+    tables: Sequence[tuple[str, tuple[str, ...] | None, np.ndarray, list[Any]]],
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names of tables: their names in errors, the names of their `ClassLabel`, and `_distinct`."""
     values: list[Any] = []
     codes = [np.empty(0, dtype=np.int64)]
-    for file in files:
-        with reading_parquet(file):
-            # `read_table` takes much longer if row groups are small.
-            with pq.ParquetFile(file) as opened:
-                names.append(_class_names(opened.schema_arrow, column))
-                cells = opened.read(columns=[column], use_threads=False)[column].combine_chunks()
-            if pa.types.is_dictionary(cells.type):
-                cells = cells.dictionary_decode()
-            cells = cells.dictionary_encode()
-            # The value after those of the file stands for rows without a label.
-            places = cells.indices.fill_null(len(cells.dictionary)).to_numpy(zero_copy_only=False)
-            codes.append(len(values) + places.astype(np.int64))
-            found = cells.dictionary.to_pylist()
-        values += [*(_named(value, names[-1], source=file) for value in found), None]
-    if len(set(names)) == 1 and names[0] is not None and numbers_of(names[0], source=files[0]) is None:
-        place = {name: number for number, name in enumerate(names[0])}
+    for source, names, places, distinct in tables:
+        codes.append(len(values) + places)
+        values += [_named(value, names, source=source) for value in distinct]
+    first, names, *_ = tables[0]
+    if len({names for _, names, *_ in tables}) == 1 and names is not None and numbers_of(names, source=first) is None:
+        place = {name: number for number, name in enumerate(names)}
         classes = np.array([place.get(value, NO_LABEL) for value in values], dtype=np.int64)
-        return classes[np.concatenate(codes)], names[0]
-    classes, class_names = number_labels(values, source=files[0])
+        return classes[np.concatenate(codes)], names
+    classes, class_names = number_labels(values, source=first)
     return classes[np.concatenate(codes)], class_names
 
 
-def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+def _class_names(features: Features, column: str) -> tuple[str, ...] | None:
     """The names of a `ClassLabel` column; `None` for other columns."""
-    feature = Features.from_arrow_schema(schema).get(column)
+    feature = features.get(column)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
@@ -136,7 +155,7 @@ def check_class_names(files: Sequence[str], column: str) -> None:
 
     def read(file: str) -> tuple[str, ...] | None:
         with open_address(file, seekable=True) as opened:
-            return _class_names(pq.read_schema(opened), column)
+            return _class_names(Features.from_arrow_schema(pq.read_schema(opened)), column)
 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(read, files))

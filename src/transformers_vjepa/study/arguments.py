@@ -29,7 +29,9 @@ class StudyArguments:
     )
     labels: int = HfArg(default=200, help="Labelled clips or images of the main table.")
     label_counts: list[int] | None = HfArg(
-        default=None, help="Numbers of labelled clips or images to compare. Default: 5, 10, 50 and 100 percent."
+        default=None,
+        help="Numbers of labelled clips or images to compare. Default: 5, 10, 50 and 100 percent, "
+        "and at least two of each class.",
     )
     probe_steps: int = HfArg(default=400, help="Least steps of a probe; many clips need more.")
     num_processes: int = HfArg(default=2, help="Number of runs side by side, which share the cores.")

@@ -15,9 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 from transformers import set_seed
 
+from ..analysis.read_outs import labelled_subset
 from ..analysis.surprise import measure_disturbances, summarise
 from ..command_line.parsing import names_given
 from ..data.corpus import IndexedCorpus
@@ -93,6 +95,7 @@ class StudyRunner:
             check_same_data(record, splits, began=record if file.exists() else None, can_continue=False)
         if not file.exists():
             self._read_clips(splits).save(file)
+        self._check_counts()
         if any(job.arm == "pixels" for job in self.jobs):
             self.pixel_steps()
 
@@ -241,10 +244,32 @@ class StudyRunner:
 
     # Results
 
+    def _least_labels(self) -> int:
+        """The number of labelled clips with which every class has two, so that probes can hold one of them out."""
+        counts = [labels["train"].unique(return_counts=True)[1] for labels in self.clips.labels.values()]
+        return max(math.ceil(2 * int(found.sum()) / int(found.min())) for found in counts)
+
+    def _check_counts(self) -> None:
+        """Refuses numbers of labelled clips that leave a class without two, before the runs."""
+        if all(job.arm == "baselines" for job in self.jobs):
+            return  # they have no probes
+        counts, nouns = self._counts(), self.kind.nouns
+        for name, count in (("--labels", counts["labels"]), ("--label_counts", min(counts["label_counts"]))):
+            for labels in (task["train"].numpy() for task in self.clips.labels.values()):
+                chosen = labels[labelled_subset(labels, count=count, seed=0)]
+                if np.unique(chosen, return_counts=True)[1].min() < 2:
+                    raise ValueError(
+                        f"{name} {count} leaves a class without two labelled {nouns}, which probes need: at least "
+                        f"{self._least_labels()} of the {len(labels)} training {nouns} give every class two"
+                    )
+
     def _counts(self) -> dict[str, Any]:
         """Labelled clips of the main table, and the numbers of labelled clips to compare."""
         number = len(self.clips.clips["train"])
-        counts = self.arguments.label_counts or [max(1, round(share * number)) for share in _LABEL_SHARES]
+        counts = self.arguments.label_counts
+        if not counts:
+            shares = (max(self._least_labels(), round(share * number)) for share in _LABEL_SHARES)
+            counts = sorted(set(shares))
         return {"labels": min(self.arguments.labels, number), "label_counts": counts}
 
     def _results_of(self, arm: str, seed: int | None) -> Path:

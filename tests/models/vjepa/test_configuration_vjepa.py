@@ -30,6 +30,26 @@ def test_presets_are_the_published_sizes(name, width, depth, heads, pred_heads, 
     assert name in PRESETS
 
 
+@pytest.mark.parametrize(
+    "name, width, depth, heads, pred_depth, patches",
+    [
+        ("ijepa-vitb16", 768, 12, 12, 6, 196),
+        ("ijepa-vitl16", 1024, 24, 16, 12, 196),
+        ("ijepa-vith14", 1280, 32, 16, 12, 256),
+        ("ijepa-vith16-448", 1280, 32, 16, 12, 784),
+        ("ijepa-vitg16", 1408, 40, 16, 16, 196),
+    ],
+)
+def test_presets_of_images_are_the_published_sizes(name, width, depth, heads, pred_depth, patches):
+    config = VJEPAConfig.from_preset(name)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (width, depth, heads)
+    assert (config.pred_hidden_size, config.pred_num_hidden_layers) == (384, pred_depth)
+    assert config.pred_num_attention_heads == heads
+    assert config.num_patches == patches
+    assert (config.is_image_model, config.tubelet_size, config.pred_num_mask_tokens) == (True, 1, 1)
+    assert config.pred_loss == "smooth_l1"
+
+
 def test_preset_takes_overrides_and_refuses_unknown_names():
     assert VJEPAConfig.from_preset("vitb16", crop_size=112).grid_size == (8, 7, 7)
     with pytest.raises(ValueError, match="unknown preset 'vitg16': choose one of vitt16"):

@@ -57,8 +57,9 @@ def _small_vit(hidden_size: int, heads: int) -> dict[str, int]:
 
 
 #: Architectures by name. `vitl16`, `vith16` and `vith16-384` are published (V-JEPA, Table 10 and the released
-#: checkpoints), as are those of I-JEPA, for single images. The smaller ones are the usual ViT sizes with the published
-#: predictor, which always has the same number of heads as its encoder.
+#: checkpoints), as are those of I-JEPA, for single images (the paper has `ijepa-vitb16` and `ijepa-vitl16`, but their
+#: weights are not released). The smaller ones are the usual ViT sizes with the published predictor, which always has
+#: the same number of heads as its encoder.
 PRESETS: dict[str, dict[str, Any]] = {
     "vitt16": _small_vit(192, 3),
     "vits16": _small_vit(384, 6),
@@ -66,6 +67,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vitl16": {},
     "vith16": _VITH16,
     "vith16-384": {**_VITH16, "crop_size": 384},
+    "ijepa-vitb16": {**_small_vit(768, 12), **_IMAGE, "pred_num_hidden_layers": 6},
+    "ijepa-vitl16": _IMAGE,
     "ijepa-vith14": {**_VITH16, **_IMAGE, "patch_size": 14},
     "ijepa-vith16-448": {**_VITH16, **_IMAGE, "crop_size": 448},
     "ijepa-vitg16": {

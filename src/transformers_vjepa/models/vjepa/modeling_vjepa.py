@@ -1025,7 +1025,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
                 (I-JEPA).
             variance_weight (`float`): weight of the variance regulariser; 0 in all released models.
             mask_targets_at (`str`): the target encoder sees the whole clip, and its output is masked (`"output"`, as
-                published); or it sees the tokens of one target mask at a time (`"input"`; I-JEPA, Table 10).
+                published); or it sees the tokens of one target mask at a time (`"input"`; I-JEPA, appendix C).
             output_hidden_states, output_attentions (`bool`, *optional*): also return hidden states or attentions of
                 every block of the context encoder. Attentions need `attn_implementation="eager"`: other
                 implementations return none, and `attentions` is None, with a warning.
