@@ -157,7 +157,12 @@ def test_probabilities_are_those_of_the_model(model, folder, tmp_path, batch_siz
 def test_few_clips_are_encoded_at_once(model, folder, tmp_path, monkeypatch):
     sizes = []
     encode = model.vjepa.get_vision_features
-    monkeypatch.setattr(model.vjepa, "get_vision_features", lambda clips: (sizes.append(len(clips)), encode(clips))[1])
+
+    def counted(clips, num_layers):
+        sizes.append(len(clips))
+        return encode(clips, num_layers)
+
+    monkeypatch.setattr(model.vjepa, "get_vision_features", counted)
     protocol = EvaluationProtocol(num_segments=8, num_views=3, frame_step=1)
     run(model, folder, tmp_path, protocol=protocol, batch_size=3)
     assert set(sizes) == {3, 2} and sum(sizes) == 6 * 24
