@@ -157,6 +157,27 @@ def test_image_targets_are_blocks_of_one_size_per_batch_when_published():
     assert len(shapes) == 1
 
 
+def test_published_masks_of_images_are_those_of_the_published_sampler():
+    # Sizes that the published sampler draws with the seeds 0 to 5: one number gives scale and aspect ratio.
+    sizes = [(6, 6), (7, 5), (7, 5), (5, 6), (6, 5), (7, 5)]
+    for seed, (height, width) in enumerate(sizes):
+        masks = sample_masks(
+            IMAGE, "image_multiblock", batch_size=16, generator=generator(seed), truncation="published"
+        )
+        for tokens in (*masks.target_mask, *masks.context_mask):
+            rows, columns = tokens // 14, tokens % 14
+            assert rows.max() < 13 and columns.max() < 13  # no block covers the last row or column
+        for tokens in torch.cat(masks.target_mask):
+            assert ((tokens // 14).unique().numel(), (tokens % 14).unique().numel()) == (height, width)
+    # Its mean context over 300 batches of 16 images is 59.6 tokens; the deviation of a batch is about 8.
+    stream = generator()
+    draws = [
+        sample_masks(IMAGE, "image_multiblock", batch_size=16, generator=stream, truncation="published")
+        for _ in range(100)
+    ]
+    assert sum(draw.context_mask[0].shape[1] for draw in draws) / 100 == pytest.approx(59.6, abs=2.5)
+
+
 @pytest.mark.parametrize("truncation", ["balanced", "published"])
 def test_a_quadrant_of_a_rasterized_image_predicts_the_other_three(truncation):
     masks = sample_masks(IMAGE_8, "image_raster", batch_size=40, generator=generator(), truncation=truncation)

@@ -53,8 +53,11 @@ class ImageMultiBlock:
 
     Balanced masks have constant lengths here too. Every target has the area in the middle of `target_scale`, with
     any aspect ratio; a few corner cells are dropped if whole sides do not give that area. The context has the mean
-    number of tokens that the targets leave, cut at random places of the image. Published masks share their block
-    sizes over the batch and cut the context in row-major order, which removes the bottom of the image.
+    number of tokens that the targets leave, cut at random places of the image.
+
+    Published masks share their block sizes over the batch and cut the context in row-major order, which removes the
+    bottom of the image. As in the published code, one number decides scale and aspect ratio of the targets, all sides
+    are shorter than those of the image, and no block covers the last row or column.
 
     Args:
         num_targets: number of target blocks.
@@ -115,7 +118,7 @@ class ImageMultiBlock:
             inside = take_layout(contexts, best).flatten(1)
             context = top_cells((inside + ranks[:, 0]).masked_fill(targets.any(1), -1), num_context)
         else:
-            best = (areas >= self.min_context).int().argmax(1)
+            best = (areas > self.min_context).int().argmax(1)
             targets = take_layout(blocks, best).flatten(2)
             context = take_layout(contexts, best).flatten(1)
         return Masks([to_indices(context)], [to_indices(target) for target in targets.unbind(1)])
@@ -128,17 +131,20 @@ class ImageMultiBlock:
     def _layouts(self, uniforms: Tensor, size_uniforms: Tensor | None, side: int) -> tuple[BoolTensor, BoolTensor]:
         """Targets (batch, layouts, targets, H, W) and contexts (batch, layouts, H, W)."""
         places = uniforms[..., 2:].unflatten(-1, (self.num_targets + 1, 2))
-        aspect, context_scale = uniforms[..., 0], uniforms[..., 1]
-        aspect = between(self.target_aspect_ratio, aspect if size_uniforms is None else size_uniforms[1:2])
+        target_places = one_place_in_last_layout(places[..., 1:, :])
         if size_uniforms is None:
-            sizes = _covering_size(self._target_tokens(side), aspect, side)
+            aspect = between(self.target_aspect_ratio, uniforms[..., 0])
+            target_size = _covering_size(self._target_tokens(side), aspect, side)
+            context_size = block_size(between(self.context_scale, uniforms[..., 1]), 1.0, side)
         else:
-            sizes = block_size(between(self.target_scale, size_uniforms[:1]), aspect, side)
-            context_scale = size_uniforms[2:]
-        rows, columns = place_blocks(sizes, one_place_in_last_layout(places[..., 1:, :]), side).unbind(-2)
+            target, context = size_uniforms[:1], size_uniforms[1:2]
+            aspect = between(self.target_aspect_ratio, target)
+            target_size = _published_size(between(self.target_scale, target), aspect, side)
+            context_size = _published_size(between(self.context_scale, context), 1.0, side)
+        reach_end = size_uniforms is None
+        rows, columns = place_blocks(target_size, target_places, side, reach_end=reach_end).unbind(-2)
         blocks = rows[..., :, None] & columns[..., None, :]
-        sizes = block_size(between(self.context_scale, context_scale), 1.0, side)
-        contexts = union_of_blocks(place_blocks(sizes, places[..., :1, :], side))
+        contexts = union_of_blocks(place_blocks(context_size, places[..., :1, :], side, reach_end=reach_end))
         return blocks, contexts & ~blocks.any(-3)
 
     def _target_tokens(self, side: int) -> int:
@@ -147,11 +153,11 @@ class ImageMultiBlock:
     def _least_context(self, side: int) -> int:
         """Context tokens that one target of the largest size leaves in the smallest context block."""
         aspects = torch.linspace(*self.target_aspect_ratio, 65, dtype=torch.float64)
-        published = block_size(self.target_scale[1], aspects, side)
+        published = _published_size(self.target_scale[1], aspects, side)
         largest_target = (
             torch.cat([published, _covering_size(self._target_tokens(side), aspects, side)]).prod(-1).max()
         )
-        return int(block_size(self.context_scale[0], 1.0, side).prod() - largest_target)
+        return int(_published_size(self.context_scale[0], 1.0, side).prod() - largest_target)
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,11 @@ def _covering_size(area: int, aspect: Tensor, side: int) -> Tensor:
     """Sides (..., 2) of the smallest block of about this height over width (...) that has at least `area` cells."""
     tall = (area * aspect).sqrt().round().clamp(ceil(area / side), side)
     return torch.stack([tall, (area / tall).ceil()], dim=-1).short()
+
+
+def _published_size(scale: float | Tensor, aspect: float | Tensor, side: int) -> Tensor:
+    """[`block_size`], with sides shorter than the image."""
+    return block_size(scale, aspect, side).clamp(max=max(1, side - 1))
 
 
 @lru_cache(maxsize=64)

@@ -37,13 +37,13 @@ def block_size(scale: float | Tensor, aspect: float | Tensor, side: int) -> Tens
     return sides.round_().clamp_(1, side).short()
 
 
-def place_blocks(sizes: Tensor, positions: Tensor, side: int) -> BoolTensor:
+def place_blocks(sizes: Tensor, positions: Tensor, side: int, *, reach_end: bool = True) -> BoolTensor:
     """
     Rows and columns (..., blocks, 2, side) that blocks cover. The blocks of a layout share one size (..., 2) and lie
-    at the uniforms `positions` (..., blocks, 2).
+    at the uniforms `positions` (..., blocks, 2). Without `reach_end` no block covers the last row or column.
     """
     sizes = sizes[..., None, :]
-    first = (positions * (side - sizes + 1)).short()[..., None]
+    first = (positions * (side - sizes + reach_end)).short()[..., None]
     places = torch.arange(side, dtype=torch.short)
     return (places >= first) & (places < first + sizes[..., None])
 

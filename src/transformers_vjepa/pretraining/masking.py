@@ -60,8 +60,8 @@ Truncation = Literal["balanced", "published"]
 # (published). More layouts fit better and cost more: with 4, the best union of a ViT-L clip is off by 4 to 5 of
 # 196 cells (12 with 1, 2 to 4 with 8).
 _VIDEO_LAYOUTS = 4
-# Uniforms for the block sizes of a published batch. The published V-JEPA sampler draws three per batch
-# (temporal scale, spatial scale, aspect ratio); I-JEPA uses them as target scale and aspect, context scale.
+# Uniforms for the block sizes of a published batch. The published V-JEPA sampler draws three per batch (temporal
+# scale, spatial scale, aspect ratio), that of I-JEPA two (scale and aspect ratio of the targets, context scale).
 _SIZE_UNIFORMS = 3
 # Clips from which a mean is estimated: the standard error is below 0.25 cells of 196.
 _MONTE_CARLO_CLIPS = 4096
