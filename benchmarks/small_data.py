@@ -5,8 +5,6 @@ frozen mean-pooled probe and fine-tuning, cross-validated over groups of clips.
 
     python benchmarks/small_data.py --dataset ../shared/data/ut_interaction --group_pattern 'set1_\\d+_(\\d+)_' \\
         --frame_step 8 --models outputs/demo --output_dir outputs/small_data/ut_interaction
-    python benchmarks/small_data.py --dataset ../shared/data/sign_digits --group_pattern 'IMG_(\\d+)\\d\\.' \\
-        --models outputs/demo --output_dir outputs/small_data/sign_digits
 
 For each seed every clip is tested once, by a classifier that was trained without the clips of its group, for a fixed
 number of steps and at a fixed learning rate. Finished runs are kept: the same command resumes. The size of the frames
