@@ -176,7 +176,7 @@ print(len(public_class_names(205)[1]), len(public_class_names(174)[1]))
 print(sorted(card.name for card in files("transformers_vjepa.hub").joinpath("model_cards").iterdir()))
 """
     cards = sorted(path.name for path in (ROOT / "src" / PACKAGE / "hub" / "model_cards").glob("*.md"))
-    assert len(cards) == 19
+    assert len(cards) == 24
     where, version, preset, classes, listing = run_wheel(wheel, tmp_path, "-c", program).splitlines()
     assert where == str(wheel / PACKAGE / "__init__.py")
     assert (version, preset, classes) == (VERSION, "vitt16", "205 174")

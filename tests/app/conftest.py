@@ -1,6 +1,7 @@
 """What the tests of the app share: a model with a corpus beside it, and one start of the app."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers_vjepa import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProce
 from transformers_vjepa.app.panels import AppModels, example_choice
 from transformers_vjepa.commands import app as command
 from transformers_vjepa.data.synthetic import CorpusConfig, build_corpus
+from transformers_vjepa.study.kinds import VIDEOS
 
 TINY = {
     "crop_size": 32,
@@ -30,7 +32,7 @@ TINY_IMAGES = TINY | {"frames_per_clip": 1, "tubelet_size": 1, "crop_size": 64}
 def folder(tmp_path_factory) -> Path:
     """A model, and the built-in corpus beside it, as the demo leaves them."""
     root = tmp_path_factory.mktemp("app")
-    write_models(root)
+    write_models(root, VIDEOS)
     shutil.move(root / "runs" / "vjepa-seed0", root / "demo")
     build_corpus(root / "synthetic", config=CorpusConfig(num_train=1, num_test=16), num_processes=1)
     write_video(root / "mine.mp4", level=90, num_frames=20)
@@ -64,5 +66,8 @@ def image_models(tmp_path_factory) -> AppModels:
         file = root / "photos" / ("cats" if number < 4 else "dogs") / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
-    argv = ["--model", str(root / "model"), "--dataset", str(root / "photos"), "--use_cpu", "true"]
+    with socket.socket() as free:  # the default port may serve another page of these tests
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    argv = ["--model", str(root / "model"), "--dataset", str(root / "photos"), "--use_cpu", "true", "--port", port]
     return command.load(argv)[1]

@@ -116,5 +116,8 @@ def test_the_video_of_a_clip_plays(clip, tmp_path):
 def test_only_masks_that_fit_are_offered():
     assert strategies(VJEPAConfig(**TINY)) == ["multiblock", "random_tube", "causal_multiblock_6"]
     assert strategies(VJEPAConfig(crop_size=64, patch_size=8, frames_per_clip=1, tubelet_size=1)) == [
-        "image_multiblock"
+        "image_multiblock",
+        "image_raster",
+        "image_block",
+        "image_random",
     ]

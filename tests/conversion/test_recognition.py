@@ -46,7 +46,8 @@ def test_presets_are_recognised_from_shapes_and_positions(preset):
         {"frames_per_clip": 2, "crop_size": 64},
         {"frames_per_clip": 32, "crop_size": 16, "uniform_power": False},
         {"frames_per_clip": 2, "crop_size": 64, "uniform_power": False},
-        {"frames_per_clip": 1, "tubelet_size": 1, "crop_size": 64, "pred_num_mask_tokens": 1},
+        {"frames_per_clip": 1, "tubelet_size": 1, "crop_size": 64, "pred_num_mask_tokens": 1}
+        | {"pred_loss": "smooth_l1"},
         {"mlp_ratio": 2.5, "pred_mlp_ratio": 3.0, "qkv_bias": False, "pred_num_mask_tokens": 3, "in_chans": 1},
         # int(21 * (51 / 21)) is 50.
         {"hidden_size": 21, "num_attention_heads": 7, "mlp_ratio": 51.5 / 21, "pred_num_attention_heads": 4},

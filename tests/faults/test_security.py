@@ -264,10 +264,15 @@ OUTSIDE = [
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_rows_name_no_files_outside_of_their_folder(tmp_path, path):
     write_video(tmp_path / "secret.mp4", level=99)
-    file = _write_rows(tmp_path / "data" / "rows.parquet", [path])
-    for corpus in (open_corpus(file), open_corpus(tmp_path / "data")):
+    write_video(tmp_path / "data" / "a.mp4", level=9)
+    file = _write_rows(tmp_path / "data" / "rows.parquet", ["a.mp4", path])
+    for corpus in (open_corpus(file), open_corpus(tmp_path / "data" / "*.parquet")):
         with pytest.raises(RefusedClipError, match="rows may only name files in .*"):
-            read_frames(corpus.read(0), sampling=SAMPLING)
+            read_frames(corpus.read(1), sampling=SAMPLING)
+    only = _write_rows(tmp_path / "other" / "rows.parquet", [path])
+    for source in (only, tmp_path / "other"):
+        with pytest.raises(ValueError, match="holds paths of files outside of its folder, such as"):
+            open_corpus(source)
 
 
 def test_rows_name_files_of_their_folder_and_addresses(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from transformers_vjepa import VJEPATrainingArguments
+from transformers_vjepa import VJEPAConfig, VJEPAMaskCollator, VJEPATrainingArguments
 from transformers_vjepa.pretraining import images
 from transformers_vjepa.pretraining.images import TrainingImages
 
@@ -26,13 +26,13 @@ def clock(monkeypatch):
 def drawn(monkeypatch):
     """Steps at which curves were drawn."""
     steps = []
-    monkeypatch.setattr(images, "plot_training_curves", lambda history, path: steps.append(history[-1]["step"]))
+    monkeypatch.setattr(images, "plot_training_curves", lambda history, path, noun: steps.append(history[-1]["step"]))
     return steps
 
 
 def save_every(clock, drawn, tmp_path, *, seconds, saves, minutes):
     """Steps at which a run with so many checkpoints draws at its checkpoints, and at its end."""
-    callback = TrainingImages(None, collator=None, processor=None, minutes=minutes)
+    callback = TrainingImages(None, collator=VJEPAMaskCollator(VJEPAConfig()), processor=None, minutes=minutes)
     arguments = VJEPATrainingArguments(str(tmp_path), use_cpu=True)
     state = TrainerState()
     for step in range(1, saves + 1):

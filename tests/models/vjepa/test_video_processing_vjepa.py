@@ -320,9 +320,10 @@ def test_whole_files_have_the_pixels_of_their_clips(shared, processor, name):
 
 def test_frames_as_files_are_read_as_in_transformers(processor, tmp_path):
     """A list of videos of frames: three levels of lists."""
-    frames = [tmp_path / f"{index}.png" for index in range(3)]
+    # Not PNG: transformers reads it with torchcodec, whose zlib may clash with that of another library of the process.
+    frames = [tmp_path / f"{index}.webp" for index in range(3)]
     for index, path in enumerate(frames):
-        PIL.Image.new("RGB", (48, 36), (index, 0, 0)).save(path)
+        PIL.Image.new("RGB", (48, 36), (index, 0, 0)).save(path, lossless=True)
     values = processor([[[str(path) for path in frames]]], do_normalize=False, return_tensors="pt")
     assert (values["pixel_values_videos"][0, :, 0, 0, 0] * 255).round().tolist() == [0, 1, 2]
 
