@@ -139,6 +139,13 @@ def test_all_logged_values_are_drawn(tmp_path, written):
     assert [name for name, scale in scales.items() if scale == "log"] == ["Gradient norm before clipping"]
 
 
+def test_labels_of_the_logarithmic_axis_are_plain_numbers(tmp_path, written):
+    logs = [{"step": step, "encoder_grad_norm": value} for step, value in ((1, 0.06), (2, 0.4))]
+    plot_training_curves(logs, tmp_path / "norms.png")
+    labels = [label.get_text() for label in written[0].axes[0].get_yticklabels(which="both")]
+    assert {"0.1", "0.2", "0.4"} <= set(labels) and not any("$" in label for label in labels)
+
+
 def test_curves_with_nothing_to_draw_are_refused(tmp_path):
     with pytest.raises(ValueError, match="none of the 1 entries of `log_history`"):
         plot_training_curves([{"step": 1, "epoch": 0.1}], tmp_path / "curves.png")

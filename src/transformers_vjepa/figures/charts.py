@@ -260,8 +260,12 @@ def _draw_panel(axis: Axes, title: str, lines: Mapping[str, tuple[list[float], l
     for shade, (name, (steps, values)) in zip(itertools.cycle(_LINE_COLORS), lines.items(), strict=False):
         marker = "o" if len(steps) < 30 else None
         axis.plot(steps, values, color=color(shade), label=name, linewidth=1.6, marker=marker, markersize=3)
-    if title == _GRADIENTS and all(value > 0 for _, values in lines.values() for value in values):
+    drawn = [value for _, values in lines.values() for value in values]
+    if title == _GRADIENTS and min(drawn) > 0:
         axis.set_yscale("log")
+        # Plain numbers, because the usual labels are formulas, which figures do not set.
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}" if max(drawn) < 10 * min(drawn) else "")
     else:
         axis.ticklabel_format(axis="y", useOffset=False)  # a momentum reads 0.9985, not 5e-4 + 9.98e-1
     axis.set_title(title, fontsize=11, loc="left", fontweight="bold")
