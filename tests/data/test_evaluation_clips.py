@@ -175,6 +175,13 @@ def test_clips_in_memory_are_those_of_the_data_set(folder, caplog):
     assert "skipped a broken video" in caplog.text and "broken.mp4" in caplog.text
 
 
+@pytest.mark.parametrize("num_frames, noun", [(1, "image"), (4, "clip")])
+def test_the_bar_counts_images_where_a_clip_has_one_frame(folder, capsys, num_frames, noun):
+    read_evaluation_clips(str(folder), crop_size=16, sampling=ClipSampling(num_frames=num_frames, frame_step=2))
+    bar = capsys.readouterr().err
+    assert f"{noun}s: 100%" in bar and f"{noun}/s" in bar
+
+
 def write_some_broken(folder, *, readable, broken):
     for number in range(readable):
         write_video(folder / f"a{number:03d}.mp4", level=9, num_frames=7)

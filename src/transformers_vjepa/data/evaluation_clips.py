@@ -62,6 +62,11 @@ class ClipGeometry:
         return cls(crop_size=config.crop_size, sampling=sampled, **fields)
 
     @property
+    def noun(self) -> str:
+        """What is read, in progress bars: a clip of one frame is an image."""
+        return "image" if self.sampling.num_frames == 1 else "clip"
+
+    @property
     def clips_per_video(self) -> int:
         """Clips that a model sees of each video, crops counted."""
         return self.num_segments * self.num_views
@@ -195,10 +200,11 @@ def read_evaluation_clips(
         FileNotFoundError, ValueError: see [`~data.corpora.open_corpus`], or no video can be read.
         TooManyBrokenVideosError: see [`BrokenVideoMonitor`]; more than 5 % are broken.
     """
-    videos = EvaluationClips(open_corpus(source), ClipGeometry(crop_size=crop_size, sampling=sampling))
+    geometry = ClipGeometry(crop_size=crop_size, sampling=sampling)
+    videos = EvaluationClips(open_corpus(source), geometry)
     monitor = BrokenVideoMonitor(0.05)
     readable = []
-    for index in tqdm(range(len(videos)), desc="clips", unit="clip"):
+    for index in tqdm(range(len(videos)), desc=f"{geometry.noun}s", unit=geometry.noun):
         item = videos[index]
         if "error" in item:
             monitor.failed(item["path"], item["error"])

@@ -443,7 +443,7 @@ def fill_shards(
     monitor = BrokenVideoMonitor(options.max_broken_share)
     parts: list[ShardContents] = []
     end = pending[0] * shards.shard_size
-    with tqdm(total=total, desc=description, unit="clip", disable=not options.progress) as bar:
+    with tqdm(total=total, desc=description, unit=geometry.noun, disable=not options.progress) as bar:
         for batch in loader:
             parts.append(_results(batch, compute=compute, monitor=monitor))
             count = len(batch["path"]) + len(batch["broken"])
