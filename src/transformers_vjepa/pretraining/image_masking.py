@@ -64,7 +64,7 @@ class ImageMultiBlock:
         target_scale: range of the area of a target over the area of the image, in (0, 1).
         target_aspect_ratio: range of height over width of a target.
         context_scale: range of the area of the (square) context block, in (0, 1].
-        min_context: least number of context tokens.
+        min_context: least number of context tokens; published masks have more than this.
     """
 
     num_targets: int = 4
